@@ -1,0 +1,5 @@
+"""exml."""
+
+from exml._registry import component
+
+__all__ = ["component"]

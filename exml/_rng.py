@@ -1,0 +1,40 @@
+"""Randomness as a function of where we are, not of what ran before.
+
+Every random draw of a run is made from a seed derived from the run's seed and a path such as
+``("distillation", experience, iteration)``. A resumed run therefore needs no saved generator state to go on with the
+same numbers, and a part of a run can be repeated alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator as PyGenerator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive_seed(seed: int, *path: int | str) -> int:
+    """A 63-bit seed for one place of a run.
+
+    >>> derive_seed(0, "generation", 1) == derive_seed(0, "generation", 1)
+    True
+    >>> derive_seed(0, "generation", 1) == derive_seed(0, "generation", 2)
+    False
+    """
+    text = "/".join(map(str, (seed, *path))).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def make_generator(device: torch.device | str, seed: int, *path: int | str) -> torch.Generator:
+    """A fresh generator on a device, seeded for one place of a run."""
+    return torch.Generator(device).manual_seed(derive_seed(seed, *path))
+
+
+@contextmanager
+def global_seed(seed: int, *path: int | str) -> PyGenerator[None]:
+    """Seed torch's global generators for the block (dropout, other people's components), then put them back."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive_seed(seed, *path))
+        yield

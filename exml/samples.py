@@ -1,0 +1,146 @@
+"""Samples: the pairs ⟨x, y⟩ that generators make and buffers keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from exml._types import Images, Labels, State
+from exml.errors import ShapeError
+
+
+@attrs.frozen(eq=False)
+class Samples:
+    """Images with their labels and where they came from; immutable.
+
+    Args:
+        images: ``(n, channels, height, width)``, floating, in pixel units.
+        labels: ``(n,)`` int64, global class ids.
+        tasks: ``(n,)`` int64, task labels; -1 where there is none.
+        experiences: ``(n,)`` int64, the experience (from 1) each came from; 0 where unknown.
+        targets: ``(n, k)``, optional soft targets: probabilities over the global class ids 0 to k - 1.
+
+    Raises:
+        ShapeError: when lengths, dimensions or types do not fit.
+
+    >>> samples = Samples.of(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), task=2)
+    >>> len(samples), samples.tasks.tolist()
+    (4, [2, 2, 2, 2])
+    >>> samples[samples.labels == 1]
+    Samples(2 images 1x8x8, classes 1, cpu)
+    """
+
+    images: Images
+    labels: Labels
+    tasks: Labels
+    experiences: Labels
+    targets: Float[Tensor, "batch targets"] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.images.ndim != 4 or not self.images.is_floating_point():
+            raise ShapeError(
+                expected="floating images (n, channels, height, width)",
+                got=f"{tuple(self.images.shape)} {self.images.dtype}",
+                remedy="add the missing dimension, or convert with images.float() / 255",
+            )
+        rows = {"labels": self.labels, "tasks": self.tasks, "experiences": self.experiences}
+        for name, row in rows.items():
+            if row.shape != (len(self.images),) or row.dtype != torch.int64:
+                raise ShapeError(
+                    expected=f"{name} ({len(self.images)},) int64",
+                    got=f"{tuple(row.shape)} {row.dtype}",
+                    remedy=f"give one of {name} an image",
+                )
+        if self.targets is not None and (self.targets.ndim != 2 or len(self.targets) != len(self.images)):
+            raise ShapeError(
+                expected=f"targets ({len(self.images)}, classes)",
+                got=str(tuple(self.targets.shape)),
+                remedy="give one row of probabilities an image",
+            )
+
+    @classmethod
+    def of(
+        cls,
+        images: Images,
+        labels: Labels,
+        *,
+        task: int | None = None,
+        experience: int = 0,
+        targets: Float[Tensor, "batch targets"] | None = None,
+    ) -> Samples:
+        """Samples that all belong to one task and one experience."""
+        return cls(
+            images,
+            labels,
+            torch.full_like(labels, -1 if task is None else task),
+            torch.full_like(labels, experience),
+            targets,
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor | slice) -> Samples:
+        """The samples at a mask, at indices or in a slice."""
+        return Samples(
+            self.images[index],
+            self.labels[index],
+            self.tasks[index],
+            self.experiences[index],
+            None if self.targets is None else self.targets[index],
+        )
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.images.shape[1:]))
+        classes = ", ".join(map(str, self.labels.unique().tolist()))
+        return f"Samples({len(self)} images {shape}, classes {classes}, {self.images.device})"
+
+    def to(self, device: torch.device | str) -> Samples:
+        """The same samples on a device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def of_experience(self, experience: int) -> Samples:
+        """The same samples, marked as made in one experience."""
+        return attrs.evolve(self, experiences=torch.full_like(self.labels, experience))
+
+    def state(self) -> State:
+        """Tensors by name, for a checkpoint; :meth:`from_state` is the inverse."""
+        fields = attrs.asdict(self, recurse=False)
+        return {name: tensor for name, tensor in fields.items() if tensor is not None}
+
+    @classmethod
+    def from_state(cls, state: State, /) -> Samples:
+        """Samples from :meth:`state`."""
+        return cls(state["images"], state["labels"], state["tasks"], state["experiences"], state.get("targets"))
+
+    @staticmethod
+    def concat(parts: Sequence[Samples], /) -> Samples:
+        """All parts in order; soft targets are padded with zeros to the widest, and dropped unless all parts have them.
+
+        Raises:
+            ShapeError: without parts, or if their image shapes differ.
+        """
+        shapes = {tuple(part.images.shape[1:]) for part in parts}
+        if len(shapes) != 1:
+            raise ShapeError(
+                expected="samples of one image shape", got=str(sorted(shapes)), remedy="resize them to one shape"
+            )
+        targets = [part.targets for part in parts if part.targets is not None]
+        padded = None
+        if len(targets) == len(parts):
+            width = max(target.shape[1] for target in targets)
+            padded = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in targets])
+        return Samples(
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.tasks for part in parts]),
+            torch.cat([part.experiences for part in parts]),
+            padded,
+        )
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Samples:
+        return Samples.from_state({name: change(tensor) for name, tensor in self.state().items()})

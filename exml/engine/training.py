@@ -1,0 +1,65 @@
+"""How the student is trained: optimizer, schedule, number of iterations."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import attrs
+import torch
+from torch import nn
+
+from exml._registry import component
+from exml._validators import in_range, one_of, positive_int
+
+
+@component
+@attrs.frozen
+class Training:
+    """The settings of one experience's distillation (Algorithm 1, lines 6 to 12).
+
+    Args:
+        iterations: n_iter, optimizer steps in each experience.
+        batch_size: samples drawn from the buffer for each step, with replacement.
+        learning_rate: the highest one of the schedule.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``; anew in each experience.
+        momentum: of SGD, in [0, 1].
+        weight_decay: at least 0.
+        schedule: ``"constant"``, ``"cosine"`` (down to 0), or ``"one-cycle"`` (up for the first 30 %, then cosine).
+        clip_norm: the largest norm of the whole gradient; None does not clip.
+
+    >>> training = Training(iterations=100, batch_size=32, learning_rate=0.1, schedule="cosine")
+    >>> [round(training.learning_rate_at(k), 3) for k in (0, 50, 99)]
+    [0.1, 0.05, 0.0]
+    """
+
+    iterations: int = attrs.field(validator=positive_int())
+    batch_size: int = attrs.field(validator=positive_int())
+    learning_rate: float = attrs.field(validator=in_range(0, open_low=True))
+    optimizer: Literal["sgd", "adam", "adamw"] = attrs.field(default="sgd", validator=one_of("sgd", "adam", "adamw"))
+    momentum: float = attrs.field(default=0.0, validator=in_range(0, 1))
+    weight_decay: float = attrs.field(default=0.0, validator=in_range(0))
+    schedule: Literal["constant", "cosine", "one-cycle"] = attrs.field(
+        default="constant", validator=one_of("constant", "cosine", "one-cycle")
+    )
+    clip_norm: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
+
+    def make_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
+        """A fresh optimizer over the student's parameters; its learning rate is set before each step."""
+        parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
+            )
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(parameters, self.learning_rate, weight_decay=self.weight_decay, foreach=True)
+
+    def learning_rate_at(self, iteration: int) -> float:
+        """The learning rate of a step, from 0; a function of the step alone, so a resumed run needs no state."""
+        progress = iteration / self.iterations
+        if self.schedule == "constant":
+            return self.learning_rate
+        warm_up = 0.3 if self.schedule == "one-cycle" else 0.0
+        if progress < warm_up:
+            return self.learning_rate * (iteration + 1) / (warm_up * self.iterations + 1)
+        return self.learning_rate * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2

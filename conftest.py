@@ -1,0 +1,66 @@
+"""Run every example of the Markdown pages as part of ``pytest``: what a page promises, works.
+
+A ``python`` block is executed as it stands, or as a doctest if it has prompts; all blocks of one page share their
+names, from top to bottom. Each line of a ``console`` block that begins with ``$`` is run as a command, which must
+succeed and print what stands below it, if anything does. A page works in an empty folder of its own.
+"""
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sybil import Example, Sybil
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+collect_ignore = ["docs/conf.py"]
+collect_ignore_glob = ["docs/_*"]
+
+
+def run_commands(example: Example) -> None:
+    """Run the commands of a ``console`` block in this environment and compare what they print."""
+    environment = {
+        **os.environ,
+        "VIRTUAL_ENV": sys.prefix,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    first, *blocks = re.split(r"^\$ ", str(example.parsed), flags=re.MULTILINE)
+    assert not first.strip(), f"a console block begins with a command ($ ...), not with {first!r}"
+    for block in blocks:
+        command, _, expected = block.partition("\n")
+        done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"$ {command}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        if expected.strip() and not doctest.OutputChecker().check_output(expected, done.stdout, OPTIONS):
+            difference = doctest.OutputChecker().output_difference(
+                doctest.Example(command, expected), done.stdout, OPTIONS
+            )
+            raise AssertionError(f"$ {command}\n{difference}")
+
+
+def enter_folder(names: dict[str, Any]) -> None:
+    """Work in a new folder, so that a page may write files."""
+    names["_came_from"], names["_folder"] = Path.cwd(), tempfile.TemporaryDirectory()
+    os.chdir(names["_folder"].name)
+
+
+def leave_folder(names: dict[str, Any]) -> None:
+    """Go back and delete the folder."""
+    os.chdir(names["_came_from"])
+    names["_folder"].cleanup()
+
+
+pytest_collect_file = Sybil(
+    parsers=[
+        PythonCodeBlockParser(doctest_optionflags=OPTIONS),
+        CodeBlockParser(language="console", evaluator=run_commands),
+    ],
+    patterns=["README.md", "CONTRIBUTING.md", "docs/*.md"],
+    setup=enter_folder,
+    teardown=leave_folder,
+).pytest()

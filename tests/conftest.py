@@ -1,0 +1,59 @@
+"""What every test stands on: one thread, fixed seeds, no network, and real data where it is at hand."""
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+# A failure in the gate must happen again on the next machine; at a desk, new examples are worth more.
+hypothesis.settings.register_profile("gate", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.register_profile("desk", deadline=None, max_examples=25)
+hypothesis.settings.load_profile("gate" if os.environ.get("CI") else "desk")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and sums come out the same on every machine's number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Same test, same numbers, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that needs the network is a test that fails on a train."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any, /) -> None:
+        if self.family == getattr(socket, "AF_UNIX", None) or address[0] in ("127.0.0.1", "::1", "localhost"):
+            return connect(self, address)
+        raise RuntimeError(f"a test tried to connect to {address}; tests run without a network")
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(scope="session")
+def exml_data() -> Path:
+    """The folder of real datasets that ``EXML_DATA`` names; the test is skipped without it."""
+    folder = os.environ.get("EXML_DATA")
+    if not folder:
+        pytest.skip("real data: set EXML_DATA to a folder of datasets")
+    path = Path(folder).expanduser()
+    assert path.is_dir(), f"EXML_DATA names a folder that does not exist: {path}"
+    return path

@@ -36,7 +36,7 @@ def _parameters(call: Any) -> list[str] | None:
 def plays(part: object, role: str, /) -> bool:
     """Whether a component has the attributes and the call of a role.
 
-    A call with the very parameter names of another role plays that other role; otherwise the number of parameters decides.
+    A call with the very parameter names of another role plays that other role; otherwise their number decides.
 
     >>> from exml.losses import CenterLogits
     >>> plays(CenterLogits(), "normalizer"), plays(CenterLogits(), "combiner")

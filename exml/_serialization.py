@@ -51,7 +51,7 @@ def from_plain(plain: Plain, cls: type[T], path: str = "") -> T:
         raise _first_fault(error, path) from None
 
 
-class _Misfit(TypeError):
+class _MisfitError(TypeError):
     """A value of the wrong type."""
 
     def __init__(self, expected: str, value: object) -> None:
@@ -79,7 +79,7 @@ def _first_fault(error: BaseException, path: str) -> ConfigError:
         return _first_fault(first, path)
     if isinstance(error, ExmlError):
         return ConfigError(path, expected=error.expected, got=error.got, remedy=error.remedy)
-    if isinstance(error, _Misfit):
+    if isinstance(error, _MisfitError):
         return ConfigError(path, expected=error.expected, got=repr(error.value), remedy="correct the value")
     if isinstance(error, KeyError):
         return ConfigError(path, expected="a value", got="no such key", remedy=f"add the key {error.args[0]!r}")
@@ -91,11 +91,11 @@ def _join(path: str, name: str) -> str:
 
 
 def _strict(cls: type[Any], *accepted: type[Any]) -> Callable[[Any, Any], Any]:
-    """cattrs converts (``int("3")``, ``int(2.5)``); a strategy means what it says."""
+    """Cattrs converts (``int("3")``, ``int(2.5)``); a strategy means what it says."""
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, accepted) or (isinstance(value, bool) and cls is not bool):
-            raise _Misfit(f"a value of type {cls.__name__}", value)
+            raise _MisfitError(f"a value of type {cls.__name__}", value)
         return cls(value)
 
     return structure
@@ -104,7 +104,7 @@ def _strict(cls: type[Any], *accepted: type[Any]) -> Callable[[Any, Any], Any]:
 def _structure_role(role: str) -> Callable[[Any, Any], Any]:
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-            raise _Misfit(f"a {role}: a mapping with its kind", value)
+            raise _MisfitError(f"a {role}: a mapping with its kind", value)
         cls = class_of(value["kind"])
         part = _converter().structure(value, cls)
         if not plays(part, role):
@@ -130,17 +130,17 @@ def _structure_union(value: Any, union: Any) -> Any:
         except Exception:
             if len(members) == 1:
                 raise
-    raise _Misfit(" or ".join(getattr(member, "__name__", str(member)) for member in members), value)
+    raise _MisfitError(" or ".join(getattr(member, "__name__", str(member)) for member in members), value)
 
 
 def _structure_tuple(value: Any, cls: Any) -> Any:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise _Misfit("a list", value)
+        raise _MisfitError("a list", value)
     kinds = get_args(cls)
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):
-        raise _Misfit(f"a list of {len(kinds)}", value)
+        raise _MisfitError(f"a list of {len(kinds)}", value)
     faults: list[Exception] = []
     parts: list[Any] = []
     for index, (item, kind) in enumerate(zip(value, kinds, strict=True)):
@@ -156,7 +156,7 @@ def _structure_tuple(value: Any, cls: Any) -> Any:
 
 def _structure_literal(value: Any, literal: Any) -> Any:
     if value not in get_args(literal):
-        raise _Misfit("one of " + ", ".join(map(repr, get_args(literal))), value)
+        raise _MisfitError("one of " + ", ".join(map(repr, get_args(literal))), value)
     return value
 
 
@@ -165,11 +165,11 @@ def _structure_attrs(cls: type[Any]) -> Callable[[Any, Any], Any]:
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
-            raise _Misfit(f"a mapping of {cls.__name__}'s fields", value)
+            raise _MisfitError(f"a mapping of {cls.__name__}'s fields", value)
         fields = dict(value)
         kind = fields.pop("kind", None)
         if kind is not None and kind != kind_of(cls):
-            raise _Misfit(f"kind {kind_of(cls)!r}", kind)
+            raise _MisfitError(f"kind {kind_of(cls)!r}", kind)
         return inner(fields, cls)
 
     return structure
@@ -193,7 +193,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda cls: get_origin(cls) is Literal, _structure_literal)
     converter.register_structure_hook_func(lambda cls: get_origin(cls) in (Union, UnionType), _structure_union)
     converter.register_unstructure_hook_func(
-        lambda cls: get_origin(cls) in (Union, UnionType) or cls in ROLES.values() or getattr(cls, "_is_protocol", False),
+        lambda cls: get_origin(cls) in (Union, UnionType) or getattr(cls, "_is_protocol", False),
         lambda part: converter.unstructure(part, unstructure_as=type(part)),
     )
     for role, protocol in ROLES.items():

@@ -25,8 +25,8 @@ def in_range(
         if value is None and optional:
             return
         types = (int,) if integer else (int, float)
-        fits = isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value) and value <= high
-        if not fits or value < low or (open_low and value == low):
+        number = value if isinstance(value, types) and not isinstance(value, bool) else math.nan
+        if not (low <= number <= high and math.isfinite(number)) or (open_low and number == low):
             name = f"{type(instance).__name__}.{attribute.name}"
             raise SettingError(
                 expected=f"{expected} for {name}", got=repr(value), remedy=f"set {attribute.name} within it"

@@ -30,7 +30,6 @@ LossT = TypeVar("LossT", default=Missing)
 TrainingT = TypeVar("TrainingT", default=Missing)
 
 
-
 @attrs.frozen
 class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT]):
     """Assembles a :class:`exml.Strategy`; each method returns a new builder, so a base can be shared by variants.
@@ -64,7 +63,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
     _buffer: BufferPolicy | None = None
     _loss: Loss | None = None
     _training: Training | None = None
-    _normalizer: Normalizer = RawLogits()
+    _normalizer: Normalizer = attrs.field(factory=RawLogits)
     _priors: tuple[Prior, ...] = ()
     _augmentation: Augmentation | None = None
     _student: Literal["continue", "reset", "first-expert"] = "continue"

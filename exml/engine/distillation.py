@@ -1,0 +1,105 @@
+"""The distillation loop: Algorithm 1, lines 6 to 12."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import torch
+from torch import nn
+
+from exml._rng import derive_seed
+from exml._types import Augmentation, ClassMask, Combiner, Loss, Normalizer, Scalar
+from exml.engine.frozen import frozen
+from exml.engine.training import Training
+from exml.experts import Expert
+from exml.samples import Samples
+from exml.targets import TeacherLogits
+
+
+@attrs.frozen(eq=False)
+class PreviousStudent:
+    """f_{i-1}^ExM as a teacher.
+
+    Args:
+        module: takes images in pixel units; is not trained any more.
+        known: ``(classes,)``, the classes that its experts were trained on.
+        present: ``(classes,)``, the classes that its experts had an output unit for.
+    """
+
+    module: nn.Module
+    known: ClassMask
+    present: ClassMask
+
+
+def distill(
+    student: nn.Module,
+    previous: PreviousStudent | None,
+    expert: Expert,
+    memory: Samples,
+    *,
+    normalizer: Normalizer,
+    combiner: Combiner,
+    loss: Loss,
+    training: Training,
+    augmentation: Augmentation | None,
+    optimizer: torch.optim.Optimizer,
+    seed: int,
+    start: int,
+    classes: int,
+    after_step: Callable[[int, Scalar], None],
+) -> None:
+    """Train the student on the buffer, towards the combined logits of the previous student and the expert.
+
+    Student and teachers see the same augmented images. What a step draws depends on ``seed`` and the step alone, so a run
+    that goes on from ``start`` equals one that was never stopped.
+
+    Args:
+        student: the module to train; left in training mode.
+        previous: f_{i-1}, None in the first experience.
+        expert: f_i^S, on the student's device.
+        memory: M_i, on the student's device.
+        normalizer: Eqs. 6 and 7.
+        combiner: Eq. 8.
+        loss: Eq. 10.
+        training: number of steps, batch size and schedule.
+        augmentation: of the images of a step, or None.
+        optimizer: over the student's parameters.
+        seed: of this experience's distillation.
+        start: the first step to make, from 0.
+        classes: the student's outputs.
+        after_step: called with the number of steps made and the loss, detached, after each.
+    """
+    device = memory.images.device
+    generator = torch.Generator(device)
+    student.train()
+    with frozen(expert.module):
+        for step in range(start, training.iterations):
+            place = derive_seed(seed, step)
+            generator.manual_seed(place)
+            torch.manual_seed(place)  # dropout in the student, components that use the global generator
+            drawn = torch.randint(len(memory), (training.batch_size,), generator=generator, device=device)
+            batch = memory[drawn]
+            if augmentation is not None:
+                batch = attrs.evolve(batch, images=augmentation(batch.images, generator))
+            with torch.no_grad():
+                new = _normalized(expert.teach(batch.images, classes), normalizer)
+                if previous is None:
+                    old = TeacherLogits.none(new.logits)
+                else:
+                    answers = previous.module(batch.images)
+                    old = _normalized(TeacherLogits(answers, previous.known, previous.present), normalizer)
+                target = combiner(old, new, batch)
+            value = loss(student(batch.images), target, batch.labels)
+            for group in optimizer.param_groups:
+                group["lr"] = training.learning_rate_at(step)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            if training.clip_norm is not None:
+                nn.utils.clip_grad_norm_(student.parameters(), training.clip_norm)
+            optimizer.step()
+            after_step(step + 1, value.detach())
+
+
+def _normalized(teacher: TeacherLogits, normalizer: Normalizer) -> TeacherLogits:
+    return attrs.evolve(teacher, logits=normalizer(teacher.logits, teacher.known))

@@ -1,5 +1,24 @@
 """Natural image priors (Sec. 4.1): penalties on images that look like nothing in nature, and augmentation."""
 
 from exml.priors.activation import Activation, record_activations
+from exml.priors.augmentation import Augmentation
+from exml.priors.batch_norm import BatchNormStatistics
+from exml.priors.blur import GaussianBlur
+from exml.priors.chain import Chain
+from exml.priors.l2_norm import L2Norm
+from exml.priors.sum import Sum
+from exml.priors.total_variation import TotalVariation
+from exml.priors.weighted import Weighted
 
-__all__ = ["Activation", "record_activations"]
+__all__ = [
+    "Activation",
+    "Augmentation",
+    "BatchNormStatistics",
+    "Chain",
+    "GaussianBlur",
+    "L2Norm",
+    "Sum",
+    "TotalVariation",
+    "Weighted",
+    "record_activations",
+]

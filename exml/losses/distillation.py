@@ -1,0 +1,39 @@
+"""Eq. 10: the loss of Ex-Model Distillation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+from exml._registry import component
+from exml._types import Labels, Logits, Scalar
+from exml._validators import in_range, one_of
+from exml.losses.cross_entropy import CrossEntropy
+from exml.losses.mean_squared_error import MeanSquaredError
+from exml.targets import Target
+
+
+@component
+@attrs.frozen
+class Distillation:
+    """``L_MSE + λ · L_CE`` (Eq. 10): the teachers' logits within an experience, the labels between experiences.
+
+    Args:
+        cross_entropy: λ >= 0; 1 in the paper.
+        classes: ``"seen"`` or ``"all"``, as in :class:`MeanSquaredError` and :class:`CrossEntropy`.
+
+    >>> import torch
+    >>> everything = torch.ones(1, 2, dtype=torch.bool)
+    >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
+    >>> Distillation()(torch.zeros(1, 2), target, torch.tensor([0]))
+    tensor(2.6931)
+    """
+
+    cross_entropy: float = attrs.field(default=1.0, validator=in_range(0))
+    classes: Literal["seen", "all"] = attrs.field(default="seen", validator=one_of("seen", "all"))
+
+    def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
+        """The loss of a batch."""
+        matching = MeanSquaredError(self.classes)(logits, target, labels)
+        return matching + self.cross_entropy * CrossEntropy(self.classes)(logits, target, labels)

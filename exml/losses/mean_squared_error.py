@@ -1,0 +1,40 @@
+"""The distance of the student's logits from the target's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+import torch
+
+from exml._registry import component
+from exml._types import Labels, Logits, Scalar
+from exml._validators import one_of
+from exml.targets import Target
+
+
+@component
+@attrs.frozen
+class MeanSquaredError:
+    """``‖y_curr - ỹ‖²`` (Eq. 9), summed over the classes of an image and averaged over the batch.
+
+    Args:
+        classes: ``"seen"`` compares candidates for which a teacher gave a value; ``"all"`` compares every class, and
+            pulls the student to 0 where there is no value, as the paper's code does.
+
+    >>> target = Target(torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]), torch.tensor([[True, True]]))
+    >>> student = torch.tensor([[3.0, 5.0]])
+    >>> MeanSquaredError()(student, target, torch.tensor([0]))
+    tensor(4.)
+    >>> MeanSquaredError("all")(student, target, torch.tensor([0]))
+    tensor(29.)
+    """
+
+    classes: Literal["seen", "all"] = attrs.field(default="seen", validator=one_of("seen", "all"))
+
+    def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
+        """The loss of a batch; ``labels`` are not read."""
+        difference = logits - target.logits
+        if self.classes == "seen":
+            difference = torch.where(target.defined & target.candidates, difference, 0)
+        return difference.square().sum(1).mean()

@@ -1,0 +1,32 @@
+"""Several losses are one."""
+
+from __future__ import annotations
+
+import attrs
+
+from exml._registry import component
+from exml._types import Labels, Logits, Loss, Scalar
+from exml.targets import Target
+
+
+@component(kind="sum-of-losses")
+@attrs.frozen
+class Sum:
+    """The sum of losses, itself a loss; of no losses it is 0.
+
+    Args:
+        losses: the terms; :class:`Weighted` gives one a weight.
+
+    >>> import torch
+    >>> from exml.losses import CrossEntropy, MeanSquaredError
+    >>> everything = torch.ones(1, 2, dtype=torch.bool)
+    >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
+    >>> Sum((MeanSquaredError(), CrossEntropy()))(torch.zeros(1, 2), target, torch.tensor([0]))
+    tensor(2.6931)
+    """
+
+    losses: tuple[Loss, ...] = attrs.field(converter=tuple)
+
+    def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
+        """The sum of their values."""
+        return sum((loss(logits, target, labels) for loss in self.losses), start=logits.new_zeros(()))

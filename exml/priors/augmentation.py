@@ -1,0 +1,90 @@
+"""Small random changes that keep the class of an image."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import attrs
+import torch
+
+from exml._registry import component
+from exml._types import Images
+from exml._validators import in_range, one_of
+from exml.priors._jitter import adjust_brightness, adjust_contrast, adjust_saturation
+from exml.priors._warp import inverse_affine, warp
+
+
+@component
+@attrs.frozen
+class Augmentation:
+    """Shift, turn, mirror, scale and recolour every image by random parameters of its own (Sec. 4.1, "Augmentations").
+
+    The geometry of an image is one affine warp, interpolated once. What is not asked for is not computed.
+    Differentiable in the images; nothing is cut to [0, 1]. The same generator state gives the same parameters (on each
+    kind of device its own).
+
+    Args:
+        shift: whole pixels, up to so many to each side, right and left, down and up independently; >= 0.
+        rotation: degrees, up to so many to either side; 0 to 180.
+        flip: probability of a mirror image (left and right swapped); 0 to 1.
+        scale: relative, sizes from ``1 - scale`` to ``1 + scale``; 0 to 0.9.
+        brightness: factors from ``1 - brightness`` to ``1 + brightness``, as for the next two; 0 to 1.
+        contrast: distance from the image's mean grey; 0 to 1.
+        saturation: distance from grey of each pixel, for images with 3 channels; 0 to 1.
+        padding: what comes in from beyond the border: the outermost pixels, zeros, or the image mirrored.
+
+    >>> images = torch.rand(4, 1, 8, 8)
+    >>> shifted = Augmentation(shift=2)(images, torch.Generator().manual_seed(0))
+    >>> shifted.shape, torch.equal(shifted, images)
+    (torch.Size([4, 1, 8, 8]), False)
+    >>> Augmentation.cifar10()
+    Augmentation(shift=2, rotation=15.0, flip=0.5, scale=0.1, ...)
+    """
+
+    shift: int = attrs.field(default=0, validator=in_range(0, integer=True))
+    rotation: float = attrs.field(default=0.0, validator=in_range(0, 180))
+    flip: float = attrs.field(default=0.0, validator=in_range(0, 1))
+    scale: float = attrs.field(default=0.0, validator=in_range(0, 0.9))
+    brightness: float = attrs.field(default=0.0, validator=in_range(0, 1))
+    contrast: float = attrs.field(default=0.0, validator=in_range(0, 1))
+    saturation: float = attrs.field(default=0.0, validator=in_range(0, 1))
+    padding: Literal["border", "zeros", "reflection"] = attrs.field(
+        default="border", validator=one_of("border", "zeros", "reflection")
+    )
+
+    @classmethod
+    def mnist(cls) -> Augmentation:
+        """Displacements only, for digits of 28 to 32 pixels; mirrored or turned, some would be others."""
+        return cls(shift=4)
+
+    @classmethod
+    def cifar10(cls) -> Augmentation:
+        """Small displacements, rotations, mirror images and sizes, for 32 pixels."""
+        return cls(shift=2, rotation=15.0, flip=0.5, scale=0.1)
+
+    @classmethod
+    def core50(cls) -> Augmentation:
+        """Small displacements, rotations and mirror images, for 128 pixels."""
+        return cls(shift=4, rotation=15.0, flip=0.5)
+
+    def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
+        """Change every image by its own parameters; ``generator`` is on the device of the images."""
+        # Always as many draws: to switch one change off leaves the others as they are.
+        draws = torch.rand(8, len(images), generator=generator, device=images.device)
+        signed = 2 * draws - 1
+        if self.shift or self.rotation or self.flip or self.scale:
+            matrices = inverse_affine(
+                angle=signed[0] * math.radians(self.rotation),
+                scale=1 + self.scale * signed[1],
+                mirror=1 - 2 * (draws[2] < self.flip).to(draws.dtype),
+                shift=(draws[3:5] * (2 * self.shift + 1)).floor() - self.shift,
+            )
+            images = warp(images, matrices, self.padding)
+        if self.brightness:
+            images = adjust_brightness(images, (1 + self.brightness * signed[5]).to(images.dtype))
+        if self.contrast:
+            images = adjust_contrast(images, (1 + self.contrast * signed[6]).to(images.dtype))
+        if self.saturation:
+            images = adjust_saturation(images, (1 + self.saturation * signed[7]).to(images.dtype))
+        return images

@@ -1,0 +1,103 @@
+"""Whether images make an expert feel as its training data did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import attrs
+import torch
+
+from exml._registry import component
+from exml._types import Images, Scalar
+from exml._validators import in_range, one_of
+from exml.errors import ExpertError, SettingError
+from exml.priors.activation import Activation
+
+
+def _names(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _layers(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    named = isinstance(value, tuple) and bool(value) and all(isinstance(name, str) for name in value)
+    if not named and value not in ("all", "last"):
+        raise SettingError(
+            expected=f"'all', 'last' or a tuple of layer names for {type(instance).__name__}.{attribute.name}",
+            got=repr(value),
+            remedy="name one layer as ('name',)",
+        )
+
+
+@component
+@attrs.frozen
+class BatchNormStatistics:
+    """Match the statistics that batch-norm layers remember (Sec. 4.1, "Matching of batch normalization statistics").
+
+    ``weight · Σᵢ (‖μᵢ - μᵢˢʸⁿ‖² + ‖σᵢ - σᵢˢʸⁿ‖²)``, the sum over layers; μˢʸⁿ and σˢʸⁿ (biased) are those of the
+    layer's input over the whole batch and all positions, so they say more the larger the batch is.
+
+    Args:
+        weight: >= 0.
+        layers: ``"all"``, the ``"last"`` one in the order of the forward pass, or the qualified names of some in the
+            expert's module.
+        statistic: whether σ is the standard deviation (the paper's text) or the variance.
+        reduction: over the channels of a layer: their ``"sum"``, as a norm has it, or their ``"mean"``. The paper's
+            code is ``BatchNormStatistics(weight, layers="last", statistic="variance", reduction="mean")``.
+
+    Raises:
+        ExpertError: when called without activations, or for layers that are not among them.
+
+    >>> from torch import nn
+    >>> from exml.priors import record_activations
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    >>> images = torch.randn(8, 3, 6, 6)
+    >>> with record_activations(net) as activations:
+    ...     _ = net(images)
+    ...     penalty = BatchNormStatistics(10.0)(images, activations)
+    >>> penalty.shape, bool(penalty > 0)
+    (torch.Size([]), True)
+    """
+
+    weight: float = attrs.field(validator=in_range(0))
+    layers: Literal["all", "last"] | tuple[str, ...] = attrs.field(default="all", converter=_names, validator=_layers)
+    statistic: Literal["std", "variance"] = attrs.field(default="std", validator=one_of("std", "variance"))
+    reduction: Literal["sum", "mean"] = attrs.field(default="sum", validator=one_of("sum", "mean"))
+    reads_activations: ClassVar[bool] = True
+
+    def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
+        """The penalty of the batch whose forward pass left ``activations``."""
+        penalty = images.new_zeros(())
+        for activation in self._chosen(activations):
+            penalty = penalty + self._distance(activation)
+        return self.weight * penalty
+
+    def _distance(self, activation: Activation) -> Scalar:
+        positions = [0, *range(2, activation.input.ndim)]
+        spread, mean = torch.var_mean(activation.input, positions, correction=0)
+        wanted = activation.running_var
+        if self.statistic == "std":
+            # A constant channel has variance 0, where the slope of the root is infinite; below the clamp it is 0.
+            spread, wanted = spread.clamp_min(torch.finfo(spread.dtype).tiny).sqrt(), wanted.sqrt()
+        distances = (mean - activation.running_mean).square() + (spread - wanted).square()
+        return distances.sum() if self.reduction == "sum" else distances.mean()
+
+    def _chosen(self, activations: Sequence[Activation]) -> Sequence[Activation]:
+        present = list(dict.fromkeys(activation.layer for activation in activations))
+        if not present:
+            raise ExpertError(
+                expected="the inputs of an expert's batch-norm layers",
+                got="none",
+                remedy="call the expert inside record_activations, or leave BatchNormStatistics out",
+            )
+        if self.layers == "all":
+            return activations
+        if self.layers == "last":
+            return activations[-1:]
+        if unknown := [name for name in self.layers if name not in present]:
+            raise ExpertError(
+                expected=f"batch-norm layers among {', '.join(map(repr, present))}",
+                got=", ".join(map(repr, unknown)),
+                remedy="name layers that there are, or use layers='all'",
+            )
+        return [activation for activation in activations if activation.layer in self.layers]

@@ -1,0 +1,32 @@
+"""Several augmentations are one."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+
+from exml._registry import component
+from exml._types import Augmentation, Images
+
+
+@component(kind="chain-of-augmentations")
+@attrs.frozen
+class Chain:
+    """Augmentations one after the other, itself an augmentation; of none it changes nothing.
+
+    Args:
+        augmentations: the first is applied first.
+
+    >>> from exml.priors import Augmentation
+    >>> chain = Chain((Augmentation(shift=2), Augmentation(brightness=0.2)))
+    >>> chain(torch.rand(4, 3, 8, 8), torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 3, 8, 8])
+    """
+
+    augmentations: tuple[Augmentation, ...] = attrs.field(converter=tuple)
+
+    def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
+        """Apply them all, drawing from one generator."""
+        for augmentation in self.augmentations:
+            images = augmentation(images, generator)
+        return images

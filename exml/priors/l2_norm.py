@@ -1,0 +1,37 @@
+"""The L² norm of the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import attrs
+
+from exml._registry import component
+from exml._types import Images, Scalar
+from exml._validators import in_range
+from exml.priors.activation import Activation
+
+
+@component
+@attrs.frozen
+class L2Norm:
+    """Penalise bright and dark pixels: ``weight · ‖x‖²`` (Sec. 4.1, "L² norm penalization").
+
+    The squares are summed over channels and pixels of an image and averaged over the batch. In the expert's normalised
+    units, 0 is the mean of its training images.
+
+    Args:
+        weight: >= 0.
+
+    >>> import torch
+    >>> L2Norm(0.5)(torch.ones(4, 3, 2, 2), ())
+    tensor(6.)
+    """
+
+    weight: float = attrs.field(validator=in_range(0))
+    reads_activations: ClassVar[bool] = False
+
+    def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
+        """The penalty of a batch; ``activations`` are not read."""
+        return self.weight * images.square().sum((1, 2, 3)).mean()

@@ -1,5 +1,28 @@
 """A^gen (Sec. 4): where the images come from."""
 
+from exml.generators.auxiliary_data import AuxiliaryData
 from exml.generators.context import GenerationContext, NoJournal
+from exml.generators.data_impression import DataImpression
+from exml.generators.gaussian_noise import GaussianNoise
+from exml.generators.image_file import ImageFile
+from exml.generators.in_memory import InMemory
+from exml.generators.mixture import Mixture
+from exml.generators.model_inversion import ModelInversion
+from exml.generators.photo_patches import PhotoPatches
+from exml.generators.replay import Replay
+from exml.generators.source import Source
 
-__all__ = ["GenerationContext", "NoJournal"]
+__all__ = [
+    "AuxiliaryData",
+    "DataImpression",
+    "GaussianNoise",
+    "GenerationContext",
+    "ImageFile",
+    "InMemory",
+    "Mixture",
+    "ModelInversion",
+    "NoJournal",
+    "PhotoPatches",
+    "Replay",
+    "Source",
+]

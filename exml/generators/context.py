@@ -36,3 +36,7 @@ class GenerationContext:
     augmentation: Augmentation | None = None
     journal: Journal = NoJournal()
     experience: int = 1
+
+
+ALONE = GenerationContext()
+"""What a generator is given when it is called by itself: no prior, no augmentation, nobody listening."""

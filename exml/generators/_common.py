@@ -1,0 +1,52 @@
+"""What every generator does alike: check, label, spread."""
+
+from __future__ import annotations
+
+import torch
+
+from exml._types import Images, Labels
+from exml.engine import frozen
+from exml.errors import BufferSizeError, DataError, ShapeError
+from exml.experts import Expert
+
+_LABEL_BATCH = 512
+
+
+def check_size(size: int) -> None:
+    """Raise :class:`exml.errors.BufferSizeError` unless there is something to generate."""
+    if size < 1:
+        raise BufferSizeError(
+            expected="at least 1 sample to generate",
+            got=str(size),
+            remedy="ask for more, or give the buffer a larger size",
+        )
+
+
+def check_images(images: Images, expert: Expert, whose: str) -> None:
+    """Raise unless there are images, and the expert takes such.
+
+    Raises:
+        DataError: when there is none.
+        ShapeError: when they have another shape.
+    """
+    if not len(images):
+        raise DataError(expected=f"images from {whose}", got="none", remedy="give it at least one image")
+    if tuple(images.shape[1:]) != expert.image_shape:
+        wanted, got = ("x".join(map(str, shape)) for shape in (expert.image_shape, images.shape[1:]))
+        raise ShapeError(
+            expected=f"images {wanted}, as expert {expert.name!r} takes",
+            got=f"{got} from {whose}",
+            remedy="resize or convert them to that shape (channels x height x width)",
+        )
+
+
+@torch.no_grad()
+def label(expert: Expert, images: Images) -> Labels:
+    """The expert's own predictions for images in pixel units, in mini-batches, in evaluation mode."""
+    with frozen(expert.module):
+        return torch.cat([expert.labels(part) for part in images.split(_LABEL_BATCH)])
+
+
+def balanced(size: int, classes: int, device: torch.device) -> Labels:
+    """Positions 0 to ``classes - 1`` in turn, so that every slice is as balanced as can be."""
+    return torch.arange(size, device=device) % classes

@@ -1,0 +1,45 @@
+"""White noise: what the expert's answers are worth on images without any structure."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+
+from exml._registry import component
+from exml._rng import make_generator
+from exml._validators import in_range
+from exml.experts import Expert
+from exml.generators._common import check_size, label
+from exml.generators.context import ALONE, GenerationContext
+from exml.samples import Samples
+
+
+@component
+@attrs.frozen
+class GaussianNoise:
+    """Independent normal pixels, labelled by the expert.
+
+    The weakest source of images, to compare others with, and where inversion starts unless told otherwise.
+
+    Args:
+        std: standard deviation in the expert's normalised units, >= 0.
+
+    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> GaussianNoise()(expert, 5, 0).images.shape
+    torch.Size([5, 1, 8, 8])
+    """
+
+    std: float = attrs.field(default=1.0, validator=in_range(0))
+
+    @property
+    def uses_priors(self) -> bool:
+        """False: no pixel is optimised."""
+        return False
+
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ALONE, /) -> Samples:
+        """Make ``size`` samples in pixel units; raises :class:`exml.errors.BufferSizeError` if that is less than 1."""
+        check_size(size)
+        draws = make_generator(expert.device, seed, "gaussian-noise")
+        noise = torch.randn(size, *expert.image_shape, generator=draws, device=expert.device)
+        images = expert.denormalize(self.std * noise)
+        return Samples.of(images, label(expert, images), task=expert.task, experience=context.experience)

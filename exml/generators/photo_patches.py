@@ -1,0 +1,97 @@
+"""A source of natural images that needs no network: patches of two photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+import torch
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from exml._registry import component
+from exml._rng import make_generator
+from exml._types import Images, Labels
+from exml._validators import positive_int
+from exml.errors import SettingError
+
+_HEIGHT, _WIDTH = 427, 640
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of most libraries
+
+
+def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(values)
+
+
+@component
+@attrs.frozen
+class PhotoPatches:
+    """Random patches, at several scales, of the two photographs that come with scikit-learn (a temple, a flower).
+
+    Half of the patches are mirrored. The same settings give the same patches, for every experience.
+
+    Args:
+        image_shape: ``(channels, height, width)`` of a patch; 1 channel is grey, 3 are colour; at most 427 x 640.
+        count: how many.
+
+    >>> images, labels = PhotoPatches((3, 16, 16), count=10)(1)
+    >>> images.shape, labels
+    (torch.Size([10, 3, 16, 16]), None)
+    """
+
+    image_shape: tuple[int, int, int] = attrs.field(default=(1, 8, 8), converter=_tuple)
+    count: int = attrs.field(default=5000, validator=positive_int())
+
+    @image_shape.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
+    def _check_shape(self, _: object, shape: tuple[int, ...]) -> None:
+        fits = len(shape) == 3 and shape[0] in (1, 3) and 1 <= shape[1] <= _HEIGHT and 1 <= shape[2] <= _WIDTH
+        if not fits:
+            raise SettingError(
+                expected=f"image_shape (1 or 3, up to {_HEIGHT}, up to {_WIDTH}) for PhotoPatches",
+                got=str(shape),
+                remedy="take a smaller patch, or 1 or 3 channels",
+            )
+
+    def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
+        """The patches, in pixel units, in random order; no labels."""
+        levels = [level for photo in _photos(self.image_shape[0]) for level in _scales(photo, *self.image_shape[1:])]
+        draws = make_generator("cpu", 0, "photo-patches")
+        patches = [
+            _cut(
+                level,
+                self.image_shape,
+                self.count * (index + 1) // len(levels) - self.count * index // len(levels),
+                draws,
+            )
+            for index, level in enumerate(levels)
+        ]
+        images = torch.cat(patches)[torch.randperm(self.count, generator=draws)]
+        mirrored = torch.rand(self.count, 1, 1, 1, generator=draws) < 0.5
+        return images.flip(3).where(mirrored, images), None
+
+
+def _photos(channels: int) -> list[Tensor]:
+    photos = [torch.tensor(photo).permute(2, 0, 1).float() / 255 for photo in load_sample_images().images]
+    return (
+        photos
+        if channels == 3
+        else [(photo * torch.tensor(_GREY).view(3, 1, 1)).sum(0, keepdim=True) for photo in photos]
+    )
+
+
+def _scales(photo: Tensor, height: int, width: int) -> list[Tensor]:
+    """The photograph at full size, at half of it, and so on, as long as there is room for a few different patches."""
+    levels = [photo]
+    while levels[-1].shape[1] >= 3 * height and levels[-1].shape[2] >= 3 * width:
+        smaller = [side // 2 for side in levels[-1].shape[1:]]
+        levels.append(interpolate(levels[-1][None], smaller, mode="bilinear", antialias=True)[0].clamp(0, 1))
+    return levels
+
+
+def _cut(photo: Tensor, shape: tuple[int, int, int], count: int, draws: torch.Generator) -> Tensor:
+    _, height, width = shape
+    top = torch.randint(photo.shape[1] - height + 1, (count, 1, 1), generator=draws)
+    left = torch.randint(photo.shape[2] - width + 1, (count, 1, 1), generator=draws)
+    return photo[:, top + torch.arange(height).view(-1, 1), left + torch.arange(width)].transpose(0, 1)

@@ -1,1 +1,29 @@
-"""To be filled."""
+"""Conformance suites: test a component of your own in three lines.
+
+>>> import attrs, exml
+>>> from exml.testing import check_normalizer
+>>> @exml.component
+... @attrs.frozen
+... class Halve:
+...     def __call__(self, logits, known, /):
+...         return logits / 2
+>>> check_normalizer(Halve())
+"""
+
+from exml.testing.buffers import check_buffer
+from exml.testing.component import check_component
+from exml.testing.generators import check_generator, tiny_expert
+from exml.testing.losses import check_combiner, check_loss, check_normalizer
+from exml.testing.priors import check_augmentation, check_prior
+
+__all__ = [
+    "check_augmentation",
+    "check_buffer",
+    "check_combiner",
+    "check_component",
+    "check_generator",
+    "check_loss",
+    "check_normalizer",
+    "check_prior",
+    "tiny_expert",
+]

@@ -1,0 +1,233 @@
+"""Experts on disk: ``NAME.safetensors`` holds the weights, ``NAME.json``, the card, all else. Nothing is pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import attrs
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from exml._files import write_json, write_tensors
+from exml._registry import component
+from exml._rng import global_seed
+from exml._serialization import from_plain, to_plain
+from exml._validators import in_range
+from exml.errors import ConfigError, ExmlError, ExpertError, SettingError
+from exml.experts.expert import Expert
+from exml.models import build, describe
+
+
+def _is_json_object(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise SettingError(
+            expected=f"a JSON object for {type(instance).__name__}.{attribute.name}",
+            got=repr(value),
+            remedy="write it in braces",
+        )
+
+
+def _is_architecture(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    fits = isinstance(value, Mapping) and set(value) == {"name", "settings"}
+    if value is not None and not (fits and isinstance(value["name"], str) and isinstance(value["settings"], Mapping)):
+        raise SettingError(
+            expected='{"name": ..., "settings": {...}} or null for ExpertCard.architecture',
+            got=repr(value),
+            remedy="see exml.models.describe",
+        )
+
+
+@component
+@attrs.frozen
+class ExpertCard:
+    """What must be known of an expert beside its weights; the meaning of most fields is that of :class:`Expert`.
+
+    Args:
+        name: for reports.
+        classes: global ids of the classes it was trained on.
+        image_shape: ``(channels, height, width)``.
+        outputs: the global class id of each output unit, None for one that names no class. Default: ``classes``.
+        mean: of each channel, in pixel units, or one for all.
+        std: of each channel, in pixel units, or one for all.
+        task: the task label t_i.
+        order: its place in the stream; all cards of a folder have one, or none has.
+        architecture: name and settings in :mod:`exml.models`; None if the module is given when it is loaded.
+        sha256: of the weights' file; None is not checked.
+        accuracy: on its own test data, 0 to 1.
+        training: anything that its maker wants to say about how it was trained.
+        version: of this layout.
+
+    >>> ExpertCard("zero-one", classes=(0, 1), image_shape=(1, 8, 8)).classes
+    (0, 1)
+    """
+
+    name: str
+    classes: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    outputs: tuple[int | None, ...] | None = None
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    task: int | None = None
+    order: int | None = None
+    architecture: Any = attrs.field(default=None, validator=_is_architecture)
+    sha256: str | None = None
+    accuracy: float | None = attrs.field(default=None, validator=in_range(0, 1, optional=True))
+    training: Any = attrs.field(factory=dict[str, Any], validator=_is_json_object)
+    version: Literal[1] = 1
+
+    def expert(self, module: nn.Module, /) -> Expert:
+        """The expert that this card describes.
+
+        Raises:
+            ExpertError: when the card contradicts itself.
+        """
+        return Expert(
+            module,
+            self.classes,
+            self.image_shape,
+            outputs=self.classes if self.outputs is None else self.outputs,
+            mean=self.mean,
+            std=self.std,
+            task=self.task,
+            name=self.name,
+        )
+
+
+def read_card(path: Path | str, /) -> ExpertCard:
+    """Read and check a card; its weights are not touched.
+
+    Raises:
+        ExpertError: when the file is absent or not JSON, a key is unknown or missing, a value has the wrong type, or
+            the card contradicts itself.
+    """
+    path = Path(path)
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        card = from_plain(plain, ExpertCard)
+        card.expert(nn.Identity())
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        ExpertError,
+    ) as error:  # a ConfigError, bad JSON and bad UTF-8 are ValueErrors
+        _fault(path, error, "a readable card", "write the card anew; exml.experts.save_expert makes one")
+    return card
+
+
+def save_expert(
+    expert: Expert,
+    folder: Path | str,
+    name: str | None = None,
+    *,
+    order: int | None = None,
+    accuracy: float | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``NAME.safetensors``, then ``NAME.json``; gives the path of the card.
+
+    Args:
+        expert: of a registered architecture.
+        folder: made if need be.
+        name: of the two files; the expert's own by default.
+        order: as in :class:`ExpertCard`, like the next two.
+        accuracy: see above.
+        training: see above; JSON.
+
+    Raises:
+        ExpertError: when the name is not that of a file, or ``training`` is not JSON.
+        UnknownNameError: when the architecture is not registered; the message says how to do that.
+        CheckpointError: when a file cannot be written.
+    """
+    name = expert.name if name is None else name
+    if not name or Path(name).name != name:
+        raise ExpertError(expected="a name for two files", got=repr(name), remedy="give a name without any '/'")
+    weights, card_path = Path(folder) / f"{name}.safetensors", Path(folder) / f"{name}.json"
+    architecture = describe(expert.module)
+    try:
+        json.dumps(training, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ExpertError(
+            expected=f"training that JSON has (expert {expert.name!r})",
+            got=str(error),
+            remedy="give finite numbers and text",
+        ) from error
+    write_tensors(weights, expert.module.state_dict())
+    card = ExpertCard(
+        expert.name,
+        expert.classes,
+        expert.image_shape,
+        expert.outputs,
+        expert.mean,
+        expert.std,
+        expert.task,
+        order,
+        architecture,
+        _sha256(weights),
+        accuracy,
+        dict(training or {}),
+    )
+    write_json(card_path, to_plain(card))
+    return card_path
+
+
+def load_expert(path: Path | str, module: nn.Module | None = None) -> Expert:
+    """Load an expert onto the CPU, in evaluation mode.
+
+    Args:
+        path: of its card; the weights lie beside it.
+        module: takes the weights, for a card without an architecture or instead of the one that it names.
+
+    Raises:
+        ExpertError: the card is faulty (:func:`read_card`), the weights are absent, truncated, not those that the card
+            was written for, or do not fit the architecture.
+    """
+    path = Path(path)
+    card = read_card(path)
+    weights = path.with_suffix(".safetensors")
+    try:
+        if card.sha256 is not None and (found := _sha256(weights)) != card.sha256:
+            raise ExpertError(
+                expected=f"SHA-256 {card.sha256}",
+                got=found,
+                remedy="get both files again: one of them is not the other's",
+            )
+        state = load_file(weights)
+    except (OSError, SafetensorError, ExpertError) as error:
+        _fault(weights, error, "whole weights", "get both files again")
+    try:
+        if module is None:
+            module = _make(card)
+        module.load_state_dict(state)
+    except (ExmlError, RuntimeError) as error:
+        _fault(path, error, "an architecture that its weights fit", "correct its architecture, or give the module")
+    return card.expert(module.eval())
+
+
+def _make(card: ExpertCard) -> nn.Module:
+    if card.architecture is None:
+        raise ExpertError(expected="an architecture", got="null", remedy="give load_expert the module")
+    with global_seed(0, "load"):  # the weights drawn here are overwritten, and nobody's random numbers are used up
+        return build(card.architecture["name"], **card.architecture["settings"])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ConfigError("", expected="JSON", got=constant, remedy="write a finite number")
+
+
+def _fault(path: Path, error: Exception, expected: str, remedy: str) -> NoReturn:
+    """Raise the error as an ExpertError that names the file."""
+    if isinstance(error, ExmlError):
+        raise ExpertError(expected=f"{error.expected} in {path}", got=error.got, remedy=error.remedy) from error
+    got = " ".join(str(error).split())
+    raise ExpertError(expected=f"{expected} in {path}", got=got, remedy=remedy) from error

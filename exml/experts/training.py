@@ -1,0 +1,178 @@
+"""How our own experts are trained (appendix A); other people's come as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from exml._registry import component
+from exml._rng import global_seed, make_generator
+from exml._types import Augmentation
+from exml._validators import in_range, one_of, positive_int
+from exml.errors import ExpertError, NonFiniteError
+from exml.experts.expert import Expert
+from exml.samples import Samples
+
+
+@component
+@attrs.frozen
+class ExpertTraining:
+    """Plain stochastic gradient descent on the cross-entropy over all output units (appendix A).
+
+    Args:
+        epochs: passes over the data.
+        batch_size: images a step.
+        learning_rate: the first one.
+        momentum: in [0, 1].
+        weight_decay: at least 0.
+        schedule: ``"constant"``, or ``"cosine"``: down to 0 along half a cosine.
+        augmentation: of the images, in pixel units.
+
+    >>> ExpertTraining(epochs=4)
+    ExpertTraining(epochs=4, batch_size=32, learning_rate=0.1, momentum=0.9, weight_decay=0.0005, schedule='constant',
+        augmentation=None)
+    """
+
+    epochs: int = attrs.field(default=10, validator=positive_int())
+    batch_size: int = attrs.field(default=32, validator=positive_int())
+    learning_rate: float = attrs.field(default=0.1, validator=in_range(0, open_low=True))
+    momentum: float = attrs.field(default=0.9, validator=in_range(0, 1))
+    weight_decay: float = attrs.field(default=5e-4, validator=in_range(0))
+    schedule: Literal["constant", "cosine"] = attrs.field(default="constant", validator=one_of("constant", "cosine"))
+    augmentation: Augmentation | None = None
+
+    def __call__(
+        self, expert: Expert, samples: Samples, seed: int, progress: Callable[[int, int], None] | None = None, /
+    ) -> None:
+        """Train the expert's module in place, on its device, and leave it in evaluation mode.
+
+        The same seed gives the same weights on a CPU. The data stay on the device; a last mini-batch of a single image,
+        of which batch norm could make nothing, is left out.
+
+        Args:
+            expert: what it is and how its images are normalised; its module as it is now is where the training begins.
+            samples: of its classes only.
+            seed: for the order of the images, augmentation and dropout.
+            progress: called after each epoch with the number of epochs done and of all.
+
+        Raises:
+            ExpertError: when there are no samples, or one of a class that the expert does not know.
+            NonFiniteError: when the loss was NaN or infinite in an epoch.
+        """
+        samples = samples.to(expert.device)
+        units = _units(expert, samples)
+        parameters = [parameter for parameter in expert.module.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(
+            parameters, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+        steps = max(1, len(samples) // self.batch_size + (len(samples) % self.batch_size > 1))
+        with global_seed(seed, "expert-training"):
+            for epoch in range(self.epochs):
+                generator = make_generator(expert.device, seed, "expert-training", epoch)
+                order = torch.randperm(len(samples), generator=generator, device=expert.device)
+                expert.module.train()
+                total = torch.zeros((), device=expert.device)
+                for step, batch in enumerate(order.split(self.batch_size)[:steps]):
+                    optimizer.param_groups[0]["lr"] = self._learning_rate_at((epoch + step / steps) / self.epochs)
+                    images = samples.images[batch]
+                    if self.augmentation is not None:
+                        images = self.augmentation(images, generator)
+                    loss = nn.functional.cross_entropy(expert.logits(images), units[batch])
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    total += loss.detach()
+                if not bool(total.isfinite()):
+                    raise NonFiniteError(
+                        expected=f"a finite loss (expert {expert.name!r}, epoch {epoch + 1})",
+                        got=str(float(total)),
+                        remedy="lower the learning rate, or look for NaN among the images",
+                    )
+                if progress is not None:
+                    progress(epoch + 1, self.epochs)
+        expert.module.eval()
+
+    def _learning_rate_at(self, done: float) -> float:
+        factor = 1.0 if self.schedule == "constant" else (1 + math.cos(math.pi * done)) / 2
+        return self.learning_rate * factor
+
+
+def train_expert(
+    module: nn.Module,
+    samples: Samples,
+    *,
+    training: ExpertTraining | None = None,
+    seed: int = 0,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    task: int | None = None,
+    name: str = "expert",
+    progress: Callable[[int, int], None] | None = None,
+) -> Expert:
+    """Train a module, in place, on the samples of its classes.
+
+    Args:
+        module: takes normalised images. Its head has one unit for each class among the labels, then in ascending order
+            of their ids, or more: then unit k is class k.
+        samples: images in pixel units.
+        training: :class:`ExpertTraining` with the settings of appendix A by default.
+        seed: see :class:`ExpertTraining`.
+        mean: of each channel, in pixel units; one number serves all channels.
+        std: of each channel, in pixel units, > 0.
+        task: the task label t_i.
+        name: for reports.
+        progress: called after each epoch with the number of epochs done and of all.
+
+    Raises:
+        ExpertError: when the module does not take the images, or its head has no unit for one of the classes.
+        NonFiniteError: when the loss was NaN or infinite.
+
+    >>> from exml.models import LeNet5
+    >>> samples = Samples.of(torch.rand(8, 1, 16, 16), torch.tensor([3, 7] * 4))
+    >>> training = ExpertTraining(epochs=1, learning_rate=0.01)
+    >>> train_expert(LeNet5(1, 2, 16), samples, training=training).outputs
+    (3, 7)
+    >>> train_expert(LeNet5(1, 10, 16), samples, training=training).outputs
+    (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    """
+    classes: tuple[int, ...] = tuple(samples.labels.unique().tolist())
+    shape = tuple(samples.images.shape[1:])
+    expert = Expert(module, classes, shape, outputs=classes, mean=mean, std=std, task=task, name=name)
+    width = _width(expert, samples)
+    if width != len(classes):
+        expert = attrs.evolve(expert, outputs=tuple(range(width)))
+    (training or ExpertTraining())(expert, samples, seed, progress)
+    return expert
+
+
+def _units(expert: Expert, samples: Samples) -> Tensor:
+    """The output unit of each sample's class."""
+    found = set(samples.labels.tolist())
+    if not found or not found <= set(expert.classes):
+        raise ExpertError(
+            expected=f"samples of the classes {expert.classes} (expert {expert.name!r})",
+            got=f"samples of {sorted(found)}" if found else "none",
+            remedy="give it all samples of its own classes and no others",
+        )
+    unit_of = torch.full((max(expert.classes) + 1,), -1)
+    unit_of[expert.class_ids] = expert.own_units
+    return unit_of.to(samples.labels.device)[samples.labels]
+
+
+@torch.no_grad()
+def _width(expert: Expert, samples: Samples) -> int:
+    """How many output units the module has."""
+    expert.module.eval()
+    try:
+        return expert.logits(samples.images[:1].to(expert.device)).shape[1]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ExpertError(
+            expected=f"a module that takes images {expert.image_shape} and gives logits (expert {expert.name!r})",
+            got=str(error).splitlines()[0],
+            remedy="choose a module for images of this shape",
+        ) from error

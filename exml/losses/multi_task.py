@@ -18,13 +18,14 @@ from exml.samples import Samples
 from exml.targets import Target, TeacherLogits
 
 
-def _nested(value: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(classes) for classes in value)
+def _nested(value: Any) -> Any:
+    return tuple(_nested(part) for part in value) if isinstance(value, list | tuple) else value
 
 
 def _class_ids(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    ids = [name for classes in value for name in classes]
-    if not value or not all(value) or not all(type(name) is int and name >= 0 for name in ids):
+    tasks = value if isinstance(value, tuple) else ()
+    ids = [classes if isinstance(classes, tuple) else () for classes in tasks]
+    if not ids or not all(ids) or not all(type(name) is int and name >= 0 for classes in ids for name in classes):
         raise SettingError(
             expected=f"for {type(instance).__name__}.{attribute.name} the class ids (from 0) of every task",
             got=repr(value),
@@ -91,7 +92,7 @@ class MultiTask:
         except IndexError as error:
             raise ShapeError(
                 expected=f"samples with task labels 0 to {len(self.tasks) - 1}",
-                got=", ".join(map(str, samples.tasks.unique().tolist())),
+                got=str(sorted(set(samples.tasks.tolist()))),
                 remedy="give every expert its task, or choose a combiner without tasks",
             ) from error
         return Target(torch.where(own, target.logits, 0), target.defined & own, target.candidates & own)

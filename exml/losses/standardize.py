@@ -34,5 +34,6 @@ class StandardizeLogits:
     def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
         """Standardise each row; without a known class it stays as it is."""
         centered = logits - mean_over(logits, known)
-        std = mean_over(centered.square(), known).sqrt()
+        norm = torch.linalg.vector_norm(torch.where(known, centered, 0), dim=1, keepdim=True)
+        std = norm / known.sum().clamp_min(1).to(norm.dtype).sqrt()
         return centered / torch.where(std > self.eps, std, 1)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from exml._registry import component
 from exml._types import Labels, Logits, Loss, Scalar
 from exml.targets import Target
+
+
+def _tuple(losses: Iterable[Loss]) -> tuple[Loss, ...]:
+    return tuple(losses)
 
 
 @component(kind="sum-of-losses")
@@ -25,7 +31,7 @@ class Sum:
     tensor(2.6931)
     """
 
-    losses: tuple[Loss, ...] = attrs.field(converter=tuple)
+    losses: tuple[Loss, ...] = attrs.field(converter=_tuple)
 
     def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
         """The sum of their values."""

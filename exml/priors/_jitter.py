@@ -32,5 +32,4 @@ def _grey(images: Images) -> Float[Tensor, "batch 1 height width"]:
     """Luma of ITU-R BT.601 for three channels, else the mean channel."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
-    red, green, blue = images.split(1, 1)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+    return 0.299 * images[:, :1] + 0.587 * images[:, 1:2] + 0.114 * images[:, 2:]

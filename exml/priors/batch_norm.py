@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -63,7 +63,11 @@ class BatchNormStatistics:
     layers: Literal["all", "last"] | tuple[str, ...] = attrs.field(default="all", converter=_names, validator=_layers)
     statistic: Literal["std", "variance"] = attrs.field(default="std", validator=one_of("std", "variance"))
     reduction: Literal["sum", "mean"] = attrs.field(default="sum", validator=one_of("sum", "mean"))
-    reads_activations: ClassVar[bool] = True
+
+    @property
+    def reads_activations(self) -> bool:
+        """Always."""
+        return True
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
         """The penalty of the batch whose forward pass left ``activations``."""

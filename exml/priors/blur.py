@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -64,7 +64,11 @@ class GaussianBlur:
     sigma: float = attrs.field(default=1.0, validator=in_range(0, open_low=True))
     padding: Literal["reflect", "zeros"] = attrs.field(default="reflect", validator=one_of("reflect", "zeros"))
     squared: bool = attrs.field(default=True, validator=one_of(True, False))
-    reads_activations: ClassVar[bool] = False
+
+    @property
+    def reads_activations(self) -> bool:
+        """Never: pixels are all it reads."""
+        return False
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
         """The penalty of a batch; ``activations`` are not read."""
@@ -76,6 +80,7 @@ class GaussianBlur:
     def _blur(self, images: Images) -> Images:
         channels, half = images.shape[1], self.kernel_size // 2
         kernel = _kernel(self.kernel_size, self.sigma, images.dtype, images.device).expand(channels, 1, -1, -1)
-        if self.padding == "zeros":
-            return functional.conv2d(images, kernel, padding=half, groups=channels)
-        return functional.conv2d(functional.pad(images, (half,) * 4, mode="reflect"), kernel, groups=channels)
+        padding = "reflect" if self.padding == "reflect" else "constant"
+        padded: Tensor = functional.pad(images, (half,) * 4, mode=padding)
+        blurred: Tensor = functional.conv2d(padded, kernel, groups=channels)
+        return blurred

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 import torch
 
 from exml._registry import component
 from exml._types import Augmentation, Images
+
+
+def _tuple(augmentations: Iterable[Augmentation]) -> tuple[Augmentation, ...]:
+    return tuple(augmentations)
 
 
 @component(kind="chain-of-augmentations")
@@ -23,7 +29,7 @@ class Chain:
     torch.Size([4, 3, 8, 8])
     """
 
-    augmentations: tuple[Augmentation, ...] = attrs.field(converter=tuple)
+    augmentations: tuple[Augmentation, ...] = attrs.field(converter=_tuple)
 
     def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
         """Apply them all, drawing from one generator."""

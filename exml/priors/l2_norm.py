@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import attrs
 
@@ -30,7 +29,11 @@ class L2Norm:
     """
 
     weight: float = attrs.field(validator=in_range(0))
-    reads_activations: ClassVar[bool] = False
+
+    @property
+    def reads_activations(self) -> bool:
+        """Never: pixels are all it reads."""
+        return False
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
         """The penalty of a batch; ``activations`` are not read."""

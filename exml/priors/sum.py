@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
 from exml._registry import component
 from exml._types import Images, Prior, Scalar
 from exml.priors.activation import Activation
+
+
+def _tuple(priors: Iterable[Prior]) -> tuple[Prior, ...]:
+    return tuple(priors)
 
 
 @component(kind="sum-of-priors")
@@ -25,7 +29,7 @@ class Sum:
     tensor(16.)
     """
 
-    priors: tuple[Prior, ...] = attrs.field(converter=tuple)
+    priors: tuple[Prior, ...] = attrs.field(converter=_tuple)
 
     @property
     def reads_activations(self) -> bool:

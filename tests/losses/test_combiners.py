@@ -1,0 +1,169 @@
+"""The combiners against their definitions, written out sample by sample in plain Python."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exml.errors import SettingError, ShapeError
+from exml.losses import ByClass, MultiTask, ProductOfExperts, SideBySide
+from exml.samples import Samples
+from exml.targets import TeacherLogits
+
+CLASSES = 5
+TASKS = ((0, 1), (2, 3), (4,))
+COMBINERS = [ByClass(), ByClass("present"), SideBySide(), ProductOfExperts(), MultiTask(TASKS)]
+
+
+def teacher(known, present=None):
+    masks = []
+    for ids in (known, known if present is None else present):
+        mask = torch.zeros(CLASSES, dtype=torch.bool)
+        mask[list(ids)] = True
+        masks.append(mask)
+    logits = torch.randn(7, CLASSES, dtype=torch.float64)
+    return TeacherLogits(torch.where(masks[1], logits, 0), *masks)
+
+
+def samples(labels, tasks=None):
+    labels = torch.tensor(labels)
+    tasks = torch.full_like(labels, -1) if tasks is None else torch.tensor(tasks)
+    return Samples(torch.zeros(len(labels), 1, 2, 2), labels, tasks, torch.ones_like(labels))
+
+
+def ids(mask):
+    return {index for index, there in enumerate(mask.tolist()) if there}
+
+
+def eq8(previous, expert, label, units="known"):
+    """Eq. 8 for one sample: which teachers are asked about which classes, as ``[(row of logits, classes)]``."""
+    return [(side.logits, ids(getattr(side, units))) for side in (previous, expert) if label in ids(side.known)]
+
+
+def check(target, rows, combine, candidates):
+    """``rows[i]`` lists the teachers that speak of sample i and of which classes; ``combine`` merges their values."""
+    for index, speakers in enumerate(rows):
+        for name in range(CLASSES):
+            values = [logits[index, name].item() for logits, classes in speakers if name in classes]
+            assert target.defined[index, name].item() is bool(values)
+            assert target.logits[index, name].item() == pytest.approx(combine(values) if values else 0.0, abs=1e-12)
+        assert ids(target.candidates[index]) == set(candidates[index])
+
+
+def mean(values):
+    return math.fsum(values) / len(values)
+
+
+CASES = {
+    "first experience": ((), (0, 1)),
+    "new classes": ((0, 1), (2, 3)),
+    "overlap": ((0, 1, 2), (2, 3)),
+    "same classes": ((1, 3), (1, 3)),
+    "expert within": ((0, 1, 2, 3, 4), (3,)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+class TestOracles:
+    labels = (0, 1, 2, 3, 4, 2, 3)
+
+    @pytest.mark.parametrize("units", ["known", "present"])
+    def test_by_class_is_eq_8(self, case, units):
+        before, now = CASES[case]
+        previous, expert = teacher(before, range(CLASSES) if before else ()), teacher(now, {*now, 4})
+        target = ByClass(units)(previous, expert, samples(self.labels))
+        rows = [eq8(previous, expert, label, units) for label in self.labels]
+        check(target, rows, mean, [{*before, *now}] * 7)
+
+    def test_side_by_side(self, case):
+        before, now = CASES[case]
+        previous, expert = teacher(before, range(CLASSES)), teacher(now, range(CLASSES))
+        target = SideBySide()(previous, expert, samples(self.labels))
+        check(target, [[(previous.logits, set(before)), (expert.logits, set(now))]] * 7, mean, [{*before, *now}] * 7)
+
+    def test_product_of_experts(self, case):
+        before, now = CASES[case]
+        previous, expert = teacher(before, range(CLASSES)), teacher(now, {*now, 0})
+        target = ProductOfExperts()(previous, expert, samples(self.labels))
+        # An untrained student has logits too; nothing learned, it has no say.
+        speakers = [(previous.logits, set(range(CLASSES)) if before else set()), (expert.logits, {*now, 0})]
+        check(target, [speakers] * 7, math.fsum, [{*before, *now}] * 7)
+
+    def test_multi_task(self, case):
+        before, now = CASES[case]
+        previous, expert = teacher(before), teacher(now)
+        tasks = tuple(next(task for task, classes in enumerate(TASKS) if label in classes) for label in self.labels)
+        target = MultiTask(TASKS)(previous, expert, samples(self.labels, tasks))
+        own = [set(TASKS[task]) for task in tasks]
+        rows = [
+            [(logits, classes & mine) for logits, classes in eq8(previous, expert, label)]
+            for label, mine in zip(self.labels, own, strict=True)
+        ]
+        check(target, rows, mean, [{*before, *now} & mine for mine in own])
+
+
+def test_product_of_experts_is_the_product_of_probabilities():
+    previous, expert = teacher((0, 1), range(CLASSES)), teacher((2, 3), range(CLASSES))
+    target = ProductOfExperts()(previous, expert, samples([0] * 7))
+    product = previous.logits.softmax(1) * expert.logits.softmax(1)
+    torch.testing.assert_close(target.logits.softmax(1), product / product.sum(1, keepdim=True))
+
+
+def test_multi_task_cuts_down_any_combiner():
+    previous, expert = teacher((0, 1), range(CLASSES)), teacher((2, 3), range(CLASSES))
+    stream = samples([0, 1, 2, 3, 0, 1, 2], [0, 0, 1, 1, 0, 0, 1])
+    whole = ProductOfExperts()(previous, expert, stream)
+    target = MultiTask(TASKS, ProductOfExperts())(previous, expert, stream)
+    torch.testing.assert_close(target.logits[:2, :2], whole.logits[:2, :2])
+    assert [ids(row) for row in target.defined] == [{0, 1}, {0, 1}, {2, 3}, {2, 3}, {0, 1}, {0, 1}, {2, 3}]
+
+
+@given(
+    before=st.sets(st.integers(0, CLASSES - 1)),
+    now=st.sets(st.integers(0, CLASSES - 1), min_size=1),
+    labels=st.lists(st.integers(0, CLASSES - 1), min_size=7, max_size=7),
+)
+def test_every_target_is_zero_where_it_is_not_defined(before, now, labels):
+    previous, expert = teacher(before, range(CLASSES)), teacher(now, range(CLASSES))
+    tasks = [label // 2 for label in labels]
+    for combiner in COMBINERS:
+        target = combiner(previous, expert, samples(labels, tasks))
+        assert target.logits.masked_select(~target.defined).abs().sum() == 0
+        assert target.candidates.shape == target.defined.shape == target.logits.shape == (7, CLASSES)
+        for row, label in zip(target.candidates, labels, strict=True):
+            assert (label in ids(row)) == (label in before | now)
+
+
+@pytest.mark.parametrize("combiner", COMBINERS[:-1], ids=repr)
+def test_reads_nothing_back_from_the_device(combiner):
+    """Meta tensors have shapes but no values: whoever asks for a value fails."""
+    sides = [TeacherLogits(*(part.to("meta") for part in (t.logits, t.known, t.present))) for t in [teacher((1,))] * 2]
+    assert combiner(*sides, samples([0] * 7).to("meta")).logits.shape == (7, CLASSES)
+
+
+@pytest.mark.parametrize("task", [-1, 3])
+def test_a_sample_without_a_task_is_an_error(task):
+    stream = samples([0] * 7, [0, 0, 0, task, 0, 0, 0])
+    with pytest.raises(ShapeError, match=r"task labels 0 to 2, got .*" + str(task)):
+        MultiTask(TASKS)(teacher(()), teacher((0, 1)), stream)
+
+
+def test_tasks_wider_than_the_logits_are_an_error():
+    with pytest.raises(ShapeError, match="class ids below 5, the width of the logits, got 9"):
+        MultiTask(((0, 1), (2, 9)))(teacher(()), teacher((0, 1)), samples([0] * 7, [0] * 7))
+
+
+@pytest.mark.parametrize("tasks", [(), 5, (0, 1), ((0,), ()), ((0, -1),), ((0, 1.5),), ((0, True),)], ids=str)
+def test_tasks_that_are_none(tasks):
+    with pytest.raises(SettingError, match=r"MultiTask\.tasks"):
+        MultiTask(tasks)
+
+
+@pytest.mark.parametrize("combiner", COMBINERS, ids=repr)
+def test_every_combiner_is_a_value(combiner):
+    copy = eval(repr(combiner))
+    assert copy == combiner
+    assert hash(copy) == hash(combiner)
+    assert MultiTask([[0, 1], [2]]) == MultiTask(((0, 1), (2,)))

@@ -1,0 +1,111 @@
+"""L2Norm, GaussianBlur and TotalVariation against kornia and the formulas in float64."""
+
+import attrs
+import kornia
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exml.errors import SettingError
+from exml.priors import GaussianBlur, L2Norm, TotalVariation
+from exml.priors.blur import _kernel
+
+
+def images(batch=3, channels=2, height=7, width=9):
+    return torch.randn(batch, channels, height, width, dtype=torch.float64)
+
+
+def test_l2_norm_is_the_squared_norm_of_an_image():
+    x = images()
+    wanted = np.mean([np.linalg.norm(image.ravel()) ** 2 for image in x.numpy()])
+    assert L2Norm(0.25)(x, ()).item() == pytest.approx(0.25 * wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "sigma"), [(3, 1.0), (5, 0.7), (7, 2.0)])
+@pytest.mark.parametrize(("padding", "border"), [("reflect", "reflect"), ("zeros", "constant")])
+@pytest.mark.parametrize("squared", [True, False])
+def test_blur_agrees_with_kornia(channels, size, sigma, padding, border, squared):
+    x = images(channels=channels)
+    lost = x - kornia.filters.gaussian_blur2d(x, (size, size), (sigma, sigma), border_type=border)
+    norms = lost.flatten(1).norm(dim=1)
+    wanted = 0.3 * (norms**2 if squared else norms).mean()
+    prior = GaussianBlur(0.3, kernel_size=size, sigma=sigma, padding=padding, squared=squared)
+    torch.testing.assert_close(prior(x, ()), wanted, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_blur_of_an_even_image_is_nothing_and_has_a_finite_slope(squared):
+    x = torch.zeros(2, 1, 6, 6, requires_grad=True)
+    penalty = GaussianBlur(1.0, squared=squared)(x, ())
+    penalty.backward()
+    assert penalty.item() == 0
+    assert x.grad.isfinite().all()
+
+
+def test_blur_builds_its_kernel_once():
+    prior = GaussianBlur(1.0, sigma=0.123)
+    before = _kernel.cache_info().misses
+    for _ in range(3):
+        prior(images(), ())
+    assert _kernel.cache_info().misses == before + 1
+
+
+def test_blur_kernel_made_in_inference_mode_still_takes_gradients():
+    prior = GaussianBlur(1.0, sigma=0.321)
+    with torch.inference_mode():
+        prior(images(), ())
+    x = images().requires_grad_()
+    prior(x, ()).backward()
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_total_variation_agrees_with_kornia(channels):
+    x = images(channels=channels)
+    wanted = 0.1 * kornia.losses.total_variation(x).sum(1).mean()
+    torch.testing.assert_close(TotalVariation(0.1)(x, ()), wanted, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [L2Norm(0.5), GaussianBlur(0.5), GaussianBlur(0.5, padding="zeros", squared=False), TotalVariation(0.5)],
+    ids=repr,
+)
+class TestEveryPixelPrior:
+    def test_does_not_depend_on_the_size_of_the_batch(self, prior):
+        x = images()
+        torch.testing.assert_close(prior(x.repeat(4, 1, 1, 1), ()), prior(x, ()))
+
+    def test_has_the_gradient_of_its_value(self, prior):
+        assert torch.autograd.gradcheck(lambda x: prior(x, ()), images(2, 1, 5, 5).requires_grad_())
+
+    def test_is_proportional_to_its_weight(self, prior):
+        x = images()
+        torch.testing.assert_close(attrs.evolve(prior, weight=3 * prior.weight)(x, ()), 3 * prior(x, ()))
+
+
+@given(shift=st.floats(-3, 3), scale=st.floats(0.1, 3))
+def test_blur_and_variation_ignore_brightness_and_grow_with_contrast(shift, scale):
+    x = images()
+    for prior, power in ((GaussianBlur(1.0), 2), (TotalVariation(1.0), 1)):
+        torch.testing.assert_close(prior(scale * x + shift, ()), scale**power * prior(x, ()), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: L2Norm(-1.0),
+        lambda: TotalVariation(float("nan")),
+        lambda: GaussianBlur(1.0, kernel_size=4),
+        lambda: GaussianBlur(1.0, kernel_size=-3),
+        lambda: GaussianBlur(1.0, sigma=0.0),
+        lambda: GaussianBlur(1.0, padding="wrap"),
+    ],
+    ids=["negative", "nan", "even", "below 1", "no width", "unknown padding"],
+)
+def test_settings_outside_their_range(make):
+    with pytest.raises(SettingError):
+        make()

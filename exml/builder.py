@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, cast
+from typing import Any, Generic, Literal, TypeAlias, cast
 
 import attrs
 from typing_extensions import TypeVar
@@ -163,3 +163,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
 
     def _with(self, **changes: Any) -> Any:
         return attrs.evolve(self, **changes)
+
+
+CompleteBuilder: TypeAlias = StrategyBuilder[Given, Given, Given, Given, Given]
+"""A builder that has all its parts."""

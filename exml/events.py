@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
 from torch import nn
@@ -114,6 +114,7 @@ Event: TypeAlias = (
 )
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Whoever wants to know; match on the class of the event.
 

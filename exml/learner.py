@@ -173,6 +173,7 @@ class Learner:
         self.strategy.buffer.share(length)
         for expert in stream[self.experience :]:
             self.learn(expert)
+            del expert  # before the next one is loaded: one in memory at a time
 
     def resume(self, folder: Path | str, /) -> Learner:
         """Go on with the run in a folder; this learner must have been made with its strategy, seed and architecture.

@@ -8,9 +8,10 @@ from typing import Any
 
 import attrs
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from exml._types import ClassMask, Images, Labels, Logits
+from exml._types import ClassMask, Images, Labels
 from exml.errors import ExpertError, NonFiniteError
 from exml.targets import TeacherLogits
 
@@ -96,7 +97,7 @@ class Expert:
         """From the units of its module back to pixel units."""
         return images * self._channels(self.std, images) + self._channels(self.mean, images)
 
-    def logits(self, pixels: Images) -> Logits:
+    def logits(self, pixels: Images) -> Float[Tensor, "batch units"]:
         """One column an output unit, for images in pixel units."""
         return self.module(self.normalize(pixels))
 
@@ -115,7 +116,7 @@ class Expert:
         """The most probable of its own classes, as global ids: argmax f_i^S(x) (Sec. 4, auxiliary data)."""
         return self.class_ids[self.own_logits(self.logits(pixels)).argmax(1).cpu()].to(pixels.device)
 
-    def own_logits(self, logits: Logits) -> Logits:
+    def own_logits(self, logits: Float[Tensor, "batch units"]) -> Float[Tensor, "batch known"]:
         """Of its output units, only those of its own classes, in the order of ``classes``."""
         if self.outputs == self.classes:
             return logits

@@ -1,0 +1,68 @@
+"""The paper's Ex-Model Distillation with each source of images, sized for the embedded scenarios."""
+
+from __future__ import annotations
+
+from exml import scenarios
+from exml._types import Generator
+from exml.buffers import Cumulative
+from exml.builder import CompleteBuilder, StrategyBuilder
+from exml.generators import (
+    AuxiliaryData,
+    DataImpression,
+    GaussianNoise,
+    ModelInversion,
+    PhotoPatches,
+    ProceduralImages,
+    Replay,
+)
+from exml.losses import ByClass, CenterLogits, Distillation
+from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm
+from exml.recipes._scenarios import combiner_for
+
+
+def _paper(generator: Generator, scenario: str) -> CompleteBuilder:
+    """Secs. 3 and 4 with λ_CE = 1 (appendix B): Eq. 8 by class, centred logits, Eq. 10, SGD."""
+    return (
+        StrategyBuilder()
+        .generator(generator)
+        .augmentation(Augmentation(shift=1))
+        .normalizer(CenterLogits())
+        .combiner(combiner_for(scenario, ByClass()))
+        .buffer(Cumulative(5_000))
+        .loss(Distillation(cross_entropy=1.0))
+        .training(
+            iterations=1_500, batch_size=128, learning_rate=0.01, optimizer="sgd", momentum=0.9, schedule="cosine"
+        )
+    )
+
+
+def model_inversion(scenario: str = "digits-nc") -> CompleteBuilder:
+    """Model Inversion ED (Sec. 4, "Model Inversion"), with the priors of appendix B.1.1."""
+    generator = ModelInversion(iterations=300, learning_rate=0.05, temperature=2.0, batch_size=512)
+    return _paper(generator, scenario).priors(L2Norm(0.001), GaussianBlur(0.001), BatchNormStatistics(1.0))
+
+
+def data_impression(scenario: str = "digits-nc") -> CompleteBuilder:
+    """Data Impression ED (Sec. 4, "Data Impression"), with the priors of appendix B.1.2."""
+    generator = DataImpression(beta=10.0, iterations=300, learning_rate=0.05, temperature=20.0, batch_size=512)
+    return _paper(generator, scenario).priors(L2Norm(0.001), GaussianBlur(0.001), BatchNormStatistics(1.0))
+
+
+def auxiliary(scenario: str = "digits-nc") -> CompleteBuilder:
+    """Aux. Data ED (Sec. 4, "Auxiliary Data") on patches of two photographs."""
+    return _paper(AuxiliaryData(PhotoPatches(scenarios.load(scenario).image_shape)), scenario)
+
+
+def procedural(scenario: str = "digits-nc") -> CompleteBuilder:
+    """The paper's distillation on procedural images: what the images alone change."""
+    return _paper(ProceduralImages(), scenario)
+
+
+def replay(scenario: str = "digits-nc") -> CompleteBuilder:
+    """Replay ED (Sec. 5): the paper's distillation on the experts' own training data, which breaks the scenario's rule."""
+    return _paper(Replay(scenarios.ScenarioSource(scenario)), scenario)
+
+
+def noise(scenario: str = "digits-nc") -> CompleteBuilder:
+    """The paper's distillation on Gaussian noise: how much of the others is the images."""
+    return _paper(GaussianNoise(), scenario)

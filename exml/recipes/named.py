@@ -1,0 +1,44 @@
+"""Recipes by name, as the command line offers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from exml.builder import CompleteBuilder
+from exml.errors import UnknownNameError
+from exml.recipes.distillation import auxiliary, data_impression, model_inversion, noise, procedural, replay
+from exml.recipes.ours import exml
+
+RECIPES: Mapping[str, Callable[[str], CompleteBuilder]] = MappingProxyType(
+    {
+        "exml": exml,
+        "model-inversion": model_inversion,
+        "data-impression": data_impression,
+        "auxiliary": auxiliary,
+        "procedural": procedural,
+        "replay": replay,
+        "noise": noise,
+    }
+)
+"""Each makes a builder for a scenario, given by its name."""
+
+
+def recipe(name: str, scenario: str = "digits-nc") -> CompleteBuilder:
+    """A builder, filled by a recipe; change what you like before ``.build()``.
+
+    Args:
+        name: one of :data:`RECIPES`.
+        scenario: the scenario's name, for the recipes that depend on it (task labels, real data).
+
+    Raises:
+        UnknownNameError: listing the recipes there are.
+
+    >>> type(recipe("exml").build().generator).__name__
+    'ProceduralImages'
+    """
+    if name not in RECIPES:
+        raise UnknownNameError(
+            expected=f"one of {', '.join(RECIPES)}", got=repr(name), remedy="choose one, or give a YAML file"
+        )
+    return RECIPES[name](scenario)

@@ -1,0 +1,436 @@
+"""Algorithm 1: what a step does, what it refuses, and that a run killed anywhere goes on to the same student."""
+
+import copy
+import gc
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+import exml
+from exml import events
+from exml.engine import Training
+from exml.errors import (
+    BufferSizeError,
+    CheckpointError,
+    ExpertError,
+    NonFiniteError,
+    SettingError,
+    ShapeError,
+    StreamError,
+)
+from exml.generators import GaussianNoise
+from exml.losses import MeanSquaredError, ProductOfExperts, RawLogits
+from tests.helpers import SHAPE, experts, network, same, strategy, weights
+
+
+def noise(**changes):
+    return strategy(**{"generator": GaussianNoise(), "prior": None, **changes})
+
+
+def run(chosen, *, stream=None, student=None, **settings):
+    learner = exml.Learner(chosen, network(dropout=0.2) if student is None else student, **settings)
+    learner.learn_stream(exml.ExpertStream.from_experts(experts() if stream is None else stream))
+    return learner
+
+
+def test_one_experience_after_another():
+    learner = run(noise())
+    assert learner.experience == 3
+    assert learner.classes_seen == (0, 1, 2, 3, 4, 5)
+    assert learner.memory.experiences.bincount().tolist() == [0, 4, 4, 4]
+    assert learner.student.training
+
+
+def test_a_plain_sgd_step_is_the_formula():
+    """First experience, no normaliser, MSE: one step is the gradient of Eq. 9 written out in float64."""
+    expert, student = experts(1)[0], nn.Sequential(nn.Flatten(), nn.Linear(36, 2, bias=False))
+    chosen = noise(
+        training=Training(iterations=1, batch_size=4, learning_rate=0.05),
+        buffer=exml.buffers.Cumulative(1),  # one image: every draw is the same
+        normalizer=RawLogits(),
+        loss=MeanSquaredError(),
+        combiner=ProductOfExperts(),
+        augmentation=None,
+    )
+    before = student[1].weight.detach().double().clone()
+    learner = run(chosen, stream=[expert], student=student)
+    x = learner.memory.images.double()
+    with torch.no_grad():
+        target = copy.deepcopy(expert.module).eval().double()((x - 0.3) / 0.5)
+    flat = x.flatten(1)
+    gradient = 2 * (flat @ before.T - target).T @ flat
+    torch.testing.assert_close(student[1].weight.double(), before - 0.05 * gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_student_whatever_the_global_generator():
+    chosen = strategy()
+    torch.manual_seed(1)
+    one = run(chosen, student=network(seed=3, dropout=0.3), seed=5)
+    torch.manual_seed(2)
+    torch.rand(100)
+    two = run(chosen, student=network(seed=3, dropout=0.3), seed=5)
+    other = run(chosen, student=network(seed=3, dropout=0.3), seed=6)
+    assert same(weights(one.student), weights(two.student))
+    assert not same(weights(one.student), weights(other.student))
+
+
+def test_the_callers_generator_is_left_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    student, stream = network(), experts()
+    torch.manual_seed(0)
+    run(noise(), student=student, stream=stream)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_experts_are_not_changed():
+    stream = experts()
+    before = [weights(expert.module) for expert in stream]
+    run(strategy(), stream=stream)
+    for expert, was in zip(stream, before, strict=True):
+        assert same(weights(expert.module), was)
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in expert.module.parameters())
+
+
+def test_heterogeneous_experts_and_student():
+    """Other architectures, own-class heads, other normalisations, another student."""
+    wide = exml.Expert(network(6, 1, width=7), (0, 1), SHAPE, outputs=range(6), mean=(0.1,), std=(0.3,))
+    own = exml.Expert(nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), (5, 2), SHAPE)
+    partial = exml.Expert(network(4, 2), (3,), SHAPE, outputs=(None, 3, 4, None))
+    student = exml.models.Normalized(network(6, 3, width=2), mean=(0.5,), std=(0.5,))
+    learner = run(noise(combiner=ProductOfExperts()), stream=[wide, own, partial], student=student)
+    assert learner.classes_seen == (0, 1, 2, 3, 5)
+
+
+def test_events_come_in_order():
+    seen = []
+    run(strategy(), stream=experts(2), observers=[seen.append])
+    names = [type(event).__name__ for event in seen]
+    one = [
+        "ExperienceStarted",
+        "GenerationProgress",
+        "BufferUpdated",
+        *["DistillationProgress"] * 7,
+        "ExperienceFinished",
+    ]
+    assert [name for i, name in enumerate(names) if name != "GenerationProgress" or names[i - 1] != name] == one * 2
+    progress = [event for event in seen if isinstance(event, events.DistillationProgress)]
+    assert [event.done for event in progress] == [*range(1, 8)] * 2
+    assert all(event.loss.isfinite() and not event.loss.requires_grad for event in progress)
+
+
+def test_the_previous_student_teaches():
+    """With no learning on the new expert's part of the buffer, old answers stay; the teacher is f_{i-1} as it was."""
+    watched = []
+
+    @attrs.frozen
+    class Watch:
+        def __call__(self, previous, expert, samples, /):
+            watched.append((previous, samples))
+            return ProductOfExperts()(previous, expert, samples)
+
+    after_first = {}
+
+    def keep(event):
+        if isinstance(event, events.ExperienceFinished) and event.experience == 1:
+            after_first["student"] = copy.deepcopy(event.student).eval()
+
+    run(noise(combiner=Watch(), normalizer=RawLogits(), augmentation=None), stream=experts(2), observers=[keep])
+    first, later = watched[:7], watched[7:]
+    assert not any(previous.known.any() or previous.logits.any() for previous, _ in first)
+    for previous, samples in later:
+        with torch.no_grad():
+            expected = after_first["student"](samples.images)
+        torch.testing.assert_close(previous.logits, expected)
+        assert previous.known.tolist() == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("start", ["reset", "continue"])
+def test_reset_begins_each_experience_at_the_initialisation(start):
+    student = network()
+    initial = nn.utils.parameters_to_vector(student.parameters()).detach().clone()
+    distances = []
+
+    def note(event):
+        if isinstance(event, events.DistillationProgress) and event.done == 1:
+            now = nn.utils.parameters_to_vector(student.parameters()).detach()
+            distances.append((now - initial).norm().item())
+
+    # A step is 0.1 long, so one step after the initialisation is no further away than that.
+    steps = Training(iterations=20, batch_size=4, learning_rate=1.0, clip_norm=0.1)
+    run(noise(student=start, training=steps), student=student, observers=[note])
+    near = [distance < 0.101 for distance in distances]
+    assert near == ([True] * 3 if start == "reset" else [True, False, False])
+
+
+def test_first_expert_makes_the_student_its_copy():
+    stream = experts(2)
+    student = exml.models.Normalized(network(4, seed=9), mean=(0.3,), std=(0.5,))
+    learner = exml.Learner(noise(student="first-expert"), student)
+    learner.learn(stream[0])
+    assert same(weights(student.module), weights(stream[0].module))
+    learner.learn(stream[1])
+    assert not same(weights(student.module), weights(stream[0].module))
+
+
+@pytest.mark.parametrize(
+    "student",
+    [network(4, width=5), network(4), exml.models.Normalized(network(4), mean=(0.0,), std=(1.0,))],
+    ids=["architecture", "no normalisation", "another normalisation"],
+)
+def test_first_expert_that_is_not_like_the_student(student):
+    with pytest.raises(ExpertError, match="Normalized"):
+        run(noise(student="first-expert"), stream=experts(2), student=student)
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+
+def spoiled(expert):
+    with torch.no_grad():
+        next(iter(expert.module.parameters())).view(-1)[0] = float("nan")
+    return expert
+
+
+@pytest.mark.parametrize(
+    ("expert", "error", "words"),
+    [
+        (lambda: exml.Expert(network(6), (0, 1), (1, 8, 8), outputs=range(6)), ShapeError, "student that takes images"),
+        (lambda: exml.Expert(network(8), (0, 7), SHAPE, outputs=range(8)), ExpertError, "class ids below 6"),
+        (lambda: exml.Expert(network(6), (0, 1), SHAPE, outputs=range(5)), ExpertError, r"logits \(2, 5\)"),
+        (lambda: exml.Expert(network(6, width=3)[2:], (0, 1), SHAPE, outputs=range(6)), ExpertError, "image_shape"),
+        (lambda: spoiled(experts()[0]), NonFiniteError, "NaN or infinity in 0.weight"),
+    ],
+)
+def test_bad_experts_are_refused_before_any_work(expert, error, words):
+    student = network()
+    before = weights(student)
+    learner = exml.Learner(noise(), student)
+    with pytest.raises(error, match=words):
+        learner.learn(expert())
+    assert same(weights(student), before)
+    learner.learn(experts()[0])  # and the learner is as good as new
+    assert learner.experience == 1
+
+
+@pytest.mark.parametrize("classes", [(1, 1), (), (-1, 0)])
+def test_class_ids_that_cannot_be(classes):
+    with pytest.raises(ExpertError):
+        exml.Expert(network(), classes, SHAPE)
+
+
+def test_an_empty_stream():
+    with pytest.raises(StreamError, match="at least 1 expert"):
+        run(noise(), stream=[])
+
+
+def test_a_buffer_smaller_than_the_stream_is_refused_before_any_work():
+    seen = []
+    with pytest.raises(BufferSizeError):
+        run(noise(buffer=exml.buffers.Cumulative(2)), observers=[seen.append])
+    assert not seen
+
+
+def test_students_that_are_no_classifier():
+    with pytest.raises(ShapeError, match="one flat classifier"):
+        run(noise(), student=nn.Conv2d(1, 1, 1))
+    with pytest.raises(NonFiniteError, match="the student"):
+        run(noise(), student=spoiled(experts()[0]).module)
+
+
+def test_a_loss_that_explodes_keeps_the_last_checkpoint(tmp_path):
+    wild = noise(training=Training(iterations=200, batch_size=4, learning_rate=1e6), augmentation=None)
+    learner = exml.Learner(wild, network(), folder=tmp_path, checkpoint_every=10)
+    with pytest.raises(NonFiniteError, match="learning rate"):
+        learner.learn(experts()[0])
+    with pytest.raises(StreamError, match="resume"):
+        learner.learn(experts()[0])
+    again = exml.Learner(wild, network()).resume(tmp_path)
+    assert all(tensor.isfinite().all() for tensor in again.student.state_dict().values())
+
+
+@attrs.frozen
+class Broken:
+    """A generator that gives what it should not."""
+
+    fault: str
+    uses_priors = False
+
+    def __call__(self, expert, size, seed, context=None, /):
+        images = torch.rand(size - (self.fault == "size"), *expert.image_shape)
+        if self.fault == "nan":
+            images[0, 0, 0, 0] = float("nan")
+        if self.fault == "raise":
+            raise RuntimeError("no idea")
+        labels = torch.full((len(images),), 5 if self.fault == "label" else 0)
+        return exml.Samples.of(images, labels)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [("size", ShapeError), ("label", ShapeError), ("nan", NonFiniteError), ("raise", RuntimeError)]
+)
+def test_what_a_generator_made_is_checked_and_the_learner_survives(fault, error):
+    learner = exml.Learner(noise(generator=Broken(fault)), network())
+    with pytest.raises(error):
+        learner.learn(experts()[0])
+    assert learner.experience == 0
+    learner.strategy = noise()
+    learner.learn(experts()[1])
+    assert learner.experience == 1
+
+
+def test_checkpoint_every():
+    with pytest.raises(SettingError):
+        exml.Learner(noise(), network(), checkpoint_every=0)
+
+
+# --- nothing lost ---------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """As good as kill -9 for the files: nothing runs after it but the test."""
+
+
+def kill_at(moment):
+    count = iter(range(10**9))
+
+    def observer(event):
+        if next(count) == moment:
+            raise Killed
+
+    return observer
+
+
+VARIANTS = {
+    "inversion": strategy(),
+    "adam, reset": strategy(
+        student="reset",
+        training=Training(iterations=7, batch_size=4, learning_rate=0.01, optimizer="adam", schedule="one-cycle"),
+    ),
+    "early stop": strategy(generator=exml.generators.ModelInversion(iterations=8, batch_size=5, stop_at=0.5)),
+    "impression, reservoir": strategy(
+        generator=exml.generators.DataImpression(beta=1.0, iterations=4, batch_size=5),
+        buffer=exml.buffers.Reservoir(9, 6),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_run_killed_at_any_event_resumes_to_the_same_bits(tmp_path, name):
+    chosen, seed = VARIANTS[name], 3
+    all_events = []
+    whole = run(chosen, seed=seed, folder=tmp_path / "whole", checkpoint_every=2, observers=[all_events.append])
+    expected = weights(whole.student)
+    moments = range(0, len(all_events), 7)
+    for moment in moments:
+        folder = tmp_path / str(moment)
+        with pytest.raises(Killed):
+            run(chosen, seed=seed, folder=folder, checkpoint_every=2, observers=[kill_at(moment)])
+        learner = exml.Learner(chosen, network(seed=99, dropout=0.2), seed=seed, checkpoint_every=2)
+        if (folder / "checkpoint.safetensors").exists():
+            learner.resume(folder)
+        else:
+            assert moment == 0
+            continue
+        learner.learn_stream(exml.ExpertStream.from_experts(experts()))
+        assert same(weights(learner.student), expected), moment
+        assert torch.equal(learner.memory.images, whole.memory.images)
+        final = [
+            file.read_bytes() for file in (folder / "checkpoint.safetensors", tmp_path / "whole/checkpoint.safetensors")
+        ]
+        assert final[0] == final[1], moment
+    assert len(moments) > 8
+
+
+def test_a_resumed_learner_refuses_another_run(tmp_path):
+    run(noise(), folder=tmp_path, stream=experts(2), student=network(4))
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        exml.Learner(noise(), network(4), folder=tmp_path)
+    with pytest.raises(CheckpointError, match="checkpoint of this strategy"):
+        exml.Learner(noise(combiner=ProductOfExperts()), network(4)).resume(tmp_path)
+    with pytest.raises(CheckpointError, match="checkpoint of this seed"):
+        exml.Learner(noise(), network(4), seed=1).resume(tmp_path)
+    with pytest.raises(CheckpointError, match=r"another architecture: 0\.bias is \(5,\) here"):
+        exml.Learner(noise(), network(4, width=5)).resume(tmp_path)
+    with pytest.raises(StreamError, match="at least 2"):
+        exml.Learner(noise(), network(4)).resume(tmp_path).learn_stream(exml.ExpertStream.from_experts(experts(1)))
+
+
+def test_an_experience_goes_on_with_its_own_expert_only(tmp_path):
+    with pytest.raises(Killed):
+        run(noise(), folder=tmp_path, checkpoint_every=2, observers=[kill_at(7)])
+    learner = exml.Learner(noise(), network(dropout=0.2)).resume(tmp_path)
+    with pytest.raises(StreamError, match="begun"):
+        learner.learn(experts()[1])
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "memory-3.safetensors"])
+def test_damaged_files_are_refused_in_one_message(tmp_path, name):
+    run(noise(), folder=tmp_path)
+    path = tmp_path / name
+    for data in (path.read_bytes()[:-10], path.read_bytes()[:20], b""):
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=name):
+            exml.Learner(noise(), network()).resume(tmp_path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=name):
+        exml.Learner(noise(), network()).resume(tmp_path)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    learner = exml.Learner(noise(), network(), folder=tmp_path, seed=2)
+    learner.learn(experts()[0])
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("exml._files.save_file", full)
+        with pytest.raises(CheckpointError, match="No space left"):
+            learner.learn(experts()[1])
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+    again = exml.Learner(noise(), network(), seed=2).resume(tmp_path)
+    again.learn_stream(exml.ExpertStream.from_experts(experts()))
+    assert same(weights(again.student), weights(run(noise(), student=network(), seed=2).student))
+
+
+def test_a_strategy_that_cannot_be_written_is_refused_at_once(tmp_path):
+    with pytest.raises(CheckpointError, match=r"@exml\.component"):
+        exml.Learner(noise(generator=Broken("none")), network(), folder=tmp_path)
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    run(noise(), folder=tmp_path)
+    (tmp_path / ".checkpoint.safetensors.123.part").write_bytes(b"half")
+    exml.Learner(noise(), network()).resume(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.safetensors", "memory-3.safetensors"]
+
+
+def test_memory_does_not_grow_with_the_stream():
+    """500 experts, one at a time: neither Python objects nor tensors accumulate after the tenth."""
+    quick = noise(
+        training=Training(iterations=1, batch_size=2, learning_rate=0.01), buffer=exml.buffers.Cumulative(500)
+    )
+
+    def load(i):
+        return exml.Expert(network(6, seed=i), (i % 6, (i + 1) % 6), SHAPE, outputs=range(6))
+
+    stream = exml.ExpertStream([lambda i=i: load(i) for i in range(500)])
+    held = {}
+
+    def measure(event):
+        if isinstance(event, events.ExperienceFinished) and event.experience in (10, 500):
+            gc.collect()
+            things = gc.get_objects()
+            tensors = [thing for thing in things if issubclass(type(thing), torch.Tensor)]
+            held[event.experience] = len(things), len(tensors), sum(tensor.nbytes for tensor in tensors)
+
+    exml.Learner(quick, network(), observers=[measure]).learn_stream(stream)
+    (objects, tensors, size), (later_objects, later_tensors, later_size) = held[10], held[500]
+    assert later_tensors <= tensors
+    assert later_size <= size
+    assert later_objects - objects < 490  # not even one small object an expert

@@ -7,7 +7,7 @@ from exml._types import Combiner
 from exml.losses import MultiTask
 
 
-def combiner_for(scenario: str, flat: Combiner) -> Combiner:
+def combiner_for(scenario: str, seed: int, flat: Combiner) -> Combiner:
     """``flat``, or the heads of the tasks where the scenario has them."""
-    tasks = scenarios.load(scenario).tasks
+    tasks = scenarios.load(scenario, seed).tasks
     return flat if tasks is None else MultiTask(tasks)

@@ -20,14 +20,14 @@ from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm
 from exml.recipes._scenarios import combiner_for
 
 
-def _paper(generator: Generator, scenario: str) -> CompleteBuilder:
+def _paper(generator: Generator, scenario: str, seed: int) -> CompleteBuilder:
     """Secs. 3 and 4 with λ_CE = 1 (appendix B): Eq. 8 by class, centred logits, Eq. 10, SGD."""
     return (
         StrategyBuilder()
         .generator(generator)
         .augmentation(Augmentation(shift=1))
         .normalizer(CenterLogits())
-        .combiner(combiner_for(scenario, ByClass()))
+        .combiner(combiner_for(scenario, seed, ByClass()))
         .buffer(Cumulative(5_000))
         .loss(Distillation(cross_entropy=1.0))
         .training(
@@ -36,33 +36,33 @@ def _paper(generator: Generator, scenario: str) -> CompleteBuilder:
     )
 
 
-def model_inversion(scenario: str = "digits-nc") -> CompleteBuilder:
+def model_inversion(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """Model Inversion ED (Sec. 4, "Model Inversion"), with the priors of appendix B.1.1."""
     generator = ModelInversion(iterations=300, learning_rate=0.05, temperature=2.0, batch_size=512)
-    return _paper(generator, scenario).priors(L2Norm(0.001), GaussianBlur(0.001), BatchNormStatistics(1.0))
+    return _paper(generator, scenario, seed).priors(L2Norm(0.001), GaussianBlur(0.001), BatchNormStatistics(1.0))
 
 
-def data_impression(scenario: str = "digits-nc") -> CompleteBuilder:
+def data_impression(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """Data Impression ED (Sec. 4, "Data Impression"), with the priors of appendix B.1.2."""
     generator = DataImpression(beta=10.0, iterations=300, learning_rate=0.05, temperature=20.0, batch_size=512)
-    return _paper(generator, scenario).priors(L2Norm(0.001), GaussianBlur(0.001), BatchNormStatistics(1.0))
+    return _paper(generator, scenario, seed).priors(L2Norm(0.001), GaussianBlur(0.001), BatchNormStatistics(1.0))
 
 
-def auxiliary(scenario: str = "digits-nc") -> CompleteBuilder:
+def auxiliary(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """Aux. Data ED (Sec. 4, "Auxiliary Data") on patches of two photographs."""
-    return _paper(AuxiliaryData(PhotoPatches(scenarios.load(scenario).image_shape)), scenario)
+    return _paper(AuxiliaryData(PhotoPatches(scenarios.load(scenario, seed).image_shape)), scenario, seed)
 
 
-def procedural(scenario: str = "digits-nc") -> CompleteBuilder:
+def procedural(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """The paper's distillation on procedural images: what the images alone change."""
-    return _paper(ProceduralImages(), scenario)
+    return _paper(ProceduralImages(), scenario, seed)
 
 
-def replay(scenario: str = "digits-nc") -> CompleteBuilder:
+def replay(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """Replay ED (Sec. 5): the paper's distillation on the experts' own training data, which breaks the scenario's rule."""
-    return _paper(Replay(scenarios.ScenarioSource(scenario)), scenario)
+    return _paper(Replay(scenarios.ScenarioSource(scenario, seed)), scenario, seed)
 
 
-def noise(scenario: str = "digits-nc") -> CompleteBuilder:
+def noise(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """The paper's distillation on Gaussian noise: how much of the others is the images."""
-    return _paper(GaussianNoise(), scenario)
+    return _paper(GaussianNoise(), scenario, seed)

@@ -10,7 +10,7 @@ from exml.errors import UnknownNameError
 from exml.recipes.distillation import auxiliary, data_impression, model_inversion, noise, procedural, replay
 from exml.recipes.ours import exml
 
-RECIPES: Mapping[str, Callable[[str], CompleteBuilder]] = MappingProxyType(
+RECIPES: Mapping[str, Callable[[str, int], CompleteBuilder]] = MappingProxyType(
     {
         "exml": exml,
         "model-inversion": model_inversion,
@@ -21,15 +21,16 @@ RECIPES: Mapping[str, Callable[[str], CompleteBuilder]] = MappingProxyType(
         "noise": noise,
     }
 )
-"""Each makes a builder for a scenario, given by its name."""
+"""Each makes a builder for a scenario, given by its name and its seed."""
 
 
-def recipe(name: str, scenario: str = "digits-nc") -> CompleteBuilder:
+def recipe(name: str, scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """A builder, filled by a recipe; change what you like before ``.build()``.
 
     Args:
         name: one of :data:`RECIPES`.
         scenario: the scenario's name, for the recipes that depend on it (task labels, real data).
+        seed: the scenario's seed.
 
     Raises:
         UnknownNameError: listing the recipes there are.
@@ -41,4 +42,4 @@ def recipe(name: str, scenario: str = "digits-nc") -> CompleteBuilder:
         raise UnknownNameError(
             expected=f"one of {', '.join(RECIPES)}", got=repr(name), remedy="choose one, or give a YAML file"
         )
-    return RECIPES[name](scenario)
+    return RECIPES[name](scenario, seed)

@@ -9,7 +9,7 @@ from exml.losses import CenterLogits, MeanSquaredError, ProductOfExperts
 from exml.recipes._scenarios import combiner_for
 
 
-def exml(scenario: str = "digits-nc") -> CompleteBuilder:
+def exml(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """Match the product of the experts' functions on procedural images: no data, no inversion.
 
     It departs from the paper in three ways. Images are cheap and diverse instead of optimised: what an expert of two
@@ -18,13 +18,14 @@ def exml(scenario: str = "digits-nc") -> CompleteBuilder:
     cross-entropy is left out, since the expert's answer to a random image is a function value, not a label.
 
     Args:
-        scenario: with task labels, the targets are the heads of the tasks instead.
+        scenario: where it has task labels, the targets are the heads of the tasks instead.
+        seed: of the scenario, which decides what the tasks are.
     """
     return (
         StrategyBuilder()
         .generator(ProceduralImages())
         .normalizer(CenterLogits())
-        .combiner(combiner_for(scenario, ProductOfExperts()))
+        .combiner(combiner_for(scenario, seed, ProductOfExperts()))
         .buffer(Cumulative(10_000))
         .loss(MeanSquaredError())
         .training(iterations=1_500, batch_size=128, learning_rate=0.003, optimizer="adam", schedule="one-cycle")

@@ -9,6 +9,7 @@ from exml.generators.in_memory import InMemory
 from exml.generators.mixture import Mixture
 from exml.generators.model_inversion import ModelInversion
 from exml.generators.photo_patches import PhotoPatches
+from exml.generators.procedural_images import ProceduralImages
 from exml.generators.replay import Replay
 from exml.generators.source import Source
 
@@ -23,6 +24,7 @@ __all__ = [
     "ModelInversion",
     "NoJournal",
     "PhotoPatches",
+    "ProceduralImages",
     "Replay",
     "Source",
 ]

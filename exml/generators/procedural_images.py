@@ -1,0 +1,87 @@
+"""Procedural images: structure without data and without inversion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import attrs
+import torch
+
+from exml._registry import component
+from exml._rng import make_generator
+from exml._types import Images
+from exml._validators import one_of
+from exml.errors import SettingError
+from exml.experts import Expert
+from exml.generators._common import check_size, label
+from exml.generators.context import ALONE, GenerationContext
+from exml.generators.procedural import dead_leaves, smooth_noise, strokes
+from exml.samples import Samples
+
+_KINDS = ("strokes", "dead-leaves", "noise")
+
+
+def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(values)
+
+
+@component
+@attrs.frozen
+class ProceduralImages:
+    """Random drawings, dead leaves and clouds in the shape that the expert takes, labelled by the expert.
+
+    They resemble no class, but have what white noise lacks and what inverted images have too little of: edges, scales,
+    and variety. To match functions on them is distillation without data (compare Beyer et al., "Knowledge distillation:
+    a good teacher is patient and consistent", 2022, and Baradad et al., "Learning to see by looking at noise", 2021).
+    Images of several channels are in colour, but for a third of them.
+
+    Args:
+        kinds: ``"strokes"``, ``"dead-leaves"``, ``"noise"``: which families, in turn; for unequal shares, put several
+            generators in a :class:`Mixture`.
+        polarity: of strokes: ``"light"`` on a dark ground, ``"dark"`` on a light one, or ``"any"``, half of each.
+
+    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> samples = ProceduralImages(kinds=("strokes",))(expert, 6, 0)
+    >>> samples.images.shape, bool((samples.images >= 0).all()), bool((samples.images <= 1).all())
+    (torch.Size([6, 1, 8, 8]), True, True)
+    """
+
+    kinds: tuple[Literal["strokes", "dead-leaves", "noise"], ...] = attrs.field(default=_KINDS, converter=_tuple)
+    polarity: Literal["light", "dark", "any"] = attrs.field(default="light", validator=one_of("light", "dark", "any"))
+
+    @kinds.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
+    def _check_kinds(self, _: object, kinds: tuple[object, ...]) -> None:
+        if not kinds or not set(kinds) <= set(_KINDS):
+            raise SettingError(
+                expected=f"one or more of {_KINDS} for ProceduralImages.kinds",
+                got=repr(kinds),
+                remedy="choose among them",
+            )
+
+    @property
+    def uses_priors(self) -> bool:
+        """False: no pixel is optimised."""
+        return False
+
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ALONE, /) -> Samples:
+        """Make ``size`` samples in pixel units; raises :class:`exml.errors.BufferSizeError` if that is less than 1."""
+        check_size(size)
+        _, height, width = expert.image_shape
+        # About as many pixels at a time as a processor's cache holds; a function of the image shape alone.
+        batch = min(max((1 << 17) // (height * width), 32), 2048)
+        images = torch.empty(size, *expert.image_shape, device=expert.device)
+        for begin in range(0, size, batch):
+            part = images[begin : begin + batch]
+            for turn, kind in enumerate(self.kinds):
+                places = part[turn :: len(self.kinds)]
+                draws = make_generator(expert.device, seed, "procedural-images", begin, turn)
+                if len(places):
+                    places.copy_(self._draw(kind, len(places), expert.image_shape, draws))
+            context.journal.record(min(begin + batch, size), size, dict)
+        return Samples.of(images, label(expert, images), task=expert.task, experience=context.experience)
+
+    def _draw(self, kind: str, count: int, image_shape: tuple[int, int, int], draws: torch.Generator) -> Images:
+        if kind == "strokes":
+            return strokes(count, image_shape, draws, self.polarity)
+        return (dead_leaves if kind == "dead-leaves" else smooth_noise)(count, image_shape, draws)

@@ -1,1 +1,22 @@
-"""To be filled."""
+"""Scenarios (Sec. 5): what the experts of a stream are trained on, and what the student is asked in the end."""
+
+from exml.scenarios.digits import digit_images
+from exml.scenarios.registry import Split, load, names, register
+from exml.scenarios.scenario import Experience, Scenario
+from exml.scenarios.source import ScenarioSource
+from exml.scenarios.splits import joint, multi_task, new_classes, new_instances
+
+__all__ = [
+    "Experience",
+    "Scenario",
+    "ScenarioSource",
+    "Split",
+    "digit_images",
+    "joint",
+    "load",
+    "multi_task",
+    "names",
+    "new_classes",
+    "new_instances",
+    "register",
+]

@@ -1,0 +1,88 @@
+"""The experts of a scenario: trained, saved, and not trained twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from exml._serialization import to_plain
+from exml.errors import ExpertError
+from exml.experts import Expert, ExpertStream, load_expert, read_card, save_expert, train_expert
+
+if TYPE_CHECKING:
+    from exml.scenarios.scenario import Experience, Scenario
+
+
+def train_experts(
+    scenario: Scenario,
+    seed: int,
+    folder: Path | None,
+    device: torch.device | str,
+    progress: Callable[[int, int], None] | None,
+) -> ExpertStream:
+    """See :meth:`Scenario.train_experts`."""
+    epochs = scenario.training.epochs
+    paths: list[Path] = []
+    experts: list[Expert] = []
+    for number, experience in enumerate(scenario.experiences):
+        record = _record(scenario, experience, seed)
+        path = None if folder is None else folder / f"expert-{experience.index}.json"
+        if path is None or not _is_there(path, record):
+
+            def report(done: int, _: int, before: int = number * epochs) -> None:
+                if progress is not None:
+                    progress(before + done, len(scenario.experiences) * epochs)
+
+            expert = train_expert(
+                scenario.make_module(seed, "experts").to(device),
+                experience.train,
+                training=scenario.training,
+                seed=seed,
+                mean=scenario.mean,
+                std=scenario.std,
+                task=experience.task,
+                name=f"{scenario.name}-{experience.index}",
+                progress=report,
+            ).to("cpu")
+            if path is None:
+                experts.append(expert)
+            else:
+                save_expert(expert, path.parent, path.stem, order=experience.index, training=record)
+        elif progress is not None:
+            progress((number + 1) * epochs, len(scenario.experiences) * epochs)
+        if path is not None:
+            paths.append(path)
+    if folder is None:
+        return ExpertStream.from_experts(experts)
+    return ExpertStream([partial(load_expert, path) for path in paths])
+
+
+def _is_there(path: Path, record: dict[str, Any]) -> bool:
+    """Whether a whole expert with this record lies at the path; one that was cut short is made again."""
+    try:
+        if read_card(path).training != record:
+            return False
+        load_expert(path)
+    except ExpertError:
+        return False
+    return True
+
+
+def _record(scenario: Scenario, experience: Experience, seed: int) -> dict[str, Any]:
+    """All that the weights depend on, as JSON for the card."""
+    digest = hashlib.sha256(repr((scenario.mean, scenario.std)).encode())
+    for tensor in (experience.train.images, experience.train.labels):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return {
+        "scenario": scenario.name,
+        "experience": experience.index,
+        "seed": seed,
+        "data": digest.hexdigest(),
+        "architecture": dict(scenario.architecture),
+        "settings": to_plain(scenario.training),
+    }

@@ -1,0 +1,46 @@
+"""The real training data of a scenario, for Replay ED (Sec. 5)."""
+
+from __future__ import annotations
+
+import attrs
+
+from exml._registry import component
+from exml._types import Images, Labels
+from exml._validators import in_range
+from exml.errors import DataError
+from exml.scenarios.registry import load
+
+
+@component
+@attrs.frozen
+class ScenarioSource:
+    """The training images and labels of each experience: what an ex-model learner does not have.
+
+    Args:
+        name: of the scenario.
+        seed: of the scenario; the one with which its experts were trained on it.
+
+    >>> images, labels = ScenarioSource("digits-nc", seed=0)(1)
+    >>> images.shape[1:], labels.unique().tolist()
+    (torch.Size([1, 8, 8]), [0, 5])
+    """
+
+    name: str
+    seed: int = attrs.field(default=0, validator=in_range(0, integer=True))
+
+    def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
+        """All training images of experience i (from 1), in pixel units, with their global class ids.
+
+        Raises:
+            UnknownNameError: when there is no such scenario.
+            DataError: when it has no such experience.
+        """
+        scenario = load(self.name, self.seed)
+        if not 1 <= experience <= len(scenario.experiences):
+            raise DataError(
+                expected=f"an experience from 1 to {len(scenario.experiences)}, those of {self.name}",
+                got=str(experience),
+                remedy="learn from the experts of this scenario, each once",
+            )
+        train = scenario.experiences[experience - 1].train
+        return train.images, train.labels

@@ -75,12 +75,11 @@ class GaussianBlur:
         lost = images - self._blur(images)
         if self.squared:
             return self.weight * lost.square().sum((1, 2, 3)).mean()
-        return self.weight * torch.linalg.vector_norm(lost, dim=(1, 2, 3)).mean()
+        norms: Tensor = torch.linalg.vector_norm(lost, dim=(1, 2, 3))
+        return self.weight * norms.mean()
 
     def _blur(self, images: Images) -> Images:
         channels, half = images.shape[1], self.kernel_size // 2
         kernel = _kernel(self.kernel_size, self.sigma, images.dtype, images.device).expand(channels, 1, -1, -1)
         padding = "reflect" if self.padding == "reflect" else "constant"
-        padded: Tensor = functional.pad(images, (half,) * 4, mode=padding)
-        blurred: Tensor = functional.conv2d(padded, kernel, groups=channels)
-        return blurred
+        return functional.conv2d(functional.pad(images, (half,) * 4, mode=padding), kernel, groups=channels)

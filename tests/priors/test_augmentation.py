@@ -175,6 +175,17 @@ def test_jitter_factors_are_uniform_and_in_range(field):
     assert stats.kstest(factors.numpy(), stats.uniform(0.6, 0.8).cdf).pvalue > 1e-4
 
 
+def test_jitter_factors_of_one_image_are_independent():
+    x = torch.rand(1, 3, 4, 4, dtype=torch.float64).expand(2000, -1, -1, -1)
+    y = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4)(x, seeded())
+    grey, wanted = (tv.rgb_to_grayscale(images).flatten(1) for images in (y, x))
+    brightness = grey.mean(1) / wanted.mean(1)
+    contrast = grey.std(1) / wanted.std(1) / brightness
+    saturation = (y[:, 0] - y[:, 1]).flatten(1).std(1) / brightness / contrast
+    for one, other in ((brightness, contrast), (brightness, saturation), (contrast, saturation)):
+        assert stats.spearmanr(one, other).pvalue > 1e-4
+
+
 EVERYTHING = Augmentation(2, 20.0, 0.5, 0.2, 0.3, 0.3, 0.3)
 
 

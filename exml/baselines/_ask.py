@@ -1,0 +1,34 @@
+"""Asking the experts of a stream, one after the other, for whole batches of images."""
+
+from __future__ import annotations
+
+import torch
+
+from exml._types import Images
+from exml.engine import frozen
+from exml.experts import Expert
+from exml.targets import TeacherLogits
+
+MINI_BATCH = 512
+"""Images in one forward pass: enough to keep a device busy, little enough for large images."""
+
+
+@torch.no_grad()
+def ask(expert: Expert, images: Images, classes: int) -> TeacherLogits:
+    """The expert's logits over all classes for images in pixel units, on their device.
+
+    The module is used in evaluation mode, and afterwards is as it was, where it was.
+
+    Raises:
+        ExpertError: when its outputs do not match its card, or it has a class that is not among ``classes``.
+        NonFiniteError: when its weights or logits are NaN or infinite.
+    """
+    home = expert.device
+    expert = expert.to(images.device)
+    try:
+        expert.check(classes)
+        with frozen(expert.module):
+            parts = [expert.teach(batch, classes) for batch in images.split(MINI_BATCH)]
+    finally:
+        expert.to(home)
+    return TeacherLogits(torch.cat([part.logits for part in parts]), parts[0].known, parts[0].present)

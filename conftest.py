@@ -19,8 +19,8 @@ from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
-collect_ignore = ["docs/conf.py"]
-collect_ignore_glob = ["docs/_*"]
+
+collect_ignore_glob = ["docs/*.py", "docs/_*"]
 
 
 def run_commands(example: Example) -> None:

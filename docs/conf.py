@@ -1,0 +1,36 @@
+"""Sphinx, with every warning an error; see CONTRIBUTING.md for the command."""
+
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "exml"
+author = "The exml authors"
+copyright = "The exml authors"
+release = version = version_of("exml")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "reference"]
+exclude_patterns = ["_build"]
+nitpicky = True
+
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+html_math_renderer = "mathml"
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+maximum_signature_line_length = 88
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = "exml"
+html_static_path = ["_static"]
+html_css_files = ["exml.css"]
+html_show_sourcelink = False
+html_copy_source = False

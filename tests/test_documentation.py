@@ -1,0 +1,90 @@
+"""The pages are complete, and what checks them can fail."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import attrs
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def coverage_check() -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location("coverage_check", ROOT / "docs" / "coverage_check.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["coverage_check"] = module  # where its own NamedTuples look for it
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["coverage_check"]
+
+
+def test_every_public_name_is_documented(coverage_check: ModuleType):
+    assert sorted(set(coverage_check.undocumented())) == []
+
+
+def test_every_public_name_has_one_home(coverage_check: ModuleType):
+    homes = [name.path for names in coverage_check.homes().values() for name in names]
+    aliases = coverage_check.aliases()
+    public = [name.path for module in coverage_check.public_modules() for name in coverage_check.public_names(module)]
+    assert len(set(homes)) == len(homes)
+    assert set(homes) | set(aliases) == set(public)
+    assert set(aliases.values()) <= set(homes)
+    assert aliases["exml.Expert"] == "exml.experts.Expert"
+
+
+def test_a_silent_member_is_found(coverage_check: ModuleType):
+    @attrs.frozen
+    class Silent:
+        """Says something, unlike its members."""
+
+        def __call__(self) -> None: ...
+
+        @property
+        def quiet(self) -> int:
+            return 0
+
+        @classmethod
+        def mute(cls) -> None: ...
+
+        def heard(self) -> None:
+            """Documented."""
+
+        def _private(self) -> None: ...
+
+    Silent.__module__ = "exml.silent"
+    assert sorted(coverage_check.silent_members(Silent)) == ["__call__", "mute", "quiet"]
+
+
+def test_examples_that_do_not_hold_fail(tmp_path: Path):
+    pages = {
+        "statement": ("```python\nassert 1 == 2\n```", "assert 1 == 2"),
+        "doctest": ("```python\n>>> 1 + 1\n3\n```", "Got:\n    2"),
+        "shared": ("```python\nnumber = 1\n```\n\n```python\n>>> number + 4\n2\n```", "Got:\n    5"),
+        "exit": ("```console\n$ exit 3\n```", "exit code 3"),
+        "output": ("```console\n$ echo one\ntwo\n```", "$ echo one"),
+        "prompt": ("```console\necho one\n```", "begins with a command"),
+    }
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / "docs").mkdir()
+    for name, (page, _) in pages.items():
+        (tmp_path / "docs" / f"{name}.md").write_text(f"{page}\n")
+    (tmp_path / "docs" / "sound.md").write_text("```console\n$ echo one two\none ...\n$ cd .\n```\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "docs"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for name, (_, complaint) in pages.items():
+        assert f"FAILED docs/{name}.md" in done.stdout, done.stdout
+        assert complaint in done.stdout
+    assert "sound.md" not in done.stdout

@@ -1,0 +1,21 @@
+"""What a saved benchmark says of where it was measured, beside the processor and the commit."""
+
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.hookimpl
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Add versions, threads and accelerator: a time without them means nothing."""
+    machine_info["versions"] = {name: version(name) for name in ("exml", "torch", "kornia", "numpy")}
+    machine_info["torch_threads"] = torch.get_num_threads()
+    machine_info["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Every round starts from the same numbers."""
+    torch.manual_seed(0)

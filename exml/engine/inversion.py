@@ -72,7 +72,7 @@ def invert(
     >>> towards_0 = lambda logits, rows: nn.functional.cross_entropy(logits, 0 * rows, reduction="none")
     >>> start = torch.zeros(3, 1, 2, 2)
     >>> images = invert(net, start, towards_0, iterations=20, learning_rate=0.1, seed=0, journal=NoJournal())
-    >>> bool((net(images)[:, 0] > net(start)[:, 0]).all())
+    >>> bool((net(images).softmax(1)[:, 0] > net(start).softmax(1)[:, 0]).all())
     True
     """
     flight = _Flight.begin(images, learning_rate, journal.restore())
@@ -130,7 +130,7 @@ class _Flight:
             flight.adam.state[active] = {"step": torch.tensor(float(step), device=images.device), **moments}
         return flight
 
-    def land(self, done: Bool[Tensor, " batch"], gradient: Images) -> Images:
+    def land(self, done: Bool[Tensor, " batch"], gradient: Images) -> Float[Tensor, "others channels height width"]:
         """Take images out as they are; returns the gradient of the others."""
         self.landed[self.rows[done]] = self.active.detach()[done]
         stay, moments = ~done, self.adam.state[self.active]

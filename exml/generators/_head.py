@@ -27,7 +27,7 @@ def class_templates(expert: Expert, head: str | None) -> Tensor:
     if head is not None:
         found = [head] if head in layers else []
     else:
-        found = list(layers) if len(layers) == 1 else _answering(expert, layers)
+        found = list(layers) if len(layers) < 2 else _answering(expert, layers)
     if len(found) != 1:
         raise ExpertError(
             expected=f"one classifier in expert {expert.name!r}: an nn.Linear or 1x1 nn.Conv2d with "

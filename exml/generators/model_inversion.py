@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import attrs
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -73,7 +74,7 @@ class ModelInversion:
         positions = balanced(size, len(expert.classes), expert.device)
         units = positions if self.classes == "known" else expert.own_units.to(expert.device)[positions]
 
-        def view(logits: Logits) -> Logits:
+        def view(logits: Logits) -> Float[Tensor, "batch units"]:
             return expert.own_logits(logits) if self.classes == "known" else logits
 
         def objective(logits: Logits, rows: Labels) -> Tensor:

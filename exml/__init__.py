@@ -15,6 +15,7 @@ from exml import (
     losses,
     models,
     priors,
+    recipes,
     scenarios,
 )
 from exml._registry import component
@@ -42,6 +43,7 @@ __all__ = [
     "losses",
     "models",
     "priors",
+    "recipes",
     "scenarios",
 ]
 

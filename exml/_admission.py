@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from exml.engine import frozen
+from exml.engine import frozen, make_target
 from exml.errors import ExpertError, NonFiniteError, ShapeError
 from exml.experts import Expert
 from exml.models import Normalized
 from exml.samples import Samples
+from exml.strategy import Strategy
 
 
 @torch.no_grad()
@@ -37,6 +38,38 @@ def check_student(student: nn.Module, expert: Expert) -> int:
             remedy="give the student one flat classifier",
         )
     return logits.shape[1]
+
+
+def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: int) -> None:
+    """Make the target and the loss of two black images once, so that parts that do not fit fail before any work.
+
+    Raises:
+        ShapeError: target or loss have a wrong shape; a combiner that needs task labels meets an expert without one.
+        NonFiniteError: the loss is NaN or infinite.
+    """
+    images = torch.zeros(2, *expert.image_shape, device=expert.device)
+    labels = expert.class_ids[[0, -1]].to(expert.device)
+    batch = Samples.of(images, labels, task=expert.task, experience=1)
+    with torch.no_grad(), frozen(expert.module), frozen(student):
+        target = make_target(None, expert, batch, strategy.normalizer, strategy.combiner, classes)
+        shapes = {name: getattr(target, name).shape for name in ("logits", "defined", "candidates")}
+        for name, shape in shapes.items():
+            if shape != (2, classes):
+                raise ShapeError(
+                    expected=f"a target with {name} {(2, classes)} from {type(strategy.combiner).__name__}",
+                    got=str(tuple(shape)),
+                    remedy="make the combiner (and the normalizer before it) keep (batch, classes)",
+                )
+        value = strategy.loss(student(images), target, labels)
+    name = type(strategy.loss).__name__
+    if value.shape != ():
+        raise ShapeError(expected=f"a 0-dimensional loss from {name}", got=str(tuple(value.shape)), remedy="average it")
+    if not bool(value.isfinite()):
+        raise NonFiniteError(
+            expected=f"a finite loss of two black images from {name}",
+            got=str(value.item()),
+            remedy="check the normalizer, the combiner and the loss for divisions by 0",
+        )
 
 
 def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:

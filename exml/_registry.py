@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 import attrs
@@ -44,13 +45,13 @@ def class_of(kind: str, /) -> type[Any]:
 
 
 def _kebab(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[0-9])(?=[A-Z][a-z])", "-", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "-", name).lower()
 
 
 @overload
 def component(cls: ClassT, /) -> ClassT: ...
 @overload
-def component(*, kind: str) -> Any: ...
+def component(*, kind: str) -> Callable[[ClassT], ClassT]: ...
 def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
     """Make a frozen attrs class a component: it serialises in a strategy under its kind.
 

@@ -120,10 +120,13 @@ def _structure_role(role: str) -> Callable[[Any, Any], Any]:
 
 
 def _structure_union(value: Any, union: Any) -> Any:
-    """The first member that fits; literals and None before types."""
-    members = sorted(get_args(union), key=lambda member: get_origin(member) is not Literal and member is not NoneType)
+    """The first member that fits; literals before types."""
+    if value is None and NoneType in get_args(union):
+        return None
+    members = [member for member in get_args(union) if member is not NoneType]
+    members.sort(key=lambda member: get_origin(member) is not Literal)
     if isinstance(value, Mapping):  # only one member can be meant, and its fault is worth naming
-        members = [member for member in members if member is not NoneType and get_origin(member) is not Literal][:1]
+        members = [member for member in members if get_origin(member) is not Literal][:1]
     for member in members:
         try:
             return _converter().structure(value, member)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import exml.events as events
-from exml._admission import check_finite, check_samples, check_student, copy_expert
+from exml._admission import check_finite, check_samples, check_student, copy_expert, rehearse
 from exml._rng import derive_seed, global_seed, make_generator
 from exml._run_state import RunState, copy_state, load_optimizer, load_student, optimizer_state
 from exml._serialization import to_plain
@@ -139,6 +139,7 @@ class Learner:
         share = self.strategy.buffer.share(number)
         self._classes = check_student(self.student, expert)
         expert.check(self._classes)
+        rehearse(self.student, expert, self.strategy, self._classes)
         self._run.admit(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
         with global_seed(self.seed, "experience", number):

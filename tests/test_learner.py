@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import exml
+import exml.targets
 from exml import events
 from exml.engine import Training
 from exml.errors import (
@@ -21,7 +22,7 @@ from exml.errors import (
     StreamError,
 )
 from exml.generators import GaussianNoise
-from exml.losses import MeanSquaredError, ProductOfExperts, RawLogits
+from exml.losses import MeanSquaredError, MultiTask, ProductOfExperts, RawLogits
 from tests.helpers import SHAPE, experts, network, same, strategy, weights
 
 
@@ -138,7 +139,7 @@ def test_the_previous_student_teaches():
             after_first["student"] = copy.deepcopy(event.student).eval()
 
     run(noise(combiner=Watch(), normalizer=RawLogits(), augmentation=None), stream=experts(2), observers=[keep])
-    first, later = watched[:7], watched[7:]
+    first, later = watched[1:8], watched[9:]  # the learner rehearses once an experience
     assert not any(previous.known.any() or previous.logits.any() for previous, _ in first)
     for previous, samples in later:
         with torch.no_grad():
@@ -279,6 +280,35 @@ def test_what_a_generator_made_is_checked_and_the_learner_survives(fault, error)
     learner.strategy = noise()
     learner.learn(experts()[1])
     assert learner.experience == 1
+
+
+@attrs.frozen
+class Wrong:
+    """Every role's call, none of them right."""
+
+    fault: str
+
+    def __call__(self, first, second, third, /):
+        if self.fault == "target":
+            narrow = torch.zeros(2, 1)
+            return exml.targets.Target(narrow, narrow.bool(), narrow.bool())
+        return first.sum(1) if self.fault == "shape" else first.sum() / 0 * 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"combiner": Wrong("target")}, ShapeError, r"logits \(2, 6\) from Wrong"),
+        ({"loss": Wrong("shape")}, ShapeError, "0-dimensional"),
+        ({"loss": Wrong("nan")}, NonFiniteError, "black images"),
+        ({"combiner": MultiTask(((0, 1), (2, 3), (4, 5)))}, ShapeError, "task"),
+    ],
+)
+def test_parts_that_do_not_fit_fail_before_any_work(changes, error, words):
+    seen = []
+    with pytest.raises(error, match=words):
+        run(noise(**changes), observers=[seen.append])
+    assert not seen
 
 
 def test_checkpoint_every():

@@ -14,7 +14,7 @@ from exml.engine.frozen import frozen
 from exml.engine.training import Training
 from exml.experts import Expert
 from exml.samples import Samples
-from exml.targets import TeacherLogits
+from exml.targets import Target, TeacherLogits
 
 
 @attrs.frozen(eq=False)
@@ -83,13 +83,7 @@ def distill(
             if augmentation is not None:
                 batch = attrs.evolve(batch, images=augmentation(batch.images, generator))
             with torch.no_grad():
-                new = _normalized(expert.teach(batch.images, classes), normalizer)
-                if previous is None:
-                    old = TeacherLogits.none(new.logits)
-                else:
-                    answers = previous.module(batch.images)
-                    old = _normalized(TeacherLogits(answers, previous.known, previous.present), normalizer)
-                target = combiner(old, new, batch)
+                target = make_target(previous, expert, batch, normalizer, combiner, classes)
             value = loss(student(batch.images), target, batch.labels)
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate_at(step)
@@ -99,6 +93,22 @@ def distill(
                 nn.utils.clip_grad_norm_(student.parameters(), training.clip_norm)
             optimizer.step()
             after_step(step + 1, value.detach())
+
+
+def make_target(
+    previous: PreviousStudent | None,
+    expert: Expert,
+    batch: Samples,
+    normalizer: Normalizer,
+    combiner: Combiner,
+    classes: int,
+) -> Target:
+    """Ask both teachers about the images of a mini-batch and combine their normalised logits (Eqs. 6 to 8)."""
+    new = _normalized(expert.teach(batch.images, classes), normalizer)
+    if previous is None:
+        return combiner(TeacherLogits.none(new.logits), new, batch)
+    answers = TeacherLogits(previous.module(batch.images), previous.known, previous.present)
+    return combiner(_normalized(answers, normalizer), new, batch)
 
 
 def _normalized(teacher: TeacherLogits, normalizer: Normalizer) -> TeacherLogits:

@@ -12,7 +12,7 @@ from exml._validators import in_range
 from exml.targets import Target
 
 
-@component(kind="kl-divergence")
+@component
 @attrs.frozen
 class KLDivergence:
     """``T² · KL(softmax(ỹ / T) ‖ softmax(y_curr / T))``, averaged over the batch (Hinton et al., arXiv 1503.02531).

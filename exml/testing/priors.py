@@ -35,7 +35,7 @@ def check_prior(prior: Prior, image_shape: tuple[int, int, int] = (3, 8, 8)) -> 
         network(torch.cat([images, images]))
         doubled = prior(torch.cat([images, images]), tuple(recorded) if prior.reads_activations else ())
     require(penalty.shape == (), "must give a 0-dimensional penalty", prior)
-    require(bool(penalty.isfinite()) and float(penalty) >= 0, "must give a finite penalty of at least 0", prior)
+    require(bool(penalty.isfinite()) and bool(penalty >= 0), "must give a finite penalty of at least 0", prior)
     require(torch.equal(penalty, again), "must give the same penalty for the same images", prior)
     require(
         torch.allclose(penalty, doubled, rtol=1e-4, atol=1e-6),

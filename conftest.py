@@ -1,8 +1,9 @@
 """Run every example of the Markdown pages as part of ``pytest``: what a page promises, works.
 
 A ``python`` block is executed as it stands, or as a doctest if it has prompts; all blocks of one page share their
-names, from top to bottom. Each line of a ``console`` block that begins with ``$`` is run as a command, which must
-succeed and print what stands below it, if anything does. A page works in an empty folder of its own.
+names, from top to bottom. In the documentation each line of a ``console`` block that begins with ``$`` is run as a
+command, which must succeed and print what stands below it, if anything does; those of the README are for a clone of the
+repository, and the gate runs them there. A page works in an empty folder of its own.
 """
 
 import doctest
@@ -11,11 +12,13 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+from sybil.typing import Parser
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -55,12 +58,11 @@ def leave_folder(names: dict[str, Any]) -> None:
     names["_folder"].cleanup()
 
 
-pytest_collect_file = Sybil(
-    parsers=[
-        PythonCodeBlockParser(doctest_optionflags=OPTIONS),
-        CodeBlockParser(language="console", evaluator=run_commands),
-    ],
-    patterns=["README.md", "CONTRIBUTING.md", "docs/*.md"],
-    setup=enter_folder,
-    teardown=leave_folder,
-).pytest()
+def pages(*patterns: str, parsers: Sequence[Parser] = ()) -> Sybil:
+    """Run the examples of the pages that match."""
+    python = PythonCodeBlockParser(doctest_optionflags=OPTIONS)
+    return Sybil(parsers=[python, *parsers], patterns=patterns, setup=enter_folder, teardown=leave_folder)
+
+
+console = CodeBlockParser(language="console", evaluator=run_commands)
+pytest_collect_file = (pages("README.md", "CONTRIBUTING.md") + pages("docs/*.md", parsers=[console])).pytest()

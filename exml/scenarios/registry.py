@@ -9,6 +9,7 @@ from exml.errors import SettingError, UnknownNameError
 from exml.scenarios.scenario import Scenario
 
 Split: TypeAlias = Literal["test", "validation"]
+"""Which images the experiences are tested on; no expert was trained on either part."""
 FactoryT = TypeVar("FactoryT", bound=Callable[[int, Split], Scenario])
 _FACTORIES: dict[str, Callable[[int, Split], Scenario]] = {}
 

@@ -1,0 +1,197 @@
+"""The folder of a run: what was asked for, how far it is, and that no two processes work in it at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal
+
+import attrs
+
+from exml._files import write_json
+from exml._serialization import from_plain
+from exml.errors import CheckpointError, ConfigError
+from exml.report import Environment, Seconds
+
+if os.name == "posix":
+    import fcntl
+else:
+    fcntl = None
+
+VERSION = 1
+"""Of ``run.json``; a run of another version is not resumed."""
+
+
+@attrs.frozen
+class Request:
+    """What the numbers of a run depend on, the machine left aside; a resumed run must ask for the same.
+
+    Args:
+        scenario: its name.
+        strategies: as plain data, by name.
+        seed: of everything random.
+        split: which images the accuracies are of.
+        device: as torch names it.
+    """
+
+    scenario: str
+    strategies: Mapping[str, Any]
+    seed: int
+    split: Literal["test", "validation"]
+    device: str
+
+
+@attrs.define
+class Progress:
+    """How far one strategy is, beside its checkpoint.
+
+    Args:
+        accuracy: the rows of the accuracy matrix so far.
+        seconds: spent on it.
+    """
+
+    accuracy: tuple[tuple[float, ...], ...] = ()
+    seconds: Seconds = attrs.field(factory=Seconds)
+
+
+@attrs.define
+class Record:
+    """The contents of ``run.json``.
+
+    Args:
+        request: what was asked for.
+        environments: where it ran, each once.
+        shared: seconds spent on what the strategies have in common, the experts and the baselines.
+        strategies: by name.
+        version: of this layout.
+    """
+
+    request: Request
+    environments: tuple[Environment, ...]
+    shared: Seconds = attrs.field(factory=Seconds)
+    strategies: dict[str, Progress] = attrs.field(factory=dict[str, Progress])
+    version: Literal[1] = 1
+
+
+class RunFolder:
+    """Opens the folder of a run, new or to be resumed, and holds it for this process.
+
+    Args:
+        path: of the folder.
+        request: what is asked for.
+        environment: of this process.
+        resume: go on with what is there, or insist that nothing is.
+
+    Raises:
+        CheckpointError: something is there already, or is not there; it is another run, or another process is at work
+            on it; or the folder cannot be written.
+    """
+
+    def __init__(self, path: Path, request: Request, environment: Environment, *, resume: bool) -> None:
+        self.path = path
+        self.result = path / "result.json"
+        self._file = path / "run.json"
+        exists = self._file.exists()
+        if not resume and not _is_free(path):
+            raise CheckpointError(
+                expected=f"a new or empty folder, not {path}",
+                got="a run" if exists else "something else",
+                remedy=f"{'go on with that run by resuming it, or ' if exists else ''}choose another folder",
+            )
+        if resume and not exists:
+            raise CheckpointError(
+                expected=f"a run in {path}", got="none", remedy="check the path, or begin the run without resuming"
+            )
+        self.record = _read(self._file) if exists else Record(request, ())
+        _require_same(self.record.request, request, path)
+        self._lock = _lock(path)
+        if environment not in self.record.environments:
+            self.record.environments += (environment,)
+        for name in request.strategies:
+            self.record.strategies.setdefault(name, Progress())
+        self.save()
+        for part in path.rglob(".*.part"):  # what a killed process left half-written
+            part.unlink(missing_ok=True)
+
+    def __enter__(self) -> RunFolder:
+        """The folder is this process's until the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Let go of it."""
+        self._lock.close()
+
+    def save(self) -> None:
+        """Write the record."""
+        write_json(self._file, attrs.asdict(self.record))
+
+    def of(self, strategy: str) -> Path:
+        """Where a strategy's own files go: into a folder of its own if there are several."""
+        return self.path if len(self.record.request.strategies) == 1 else self.path / strategy
+
+
+def _read(path: Path) -> Record:
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if plain.get("version") != VERSION:
+            raise ConfigError("version", expected=str(VERSION), got=repr(plain.get("version")), remedy="")
+        return from_plain(plain, Record)
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            expected=f"a run of this version of exml in {path}",
+            got=str(error),
+            remedy="resume it with the exml that began it, or begin it anew in another folder",
+        ) from error
+
+
+def _require_same(begun: Request, asked: Request, path: Path) -> None:
+    for field in attrs.fields(Request):
+        before, now = getattr(begun, field.name), getattr(asked, field.name)
+        if before == now:
+            continue
+        name = field.name
+        if isinstance(before, Mapping) and set(before) == set(now):
+            name = next(f"strategy {name!r}" for name in before if before[name] != now[name])
+            before, now = "as it was then", "another one under this name"
+        elif isinstance(before, Mapping):
+            before, now = ", ".join(before), ", ".join(now)
+        raise CheckpointError(
+            expected=f"the {name} that the run in {path} was begun with: {before}",
+            got=str(now),
+            remedy="resume it with the same arguments, or begin another run in another folder",
+        )
+
+
+def _is_free(path: Path) -> bool:
+    """Whether there is nothing but what a process leaves that was killed before it wrote a record."""
+    if not path.exists():
+        return True
+    leftovers = (".lock", ".run.json.")
+    return path.is_dir() and all(child.name.startswith(leftovers) for child in path.iterdir())
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Hold the folder until the file is closed, which the end of the process does too, whatever ends it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / ".lock").open("wb")
+    except OSError as error:
+        raise CheckpointError(
+            expected=f"to write into {path}", got=str(error), remedy="choose a folder that can be written"
+        ) from error
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise CheckpointError(
+                expected=f"{path} to be at rest",
+                got="another process at work on this run",
+                remedy="wait for it, or end it and resume the run then",
+            ) from None
+    return file

@@ -1,0 +1,108 @@
+"""A whole run from Python: what ``exml run`` calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from exml import scenarios
+from exml.errors import CheckpointError, SettingError
+from exml.experiment._clock import Clock
+from exml.experiment._environment import environment
+from exml.experiment._folder import Request, RunFolder
+from exml.experiment._work import Work
+from exml.report import Result, RunObserver
+from exml.strategy import Strategy
+
+TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png")
+"""What the folder of a run holds beside its strategies' folders."""
+
+
+def run(
+    scenario: str,
+    strategies: Mapping[str, Strategy],
+    out: Path | str,
+    *,
+    seed: int = 0,
+    split: scenarios.Split = "test",
+    device: str = "cpu",
+    checkpoint_every: int = 1_000,
+    resume: bool = False,
+    observers: Sequence[RunObserver] = (),
+) -> Result:
+    """Train the experts of a scenario, learn from them by each strategy, and compare the students with the baselines.
+
+    The folder gets ``result.json`` (:class:`exml.report.Result`), ``accuracy.png``, ``experts/``, and for each strategy
+    ``student.safetensors`` with its card (:func:`exml.experts.load_expert` reads them), ``samples.png`` and
+    ``checkpoint/``: in a folder of its own if there are several strategies. All is written atomically, ``result.json``
+    at the end. A run that was killed, whenever that was, goes on with ``resume=True``; on the CPU its students will be
+    those of a run that was never killed, bit for bit, and its result the same but for the seconds.
+
+    Args:
+        scenario: its name, one of :func:`exml.scenarios.names`.
+        strategies: by name; the names are those of folders.
+        out: the folder; new or empty, unless the run is resumed.
+        seed: of the scenario, the experts and the students; all strategies have the same one.
+        split: what the accuracies are measured on; with ``"validation"`` no test image is looked at.
+        device: as torch names it; ``"auto"`` is an accelerator if there is one.
+        checkpoint_every: steps of generation or distillation between two checkpoints.
+        resume: go on with the run in the folder; the arguments must be those that it was begun with, but for
+            ``checkpoint_every``. A finished run is read.
+        observers: told of every event.
+
+    Raises:
+        SettingError: a setting out of its range, or a device that is not there.
+        UnknownNameError: no such scenario.
+        CheckpointError: the folder holds something already, or nothing to resume, or cannot be written.
+        ExmlError: whatever else :class:`exml.Learner` refuses.
+    """
+    _check(strategies, seed, checkpoint_every)
+    loaded, place = scenarios.load(scenario, seed, split), _device(device)
+    plain = {name: strategy.to_dict() for name, strategy in strategies.items()}
+    request = Request(scenario, plain, seed, split, str(place))
+    with RunFolder(Path(out), request, environment(place), resume=resume) as folder:
+        if folder.result.exists():
+            return Result.load(folder.result)
+        clock = Clock(folder)
+        try:
+            return Work(loaded, strategies, folder, clock, place, checkpoint_every, observers)()
+        except BaseException:
+            with suppress(CheckpointError):  # what went wrong first is what matters
+                clock.save()
+            raise
+
+
+def _check(strategies: Mapping[str, Strategy], seed: int, checkpoint_every: int) -> None:
+    problem: tuple[str, str] | None = None
+    bad = [name for name in strategies if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN]
+    if not strategies:
+        problem = "at least one strategy", "none"
+    elif bad:
+        problem = "strategies with names that a folder can have, and that a run does not use itself", repr(bad[0])
+    elif seed < 0:
+        problem = "seed >= 0", str(seed)
+    elif checkpoint_every < 1:
+        problem = "checkpoint_every >= 1", str(checkpoint_every)
+    if problem is not None:
+        raise SettingError(expected=problem[0], got=problem[1], remedy="correct it")
+
+
+def _device(name: str) -> torch.device:
+    """A device that works, or an error that says why it does not."""
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return torch.device("cpu") if accelerator is None else accelerator
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingError(
+            expected="a device that torch can use here",
+            got=f"{name!r} ({str(error).splitlines()[0]})",
+            remedy="take 'cpu' or 'auto'",
+        ) from error
+    return device

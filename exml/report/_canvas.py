@@ -1,0 +1,31 @@
+"""What the pictures share. Figures are made without pyplot, so that nobody's global state is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from exml._files import write_atomically
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; the yellow is too light for a white page.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#B0B0B0"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, with a canvas that needs no screen."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path | str, /) -> None:
+    """Write a figure as PNG, atomically.
+
+    Raises:
+        CheckpointError: when it cannot be written.
+    """
+    write_atomically(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=150))

@@ -17,6 +17,9 @@ hypothesis.settings.register_profile("gate", deadline=None, max_examples=25, der
 hypothesis.settings.register_profile("desk", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("gate" if os.environ.get("CI") else "desk")
 
+# For type checkers to read, and faulty on purpose: nothing to import.
+collect_ignore = ["typing/complete.py", "typing/faulty.py"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:

@@ -36,7 +36,7 @@ class DataImpression:
     Networks" (2019); with two classes this leaves targets that are nearly one-hot.
 
     Args:
-        beta: β; small values give peaked targets, large ones give targets near c_k / Σ c_k. At least 0.01.
+        beta: β; small values give peaked targets, large ones give targets near c_k / Σ c_k. At least 0.05.
         iterations: Adam steps for each image.
         learning_rate: of Adam, in the expert's normalised units.
         temperature: τ, of the softmax.
@@ -52,7 +52,7 @@ class DataImpression:
     (torch.Size([4, 7]), True)
     """
 
-    beta: float = attrs.field(default=10.0, validator=in_range(0.01))
+    beta: float = attrs.field(default=10.0, validator=in_range(0.05))
     iterations: int = attrs.field(default=500, validator=positive_int())
     learning_rate: float = attrs.field(default=0.1, validator=in_range(0, open_low=True))
     temperature: float = attrs.field(default=2.0, validator=in_range(0, open_low=True))

@@ -26,7 +26,7 @@ def palette(draws: torch.Generator, count: int, colours: int, channels: int) -> 
     """
     grey = uniform(draws, count, colours, 1).expand(-1, -1, channels)
     hue = uniform(draws, count, colours, channels)
-    saturation = uniform(draws, count, 1, 1, low=-0.5).clamp_min(0) if channels > 1 else torch.zeros_like(hue)
+    saturation = uniform(draws, count, 1, 1, low=-0.5).clamp_min(0).sqrt() if channels > 1 else torch.zeros_like(hue)
     gamma = 4 ** uniform(draws, count, 1, 1, low=-0.5, high=0.5)
     contrast = uniform(draws, count, 1, 1, low=0.3)
     darkest = (1 - contrast) * uniform(draws, count, 1, 1)

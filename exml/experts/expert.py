@@ -20,6 +20,10 @@ def _tuple(values: Any) -> tuple[Any, ...]:
     return tuple(values.tolist() if isinstance(values, Tensor) else values)
 
 
+def _own_classes(expert: Expert) -> tuple[int, ...]:
+    return expert.classes
+
+
 @attrs.frozen(eq=False, slots=False)
 class Expert:
     """A trained classifier, the global ids of the classes it knows, and how its images are normalised.
@@ -51,15 +55,13 @@ class Expert:
     module: nn.Module = attrs.field(repr=lambda module: type(module).__name__)
     classes: tuple[int, ...] = attrs.field(converter=_tuple)
     image_shape: tuple[int, int, int] = attrs.field(converter=_tuple)
-    outputs: tuple[int | None, ...] = attrs.field(converter=_tuple, kw_only=True)
+    outputs: tuple[int | None, ...] = attrs.field(
+        default=attrs.Factory(_own_classes, takes_self=True), converter=_tuple, kw_only=True
+    )
     mean: tuple[float, ...] = attrs.field(default=(0.0,), converter=_tuple, kw_only=True)
     std: tuple[float, ...] = attrs.field(default=(1.0,), converter=_tuple, kw_only=True)
     task: int | None = attrs.field(default=None, kw_only=True)
     name: str = attrs.field(default="expert", kw_only=True)
-
-    @outputs.default  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
-    def _outputs_default(self) -> tuple[int, ...]:
-        return self.classes
 
     def __attrs_post_init__(self) -> None:
         units = [unit for unit in self.outputs if unit is not None]

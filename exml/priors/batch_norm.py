@@ -44,9 +44,11 @@ class BatchNormStatistics:
         statistic: whether σ is the standard deviation (the paper's text) or the variance.
         reduction: over the channels of a layer: their ``"sum"``, as a norm has it, or their ``"mean"``. The paper's
             code is ``BatchNormStatistics(weight, layers="last", statistic="variance", reduction="mean")``.
+        absent: an expert without batch-norm layers is an ``"error"``, or the prior is 0 for it (``"ignore"``), for
+            streams in which some experts have them and some have not.
 
     Raises:
-        ExpertError: when called without activations, or for layers that are not among them.
+        ExpertError: when called without activations (unless ``absent="ignore"``), or for layers not among them.
 
     >>> from torch import nn
     >>> from exml.priors import record_activations
@@ -63,6 +65,7 @@ class BatchNormStatistics:
     layers: Literal["all", "last"] | tuple[str, ...] = attrs.field(default="all", converter=_names, validator=_layers)
     statistic: Literal["std", "variance"] = attrs.field(default="std", validator=one_of("std", "variance"))
     reduction: Literal["sum", "mean"] = attrs.field(default="sum", validator=one_of("sum", "mean"))
+    absent: Literal["error", "ignore"] = attrs.field(default="error", validator=one_of("error", "ignore"))
 
     @property
     def reads_activations(self) -> bool:
@@ -88,11 +91,13 @@ class BatchNormStatistics:
 
     def _chosen(self, activations: Sequence[Activation]) -> Sequence[Activation]:
         present = list(dict.fromkeys(activation.layer for activation in activations))
+        if not present and self.absent == "ignore":
+            return ()
         if not present:
             raise ExpertError(
-                expected="the inputs of an expert's batch-norm layers",
-                got="none",
-                remedy="call the expert inside record_activations, or leave BatchNormStatistics out",
+                expected="an expert with batch-norm layers that track running statistics, called in record_activations",
+                got="no input of such a layer",
+                remedy="leave BatchNormStatistics out, or let it ignore such experts with absent='ignore'",
             )
         if self.layers == "all":
             return activations

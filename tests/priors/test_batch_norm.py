@@ -156,6 +156,9 @@ class TestRecordActivations:
             assert len(inner) == 1
 
     @pytest.mark.parametrize("module", [nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)], ids=repr)
-    def test_needs_running_statistics(self, module):
-        with pytest.raises(ExpertError, match="leave BatchNormStatistics out"), record_activations(module):
-            pass
+    def test_there_are_none_without_running_statistics(self, module):
+        with record_activations(module) as activations:
+            module(torch.zeros(3, 2))
+            with pytest.raises(ExpertError, match="leave BatchNormStatistics out"):
+                BatchNormStatistics(1.0)(torch.zeros(3, 1, 1, 2), activations)
+            assert BatchNormStatistics(1.0, absent="ignore")(torch.zeros(3, 1, 1, 2), activations) == 0

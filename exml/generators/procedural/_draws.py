@@ -28,7 +28,7 @@ def palette(draws: torch.Generator, count: int, colours: int, channels: int) -> 
     hue = uniform(draws, count, colours, channels)
     saturation = uniform(draws, count, 1, 1, low=-0.5).clamp_min(0).sqrt() if channels > 1 else torch.zeros_like(hue)
     gamma = 4 ** uniform(draws, count, 1, 1, low=-0.5, high=0.5)
-    contrast = uniform(draws, count, 1, 1, low=0.3)
+    contrast = uniform(draws, count, 1, 1, low=0.6)
     darkest = (1 - contrast) * uniform(draws, count, 1, 1)
     return darkest + contrast * torch.lerp(grey, hue, saturation) ** gamma
 

@@ -28,8 +28,8 @@ def strokes(count: int, image_shape: tuple[int, int, int], draws: torch.Generato
         count: images.
         image_shape: ``(channels, height, width)``.
         draws: source of randomness; the images are on its device.
-        polarity: ``"light"`` strokes on a dark, mostly black ground; ``"dark"``, the inverse; ``"any"``, half of each,
-            on grounds up to a middle brightness.
+        polarity: ``"light"`` strokes on a ground that is black four times of five, and dark otherwise; ``"dark"``, the
+            inverse; ``"any"``, half of each, on grounds up to a middle brightness.
 
     Returns:
         ``(count, *image_shape)``, in [0, 1].
@@ -89,9 +89,9 @@ def _colours(count: int, channels: int, draws: torch.Generator, polarity: Polari
     """The ground, ``(count, channels)``, and the lighter ink of every stroke, ``(count, stroke, channels)``."""
     tint = palette(draws, count, _STROKES + 1, channels)
     tint = tint / tint.amax(2, keepdim=True).clamp_min(1e-3)
-    level = uniform(draws, count, 1, high=0.6) if polarity == "any" else 0.4 * uniform(draws, count, 1, low=-2.0)
+    level = uniform(draws, count, 1, high=0.6) if polarity == "any" else 0.4 * uniform(draws, count, 1, low=-4.0)
     ground = level.clamp_min(0) * tint[:, 0]
-    strength = uniform(draws, count, 1, 1, low=0.6) * uniform(draws, count, _STROKES, 1, low=0.7)
+    strength = uniform(draws, count, 1, 1, low=0.7) * uniform(draws, count, _STROKES, 1, low=0.4)
     return ground, ground[:, None] + (1 - ground[:, None]) * strength * tint[:, 1:]
 
 

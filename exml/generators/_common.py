@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 
 from exml._types import Images, Labels
@@ -50,3 +53,8 @@ def label(expert: Expert, images: Images) -> Labels:
 def balanced(size: int, classes: int, device: torch.device) -> Labels:
     """Positions 0 to ``classes - 1`` in turn, so that every slice is as balanced as can be."""
     return torch.arange(size, device=device) % classes
+
+
+def as_tuple(values: Iterable[Any]) -> tuple[Any, ...]:
+    """A converter for fields of a fixed length, which ``tuple`` itself is not to a type checker."""
+    return tuple(values)

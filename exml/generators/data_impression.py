@@ -29,7 +29,7 @@ class DataImpression:
     """Optimise images towards soft targets drawn from a Dirichlet distribution for each class (Sec. 4).
 
     Rows w_k of the classifier's weight are templates of the expert's own classes. Their cosine similarities
-    C(k, j) = w_k·w_j / (|w_k| |w_j|), each row scaled to [0, 1] by its least and its greatest value and held above
+    C(k, j) = w_k·w_j / (‖w_k‖ ‖w_j‖), each row scaled to [0, 1] by its least and its greatest value and held above
     0.001, give α^k = β c_k. A target y^di ~ Dir(α^k) is drawn for each image, k in turn over the classes; minimised is
     the distillation loss -Σ_j y^di_j log softmax(f_i^S(x) / τ)_j + priors, over all output units; y_syn = argmax y^di,
     always a class that the expert knows. Rows are scaled as in Nayak et al., "Zero-Shot Knowledge Distillation in Deep

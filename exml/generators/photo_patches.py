@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import attrs
 import torch
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -16,13 +12,10 @@ from exml._rng import make_generator
 from exml._types import Images, Labels
 from exml._validators import positive_int
 from exml.errors import SettingError
+from exml.generators._common import as_tuple
 
 _HEIGHT, _WIDTH = 427, 640
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of most libraries
-
-
-def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(values)
 
 
 @component
@@ -41,7 +34,7 @@ class PhotoPatches:
     (torch.Size([10, 3, 16, 16]), None)
     """
 
-    image_shape: tuple[int, int, int] = attrs.field(default=(1, 8, 8), converter=_tuple)
+    image_shape: tuple[int, int, int] = attrs.field(default=(1, 8, 8), converter=as_tuple)
     count: int = attrs.field(default=5000, validator=positive_int())
 
     @image_shape.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
@@ -73,6 +66,8 @@ class PhotoPatches:
 
 
 def _photos(channels: int) -> list[Tensor]:
+    from sklearn.datasets import load_sample_images  # here, since scikit-learn takes seconds to import
+
     photos = [torch.tensor(photo).permute(2, 0, 1).float() / 255 for photo in load_sample_images().images]
     return (
         photos

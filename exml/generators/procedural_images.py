@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 import torch
@@ -14,16 +13,12 @@ from exml._types import Images
 from exml._validators import one_of
 from exml.errors import SettingError
 from exml.experts import Expert
-from exml.generators._common import check_size, label
+from exml.generators._common import as_tuple, check_size, label
 from exml.generators.context import ALONE, GenerationContext
 from exml.generators.procedural import dead_leaves, smooth_noise, strokes
 from exml.samples import Samples
 
 _KINDS = ("strokes", "dead-leaves", "noise")
-
-
-def _tuple(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(values)
 
 
 @component
@@ -47,7 +42,7 @@ class ProceduralImages:
     (torch.Size([6, 1, 8, 8]), True, True)
     """
 
-    kinds: tuple[Literal["strokes", "dead-leaves", "noise"], ...] = attrs.field(default=_KINDS, converter=_tuple)
+    kinds: tuple[Literal["strokes", "dead-leaves", "noise"], ...] = attrs.field(default=_KINDS, converter=as_tuple)
     polarity: Literal["light", "dark", "any"] = attrs.field(default="light", validator=one_of("light", "dark", "any"))
 
     @kinds.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exml.errors import BufferSizeError, DataError, ShapeError
-from exml.generators import AuxiliaryData, GenerationContext, InMemory
+from exml.generators import AuxiliaryData, GenerationContext, InMemory, PhotoPatches
+from exml.testing import check_generator
 from tests.generators.helpers import expert, snapshot_of
 
 IMAGES = torch.arange(20.0).view(20, 1, 1, 1).expand(-1, 1, 6, 6) / 20
@@ -19,6 +20,10 @@ class ByExperience:
 
 def drawn(samples):
     return [round(20 * image.mean().item()) for image in samples.images]
+
+
+def test_conforms():
+    check_generator(AuxiliaryData(PhotoPatches(count=300)))
 
 
 @given(st.integers(1, 20), st.integers(0, 10**6))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exml.errors import BufferSizeError, DataError, ShapeError
-from exml.generators import GenerationContext, InMemory, Replay
+from exml.generators import GenerationContext, ImageFile, InMemory, Replay
+from exml.testing import check_generator
 from tests.generators.helpers import expert
 
 
@@ -20,6 +21,11 @@ def source(labels):
 
 def drawn(samples):
     return [round(100 * image.mean().item()) for image in samples.images]
+
+
+def test_conforms(tmp_path):
+    file = ImageFile.write(tmp_path / "a.safetensors", torch.rand(30, 1, 8, 8), torch.arange(30) % 5)
+    check_generator(Replay(file))
 
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=40), st.integers(1, 50), st.integers(0, 99))

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +22,17 @@ from exml.recipes import RECIPES, recipe
 from exml.report import ProgressDisplay, result_table
 from exml.strategy import Strategy
 
+
+def _whole(_: object, tokens: Sequence[Token]) -> int:
+    """Cyclopts rounds 1.5; a seed that nobody asked for is not what was meant."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"expected a whole number, got {tokens[0].value!r}") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+Flag = Annotated[bool, Parameter(show_default=False)]
 app = App(
     name="exml",
     help="Learn one model from a stream of other people's trained models, without their data.",
@@ -37,12 +48,12 @@ def run(
     *,
     out: Path,
     strategy: str = "exml",
-    seed: int = 0,
+    seed: Whole = 0,
     split: Literal["test", "validation"] = "test",
     device: str = "cpu",
-    checkpoint_every: int = 1_000,
-    resume: bool = False,
-    quiet: bool = False,
+    checkpoint_every: Whole = 1_000,
+    resume: Flag = False,
+    quiet: Flag = False,
 ) -> None:
     """Train a scenario's experts, learn one student from them without their data, and compare it with the baselines.
 
@@ -144,9 +155,10 @@ def _strategies(text: str, scenario: str, seed: int) -> dict[str, Strategy]:
 
 def _describe(scenario: scenarios.Scenario) -> str:
     """One line."""
+    length, total = len(scenario.experiences), scenario.classes
     counts = sorted({len(experience.classes) for experience in scenario.experiences})
-    classes = "-".join(map(str, counts))
-    parts = [f"{len(scenario.experiences)} experience(s) of {classes} classes"]
-    parts += ["with task labels"] if scenario.has_tasks else []
-    parts += ["one test set for all"] if scenario.shared_test else []
-    return f"{', '.join(parts)}; {scenario.classes} classes, images {'x'.join(map(str, scenario.image_shape))}"
+    text = f"{length} experience{'s' if length > 1 else ''} of {' or '.join(map(str, counts))} classes"
+    text += f" ({total} in all)" if counts != [total] else ""
+    text += ", task labels" if scenario.has_tasks else ""
+    text += ", one test set" if scenario.shared_test else ""
+    return f"{text}, images {'x'.join(map(str, scenario.image_shape))}"

@@ -30,7 +30,7 @@ def _hardware(device: torch.device) -> str:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         parts.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB")
     if device.type == "cuda":
-        parts.append(torch.cuda.get_device_name(device))
+        parts.append(f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda})")
     return ", ".join(parts)
 
 

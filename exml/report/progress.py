@@ -110,7 +110,7 @@ class ProgressDisplay:
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("{task.description}", table_column=Column(max_width=20, no_wrap=True, overflow="ellipsis")),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=14),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
@@ -119,7 +119,8 @@ class ProgressDisplay:
             expand=True,
         )
         self._task: TaskID | None = None
-        self._note, self._looked = "", 0.0
+        self._experiences = 0
+        self._looked = 0.0
 
     def __enter__(self) -> ProgressDisplay:
         """Begin to draw."""
@@ -142,18 +143,20 @@ class ProgressDisplay:
                     self._begin("experts", total)
                 self._show(done)
             case StrategyStarted(name, experiences):
+                self._experiences = experiences
                 self._begin(name, experiences)
-            case events.ExperienceStarted(experience, _, classes):
-                self._show(experience - 1, f"experience {experience}: classes {', '.join(map(str, classes))}")
+            case events.ExperienceStarted(experience):
+                self._show(experience - 1, f"{experience}/{self._experiences}")
             # Nobody knows how long generation will be beside distillation; each is half an experience here.
             case events.GenerationProgress(experience, done, total):
-                self._show(experience - 1 + done / total / 2, f"experience {experience}: generation {done}/{total}")
+                note = f"{experience}/{self._experiences} generation {done}/{total}"
+                self._show(experience - 1 + done / total / 2, note)
             case events.BufferUpdated(experience):
-                self._show(experience - 0.5)
+                self._show(experience - 0.5, f"{experience}/{self._experiences}")
             case events.DistillationProgress(experience, done, total, loss):
                 if done == total or time.monotonic() > self._looked + PERIOD:
                     self._looked = time.monotonic()
-                    note = f"experience {experience}: distillation {done}/{total}, loss {float(loss):.3g}"
+                    note = f"{experience}/{self._experiences} distillation {done}/{total} loss {float(loss):.2g}"
                     self._show(experience - 0.5 + done / total / 2, note)
             case StudentEvaluated(_, experience, _, stream_accuracy):
                 self._show(experience, f"stream accuracy {stream_accuracy:.1%}")

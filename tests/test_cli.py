@@ -1,0 +1,345 @@
+"""The command line: what it prints, what it refuses, and that a run survives kill -9."""
+
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import exml
+from exml import cli, experiment
+from exml.recipes import RECIPES
+from exml.report import Result
+from exml.scenarios import registry
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _scenarios(monkeypatch):
+    for name, factory in tiny.FACTORIES.items():
+        monkeypatch.setitem(registry._FACTORIES, name, factory)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """The path of a strategy file."""
+    path = tmp_path / "plain.yaml"
+    tiny.strategy().save(path)
+    return path
+
+
+def call(capsys, *arguments):
+    code = cli.main(list(map(str, arguments)))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_run_from_end_to_end(tmp_path, plain, capsys):
+    code, out, err = call(capsys, "run", "tiny-nc", "--seed", 1, "--out", tmp_path / "a", "--strategy", plain)
+    assert (code, err) == (0, "")  # not a terminal: no display
+    result = Result.load(tmp_path / "a" / "result.json")
+    assert (result.scenario, result.seed) == ("tiny-nc", 1)
+    assert out.startswith("tiny-nc, seed 1: accuracy on the test images, %\n")
+    for row in [*result.strategies, *result.baselines]:
+        assert f"\n{row.name} " in out
+    assert out.endswith(f"Everything is in {tmp_path / 'a'}.\n")
+    assert {"student.safetensors", "samples.png", "accuracy.png"} <= {path.name for path in (tmp_path / "a").iterdir()}
+    assert exml.Strategy.from_dict(result.strategies[0].strategy) == tiny.strategy()
+
+    again = call(capsys, "run", "tiny-nc", "--seed", 1, "--out", tmp_path / "a", "--strategy", plain, "--resume")
+    assert again == (0, out, "")
+
+
+def test_several_strategies_by_name_and_by_file(tmp_path, plain, capsys, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(experiment, "run", lambda *args, **settings: asked.update(args=args, **settings) or 1 / 0)
+    chosen = f"exml,{plain},replay"
+    with pytest.raises(ZeroDivisionError):  # a bug is no mistake in the input: it keeps its traceback
+        call(capsys, "run", "digits-mt", "--seed", 3, "--out", tmp_path / "a", "--strategy", chosen, "--quiet")
+    scenario, strategies, out = asked["args"]
+    assert (scenario, out, asked["seed"]) == ("digits-mt", tmp_path / "a", 3)
+    assert strategies == {
+        "exml": RECIPES["exml"]("digits-mt", 3).build(),
+        "plain": tiny.strategy(),
+        "replay": RECIPES["replay"]("digits-mt", 3).build(),
+    }
+
+
+def test_every_option_arrives(tmp_path, capsys, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(experiment, "run", lambda *_, **settings: asked.update(settings) or 1 / 0)
+    options = "--split validation --device auto --checkpoint-every 7 --resume"
+    with pytest.raises(ZeroDivisionError):
+        call(capsys, "run", "digits-nc", "--out", tmp_path, *options.split())
+    expected = {"seed": 0, "split": "validation", "device": "auto", "checkpoint_every": 7, "resume": True}
+    assert {name: asked[name] for name in expected} == expected
+
+
+def test_quiet_is_quiet(tmp_path, plain, capsys):
+    arguments = ("run", "tiny-joint", "--out", tmp_path / "a", "--strategy", plain, "--quiet")
+    assert call(capsys, *arguments) == (0, "", "")
+    assert (tmp_path / "a" / "result.json").exists()
+
+
+def test_the_lists_have_a_line_each(capsys):
+    code, out, err = call(capsys, "strategies")
+    assert (code, err) == (0, "")
+    listed = re.findall(r"^(\S+)  +\S", out, flags=re.MULTILINE)
+    assert listed == ["strategy", *RECIPES]
+    code, out, err = call(capsys, "scenarios")
+    assert (code, err) == (0, "")
+    listed = re.findall(r"^([a-z]\S+)  +\S", out, flags=re.MULTILINE)
+    assert listed == ["scenario", *exml.scenarios.names()]
+    lines = dict(re.findall(r"^(\S+)  +(.*?) *$", out, flags=re.MULTILINE))
+    assert lines["tiny-mt"] == "2 experiences of 2 classes (4 in all), task labels, images 1x4x4"
+    assert lines["tiny-ni"] == "2 experiences of 4 classes, one test set, images 1x4x4"
+    assert lines["tiny-joint"] == "1 experience of 4 classes, images 1x4x4"
+
+
+def test_version_and_help(capsys):
+    assert call(capsys, "--version") == (0, f"{version('exml')}\n", "")
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    assert all(command in out for command in ("run", "strategies", "scenarios"))
+    code, out, _ = call(capsys, "run", "--help")
+    assert code == 0
+    for option in ("out", "strategy", "seed", "split", "device", "checkpoint-every", "resume", "quiet"):
+        assert f"--{option}" in out
+    assert "--no-" not in out
+
+
+BROKEN = {
+    "syntax.yaml": "generator: [",
+    "empty.yaml": "",
+    "kind.yaml": "generator: {kind: crystal-ball}",
+    "key.yaml": "colour: blue",
+    "binary.json": "\x00\xff",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("run mnist-xy --out new", "one of .*digits-nc.*, got 'mnist-xy'"),
+        ("run tiny-nc --out new --strategy magic", "one of exml, .*, got 'magic'; remedy: choose one, or give a YAML"),
+        ("run tiny-nc --out new --strategy exml,", "got ''"),
+        ("run tiny-nc --out new --strategy exml,exml", "each strategy once, got 'exml' twice"),
+        ("run tiny-nc --out new --strategy absent.yaml", "a strategy in absent.yaml .*No such file"),
+        ("run tiny-nc --out new --strategy syntax.yaml", "expected YAML"),
+        ("run tiny-nc --out new --strategy empty.yaml", "got None"),
+        ("run tiny-nc --out new --strategy kind.yaml", "at generator, got 'crystal-ball'"),
+        ("run tiny-nc --out new --strategy key.yaml", "at colour"),
+        ("run tiny-nc --out new --strategy binary.json", "remedy"),
+        ("run tiny-nc --out file/new --strategy key.yaml,plain.yaml", "at colour"),
+        ("run tiny-nc --out file/new --strategy plain.yaml", "to write into file/new, got .*Not a directory"),
+        ("run tiny-nc --out file --strategy plain.yaml", "a new or empty folder, not file, got something else"),
+        ("run tiny-nc --out full --strategy plain.yaml", "a new or empty folder, not full, got something else"),
+        ("run tiny-nc --out begun --strategy plain.yaml", "got a run; remedy: go on with that run by resuming it"),
+        ("run tiny-nc --out begun --strategy plain.yaml --resume", "run.json"),
+        ("run tiny-nc --out new --strategy plain.yaml --resume", "a run in new, got none"),
+        ("run tiny-nc --out new --strategy plain.yaml --seed half", "half"),
+        ("run tiny-nc --out new --strategy plain.yaml --seed -1", "seed >= 0"),
+        ("run tiny-nc --out new --strategy plain.yaml --seed 1.5", "1.5"),
+        ("run tiny-nc --out new --strategy plain.yaml --split train", "train"),
+        ("run tiny-nc --out new --strategy plain.yaml --device abacus", "abacus"),
+        ("run tiny-nc --out new --strategy plain.yaml --checkpoint-every 0", "checkpoint_every >= 1"),
+        ("run tiny-nc --out new --strategy plain.yaml --speed 3", "speed"),
+        ("run tiny-nc --out new --strategy plain.yaml surplus", "surplus"),
+        ("run tiny-nc --strategy plain.yaml", "out"),
+        ("run --out new", "scenario"),
+        ("walk tiny-nc", "walk"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_2(tmp_path, plain, capsys, monkeypatch, arguments, complaint):
+    monkeypatch.chdir(tmp_path)
+    for name, text in BROKEN.items():
+        Path(name).write_text(text, encoding="latin-1")
+    Path("file").touch()
+    for folder, file in (("full", "thesis.tex"), ("begun", "run.json")):
+        Path(folder).mkdir()
+        (Path(folder) / file).touch()
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = call(capsys, *shlex.split(arguments))
+    assert (code, out) == (2, "")
+    assert re.search(complaint, err, flags=re.IGNORECASE), err
+    assert err.startswith("exml: error: ")
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_strategy_with_several_faults_lists_them_all(tmp_path, capsys):
+    text = (
+        tiny.strategy().to_yaml().replace("prior: null", "prior: {kind: total-variation, weight: 1.0}")
+    )  # noise optimises no pixels
+    (tmp_path / "odd.yaml").write_text(text)
+    code, _, err = call(capsys, "run", "tiny-nc", "--out", tmp_path / "a", "--strategy", tmp_path / "odd.yaml")
+    assert code == 2
+    assert "prior has no effect" in err
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, plain, capsys, monkeypatch):
+    arguments = ["run", "tiny-nc", "--out", str(tmp_path / "a b"), "--strategy", str(plain)]
+    monkeypatch.setattr(sys, "argv", ["exml", *arguments])
+
+    class Tired:
+        def __init__(self, *_):
+            self.left = 20
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def __call__(self, _event):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "ProgressDisplay", Tired)
+    code, out, err = call(capsys, *arguments)
+    assert (code, out) == (130, "")
+    command = shlex.split(err.removeprefix("exml: interrupted; go on with: "))
+    assert command == ["exml", *arguments, "--resume"]
+    monkeypatch.undo()
+    for name, factory in tiny.FACTORIES.items():
+        monkeypatch.setitem(registry._FACTORIES, name, factory)
+    assert call(capsys, *command[1:])[0] == 0
+
+
+# What follows kills real processes. They are forked from one that has imported everything, so that a life of a second
+# is a second of work.
+NURSERY = """
+import json, os, sys
+import torch
+from exml import cli
+from exml.scenarios import registry
+from tests import tiny
+registry._FACTORIES.update(tiny.FACTORIES)
+torch.set_num_threads(1)
+print("ready", flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os._exit(cli.main(json.loads(line)))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+class Nursery:
+    """Starts command lines as processes that may be killed."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def live(self, arguments, life=None):
+        """Run a command line, for so many seconds at most; gives its exit code, -9 if it was killed."""
+        self.process.stdin.write(json.dumps(arguments) + "\n")
+        self.process.stdin.flush()
+        child = int(self.process.stdout.readline())
+        if life is not None:
+            time.sleep(life)
+            os.kill(child, signal.SIGKILL)  # until it is waited for, a process that has ended keeps its number
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture
+def nursery():
+    nursery = Nursery()
+    yield nursery
+    nursery.process.communicate("")
+
+
+def test_kill_9_at_random_moments(tmp_path, nursery):
+    """EXML_KILLS=10 kills ten times, EXML_KILL_SEED=1 at other moments."""
+    kills, seed = int(os.environ.get("EXML_KILLS", "5")), int(os.environ.get("EXML_KILL_SEED", "0"))
+    training = exml.engine.Training(iterations=60, batch_size=8, learning_rate=0.003, optimizer="adam")
+    tiny.inversion(training=training).save(tmp_path / "inversion.yaml")
+    tiny.strategy(training=training, student="reset").save(tmp_path / "noise.yaml")
+    chosen = f"{tmp_path / 'inversion.yaml'},{tmp_path / 'noise.yaml'}"
+
+    def arguments(out, *more):
+        return ["run", "tiny-nc", "--out", str(out), "--strategy", chosen, "--checkpoint-every", "4", "--quiet", *more]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    begun = time.monotonic()
+    assert nursery.live(arguments(whole)) == 0
+    takes = time.monotonic() - begun
+    draw, deaths, tries = random.Random(seed), 0, 0
+    while deaths < kills:
+        tries += 1
+        assert tries < 20 * kills, "runs end before they can be killed"
+        # Short lives, so that the run is killed several times on its way; begun anew where it reached the end.
+        more = ["--resume"] if (killed / "run.json").exists() else []
+        code = nursery.live(arguments(killed, *more), life=draw.uniform(0, 0.4 * takes))
+        assert code in (-9, 0)
+        deaths += code == -9
+        if code == 0:
+            compare(whole, killed)
+            killed = tmp_path / f"killed-{tries}"
+    assert nursery.live(arguments(killed, *(["--resume"] if (killed / "run.json").exists() else []))) == 0
+    compare(whole, killed)
+
+
+def compare(whole, killed):
+    for name in ("inversion", "noise"):
+        for file in ("student.safetensors", "student.json"):
+            assert (killed / name / file).read_bytes() == (whole / name / file).read_bytes()
+    for path in (whole / "experts").iterdir():
+        assert (killed / "experts" / path.name).read_bytes() == path.read_bytes()
+    assert tiny.measured(killed) == tiny.measured(whole)
+    assert not list(killed.rglob("*.part"))
+
+
+def test_the_command_as_a_process_killed_and_resumed(tmp_path, plain):
+    """The real thing on real data: ``python -m exml``, kill -9 in the middle, --resume."""
+    arguments = [
+        "run",
+        "digits-joint",
+        "--out",
+        str(tmp_path / "a"),
+        "--strategy",
+        str(plain),
+        "--checkpoint-every",
+        "2",
+    ]
+    command = [sys.executable, "-m", "exml", *arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE)
+    checkpoint = tmp_path / "a" / "checkpoint" / "checkpoint.safetensors"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    _, err = process.communicate()
+    assert (process.returncode, err) == (-9, b"")
+    assert not (tmp_path / "a" / "result.json").exists()
+
+    done = subprocess.run(
+        [*command, "--resume"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("digits-joint, seed 0: accuracy on the test images, %\n")
+    experiment.run("digits-joint", {"plain": tiny.strategy()}, tmp_path / "b")
+    for file in ("student.safetensors", "experts/expert-1.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert tiny.measured(tmp_path / "a") == tiny.measured(tmp_path / "b")

@@ -1,0 +1,488 @@
+"""Whole runs from Python: what they measure, what they leave behind, and that a stopped one goes on to the same end."""
+
+import json
+import time
+
+import matplotlib as mpl
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import exml
+from exml import events, experiment
+from exml.baselines import EnsembleAverage, MinEntropy, Oracle, ParameterAverage
+from exml.errors import CheckpointError, ExmlError, SettingError, UnknownNameError
+from exml.evaluation import evaluate_baseline
+from exml.experiment._clock import Clock
+from exml.experiment._folder import Request, RunFolder
+from exml.experts import ExpertStream, load_expert
+from exml.report import (
+    BaselineEvaluated,
+    BaselinesStarted,
+    Environment,
+    ExpertsProgress,
+    Result,
+    Seconds,
+    StrategyStarted,
+    StudentEvaluated,
+)
+from exml.scenarios import registry
+from tests import tiny
+
+
+@pytest.fixture(autouse=True)
+def _scenarios(monkeypatch):
+    for name, factory in tiny.FACTORIES.items():
+        monkeypatch.setitem(registry._FACTORIES, name, factory)
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch):
+    """Drawing takes longer than everything else in a tiny run; two tests look at the pictures."""
+    monkeypatch.setattr("exml.experiment._work.save_figure", lambda figure, path: path.write_bytes(b""))
+    monkeypatch.setattr("exml.experiment._work.accuracy_figure", lambda *_: None)
+    monkeypatch.setattr("exml.experiment._work.samples_figure", lambda *_: None)
+
+
+def student(folder):
+    return (folder / "student.safetensors").read_bytes()
+
+
+def right(expert, test, classes=None):
+    """The share of right answers, by hand."""
+    with torch.no_grad():
+        logits = expert.module((test.images - expert.mean[0]) / expert.std[0])
+    if classes is not None:
+        others = [label for label in range(tiny.CLASSES) if label not in classes]
+        logits[:, others] = -torch.inf
+    return (logits.argmax(1) == test.labels).double().mean().item()
+
+
+def test_what_a_run_leaves_behind(tmp_path):
+    result = experiment.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path / "a")
+    files = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert files == {
+        ".lock",
+        "accuracy.png",
+        "checkpoint/checkpoint.safetensors",
+        "checkpoint/memory-2.safetensors",
+        "experts/expert-1.json",
+        "experts/expert-1.safetensors",
+        "experts/expert-2.json",
+        "experts/expert-2.safetensors",
+        "result.json",
+        "run.json",
+        "samples.png",
+        "student.json",
+        "student.safetensors",
+    }
+    assert Result.load(tmp_path / "a" / "result.json") == result
+    for name in ("accuracy.png", "samples.png"):
+        pixels = mpl.image.imread(tmp_path / "a" / name)
+        assert pixels.std() > 0.01
+
+
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize("name", ["tiny-nc", "tiny-mt", "tiny-ni", "tiny-joint"])
+def test_the_numbers_are_those_of_the_saved_student_and_experts(tmp_path, name):
+    result = experiment.run(name, {"plain": tiny.strategy()}, tmp_path, seed=3)
+    scenario = exml.scenarios.load(name, 3)
+    learned = load_expert(tmp_path / "student.json")
+    tasks = scenario.tasks
+    by_hand = [right(learned, part.test, None if tasks is None else tasks[part.task]) for part in scenario.experiences]
+    (row,) = result.strategies
+    assert row.accuracy[-1] == pytest.approx(by_hand)
+    assert len(row.accuracy) == len(row.stream_accuracy) == len(scenario.experiences)
+    sizes = [len(part.test) for part in scenario.experiences]
+    for i, accuracies in enumerate(row.accuracy, 1):
+        weighed = sum(a * n for a, n in zip(accuracies[:i], sizes[:i], strict=True)) / sum(sizes[:i])
+        assert row.stream_accuracy[i - 1] == pytest.approx(weighed)
+    if len(sizes) == 2:
+        assert row.forgetting == pytest.approx(row.accuracy[0][0] - row.accuracy[1][0])
+    else:
+        assert row.forgetting is None
+    assert [experience.images for experience in result.experiences] == sizes
+    assert [experience.classes for experience in result.experiences] == [part.classes for part in scenario.experiences]
+    assert [experience.task for experience in result.experiences] == [part.task for part in scenario.experiences]
+    assert learned.classes == tuple(range(tiny.CLASSES))
+
+    experts = ExpertStream.from_folder(tmp_path / "experts")
+    known = dict(
+        zip(
+            [baseline.name for baseline in result.baselines],
+            [ParameterAverage(), EnsembleAverage(), EnsembleAverage("probabilities"), MinEntropy(), Oracle()],
+            strict=True,
+        )
+    )
+    for baseline in result.baselines:
+        if baseline.reason is None:
+            found = evaluate_baseline(known[baseline.name], experts, scenario)
+            assert (baseline.accuracy, baseline.stream_accuracy) == (found.accuracies, found.stream)
+        else:
+            assert (baseline.accuracy, baseline.stream_accuracy) == (None, None)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("tiny-nc", set()),
+        ("tiny-mt", set()),
+        ("tiny-ni", {"Oracle"}),
+        ("tiny-joint", {"Param. Avg.", "Ensemble Avg. (logits)", "Ensemble Avg. (probs)", "Min. Entropy"}),
+    ],
+)
+def test_which_baselines_apply(tmp_path, name, left_out):
+    """As in the paper's Tables 2 and 3."""
+    result = experiment.run(name, {"plain": tiny.strategy()}, tmp_path)
+    assert {row.name for row in result.baselines if row.reason is not None} == left_out
+    assert [row.name for row in result.baselines if row.ex_model] == ["Param. Avg."]
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_several_strategies_have_the_same_experts_and_seed(tmp_path):
+    chosen = {"one": tiny.strategy(), "two": tiny.strategy(), "replay": tiny.replay("tiny-nc")}
+    result = experiment.run("tiny-nc", chosen, tmp_path / "all")
+    alone = experiment.run("tiny-nc", {"two": tiny.strategy()}, tmp_path / "alone")
+    assert student(tmp_path / "all" / "one") == student(tmp_path / "all" / "two") == student(tmp_path / "alone")
+    assert student(tmp_path / "all" / "one") != student(tmp_path / "all" / "replay")
+    assert [(row.name, row.folder, row.ex_model) for row in result.strategies] == [
+        ("one", "one", True),
+        ("two", "two", True),
+        ("replay", "replay", False),
+    ]
+    assert result.strategies[1].accuracy == alone.strategies[0].accuracy
+    assert result.baselines == alone.baselines
+    assert [exml.Strategy.from_dict(row.strategy) for row in result.strategies[:2]] == [chosen["one"], chosen["two"]]
+    for file in ("student.json", "samples.png", "checkpoint/checkpoint.safetensors"):
+        assert (tmp_path / "all" / "replay" / file).exists()
+    assert not (tmp_path / "all" / "student.json").exists()
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_another_seed_is_another_run(tmp_path):
+    for seed in (0, 1):
+        experiment.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path / str(seed), seed=seed)
+    assert student(tmp_path / "0") != student(tmp_path / "1")
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_student_is_an_expert_that_another_learner_takes(tmp_path):
+    experiment.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path)
+    expert = load_expert(tmp_path / "student.json")
+    scenario = exml.scenarios.load("tiny-nc")
+    assert (expert.mean, expert.std, expert.image_shape) == (scenario.mean, scenario.std, scenario.image_shape)
+    learner = exml.Learner(tiny.strategy(), scenario.make_student(1))
+    learner.learn(expert)
+    assert learner.classes_seen == (0, 1, 2, 3)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_validation_looks_at_no_test_image(tmp_path, monkeypatch):
+    def guarded(seed, split):
+        assert split == "validation"
+        return tiny.make("tiny-nc", seed, split)
+
+    monkeypatch.setitem(registry._FACTORIES, "tiny-nc", guarded)
+    result = experiment.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path, split="validation")
+    assert result.split == "validation"
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_events_come_in_order(tmp_path):
+    seen = []
+    experiment.run("tiny-nc", {"a": tiny.strategy(), "b": tiny.strategy()}, tmp_path, observers=[seen.append])
+    kinds = [type(event) for event in seen]
+    assert [event.done for event in seen if isinstance(event, ExpertsProgress)] == [1, 2, 3, 4]
+    assert kinds[: kinds.index(StrategyStarted)] == [ExpertsProgress] * 4
+    assert [event.name for event in seen if isinstance(event, StrategyStarted)] == ["a", "b"]
+    evaluated = [event for event in seen if isinstance(event, StudentEvaluated)]
+    assert [(event.name, event.experience) for event in evaluated] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    result = Result.load(tmp_path / "result.json")
+    assert [event.accuracy for event in evaluated[:2]] == list(result.strategies[0].accuracy)
+    assert [event.stream_accuracy for event in evaluated[:2]] == list(result.strategies[0].stream_accuracy)
+    assert kinds[-6:] == [BaselinesStarted, *[BaselineEvaluated] * 5]
+    assert kinds.count(events.DistillationProgress) == 2 * 2 * 8
+
+
+class Stop(BaseException):
+    """Whatever it is that ends a process."""
+
+
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize("start", ["continue", "reset"])
+def test_a_run_that_is_stopped_at_every_event_ends_as_if_it_never_was(tmp_path, start):
+    chosen = {"inversion": tiny.inversion(student=start), "noise": tiny.strategy()}
+    total = []
+    whole = tmp_path / "whole"
+    experiment.run("tiny-nc", chosen, whole, checkpoint_every=3, observers=[total.append])
+
+    stopped, stops = tmp_path / "stopped", 0
+    patience = 0
+    while True:
+        # A little further each time: resumed work that was lost is gone through again.
+        left = patience = patience + 2
+
+        def count(_event):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Stop
+
+        try:
+            resume = (stopped / "run.json").exists()
+            experiment.run("tiny-nc", chosen, stopped, checkpoint_every=3, resume=resume, observers=[count])
+            break
+        except Stop:
+            stops += 1
+    assert stops > 10
+    for name in chosen:
+        assert student(stopped / name) == student(whole / name)
+    assert tiny.measured(stopped) == tiny.measured(whole)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize("kind", [events.CheckpointWritten, events.ExperienceFinished, StudentEvaluated])
+def test_a_stop_between_the_last_step_and_its_evaluation(tmp_path, kind):
+    experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "whole")
+
+    def stop(event):
+        # Two checkpoints say that one experience is over: the first is written as it ends, before it is evaluated.
+        if isinstance(event, kind) and event.experience == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "b", observers=[stop])
+    result = experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "b", resume=True)
+    assert len(result.strategies[0].accuracy) == 2
+    assert student(tmp_path / "b") == student(tmp_path / "whole")
+    assert tiny.measured(tmp_path / "b") == tiny.measured(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_finished_run_is_read_and_not_done_again(tmp_path):
+    first = experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    seen = []
+    again = experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, resume=True, observers=[seen.append])
+    assert (again, seen) == (first, [])
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_checkpoint_every_may_change_and_the_order_of_strategies_may_not(tmp_path):
+    chosen = {"a": tiny.strategy(), "b": tiny.replay("tiny-nc")}
+    whole = experiment.run("tiny-nc", chosen, tmp_path / "whole")
+
+    def stop(event):
+        if isinstance(event, StrategyStarted) and event.name == "b":
+            raise Stop
+
+    with pytest.raises(Stop):
+        experiment.run("tiny-nc", chosen, tmp_path / "b", observers=[stop])
+    turned = dict(reversed(chosen.items()))
+    result = experiment.run("tiny-nc", turned, tmp_path / "b", resume=True, checkpoint_every=2)
+    assert [row.name for row in result.strategies] == ["a", "b"]
+    assert tiny.forget_seconds(result.to_dict()) == tiny.forget_seconds(whole.to_dict())
+
+
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"seed": 1}, "the seed that the run in .* was begun with: 0, got 1"),
+        ({"split": "validation"}, "the split .*: test, got validation"),
+        ({"scenario": "tiny-ni"}, "the scenario .*: tiny-nc, got tiny-ni"),
+        ({"strategies": {"b": tiny.strategy()}}, "the strategies .*: a, got b"),
+        ({"strategies": {"a": tiny.strategy(student="reset")}}, "the strategy 'a' .*: as it was then, got another"),
+        ({"resume": False}, "got a run; remedy: go on with that run by resuming it"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_run_is_resumed_as_it_was_begun_or_not_at_all(tmp_path, change, complaint):
+    def stop(_event):
+        raise Stop
+
+    arguments = {"scenario": "tiny-nc", "strategies": {"a": tiny.strategy()}, "out": tmp_path}
+    with pytest.raises(Stop):
+        experiment.run(**arguments, observers=[stop])
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(CheckpointError, match=complaint):
+        experiment.run(**{**arguments, "resume": True, **change})
+    assert (tmp_path / "run.json").read_bytes() == before
+    experiment.run(**arguments, resume=True)
+
+
+def test_nothing_to_resume(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(CheckpointError, match=r"expected a run in .*, got none; remedy: check the path"):
+            experiment.run("tiny-nc", {"a": tiny.strategy()}, folder, resume=True)
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1}', "\xff"])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, resume=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(CheckpointError, match="got something else; remedy: choose another folder"):
+        experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+    with pytest.raises(CheckpointError, match=r"not .*thesis\.tex"):
+        experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex")
+    with pytest.raises(CheckpointError, match="to write into"):
+        experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_what_a_process_left_that_was_killed_before_the_record_is_no_run(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".run.json.123.part").write_text("{")
+    experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+    assert not (tmp_path / ".run.json.123.part").exists()
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_two_processes_do_not_work_on_one_run(tmp_path):
+    refused = []
+
+    def intrude(event):
+        if isinstance(event, StrategyStarted):
+            with pytest.raises(CheckpointError, match="another process at work"):
+                experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, resume=True)
+            refused.append(event)
+
+    experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, observers=[intrude])
+    assert len(refused) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "complaint"),
+    [
+        ({"scenario": "mnist-xy"}, UnknownNameError, "one of .*tiny-nc.*, got 'mnist-xy'"),
+        ({"strategies": {}}, SettingError, "at least one strategy"),
+        ({"strategies": {"../up": tiny.strategy()}}, SettingError, "'../up'"),
+        ({"strategies": {"experts": tiny.strategy()}}, SettingError, "'experts'"),
+        ({"seed": -1}, SettingError, "seed >= 0, got -1"),
+        ({"checkpoint_every": 0}, SettingError, "checkpoint_every >= 1"),
+        ({"device": "gpu"}, SettingError, "a device that torch can use here, got 'gpu'"),
+        ({"device": "meta"}, SettingError, "a device that torch can use here, got 'meta'"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, change, error, complaint):
+    arguments = {"scenario": "tiny-nc", "strategies": {"a": tiny.strategy()}, **change}
+    with pytest.raises(error, match=complaint):
+        experiment.run(**arguments, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_auto_is_a_device(tmp_path):
+    result = experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, device="auto")
+    expected = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    assert result.environments[0].device == str(expected)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_the_environment_is_written_down(tmp_path):
+    (environment,) = experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path).environments
+    assert environment.versions["torch"] == torch.__version__.split("+")[0]
+    assert {"python", "exml", "kornia", "numpy"} <= environment.versions.keys()
+    assert environment.threads == torch.get_num_threads()
+    assert "cores" in environment.hardware
+
+
+@pytest.fixture
+def opened(tmp_path):
+    request = Request("tiny-nc", {"a": {}}, 0, "test", "cpu")
+    here = Environment(versions={}, device="cpu", hardware="here", threads=1)
+
+    def reopen(resume=True, environment=here):
+        return RunFolder(tmp_path, request, environment, resume=resume)
+
+    return reopen
+
+
+def test_the_clock_gives_each_phase_its_time_over_all_processes(opened, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    def passes(seconds):
+        nonlocal now
+        now += seconds
+
+    with opened(resume=False) as folder:
+        clock = Clock(folder)
+        passes(3)
+        clock.enter("generation", "a")
+        passes(5)
+        clock.enter("distillation", "a")
+        passes(1)
+        clock.tick()  # writes everything so far
+        passes(1)
+        clock.tick()  # too early to write again: this second is lost with the process
+    now = 7.0  # another process, another origin of time
+    with opened() as folder:
+        clock = Clock(folder)
+        passes(2)
+        clock.enter("distillation", "a")
+        passes(10)
+        clock.save()
+    with opened() as folder:
+        assert folder.record.shared == Seconds(experts=5)
+        assert folder.record.strategies["a"].seconds == Seconds(generation=5, distillation=11)
+        assert folder.record.strategies["a"].seconds.total == 16
+
+
+def test_every_place_that_a_run_was_resumed_at_is_written_down_once(opened):
+    there = Environment(versions={"torch": "9"}, device="cpu", hardware="there", threads=4)
+    opened(resume=False).__exit__(None, None, None)
+    for environment in (there, there):
+        with opened(environment=environment) as folder:
+            found = [environment.hardware for environment in folder.record.environments]
+    assert found == ["here", "there"]
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_the_seconds_add_up(tmp_path):
+    begun = time.perf_counter()
+    result = experiment.run("tiny-nc", {"a": tiny.strategy(), "b": tiny.inversion()}, tmp_path)
+    passed = time.perf_counter() - begun
+    record = json.loads((tmp_path / "run.json").read_text())
+    shared = Seconds(**record["shared"])
+    assert sum((row.seconds for row in result.strategies), shared) == result.seconds
+    assert 0 < result.seconds.total <= passed
+    assert all(value > 0 for row in result.strategies for value in (row.seconds.generation, row.seconds.distillation))
+    assert all(row.seconds.experts == 0 for row in result.strategies)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_strategy_that_fails_leaves_what_can_be_resumed(tmp_path):
+    """A full disk, say: the error is typed, and the run goes on when there is room."""
+    chosen = {"a": tiny.strategy()}
+    experiment.run("tiny-nc", chosen, tmp_path / "whole")
+    calls = []
+
+    def full(event):
+        calls.append(event)
+        if isinstance(event, events.BufferUpdated) and event.experience == 2:
+            raise CheckpointError(expected="to write", got="no space left", remedy="free some")
+
+    with pytest.raises(ExmlError, match="no space left"):
+        experiment.run("tiny-nc", chosen, tmp_path / "b", observers=[full])
+    experiment.run("tiny-nc", chosen, tmp_path / "b", resume=True)
+    assert student(tmp_path / "b") == student(tmp_path / "whole")
+
+
+def test_drawing_changes_nothing_for_other_people(tmp_path):
+    from matplotlib import pyplot
+
+    settings, backend, figures = dict(mpl.rcParams), mpl.get_backend(), pyplot.get_fignums()
+    experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+    assert (dict(mpl.rcParams), mpl.get_backend(), pyplot.get_fignums()) == (settings, backend, figures)
+    assert Figure().get_facecolor() == mpl.colors.to_rgba(settings["figure.facecolor"])

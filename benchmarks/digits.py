@@ -128,14 +128,14 @@ def main() -> None:
     """Measure, unless only the page is asked for, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/digits"), help="folder for the runs")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--scenarios", nargs="+", default=SCENARIOS, choices=SCENARIOS)
     parser.add_argument("--strategies", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--page-only", action="store_true")
     arguments = parser.parse_args()
     if not arguments.page_only:
         grouped: dict[str, list[Result]] = defaultdict(list)
-        for seed in range(arguments.seeds):
+        for seed in arguments.seeds:
             for scenario in arguments.scenarios:
                 print(f"{scenario}, seed {seed}", flush=True)
                 grouped[scenario].append(measure(scenario, seed, arguments.strategies, arguments.work))

@@ -119,6 +119,16 @@ def _structure_role(role: str) -> Callable[[Any, Any], Any]:
     return structure
 
 
+def _structure_protocol(value: Any, protocol: Any) -> Any:
+    """A component that stands inside another and is of no family, such as a source of images."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+        raise _MisfitError(f"a {protocol.__name__}: a mapping with its kind", value)
+    part = _converter().structure(value, class_of(value["kind"]))
+    if not isinstance(part, protocol):
+        raise _MisfitError(f"a {protocol.__name__}", value["kind"])
+    return part
+
+
 def _structure_union(value: Any, union: Any) -> Any:
     """The first member that fits; literals before types."""
     if value is None and NoneType in get_args(union):
@@ -199,7 +209,8 @@ def _converter() -> cattrs.Converter:
         lambda cls: get_origin(cls) in (Union, UnionType) or getattr(cls, "_is_protocol", False),
         lambda part: converter.unstructure(part, unstructure_as=type(part)),
     )
-    for role, protocol in ROLES.items():
+    converter.register_structure_hook_func(lambda cls: getattr(cls, "_is_protocol", False), _structure_protocol)
+    for role, protocol in ROLES.items():  # after the one above: the last that fits is taken
         converter.register_structure_hook_func(lambda cls, wanted=protocol: cls is wanted, _structure_role(role))
     converter.register_structure_hook(int, _strict(int, int))
     converter.register_structure_hook(float, _strict(float, int, float))

@@ -51,8 +51,8 @@ def distill(
 ) -> None:
     """Train the student on the buffer, towards the combined logits of the previous student and the expert.
 
-    Student and teachers see the same augmented images. What a step draws depends on ``seed`` and the step alone, so a run
-    that goes on from ``start`` equals one that was never stopped.
+    Student and teachers see the same augmented images. What a step draws depends on ``seed`` and the step alone, so a
+    run that goes on from ``start`` equals one that was never stopped.
 
     Args:
         student: the module to train; left in training mode.

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import attrs
 import torch
 from jaxtyping import Float
-from kornia.filters import get_gaussian_kernel2d
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +21,8 @@ from exml.priors.activation import Activation
 
 @lru_cache(maxsize=32)
 def _kernel(size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size size"]:
+    from kornia.filters import get_gaussian_kernel2d  # here, since all of kornia takes seconds to import
+
     with torch.inference_mode(False):  # kept for later calls, which may need gradients
         return get_gaussian_kernel2d((size, size), (sigma, sigma), dtype=dtype, device=device)[0]
 

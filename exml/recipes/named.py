@@ -36,7 +36,7 @@ def recipe(name: str, scenario: str = "digits-nc", seed: int = 0) -> CompleteBui
         UnknownNameError: listing the recipes there are.
 
     >>> type(recipe("exml").build().generator).__name__
-    'Mixture'
+    'ModelInversion'
     """
     if name not in RECIPES:
         raise UnknownNameError(

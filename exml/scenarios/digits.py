@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from sklearn.datasets import load_digits
 
 from exml._rng import derive_seed
 from exml.experts import ExpertTraining
@@ -29,6 +28,8 @@ def digit_images() -> dict[str, Samples]:
     >>> {part: len(samples) for part, samples in digit_images().items()}
     {'train': 997, 'validation': 300, 'test': 500}
     """
+    from sklearn.datasets import load_digits  # here, since scikit-learn takes seconds to import
+
     data, target = load_digits(return_X_y=True)
     images = torch.from_numpy(data).float().view(-1, 1, 8, 8) / 16
     labels = torch.from_numpy(target).long()

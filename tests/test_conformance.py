@@ -1,0 +1,225 @@
+"""Every component of the package passes the suite for other people's components; so do three of theirs."""
+
+import attrs
+import pytest
+import torch
+
+import exml
+from exml import buffers, generators, losses, priors
+from exml._registry import _KINDS
+from exml.testing import (
+    check_augmentation,
+    check_buffer,
+    check_combiner,
+    check_component,
+    check_generator,
+    check_loss,
+    check_normalizer,
+    check_prior,
+)
+from tests.helpers import SHAPE, experts, network, strategy
+
+NORMALIZERS = [
+    losses.RawLogits(),
+    losses.CenterLogits(),
+    losses.StandardizeLogits(eps=1e-5),
+    losses.L2NormalizeLogits(eps=1e-5),
+]
+COMBINERS = [losses.ByClass(units="present"), losses.SideBySide(), losses.ProductOfExperts()]
+LOSSES = [
+    losses.MeanSquaredError(classes="all"),
+    losses.CrossEntropy(),
+    losses.KLDivergence(temperature=3.0),
+    losses.Distillation(cross_entropy=0.5),
+    losses.Sum((losses.MeanSquaredError(), losses.Weighted(losses.CrossEntropy(), 2.0))),
+    losses.Weighted(losses.MeanSquaredError(), 0.5),
+]
+PRIORS = [
+    priors.L2Norm(0.1),
+    priors.GaussianBlur(0.1, kernel_size=5, sigma=2.0),
+    priors.TotalVariation(0.1),
+    priors.BatchNormStatistics(0.1, layers="last"),
+    priors.Sum((priors.L2Norm(0.1), priors.BatchNormStatistics(2.0))),
+    priors.Weighted(priors.L2Norm(0.1), 3.0),
+]
+AUGMENTATIONS = [
+    priors.Augmentation(shift=2, rotation=10.0, flip=0.5, brightness=0.1),
+    priors.Chain((priors.Augmentation(shift=1), priors.Augmentation(flip=0.5))),
+]
+POLICIES = [buffers.Cumulative(9), buffers.ClassBalanced(9), buffers.Reservoir(9, 5), buffers.Unbounded(5)]
+GENERATORS = [
+    generators.ModelInversion(iterations=2, batch_size=4),
+    generators.ModelInversion(iterations=2, start=generators.ProceduralImages(), stop_at=0.9, clamp=3.0),
+    generators.DataImpression(beta=1.0, iterations=2, batch_size=4),
+    generators.GaussianNoise(std=0.5),
+    generators.ProceduralImages(kinds=("strokes", "noise")),
+    generators.AuxiliaryData(generators.PhotoPatches((1, 8, 8), count=40)),
+    generators.Mixture((generators.GaussianNoise(), generators.ProceduralImages()), weights=(0.3, 0.7)),
+]
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS, ids=repr)
+def test_normalizers(normalizer):
+    check_normalizer(normalizer)
+
+
+@pytest.mark.parametrize("combiner", COMBINERS, ids=repr)
+def test_combiners(combiner):
+    check_combiner(combiner)
+
+
+def test_multi_task():
+    check_combiner(losses.MultiTask(((0, 1, 2), (3, 4))), tasks=True)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_losses(loss):
+    check_loss(loss)
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=repr)
+def test_priors(prior):
+    check_prior(prior)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=repr)
+def test_augmentations(augmentation):
+    check_augmentation(augmentation)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_buffers(policy):
+    check_buffer(policy)
+
+
+@pytest.mark.parametrize("generator", GENERATORS, ids=lambda generator: type(generator).__name__)
+def test_generators(generator):
+    check_generator(generator)
+
+
+def test_no_component_is_left_out():
+    checked = {
+        type(part)
+        for parts in (NORMALIZERS, COMBINERS, LOSSES, PRIORS, AUGMENTATIONS, POLICIES, GENERATORS)
+        for part in parts
+    }
+    checked |= {losses.MultiTask, generators.Replay}  # the one above, and one that needs real images of its expert
+    families = (
+        cls
+        for cls in _KINDS.values()
+        if cls.__module__.split(".")[:2]
+        in (["exml", "losses"], ["exml", "priors"], ["exml", "buffers"], ["exml", "generators"])
+    )
+    sources = {generators.ImageFile, generators.PhotoPatches}
+    assert {cls.__name__ for cls in families if cls not in sources} == {cls.__name__ for cls in checked}
+
+
+# --- from outside the package ---------------------------------------------------------------------------------------
+
+
+@exml.component
+@attrs.frozen
+class Bright:
+    """A prior."""
+
+    weight: float
+
+    @property
+    def reads_activations(self):
+        return False
+
+    def __call__(self, images, activations, /):
+        return self.weight * images.flatten(1).mean(1).square().mean()
+
+
+@exml.component
+@attrs.frozen
+class Strongest:
+    """A combiner: each class has the larger of the two teachers' logits."""
+
+    floor: float = -9.0
+
+    def __call__(self, previous, expert, samples, /):
+        lowest = torch.full_like(expert.logits, self.floor)
+        largest = torch.maximum(
+            torch.where(previous.known, previous.logits, lowest), torch.where(expert.known, expert.logits, lowest)
+        )
+        seen = (previous.known | expert.known).expand_as(largest)
+        return exml.targets.Target(torch.where(seen, largest, 0.0), seen, seen)
+
+
+@exml.component
+@attrs.frozen
+class Stripes:
+    """A generator."""
+
+    width: int = 2
+
+    @property
+    def uses_priors(self):
+        return False
+
+    def __call__(self, expert, size, seed, context=None, /):
+        draw = torch.Generator().manual_seed(seed)
+        columns = torch.rand(size, 1, 1, expert.image_shape[2], generator=draw)
+        images = columns.expand(size, *expert.image_shape).contiguous()
+        with torch.no_grad(), exml.engine.frozen(expert.module):
+            labels = expert.labels(images)
+        return exml.Samples.of(images, labels, task=expert.task)
+
+
+def test_three_components_of_somebody_else_plug_in():
+    check_prior(Bright(0.1))
+    check_combiner(Strongest())
+    check_generator(Stripes(3))
+    ours = strategy(
+        generator=generators.Mixture((Stripes(), generators.ModelInversion(iterations=2))), combiner=Strongest()
+    )
+    chosen = attrs.evolve(ours, prior=priors.Sum((Bright(0.5), priors.L2Norm(0.1))))
+    assert exml.Strategy.from_yaml(chosen.to_yaml()) == chosen
+    learner = exml.Learner(chosen, network())
+    learner.learn_stream(exml.ExpertStream.from_experts(experts()))
+    assert learner.classes_seen == tuple(range(6))
+    assert learner.memory.images.shape[1:] == SHAPE
+
+
+# --- the suites can fail --------------------------------------------------------------------------------------------
+
+
+def faulty(role, call, decorate=attrs.frozen, **attributes):
+    """A component of a role with one fault."""
+    cls = decorate(type(f"Faulty{role}{len(_KINDS)}", (), {"__call__": call, "__annotations__": {}, **attributes}))
+    return (exml.component(cls) if decorate is attrs.frozen else cls)()
+
+
+@pytest.mark.parametrize(
+    ("check", "part", "words"),
+    [
+        (
+            check_prior,
+            lambda: faulty("a", lambda s, x, a, /: x.sum(), reads_activations=False),
+            "average over the batch",
+        ),
+        (
+            check_prior,
+            lambda: faulty("b", lambda s, x, a, /: x.square().sum((1, 2, 3)), reads_activations=False),
+            "0-dim",
+        ),
+        (check_prior, lambda: faulty("c", lambda s, x, a, /: x.detach().mean() ** 2, reads_activations=False), "grad"),
+        (check_normalizer, lambda: faulty("d", lambda s, x, k, /: x - x.mean(1, keepdim=True)), "known classes only"),
+        (check_normalizer, lambda: faulty("e", lambda s, x, k, /: x - x.mean()), "each row by itself"),
+        (check_normalizer, lambda: faulty("f", lambda s, x, k, /: -x), "order"),
+        (check_loss, lambda: faulty("g", lambda s, x, t, y, /: -(x - t.logits).square().sum()), "average"),
+        (check_augmentation, lambda: faulty("h", lambda s, x, g, /: x + torch.rand(1, generator=g)), "every image"),
+        (check_augmentation, lambda: faulty("i", lambda s, x, g, /: x + torch.rand(x.shape)), "same generator"),
+        (check_combiner, lambda: losses.MeanSquaredError(), "call of a combiner"),
+    ],
+)
+def test_the_suites_find_faults(check, part, words):
+    with pytest.raises((AssertionError, RuntimeError), match=words):
+        check(part())
+
+
+def test_a_loose_class_is_no_component():
+    with pytest.raises(AssertionError, match="attrs"):
+        check_component(faulty("j", lambda s, x, k, /: x, decorate=lambda cls: cls), "normalizer")

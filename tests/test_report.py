@@ -4,6 +4,7 @@ import io
 import json
 import re
 import typing
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -30,6 +31,7 @@ from exml.report import (
     StrategyResult,
     StrategyStarted,
     StudentEvaluated,
+    WaitingForProcess,
     accuracy_figure,
     result_table,
     samples_figure,
@@ -317,7 +319,7 @@ def test_cells_without_images_or_classes():
     figure = samples_figure(memory(experiences, skip={(1, 1)}), experiences, "title")
     assert [axis.axison for axis in figure.axes] == [True, True, True, True, False, False]
     said = [[text.get_text() for text in axis.texts] for axis in figure.axes]
-    assert said == [[], ["none in the buffer"], [], [], [], []]
+    assert said == [[], ["none"], [], [], [], []]
 
 
 def test_of_many_experts_and_classes_a_few_are_shown():
@@ -358,10 +360,11 @@ EVENTS = (
     BaselinesStarted(5),
     BaselineEvaluated("Oracle"),
 )
+WAITING = WaitingForProcess(Path("runs/first"))
 
 
 def test_these_are_all_events():
-    assert {type(event) for event in EVENTS} == set(typing.get_args(RunEvent))
+    assert {type(event) for event in (*EVENTS, WAITING)} == set(typing.get_args(RunEvent))
 
 
 def show(upto, width=80, **settings):
@@ -402,6 +405,14 @@ def test_the_display_fits_into_80_columns():
 def test_the_display_is_silent_without_a_terminal():
     assert show(len(EVENTS)) == ""
     assert show(len(EVENTS), force_terminal=True, quiet=True) == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_wait_is_said_in_any_case(terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
+    with ProgressDisplay(console) as display:
+        display(WAITING)
+    assert "Another process is at work on runs/first; waiting for it." in console.file.getvalue()
 
 
 def test_seconds_add():

@@ -1,6 +1,8 @@
 """Whole runs from Python: what they measure, what they leave behind, and that a stopped one goes on to the same end."""
 
+import fcntl
 import json
+import threading
 import time
 
 import matplotlib as mpl
@@ -25,6 +27,7 @@ from exml.report import (
     Seconds,
     StrategyStarted,
     StudentEvaluated,
+    WaitingForProcess,
 )
 from exml.scenarios import registry
 from tests import tiny
@@ -153,7 +156,7 @@ def test_several_strategies_have_the_same_experts_and_seed(tmp_path):
     ]
     assert result.strategies[1].accuracy == alone.strategies[0].accuracy
     assert result.baselines == alone.baselines
-    assert [exml.Strategy.from_dict(row.strategy) for row in result.strategies[:2]] == [chosen["one"], chosen["two"]]
+    assert {row.name: exml.Strategy.from_dict(row.strategy) for row in result.strategies} == chosen
     for file in ("student.json", "samples.png", "checkpoint/checkpoint.safetensors"):
         assert (tmp_path / "all" / "replay" / file).exists()
     assert not (tmp_path / "all" / "student.json").exists()
@@ -193,8 +196,8 @@ def test_events_come_in_order(tmp_path):
     seen = []
     experiment.run("tiny-nc", {"a": tiny.strategy(), "b": tiny.strategy()}, tmp_path, observers=[seen.append])
     kinds = [type(event) for event in seen]
-    assert [event.done for event in seen if isinstance(event, ExpertsProgress)] == [1, 2, 3, 4]
-    assert kinds[: kinds.index(StrategyStarted)] == [ExpertsProgress] * 4
+    assert [event.done for event in seen if isinstance(event, ExpertsProgress)] == [0, 1, 2, 3, 4]
+    assert kinds[: kinds.index(StrategyStarted)] == [ExpertsProgress] * 5
     assert [event.name for event in seen if isinstance(event, StrategyStarted)] == ["a", "b"]
     evaluated = [event for event in seen if isinstance(event, StudentEvaluated)]
     assert [(event.name, event.experience) for event in evaluated] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
@@ -347,17 +350,35 @@ def test_what_a_process_left_that_was_killed_before_the_record_is_no_run(tmp_pat
 
 
 @pytest.mark.usefixtures("_no_pictures")
-def test_two_processes_do_not_work_on_one_run(tmp_path):
-    refused = []
+def test_who_resumes_a_run_that_is_under_way_waits_for_it(tmp_path):
+    chosen, waits, late = {"a": tiny.strategy()}, threading.Event(), []
 
-    def intrude(event):
+    def resume():
+        def wait(event):
+            late.append(event)
+            waits.set()
+
+        late.append(experiment.run("tiny-nc", chosen, tmp_path, resume=True, observers=[wait]))
+
+    other = threading.Thread(target=resume, daemon=True)
+
+    def begin_the_other(event):
         if isinstance(event, StrategyStarted):
-            with pytest.raises(CheckpointError, match="another process at work"):
-                experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, resume=True)
-            refused.append(event)
+            other.start()
+            assert waits.wait(60)
 
-    experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, observers=[intrude])
-    assert len(refused) == 1
+    result = experiment.run("tiny-nc", chosen, tmp_path, observers=[begin_the_other])
+    other.join(60)
+    assert late == [WaitingForProcess(tmp_path), result]
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_two_processes_do_not_begin_in_one_folder(tmp_path):
+    with (tmp_path / ".lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CheckpointError, match="another process that is beginning a run there"):
+            experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+    experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
 
 
 @pytest.mark.parametrize(

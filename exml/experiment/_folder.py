@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
@@ -79,18 +79,30 @@ class Record:
 class RunFolder:
     """Opens the folder of a run, new or to be resumed, and holds it for this process.
 
+    Whoever resumes a run that another process is still at work on waits until that has ended: a killed ``uv run``, for
+    one, leaves the process behind that it started.
+
     Args:
         path: of the folder.
         request: what is asked for.
         environment: of this process.
         resume: go on with what is there, or insist that nothing is.
+        on_wait: called before it waits for another process.
 
     Raises:
-        CheckpointError: something is there already, or is not there; it is another run, or another process is at work
-            on it; or the folder cannot be written.
+        CheckpointError: something is there already, or is not there; it is another run; or the folder cannot be
+            written.
     """
 
-    def __init__(self, path: Path, request: Request, environment: Environment, *, resume: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        request: Request,
+        environment: Environment,
+        *,
+        resume: bool,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = path
         self.result = path / "result.json"
         self._file = path / "run.json"
@@ -105,9 +117,10 @@ class RunFolder:
             raise CheckpointError(
                 expected=f"a run in {path}", got="none", remedy="check the path, or begin the run without resuming"
             )
-        self.record = _read(self._file) if exists else Record(request, ())
-        _require_same(self.record.request, request, path)
-        self._lock = _lock(path)
+        if resume:
+            _require_same(_read(self._file).request, request, path)
+        self._lock = _lock(path, on_wait if resume else None)
+        self.record = _read(self._file) if resume else Record(request, ())
         if environment not in self.record.environments:
             self.record.environments += (environment,)
         for name in request.strategies:
@@ -175,7 +188,7 @@ def _is_free(path: Path) -> bool:
     return path.is_dir() and all(child.name.startswith(leftovers) for child in path.iterdir())
 
 
-def _lock(path: Path) -> IO[bytes]:
+def _lock(path: Path, on_wait: Callable[[], None] | None) -> IO[bytes]:
     """Hold the folder until the file is closed, which the end of the process does too, whatever ends it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -184,16 +197,20 @@ def _lock(path: Path) -> IO[bytes]:
         raise CheckpointError(
             expected=f"to write into {path}", got=str(error), remedy="choose a folder that can be written"
         ) from error
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    if fcntl is None:
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if on_wait is None:
             file.close()
             raise CheckpointError(
-                expected=f"{path} to be at rest",
-                got="another process at work on this run",
-                remedy="wait for it, or end it and resume the run then",
+                expected=f"a folder of its own, not {path}",
+                got="another process that is beginning a run there",
+                remedy="choose another folder",
             ) from None
-        except OSError:  # a file system that has no locks
-            pass
+        on_wait()
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # a file system that has no locks
+        pass
     return file

@@ -99,6 +99,7 @@ class Work:
 
     def _train_experts(self) -> ExpertStream:
         self._clock.enter("experts")
+        self._tell(ExpertsProgress(0, len(self._experiences) * self._scenario.training.epochs))
 
         def report(done: int, total: int) -> None:
             self._tell(ExpertsProgress(done, total))

@@ -15,7 +15,7 @@ from exml.experiment._clock import Clock
 from exml.experiment._environment import environment
 from exml.experiment._folder import Request, RunFolder
 from exml.experiment._work import Work
-from exml.report import Result, RunObserver
+from exml.report import Result, RunObserver, WaitingForProcess
 from exml.strategy import Strategy
 
 TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png")
@@ -51,7 +51,7 @@ def run(
         device: as torch names it; ``"auto"`` is an accelerator if there is one.
         checkpoint_every: steps of generation or distillation between two checkpoints.
         resume: go on with the run in the folder; the arguments must be those that it was begun with, but for
-            ``checkpoint_every``. A finished run is read.
+            ``checkpoint_every``. A finished run is read; one that another process is at work on is waited for.
         observers: told of every event.
 
     Raises:
@@ -64,7 +64,12 @@ def run(
     loaded, place = scenarios.load(scenario, seed, split), _device(device)
     plain = {name: strategy.to_dict() for name, strategy in strategies.items()}
     request = Request(scenario, plain, seed, split, str(place))
-    with RunFolder(Path(out), request, environment(place), resume=resume) as folder:
+
+    def on_wait() -> None:
+        for observer in observers:
+            observer(WaitingForProcess(Path(out)))
+
+    with RunFolder(Path(out), request, environment(place), resume=resume, on_wait=on_wait) as folder:
         if folder.result.exists():
             return Result.load(folder.result)
         clock = Clock(folder)

@@ -11,6 +11,7 @@ from exml.report.progress import (
     RunObserver,
     StrategyStarted,
     StudentEvaluated,
+    WaitingForProcess,
 )
 from exml.report.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
 from exml.report.samples_figure import samples_figure
@@ -31,6 +32,7 @@ __all__ = [
     "StrategyResult",
     "StrategyStarted",
     "StudentEvaluated",
+    "WaitingForProcess",
     "accuracy_figure",
     "result_table",
     "samples_figure",

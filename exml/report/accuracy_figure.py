@@ -72,7 +72,8 @@ def _lines(axis: Any, result: Result) -> None:
             clip_on=False,
         )
     axis.set(ylim=(0, 100), xticks=places, xlabel="experience i", ylabel="accuracy, %")
-    axis.set_title("student after experience i, on experiences 1 to i", fontsize=9)
+    tested = "the test set" if result.shared_test else "experiences 1 to i"
+    axis.set_title(f"student after experience i, on {tested}", fontsize=9)
     axis.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
     if len(result.strategies) > 1:

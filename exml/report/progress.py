@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -15,6 +16,17 @@ from exml import events
 
 PERIOD = 0.1
 """Seconds between two looks at the loss, which on an accelerator wait for the device."""
+
+
+@attrs.frozen
+class WaitingForProcess:
+    """The run to be resumed is not at rest; this process goes on when the other one has ended.
+
+    Args:
+        path: folder of the run.
+    """
+
+    path: Path
 
 
 @attrs.frozen
@@ -83,7 +95,13 @@ class BaselineEvaluated:
 
 
 RunEvent: TypeAlias = (
-    events.Event | ExpertsProgress | StrategyStarted | StudentEvaluated | BaselinesStarted | BaselineEvaluated
+    events.Event
+    | WaitingForProcess
+    | ExpertsProgress
+    | StrategyStarted
+    | StudentEvaluated
+    | BaselinesStarted
+    | BaselineEvaluated
 )
 """What a run tells: a learner's events and those around them."""
 
@@ -98,7 +116,7 @@ class RunObserver(Protocol):
 
 
 class ProgressDisplay:
-    """A line for the experts, one for each strategy, one for the baselines; nothing where there is no terminal.
+    """A line for the experts, one for each strategy, one for the baselines; no progress where there is no terminal.
 
     Args:
         console: where to draw.
@@ -135,6 +153,9 @@ class ProgressDisplay:
 
     def __call__(self, event: RunEvent, /) -> None:
         """Draw what an event changed."""
+        if isinstance(event, WaitingForProcess):  # worth a line in a log, too
+            self._progress.console.print(f"Another process is at work on {event.path}; waiting for it.", markup=False)
+            return
         if self._progress.disable:
             return
         match event:

@@ -54,7 +54,7 @@ def samples_figure(memory: Samples, experiences: Sequence[ExperienceResult], tit
             axis.imshow(_montage(images, across, down).numpy(), interpolation="nearest")
             if len(images) == 0:
                 place = {"ha": "center", "va": "center", "transform": axis.transAxes}
-                axis.text(0.5, 0.5, "none in the buffer", fontsize=8, color="#555555", **place)
+                axis.text(0.5, 0.5, "none", fontsize=8, color="#555555", **place)
     return figure
 
 

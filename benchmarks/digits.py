@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,15 @@ def gather(results: list[Result]) -> dict[str, Any]:
         "hardware": hardware,
         "threads": first.threads,
         "versions": dict(first.versions),
+        "commit": _commit(),
         "scenarios": rows,
     }
+
+
+def _commit() -> str:
+    """The last commit that changed the package."""
+    command = ["git", "log", "-1", "--format=%h", "--", "exml"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _row(kind: str, ex_model: bool) -> dict[str, Any]:
@@ -77,7 +85,8 @@ def page(measured: dict[str, Any]) -> str:
         "experts. ● keeps to the rules of the ex-model scenario (no data, one model in memory); ○ does not. Settings",
         "were chosen on a validation split of the training images.",
         "",
-        f"Made by `uv run python benchmarks/digits.py` on {'; '.join(measured['hardware'])}; "
+        f"Made by `uv run python benchmarks/digits.py` at commit {measured['commit']} on "
+        f"{'; '.join(measured['hardware'])}; "
         f"{measured['threads']} thread(s); {', '.join(f'{name} {text}' for name, text in versions.items())}.",
         "Seconds are wall time of generation and distillation on a shared machine, other work beside it: an order of",
         "magnitude, not a comparison.",

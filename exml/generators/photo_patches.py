@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -68,7 +69,10 @@ class PhotoPatches:
 def _photos(channels: int) -> list[Tensor]:
     from sklearn.datasets import load_sample_images  # here, since scikit-learn takes seconds to import
 
-    photos = [torch.tensor(photo).permute(2, 0, 1).float() / 255 for photo in load_sample_images().images]
+    photos = [
+        rearrange(torch.tensor(photo).float() / 255, "height width rgb -> rgb height width")
+        for photo in load_sample_images().images
+    ]
     return (
         photos
         if channels == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from einops import rearrange
 
 from exml._rng import derive_seed
 from exml.experts import ExpertTraining
@@ -31,7 +32,7 @@ def digit_images() -> dict[str, Samples]:
     from sklearn.datasets import load_digits  # here, since scikit-learn takes seconds to import
 
     data, target = load_digits(return_X_y=True)
-    images = torch.from_numpy(data).float().view(-1, 1, 8, 8) / 16
+    images = rearrange(torch.from_numpy(data).float() / 16, "n (height width) -> n 1 height width", height=8)
     labels = torch.from_numpy(target).long()
     parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for label in range(10):

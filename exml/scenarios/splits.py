@@ -107,7 +107,8 @@ def new_instances(
     """
     classes = _check(train, test, experiences)
     shares: list[list[Tensor]] = [[] for _ in range(experiences)]
-    for place, label in enumerate(classes):
+    begin = 0
+    for label in classes:
         index = (train.labels == label).nonzero().flatten()
         if len(index) < experiences:
             raise DataError(
@@ -117,10 +118,9 @@ def new_instances(
             )
         generator = make_generator("cpu", seed, "new-instances", label)
         dealt = index[torch.randperm(len(index), generator=generator).to(index.device)]
-        for number in range(
-            experiences
-        ):  # where a class begins moves on, so that no experience gets all the remainders
-            shares[(number + place) % experiences].append(dealt[number::experiences])
+        for number in range(experiences):
+            shares[(begin + number) % experiences].append(dealt[number::experiences])
+        begin += len(index)  # a class goes on where the last one ended, so that sizes differ by one at most
     shared = attrs.evolve(test, experiences=torch.zeros_like(test.labels), tasks=torch.full_like(test.labels, -1))
     parts: list[Experience] = []
     for index, share in enumerate(shares, 1):

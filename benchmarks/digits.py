@@ -14,13 +14,14 @@ import json
 import os
 import statistics
 import subprocess
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from exml import experiment
 from exml.recipes import RECIPES, recipe
 from exml.report import Result
+from exml.strategy import Strategy
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "digits.json"
@@ -28,29 +29,54 @@ PAGE = ROOT / "docs" / "results.md"
 SCENARIOS = ("digits-joint", "digits-nc", "digits-mt", "digits-ni")
 
 
-def measure(scenario: str, seed: int, names: list[str], work: Path) -> Result:
-    """One run with some recipes, begun or gone on with."""
-    out = work / f"{scenario}-{seed}"
-    strategies = {name: recipe(name, scenario, seed).build() for name in names}
-    return experiment.run(scenario, strategies, out, seed=seed, resume=out.exists())
+def wanted(scenario: str, seed: int, names: Sequence[str]) -> dict[str, Strategy]:
+    """The recipes as they are now."""
+    return {name: recipe(name, scenario, seed).build() for name in names}
+
+
+def finished(work: Path) -> list[Result]:
+    """The results of all runs in a folder that are over."""
+    return [Result.load(path) for path in sorted(work.glob("*/result.json"))]
+
+
+def measure(scenario: str, seed: int, names: Sequence[str], work: Path) -> None:
+    """Run what no finished run has measured yet with the recipe as it is now."""
+    strategies = wanted(scenario, seed, names)
+    for result in finished(work):
+        if (result.scenario, result.seed) == (scenario, seed):
+            for done in result.strategies:
+                if done.name in strategies and done.strategy == strategies[done.name].to_dict():
+                    del strategies[done.name]
+    if strategies:
+        out = work / "-".join((scenario, str(seed), *strategies))
+        experiment.run(scenario, strategies, out, seed=seed, resume=out.exists())
 
 
 def gather(results: list[Result]) -> dict[str, Any]:
     """Rows by scenario: stream accuracies in percent, one a seed, with forgetting and seconds where there are any."""
     rows: dict[str, dict[str, dict[str, Any]]] = {}
+    asked: set[tuple[str, int]] = set()
     for result in results:
         table = rows.setdefault(result.scenario, {})
+        current = wanted(result.scenario, result.seed, list(RECIPES))
         for strategy in result.strategies:
+            if strategy.strategy != current[strategy.name].to_dict():
+                continue  # of a recipe that has changed since
             row = table.setdefault(strategy.name, _row("strategy", strategy.ex_model))
+            row["seeds"].append(result.seed)
             row["accuracy"].append(round(100 * strategy.stream_accuracy[-1], 2))
             row["seconds"].append(round(strategy.seconds.generation + strategy.seconds.distillation, 1))
             if strategy.forgetting is not None:
                 row["forgetting"].append(round(100 * strategy.forgetting, 2))
+        if (result.scenario, result.seed) in asked:
+            continue  # the baselines are the same in every run with these experts
+        asked.add((result.scenario, result.seed))
         for baseline in result.baselines:
             row = table.setdefault(baseline.name, _row("baseline", baseline.ex_model))
             if baseline.stream_accuracy is None:
                 row["reason"] = baseline.reason
             else:
+                row["seeds"].append(result.seed)
                 row["accuracy"].append(round(100 * baseline.stream_accuracy, 2))
     first = results[0].environments[0]
     hardware = sorted({e.hardware for result in results for e in result.environments})
@@ -71,7 +97,15 @@ def _commit() -> str:
 
 
 def _row(kind: str, ex_model: bool) -> dict[str, Any]:
-    return {"kind": kind, "ex_model": ex_model, "accuracy": [], "forgetting": [], "seconds": [], "reason": None}
+    return {
+        "kind": kind,
+        "ex_model": ex_model,
+        "seeds": [],
+        "accuracy": [],
+        "forgetting": [],
+        "seconds": [],
+        "reason": None,
+    }
 
 
 def page(measured: dict[str, Any]) -> str:
@@ -80,7 +114,8 @@ def page(measured: dict[str, Any]) -> str:
     lines = [
         "# Results on the embedded scenarios",
         "",
-        f"Stream accuracy (Eq. 2) in percent on 500 test images, mean ± standard deviation over seeds {_list(seeds)}.",
+        "Stream accuracy (Eq. 2) in percent on 500 test images, mean ± standard deviation over n of the seeds "
+        f"{_list(seeds)}.",
         "A seed decides the order of the classes, the experts and the student; all rows of one seed are about the same",
         "experts. ● keeps to the rules of the ex-model scenario (no data, one model in memory); ○ does not. Settings",
         "were chosen on a validation split of the training images.",
@@ -102,10 +137,9 @@ def page(measured: dict[str, Any]) -> str:
         ranked = sorted(table.items(), key=lambda entry: -statistics.fmean(entry[1]["accuracy"] or [-1]))
         for name, row in ranked:
             mark = "●" if row["ex_model"] else "○"
-            lines.append(
-                f"| {mark} | {name} | {_spread(row['accuracy']) or '–'} | {_spread(row['forgetting']) or '–'} | "
-                f"{_spread(row['seconds']) or '–'} |"
-            )
+            cells = [mark, name, str(len(row["seeds"]))]
+            cells += [_spread(row[column]) or "–" for column in ("accuracy", "forgetting", "seconds")]
+            lines.append(f"| {' | '.join(cells)} |")
         reasons = {f"*{name}*: {row['reason']}." for name, row in table.items() if row["reason"]}
         lines += ["", *sorted(reasons)] if reasons else []
         lines += ["", *_verdict(table)]
@@ -143,13 +177,12 @@ def main() -> None:
     parser.add_argument("--page-only", action="store_true")
     arguments = parser.parse_args()
     if not arguments.page_only:
-        grouped: dict[str, list[Result]] = defaultdict(list)
         for seed in arguments.seeds:
             for scenario in arguments.scenarios:
                 print(f"{scenario}, seed {seed}", flush=True)
-                grouped[scenario].append(measure(scenario, seed, arguments.strategies, arguments.work))
+                measure(scenario, seed, arguments.strategies, arguments.work)
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        results = [result for group in grouped.values() for result in group]
+        results = finished(arguments.work)
         RESULTS.write_text(json.dumps(gather(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
     print(f"wrote {os.path.relpath(PAGE)}")

@@ -16,7 +16,8 @@ from exml.baselines import EnsembleAverage, MinEntropy, Oracle, ParameterAverage
 from exml.errors import CheckpointError, ExmlError, SettingError, UnknownNameError
 from exml.evaluation import evaluate_baseline
 from exml.experiment._clock import Clock
-from exml.experiment._folder import Request, RunFolder
+from exml.experiment._folder import RunFolder
+from exml.experiment._record import Request
 from exml.experts import ExpertStream, load_expert
 from exml.report import (
     BaselineEvaluated,

@@ -1,79 +1,24 @@
-"""The folder of a run: what was asked for, how far it is, and that no two processes work in it at once."""
+"""The folder of a run, in which no two processes work at once."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO
 
 import attrs
 
 from exml._files import write_json
-from exml._serialization import from_plain
-from exml.errors import CheckpointError, ConfigError
-from exml.report import Environment, Seconds
+from exml.errors import CheckpointError
+from exml.experiment._record import Progress, Record, Request, read_record, require_same
+from exml.report import Environment
 
 if os.name == "posix":
     import fcntl
 else:
     fcntl = None
-
-VERSION = 1
-"""Of ``run.json``; a run of another version is not resumed."""
-
-
-@attrs.frozen
-class Request:
-    """What the numbers of a run depend on, the machine left aside; a resumed run must ask for the same.
-
-    Args:
-        scenario: its name.
-        strategies: as plain data, by name.
-        seed: of everything random.
-        split: which images the accuracies are of.
-        device: as torch names it.
-    """
-
-    scenario: str
-    strategies: Mapping[str, Any]
-    seed: int
-    split: Literal["test", "validation"]
-    device: str
-
-
-@attrs.define
-class Progress:
-    """How far one strategy is, beside its checkpoint.
-
-    Args:
-        accuracy: the rows of the accuracy matrix so far.
-        seconds: spent on it.
-    """
-
-    accuracy: tuple[tuple[float, ...], ...] = ()
-    seconds: Seconds = attrs.field(factory=Seconds)
-
-
-@attrs.define
-class Record:
-    """The contents of ``run.json``.
-
-    Args:
-        request: what was asked for.
-        environments: where it ran, each once.
-        shared: seconds spent on what the strategies have in common, the experts and the baselines.
-        strategies: by name.
-        version: of this layout.
-    """
-
-    request: Request
-    environments: tuple[Environment, ...]
-    shared: Seconds = attrs.field(factory=Seconds)
-    strategies: dict[str, Progress] = attrs.field(factory=dict[str, Progress])
-    version: Literal[1] = 1
 
 
 class RunFolder:
@@ -118,9 +63,9 @@ class RunFolder:
                 expected=f"a run in {path}", got="none", remedy="check the path, or begin the run without resuming"
             )
         if resume:
-            _require_same(_read(self._file).request, request, path)
+            require_same(read_record(self._file).request, request, path)
         self._lock = _lock(path, on_wait if resume else None)
-        self.record = _read(self._file) if resume else Record(request, ())
+        self.record = read_record(self._file) if resume else Record(request, ())
         if environment not in self.record.environments:
             self.record.environments += (environment,)
         for name in request.strategies:
@@ -146,38 +91,6 @@ class RunFolder:
     def of(self, strategy: str) -> Path:
         """Where a strategy's own files go: into a folder of its own if there are several."""
         return self.path if len(self.record.request.strategies) == 1 else self.path / strategy
-
-
-def _read(path: Path) -> Record:
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        if plain.get("version") != VERSION:
-            raise ConfigError("version", expected=str(VERSION), got=repr(plain.get("version")), remedy="")
-        return from_plain(plain, Record)
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            expected=f"a run of this version of exml in {path}",
-            got=str(error),
-            remedy="resume it with the exml that began it, or begin it anew in another folder",
-        ) from error
-
-
-def _require_same(begun: Request, asked: Request, path: Path) -> None:
-    for field in attrs.fields(Request):
-        before, now = getattr(begun, field.name), getattr(asked, field.name)
-        if before == now:
-            continue
-        name = field.name
-        if isinstance(before, Mapping) and set(before) == set(now):
-            name = next(f"strategy {name!r}" for name in before if before[name] != now[name])
-            before, now = "as it was then", "another one under this name"
-        elif isinstance(before, Mapping):
-            before, now = ", ".join(before), ", ".join(now)
-        raise CheckpointError(
-            expected=f"the {name} that the run in {path} was begun with: {before}",
-            got=str(now),
-            remedy="resume it with the same arguments, or begin another run in another folder",
-        )
 
 
 def _is_free(path: Path) -> bool:

@@ -13,7 +13,8 @@ from exml import scenarios
 from exml.errors import CheckpointError, SettingError
 from exml.experiment._clock import Clock
 from exml.experiment._environment import environment
-from exml.experiment._folder import Request, RunFolder
+from exml.experiment._folder import RunFolder
+from exml.experiment._record import Request
 from exml.experiment._work import Work
 from exml.report import Result, RunObserver, WaitingForProcess
 from exml.strategy import Strategy

@@ -2,18 +2,18 @@
 
 from exml.report._canvas import save_figure
 from exml.report.accuracy_figure import accuracy_figure
-from exml.report.progress import (
+from exml.report.progress import ProgressDisplay
+from exml.report.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
+from exml.report.run_events import (
     BaselineEvaluated,
     BaselinesStarted,
     ExpertsProgress,
-    ProgressDisplay,
     RunEvent,
     RunObserver,
     StrategyStarted,
     StudentEvaluated,
     WaitingForProcess,
 )
-from exml.report.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
 from exml.report.samples_figure import samples_figure
 from exml.report.table import result_table
 

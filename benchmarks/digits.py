@@ -53,7 +53,7 @@ def measure(scenario: str, seed: int, names: Sequence[str], work: Path) -> None:
 
 
 def gather(results: list[Result]) -> dict[str, Any]:
-    """Rows by scenario: stream accuracies in percent, one a seed, with forgetting and seconds where there are any."""
+    """Rows by scenario: stream accuracies in percent, one a seed, with forgetting where there is any."""
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     asked: set[tuple[str, int]] = set()
     for result in results:
@@ -65,7 +65,6 @@ def gather(results: list[Result]) -> dict[str, Any]:
             row = table.setdefault(strategy.name, _row("strategy", strategy.ex_model))
             row["seeds"].append(result.seed)
             row["accuracy"].append(round(100 * strategy.stream_accuracy[-1], 2))
-            row["seconds"].append(round(strategy.seconds.generation + strategy.seconds.distillation, 1))
             if strategy.forgetting is not None:
                 row["forgetting"].append(round(100 * strategy.forgetting, 2))
         if (result.scenario, result.seed) in asked:
@@ -103,7 +102,6 @@ def _row(kind: str, ex_model: bool) -> dict[str, Any]:
         "seeds": [],
         "accuracy": [],
         "forgetting": [],
-        "seconds": [],
         "reason": None,
     }
 
@@ -123,8 +121,6 @@ def page(measured: dict[str, Any]) -> str:
         f"Made by `uv run python benchmarks/digits.py` at commit {measured['commit']} on "
         f"{'; '.join(measured['hardware'])}; "
         f"{measured['threads']} thread(s); {', '.join(f'{name} {text}' for name, text in versions.items())}.",
-        "Seconds are wall time of generation and distillation on a shared machine, other work beside it: an order of",
-        "magnitude, not a comparison.",
     ]
     for scenario, table in measured["scenarios"].items():
         lines += [
@@ -138,7 +134,7 @@ def page(measured: dict[str, Any]) -> str:
         for name, row in ranked:
             mark = "●" if row["ex_model"] else "○"
             cells = [mark, name, str(len(row["seeds"]))]
-            cells += [_spread(row[column]) or "–" for column in ("accuracy", "forgetting", "seconds")]
+            cells += [_spread(row[column]) or "–" for column in ("accuracy", "forgetting")]
             lines.append(f"| {' | '.join(cells)} |")
         reasons = {f"*{name}*: {row['reason']}." for name, row in table.items() if row["reason"]}
         lines += ["", *sorted(reasons)] if reasons else []

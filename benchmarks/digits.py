@@ -127,7 +127,7 @@ def page(measured: dict[str, Any]) -> str:
             "",
             f"## {scenario}",
             "",
-            "| | | accuracy | forgetting | seconds |",
+            "| | | n | accuracy | forgetting |",
             "| --- | --- | ---: | ---: | ---: |",
         ]
         ranked = sorted(table.items(), key=lambda entry: -statistics.fmean(entry[1]["accuracy"] or [-1]))

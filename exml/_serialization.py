@@ -101,12 +101,16 @@ def _strict(cls: type[Any], *accepted: type[Any]) -> Callable[[Any, Any], Any]:
     return structure
 
 
+def _structure_tagged(value: Any, noun: str) -> Any:
+    """Any registered component, by its kind."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+        raise _MisfitError(f"a {noun}: a mapping with its kind", value)
+    return _converter().structure(value, class_of(value["kind"]))
+
+
 def _structure_role(role: str) -> Callable[[Any, Any], Any]:
     def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-            raise _MisfitError(f"a {role}: a mapping with its kind", value)
-        cls = class_of(value["kind"])
-        part = _converter().structure(value, cls)
+        part = _structure_tagged(value, role)
         if not plays(part, role):
             raise ConfigError(
                 "",
@@ -121,9 +125,7 @@ def _structure_role(role: str) -> Callable[[Any, Any], Any]:
 
 def _structure_protocol(value: Any, protocol: Any) -> Any:
     """A component that stands inside another and is of no family, such as a source of images."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-        raise _MisfitError(f"a {protocol.__name__}: a mapping with its kind", value)
-    part = _converter().structure(value, class_of(value["kind"]))
+    part = _structure_tagged(value, protocol.__name__)
     if not isinstance(part, protocol):
         raise _MisfitError(f"a {protocol.__name__}", value["kind"])
     return part

@@ -112,7 +112,7 @@ def list_scenarios() -> None:
     table.add_column("scenario", no_wrap=True)
     table.add_column("what it is")
     for name in scenarios.names():
-        table.add_row(name, _describe(scenarios.load(name)))
+        table.add_row(name, scenarios.describe(name))
     Console(highlight=False).print(table)
 
 
@@ -151,14 +151,3 @@ def _strategies(text: str, scenario: str, seed: int) -> dict[str, Strategy]:
             raise SettingError(expected="each strategy once", got=f"{name!r} twice", remedy="rename one of the files")
         chosen[name] = Strategy.load(path) if is_file else recipe(part, scenario, seed).build()
     return chosen
-
-
-def _describe(scenario: scenarios.Scenario) -> str:
-    """One line."""
-    length, total = len(scenario.experiences), scenario.classes
-    counts = sorted({len(experience.classes) for experience in scenario.experiences})
-    text = f"{length} experience{'s' if length > 1 else ''} of {' or '.join(map(str, counts))} classes"
-    text += f" ({total} in all)" if counts != [total] else ""
-    text += ", task labels" if scenario.has_tasks else ""
-    text += ", one test set" if scenario.shared_test else ""
-    return f"{text}, images {'x'.join(map(str, scenario.image_shape))}"

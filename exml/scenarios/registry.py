@@ -12,6 +12,7 @@ Split: TypeAlias = Literal["test", "validation"]
 """Which images the experiences are tested on; no expert was trained on either part."""
 FactoryT = TypeVar("FactoryT", bound=Callable[[int, Split], Scenario])
 _FACTORIES: dict[str, Callable[[int, Split], Scenario]] = {}
+_DESCRIPTIONS: dict[str, str] = {}
 
 
 def names() -> tuple[str, ...]:
@@ -23,8 +24,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_FACTORIES))
 
 
-def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
+def register(name: str, /, *, description: str | None = None) -> Callable[[FactoryT], FactoryT]:
     """Give a function ``(seed, split)`` that makes a scenario a name, also for the command line.
+
+    Args:
+        name: the name.
+        description: what :func:`describe` shall say, for a scenario that is made of data which may have to be fetched.
 
     Raises:
         SettingError: if something else has this name.
@@ -49,6 +54,8 @@ def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
                 remedy="register it under another name",
             )
         _FACTORIES[name] = factory
+        if description is not None:
+            _DESCRIPTIONS[name] = description
         return factory
 
     return decorate
@@ -70,12 +77,39 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
     >>> len(load("digits-joint").experiences), len(load("digits-nc", split="validation").experiences)
     (1, 5)
     """
+    factory = _factory(name)
+    if split not in ("test", "validation"):
+        raise SettingError(expected="split 'test' or 'validation'", got=repr(split), remedy="choose one of them")
+    return factory(seed, split)
+
+
+def describe(name: str) -> str:
+    """What a scenario is with seed 0, in a line; one that was registered with a description is not made for it.
+
+    Raises:
+        UnknownNameError: when nobody registered the name.
+
+    >>> describe("digits-mt")
+    '5 experiences of 2 classes (10 in all), task labels, images 1x8x8'
+    """
+    _factory(name)
+    if name in _DESCRIPTIONS:
+        return _DESCRIPTIONS[name]
+    scenario = load(name)
+    length, total = len(scenario.experiences), scenario.classes
+    counts = sorted({len(experience.classes) for experience in scenario.experiences})
+    text = f"{length} experience{'s' if length > 1 else ''} of {' or '.join(map(str, counts))} classes"
+    text += f" ({total} in all)" if counts != [total] else ""
+    text += ", task labels" if scenario.has_tasks else ""
+    text += ", one test set" if scenario.shared_test else ""
+    return f"{text}, images {'x'.join(map(str, scenario.image_shape))}"
+
+
+def _factory(name: str) -> Callable[[int, Split], Scenario]:
     if name not in _FACTORIES:
         raise UnknownNameError(
             expected=f"one of {', '.join(names())}",
             got=repr(name),
             remedy="check the spelling, or import the module that registers it with exml.scenarios.register",
         )
-    if split not in ("test", "validation"):
-        raise SettingError(expected="split 'test' or 'validation'", got=repr(split), remedy="choose one of them")
-    return _FACTORIES[name](seed, split)
+    return _FACTORIES[name]

@@ -1,15 +1,18 @@
-"""Affine warps, each image by a matrix of its own."""
+"""Affine warps, each image by a matrix of its own, and the simpler ones that need no interpolation."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from exml._types import Images
+
+Padding: TypeAlias = Literal["border", "zeros", "reflection"]
+"""What lies beyond the border: the outermost pixels, zeros, or the image mirrored."""
 
 
 def inverse_affine(
@@ -36,9 +39,7 @@ def inverse_affine(
     return torch.cat((turned, -(turned * shift.T[:, None]).sum(2, keepdim=True)), 2)
 
 
-def warp(
-    images: Images, matrices: Float[Tensor, "batch 2 3"], padding: Literal["border", "zeros", "reflection"]
-) -> Images:
+def warp(images: Images, matrices: Float[Tensor, "batch 2 3"], padding: Padding) -> Images:
     """Read each pixel p of the result at ``matrix · (p, 1)`` of the image, bilinearly; p in pixels from the centre.
 
     Differentiable in the images. The grid is written out, because ``affine_grid`` is a matrix product, and those round
@@ -46,10 +47,37 @@ def warp(
     """
     precise = torch.promote_types(images.dtype, torch.float32)
     height, width = images.shape[-2:]
-    x = torch.arange(width, dtype=precise, device=images.device) - (width - 1) / 2
+    x = torch.arange(width, dtype=precise, device=images.device)[:, None] - (width - 1) / 2
     y = torch.arange(height, dtype=precise, device=images.device)[:, None] - (height - 1) / 2
-    across, along, shift = matrices.to(precise)[..., None, None].unbind(2)
-    source = across * x + along * y + shift
-    grid = torch.stack((source[:, 0] * (2 / width), source[:, 1] * (2 / height)), -1)
+    right, down = matrices.to(precise).unbind(1)
+    scaled = torch.stack((right * (2 / width), down * (2 / height)), 2)  # batch, factors of (x, y, 1), (right, down)
+    across, along, shift = scaled[:, :, None].unbind(1)
+    grid = (along * y)[:, :, None] + (across * x + shift)[:, None]  # the one sum that is as large as the images
     warped = functional.grid_sample(images.to(precise), grid, padding_mode=padding, align_corners=False)
     return warped.to(images.dtype)
+
+
+def move(images: Images, mirrored: Bool[Tensor, " batch"], shift: Int[Tensor, "2 batch"], padding: Padding) -> Images:
+    """Mirror, then shift by whole pixels to the right and down: each pixel of the result is one of the image, exactly.
+
+    What :func:`warp` would do, without interpolation: several times faster, and with a gradient that copies too.
+    """
+    batch, channels, height, width = images.shape
+    x = torch.arange(width, device=images.device) - shift[0, :, None]
+    y = torch.arange(height, device=images.device) - shift[1, :, None]
+    x = torch.where(mirrored[:, None], width - 1 - x, x)
+    places = _held(y, height, padding)[:, :, None] * width + _held(x, width, padding)[:, None]
+    everywhere = places.view(batch, 1, -1).expand(-1, channels, -1)
+    moved = images.flatten(2).gather(2, everywhere).view(images.shape)
+    if padding != "zeros":
+        return moved
+    inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None]
+    return torch.where(inside, moved, 0)
+
+
+def _held(places: Int[Tensor, "batch length"], length: int, padding: Padding) -> Int[Tensor, "batch length"]:
+    """Where to read for places beyond the border."""
+    if padding == "reflection":
+        folded = places % (2 * length)
+        return torch.minimum(folded, 2 * length - 1 - folded)
+    return places.clamp(0, length - 1)

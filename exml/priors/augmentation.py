@@ -7,12 +7,14 @@ from typing import Literal
 
 import attrs
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from exml._registry import component
 from exml._types import Images
 from exml._validators import in_range, one_of
 from exml.priors._jitter import adjust_brightness, adjust_contrast, adjust_saturation
-from exml.priors._warp import inverse_affine, warp
+from exml.priors._warp import inverse_affine, move, warp
 
 
 @component
@@ -20,7 +22,8 @@ from exml.priors._warp import inverse_affine, warp
 class Augmentation:
     """Shift, turn, mirror, scale and recolour every image by random parameters of its own (Sec. 4.1, "Augmentations").
 
-    The geometry of an image is one affine warp, interpolated once. What is not asked for is not computed.
+    The geometry of an image is one affine warp, interpolated once; shifts and mirror images alone are exact copies of
+    pixels. What is not asked for is not computed.
     Differentiable in the images; nothing is cut to [0, 1]. The same generator state gives the same parameters (on each
     kind of device its own).
 
@@ -71,16 +74,32 @@ class Augmentation:
     def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
         """Change every image by its own parameters; ``generator`` is on the device of the images."""
         # Always as many draws: to switch one change off leaves the others as they are.
-        draws = torch.rand(8, len(images), generator=generator, device=images.device)
+        return self.apply(images, torch.rand(8, len(images), generator=generator, device=images.device))
+
+    def apply(self, images: Images, draws: Float[Tensor, "8 batch"], /) -> Images:
+        """Change every image by parameters made of its column of ``draws``, in [0, 1): a function of tensors alone.
+
+        For ``torch.compile``, which takes no generators.
+
+        >>> images = torch.rand(4, 1, 8, 8)
+        >>> draws = torch.rand(8, 4, generator=torch.Generator().manual_seed(0))
+        >>> shifts = Augmentation(shift=2)
+        >>> torch.equal(shifts.apply(images, draws), shifts(images, torch.Generator().manual_seed(0)))
+        True
+        """
         signed = 2 * draws - 1
-        if self.shift or self.rotation or self.flip or self.scale:
+        mirrored = draws[2] < self.flip
+        shift = (draws[3:5] * (2 * self.shift + 1)).floor() - self.shift
+        if self.rotation or self.scale:
             matrices = inverse_affine(
                 angle=signed[0] * math.radians(self.rotation),
                 scale=1 + self.scale * signed[1],
-                mirror=1 - 2 * (draws[2] < self.flip).to(draws.dtype),
-                shift=(draws[3:5] * (2 * self.shift + 1)).floor() - self.shift,
+                mirror=1 - 2 * mirrored.to(draws.dtype),
+                shift=shift,
             )
             images = warp(images, matrices, self.padding)
+        elif self.shift or self.flip:
+            images = move(images, mirrored, shift.long(), self.padding)
         if self.brightness:
             images = adjust_brightness(images, (1 + self.brightness * signed[5]).to(images.dtype))
         if self.contrast:

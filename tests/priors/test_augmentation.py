@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from exml.errors import SettingError
 from exml.priors import Augmentation
 from exml.priors._jitter import adjust_brightness, adjust_contrast, adjust_saturation
-from exml.priors._warp import inverse_affine, warp
+from exml.priors._warp import inverse_affine, move, warp
 
 
 def seeded(seed=0):
@@ -57,6 +57,21 @@ def test_positive_angles_turn_counter_clockwise_as_kornia_does():
     angle, one = torch.tensor([0.4], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     turned = warp(x, inverse_affine(angle, one, one, torch.zeros(2, 1, dtype=torch.float64)), "zeros")
     torch.testing.assert_close(turned, kornia.geometry.rotate(x, angle.rad2deg()), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("padding", "beyond"), [("zeros", "constant"), ("border", "edge"), ("reflection", "symmetric")]
+)
+@given(dx=st.integers(-15, 15), dy=st.integers(-15, 15), mirrored=st.booleans(), width=st.integers(6, 40))
+def test_moves_are_copies_of_pixels(padding, beyond, dx, dy, mirrored, width):
+    x = torch.rand(2, 3, 6, width)
+    other = np.pad(
+        tv.horizontal_flip(x).numpy() if mirrored else x.numpy(), [(0, 0), (0, 0), (15, 15), (15, 15)], beyond
+    )
+    wanted = torch.from_numpy(other[:, :, 15 - dy : 21 - dy, 15 - dx : 15 - dx + width].copy())
+    moved = move(x, torch.tensor([mirrored, False]), torch.tensor([[dx, 0], [dy, 0]]), padding)
+    assert torch.equal(moved[0], wanted[0])
+    assert torch.equal(moved[1], x[1])
 
 
 @given(dx=st.integers(-5, 5), dy=st.integers(-5, 5), width=st.integers(6, 40))
@@ -187,6 +202,28 @@ def test_jitter_factors_of_one_image_are_independent():
 
 
 EVERYTHING = Augmentation(2, 20.0, 0.5, 0.2, 0.3, 0.3, 0.3)
+MOVES = [Augmentation(shift=3, flip=0.5, padding=padding) for padding in ("border", "zeros", "reflection")]
+
+
+@pytest.mark.parametrize("augmentation", [EVERYTHING, *MOVES], ids=repr)
+def test_is_a_function_of_its_draws_that_compiles_without_a_break(augmentation, compiled):
+    in_one_piece = compiled(augmentation.apply)
+    for height in (6, 8, 9):  # from the second on, a size is a symbol to the compiler
+        x = torch.rand(5, 3, height, 7, requires_grad=True)
+        wanted, images = augmentation(x, seeded()), in_one_piece(x, torch.rand(8, 5, generator=seeded()))
+        torch.testing.assert_close(images, wanted)
+        weights = torch.randn_like(images)
+        torch.testing.assert_close(*(torch.autograd.grad(y, x, weights) for y in (images, wanted)))
+
+
+@pytest.mark.parametrize("augmentation", [EVERYTHING, *MOVES], ids=repr)
+def test_does_not_depend_on_the_order_of_memory(augmentation):
+    x, weights, results = torch.rand(5, 3, 8, 7), torch.randn(5, 3, 8, 7), []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        pixels = x.clone(memory_format=memory_format).requires_grad_()
+        images = augmentation(pixels, seeded())
+        results.append((images.detach(), *torch.autograd.grad(images, pixels, weights)))
+    torch.testing.assert_close(*results)
 
 
 def test_same_generator_same_images():
@@ -203,10 +240,11 @@ def test_switching_one_change_off_leaves_the_others_as_they_are():
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
 
 
+@pytest.mark.parametrize("augmentation", [EVERYTHING, *MOVES], ids=repr)
 @pytest.mark.parametrize("seed", range(3))
-def test_gradients_reach_the_images(seed):
+def test_gradients_reach_the_images(augmentation, seed):
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: EVERYTHING(x, seeded(seed)), x)
+    assert torch.autograd.gradcheck(lambda x: augmentation(x, seeded(seed)), x)
 
 
 def test_nothing_asked_is_the_identity():
@@ -222,11 +260,12 @@ def test_keeps_the_type_of_the_images(dtype):
     torch.testing.assert_close(y.float(), EVERYTHING(x.float(), seeded()), rtol=0.03, atol=0.03)
 
 
-def test_reads_nothing_back_from_the_device():
+@pytest.mark.parametrize("augmentation", [EVERYTHING, *MOVES], ids=repr)
+def test_reads_nothing_back_from_the_device(augmentation):
     """Fake tensors have shapes but no values: whoever asks for a value fails."""
     with FakeTensorMode() as mode:
         x = mode.from_tensor(torch.rand(3, 3, 8, 8))
-        assert EVERYTHING(x, seeded()).shape == x.shape
+        assert augmentation(x, seeded()).shape == x.shape
 
 
 def test_presets_are_what_the_paper_names():

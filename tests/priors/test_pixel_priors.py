@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exml.errors import SettingError
 from exml.priors import GaussianBlur, L2Norm, TotalVariation
-from exml.priors.blur import _kernel
+from exml.priors.blur import _matrix
 
 
 def images(batch=3, channels=2, height=7, width=9):
@@ -47,10 +47,10 @@ def test_blur_of_an_even_image_is_nothing_and_has_a_finite_slope(squared):
 
 def test_blur_builds_its_kernel_once():
     prior = GaussianBlur(1.0, sigma=0.123)
-    before = _kernel.cache_info().misses
+    before = _matrix.cache_info().misses
     for _ in range(3):
         prior(images(), ())
-    assert _kernel.cache_info().misses == before + 1
+    assert _matrix.cache_info().misses == before + 2  # one for each side of the images
 
 
 def test_blur_kernel_made_in_inference_mode_still_takes_gradients():
@@ -75,6 +75,30 @@ def test_total_variation_agrees_with_kornia(channels):
     ids=repr,
 )
 class TestEveryPixelPrior:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_takes_half_precision(self, prior, dtype):
+        x = images().to(dtype)
+        penalty = prior(x, ())
+        assert penalty.dtype == dtype
+        torch.testing.assert_close(penalty.double(), prior(x.double(), ()), rtol=0.02, atol=0)
+
+    def test_does_not_depend_on_the_order_of_memory(self, prior):
+        x = images(channels=3)
+        results = []
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            pixels = x.clone(memory_format=memory_format).requires_grad_()
+            penalty = prior(pixels, ())
+            results.append((penalty.detach(), *torch.autograd.grad(penalty, pixels)))
+        torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+    def test_compiles_without_a_break(self, prior, compiled):
+        in_one_piece = compiled(prior)
+        for height in (6, 8, 9):  # from the second on, a size is a symbol to the compiler
+            pixels = images(height=height).requires_grad_()
+            wanted, penalty = prior(pixels, ()), in_one_piece(pixels, ())
+            torch.testing.assert_close(penalty, wanted)
+            torch.testing.assert_close(torch.autograd.grad(penalty, pixels), torch.autograd.grad(wanted, pixels))
+
     def test_does_not_depend_on_the_size_of_the_batch(self, prior):
         x = images()
         torch.testing.assert_close(prior(x.repeat(4, 1, 1, 1), ()), prior(x, ()))

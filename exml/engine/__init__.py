@@ -1,8 +1,24 @@
 """The hot loops: where all the time of a run goes."""
 
 from exml.engine.distillation import PreviousStudent, distill, make_target
+from exml.engine.execution import EAGER, Execution, ExecutionWarning
 from exml.engine.frozen import frozen
-from exml.engine.inversion import invert
+from exml.engine.inversion import Inverter, invert, inverter
+from exml.engine.lowering import lowered, recorded
 from exml.engine.training import Training
 
-__all__ = ["PreviousStudent", "Training", "distill", "frozen", "invert", "make_target"]
+__all__ = [
+    "EAGER",
+    "Execution",
+    "ExecutionWarning",
+    "Inverter",
+    "PreviousStudent",
+    "Training",
+    "distill",
+    "frozen",
+    "invert",
+    "inverter",
+    "lowered",
+    "make_target",
+    "recorded",
+]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import cast
 
 import attrs
 import torch
@@ -10,8 +12,10 @@ from torch import nn
 
 from exml._rng import derive_seed
 from exml._types import Augmentation, ClassMask, Combiner, Loss, Normalizer, Scalar
-from exml.engine.frozen import frozen
-from exml.engine.training import Training
+from exml.engine._steps import in_form
+from exml.engine.execution import EAGER, Execution
+from exml.engine.lowering import lowered
+from exml.engine.training import Training, channels_last
 from exml.experts import Expert
 from exml.samples import Samples
 from exml.targets import Target, TeacherLogits
@@ -48,6 +52,7 @@ def distill(
     start: int,
     classes: int,
     after_step: Callable[[int, Scalar], None],
+    execution: Execution = EAGER,
 ) -> None:
     """Train the student on the buffer, towards the combined logits of the previous student and the expert.
 
@@ -68,31 +73,66 @@ def distill(
         seed: of this experience's distillation.
         start: the first step to make, from 0.
         classes: the student's outputs.
-        after_step: called with the number of steps made and the loss, detached, after each.
+        after_step: called with the number of steps made and the loss, detached, after each; a captured step writes
+            the next loss over it.
+        execution: of the steps.
     """
-    device = memory.images.device
-    generator = torch.Generator(device)
+    if start >= training.iterations:
+        return
+    device, probe = memory.images.device, memory.images[:2]
+    draws = torch.Generator(device)
     student.train()
-    with frozen(expert.module):
-        for step in range(start, training.iterations):
-            place = derive_seed(seed, step)
-            generator.manual_seed(place)
+    with ExitStack() as stack:
+        stack.enter_context(channels_last(student, optimizer))
+        asked = attrs.evolve(expert, module=stack.enter_context(lowered(expert.module, expert.normalize(probe))))
+        if previous is not None:
+            module = stack.enter_context(lowered(previous.module, probe))
+            previous = attrs.evolve(previous, module=module)
+        value = memory.images.new_zeros(())
+
+        def form(pupil: nn.Module, previous: PreviousStudent | None, expert: Expert) -> Callable[[], None]:
+            def step() -> None:
+                nonlocal value
+                drawn = torch.randint(len(memory), (training.batch_size,), generator=draws, device=device)
+                batch = memory[drawn]
+                if augmentation is not None:
+                    batch = attrs.evolve(batch, images=augmentation(batch.images, draws))
+                with torch.no_grad(), execution.autocast(device):
+                    target = make_target(previous, expert, batch, normalizer, combiner, classes)
+                with execution.autocast(device):
+                    logits = pupil(batch.images)
+                value = loss(logits.to(batch.images.dtype), target, batch.labels)
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                if training.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(student.parameters(), training.clip_norm)
+                optimizer.step()
+
+            return step
+
+        def compiled() -> Callable[[], None]:
+            before = None if previous is None else attrs.evolve(previous, module=_compiled(previous.module))
+            return form(_compiled(student), before, attrs.evolve(asked, module=_compiled(asked.module)))
+
+        step = in_form(
+            execution,
+            form(student, previous, asked),
+            compiled,
+            generators=(draws,),
+            steps=training.iterations - start,
+            device=device,
+        )
+        for done in range(start, training.iterations):
+            place = derive_seed(seed, done)
+            draws.manual_seed(place)
             torch.manual_seed(place)  # dropout in the student, components that use the global generator
-            drawn = torch.randint(len(memory), (training.batch_size,), generator=generator, device=device)
-            batch = memory[drawn]
-            if augmentation is not None:
-                batch = attrs.evolve(batch, images=augmentation(batch.images, generator))
-            with torch.no_grad():
-                target = make_target(previous, expert, batch, normalizer, combiner, classes)
-            value = loss(student(batch.images), target, batch.labels)
-            for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate_at(step)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            if training.clip_norm is not None:
-                nn.utils.clip_grad_norm_(student.parameters(), training.clip_norm)
-            optimizer.step()
-            after_step(step + 1, value.detach())
+            training.set_learning_rate(optimizer, done)
+            step()
+            after_step(done + 1, value.detach())
+
+
+def _compiled(module: nn.Module) -> nn.Module:
+    return cast(nn.Module, torch.compile(module, fullgraph=True))
 
 
 def make_target(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TypeAlias
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TypeAlias, cast
 
 import attrs
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from exml._rng import derive_seed
 from exml._types import Augmentation, Images, Journal, Labels, Logits, Prior, State
-from exml.engine.frozen import frozen
+from exml.engine._steps import in_form
+from exml.engine.execution import EAGER, Execution
+from exml.engine.lowering import Lowered, Network, recorded
 from exml.errors import NonFiniteError
-from exml.priors.activation import Activation, record_activations
 
 Objective: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
 """The data term of each image, of the module's outputs and the images' positions in the mini-batch."""
@@ -36,6 +37,7 @@ def invert(
     augmentation: Augmentation | None = None,
     clamp: float | None = None,
     finished: Finished | None = None,
+    execution: Execution = EAGER,
 ) -> Images:
     """Change images until a frozen network answers as wanted, by Adam on their pixels.
 
@@ -48,7 +50,8 @@ def invert(
     the same ones.
 
     Args:
-        module: in any mode; used in evaluation mode without weight gradients, and put back afterwards.
+        module: in any mode; used in evaluation mode without weight gradients, and put back afterwards. What runs is
+            :func:`exml.engine.lowered`.
         images: ``(batch, channels, height, width)``, where to start, in the module's units; not changed.
         objective: the data term, ``(batch,)``.
         iterations: Adam steps.
@@ -59,7 +62,8 @@ def invert(
         augmentation: applied before every forward pass.
         clamp: pixels are held within ``[-clamp, clamp]`` after every step; None holds nothing.
         finished: asked before every step; an image for which it holds is kept as it is and leaves the mini-batch. This
-            waits for the device once a step.
+            waits for the device once a step, which is then executed operation by operation.
+        execution: of the steps.
 
     Returns:
         ``(batch, channels, height, width)``, in the module's units, in the order of ``images``.
@@ -75,36 +79,114 @@ def invert(
     >>> bool((net(images).softmax(1)[:, 0] > net(start).softmax(1)[:, 0]).all())
     True
     """
-    flight = _Flight.begin(images, learning_rate, journal.restore())
-    draws = torch.Generator(images.device)
-    with frozen(module), _recorder(module, prior) as activations, torch.enable_grad():
-        while flight.step < iterations and len(flight.rows):
-            draws.manual_seed(derive_seed(seed, flight.step))
-            seen = flight.active if augmentation is None else augmentation(flight.active, draws)
-            logits = module(seen)
+    with inverter(
+        module,
+        images,
+        iterations=iterations,
+        learning_rate=learning_rate,
+        prior=prior,
+        augmentation=augmentation,
+        clamp=clamp,
+        execution=execution,
+    ) as inversion:
+        return inversion(images, objective, seed=seed, journal=journal, finished=finished)
+
+
+@contextmanager
+def inverter(
+    module: nn.Module,
+    probe: Images,
+    *,
+    iterations: int,
+    learning_rate: float,
+    prior: Prior | None = None,
+    augmentation: Augmentation | None = None,
+    clamp: float | None = None,
+    execution: Execution = EAGER,
+) -> Generator[Inverter]:
+    """:func:`invert` for several mini-batches, whose network is made ready once."""
+    record = prior is not None and prior.reads_activations
+    with recorded(module, probe[:2], record=record) as network:
+        yield Inverter(network, iterations, learning_rate, prior, augmentation, clamp, execution)
+
+
+@attrs.define(eq=False)
+class Inverter:
+    """What :func:`inverter` gives; see :func:`invert`."""
+
+    network: Network
+    iterations: int
+    learning_rate: float
+    prior: Prior | None
+    augmentation: Augmentation | None
+    clamp: float | None
+    execution: Execution
+    _compiled: Network | None = attrs.field(default=None, init=False)
+
+    def __call__(
+        self, images: Images, objective: Objective, *, seed: int, journal: Journal, finished: Finished | None = None
+    ) -> Images:
+        """Invert one mini-batch."""
+        flight = _Flight.begin(images, self.learning_rate, journal.restore())
+        draws = torch.Generator(images.device)
+        with torch.enable_grad():
+            eager = self._step(self.network, flight, objective, draws, finished)
+            step = eager
+            if finished is None:
+                step = in_form(
+                    self.execution,
+                    eager,
+                    lambda: self._step(self._compile(), flight, objective, draws, None),
+                    generators=(draws,),
+                    steps=self.iterations - flight.step,
+                    device=images.device,
+                )
+            while flight.step < self.iterations and len(flight.rows):
+                draws.manual_seed(derive_seed(seed, flight.step))
+                step()
+                flight.step += 1
+                journal.record(flight.step, self.iterations, flight.state)
+        result = flight.images()
+        if not bool(result.isfinite().all()):
+            raise NonFiniteError(
+                expected="finite images from inversion",
+                got=f"NaN or infinity in {int((~result.flatten(1).isfinite().all(1)).sum())} of {len(result)}",
+                remedy="lower the learning rate or the weights of the priors, or clamp the images",
+            )
+        return result
+
+    def _step(
+        self,
+        network: Network,
+        flight: _Flight,
+        objective: Objective,
+        draws: torch.Generator,
+        finished: Finished | None,
+    ) -> Callable[[], None]:
+        def step() -> None:
+            seen = flight.active if self.augmentation is None else self.augmentation(flight.active, draws)
+            with self.execution.autocast(seen.device):
+                logits, activations = network(seen)
+            logits = logits.to(seen.dtype)
             done = None if finished is None else finished(logits.detach(), flight.rows)
             loss = objective(logits, flight.rows).sum()
-            if prior is not None:
-                loss = loss + len(flight.rows) * prior(flight.active, activations)
+            if self.prior is not None:
+                loss = loss + len(flight.rows) * self.prior(flight.active, activations)
             (gradient,) = torch.autograd.grad(loss, flight.active)
             if done is not None and bool(done.any()):
                 gradient = flight.land(done, gradient)
-            flight.advance(gradient, clamp)
-            journal.record(flight.step, iterations, flight.state)
-    result = flight.images()
-    if not bool(result.isfinite().all()):
-        raise NonFiniteError(
-            expected="finite images from inversion",
-            got=f"NaN or infinity in {int((~result.flatten(1).isfinite().all(1)).sum())} of {len(result)}",
-            remedy="lower the learning rate or the weights of the priors, or clamp the images",
-        )
-    return result
+            flight.advance(gradient, self.clamp)
 
+        return step
 
-def _recorder(module: nn.Module, prior: Prior | None) -> AbstractContextManager[Sequence[Activation]]:
-    if prior is None or not prior.reads_activations:
-        return nullcontext(())
-    return record_activations(module)
+    def _compile(self) -> Network:
+        """Compiled at most once: other mini-batches of the same size run the same code."""
+        if self._compiled is None:
+            if not isinstance(self.network, Lowered):
+                raise TypeError("its network cannot be traced")
+            graph = cast(nn.Module, torch.compile(self.network.graph, fullgraph=True))
+            self._compiled = attrs.evolve(self.network, graph=graph)
+        return self._compiled
 
 
 @attrs.define(eq=False)
@@ -143,9 +225,9 @@ class _Flight:
         return gradient[stay]
 
     def advance(self, gradient: Images, clamp: float | None) -> None:
-        self.active.grad = gradient
+        # The fused kernel reads memory in its order, and a convolution's gradient may have its channels last.
+        self.active.grad = gradient.contiguous()
         self.adam.step()
-        self.step += 1
         if clamp is not None:
             with torch.no_grad():
                 self.active.clamp_(-clamp, clamp)
@@ -160,4 +242,5 @@ class _Flight:
 
 def _adam(images: Tensor, learning_rate: float) -> torch.optim.Adam:
     # One fused kernel where there is one: the steps of many small tensors would cost more than the network.
-    return torch.optim.Adam([images], lr=learning_rate, fused=images.device.type in ("cpu", "cuda"))
+    device = images.device.type
+    return torch.optim.Adam([images], learning_rate, fused=device in ("cpu", "cuda"), capturable=device == "cuda")

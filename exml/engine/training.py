@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Literal
 
 import attrs
@@ -47,12 +49,25 @@ class Training:
     def make_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         """A fresh optimizer over the student's parameters; its learning rate is set before each step."""
         parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        device = parameters[0].device if parameters else torch.device("cpu")
+        fused = device.type in ("cpu", "cuda")
+        # On a GPU the rate is a tensor: a captured step reads it anew each time.
+        rate = torch.tensor(self.learning_rate, device=device) if device.type == "cuda" else self.learning_rate
         if self.optimizer == "sgd":
             return torch.optim.SGD(
-                parameters, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
+                parameters, rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
             )
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(parameters, self.learning_rate, weight_decay=self.weight_decay, foreach=True)
+        capturable = device.type == "cuda"
+        return kind(parameters, rate, weight_decay=self.weight_decay, fused=fused, capturable=capturable)
+
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
+        """Give an optimizer of :meth:`make_optimizer` the learning rate of a step, without waiting for the device."""
+        for group in optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(self.learning_rate_at(iteration))
+            else:
+                group["lr"] = self.learning_rate_at(iteration)
 
     def learning_rate_at(self, iteration: int) -> float:
         """The learning rate of a step, from 0; a function of the step alone, so a resumed run needs no state."""
@@ -63,3 +78,29 @@ class Training:
         if progress < warm_up:
             return self.learning_rate * (iteration + 1) / (warm_up * self.iterations + 1)
         return self.learning_rate * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
+
+
+@contextmanager
+def channels_last(student: nn.Module, optimizer: torch.optim.Optimizer) -> Generator[None]:
+    """Inside the block the weights of two-dimensional convolutions have their channels last, and so has what they make.
+
+    Only the order in memory changes. The optimizer's tensors follow, since fused kernels read memory in its order.
+    """
+    convolutions = any(isinstance(part, nn.Conv2d) and part.weight.dtype != torch.float64 for part in student.modules())
+    try:
+        if convolutions:
+            _arrange(student, optimizer, torch.channels_last)
+        yield
+    finally:
+        if convolutions:
+            _arrange(student, optimizer, torch.contiguous_format)
+
+
+def _arrange(student: nn.Module, optimizer: torch.optim.Optimizer, memory_format: torch.memory_format) -> None:
+    student.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    for parameter, slots in optimizer.state.items():
+        if parameter.ndim == 4:
+            parameter.grad = None
+            for name, value in slots.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    slots[name] = value.contiguous(memory_format=memory_format)

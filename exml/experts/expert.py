@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -106,23 +107,24 @@ class Expert:
     def teach(self, pixels: Images, classes: int) -> TeacherLogits:
         """Its logits laid out over ``classes`` global class ids, for images in pixel units."""
         logits = self.logits(pixels)
-        known, present = self._masks[0][:classes], self._masks[1][:classes]
-        pad = classes - len(known)
-        known, present = (nn.functional.pad(mask, (0, pad)).to(logits.device) for mask in (known, present))
+        known = self._sent(("known", classes), logits, lambda: _mask(self.classes, classes))
+        present = self._sent(("present", classes), logits, lambda: _mask(self._ids, classes))
         if self.outputs != tuple(range(classes)):
-            laid_out = logits.new_zeros(len(logits), classes)
-            logits = laid_out.index_copy(1, self._columns.to(logits.device), logits[:, self._units.to(logits.device)])
+            columns = self._sent("columns", logits, lambda: torch.tensor(self._ids))
+            units = self._sent("units", logits, lambda: torch.tensor([self.outputs.index(name) for name in self._ids]))
+            logits = logits.new_zeros(len(logits), classes).index_copy(1, columns, logits[:, units])
         return TeacherLogits(logits, known, present)
 
     def labels(self, pixels: Images) -> Labels:
         """The most probable of its own classes, as global ids: argmax f_i^S(x) (Sec. 4, auxiliary data)."""
-        return self.class_ids[self.own_logits(self.logits(pixels)).argmax(1).cpu()].to(pixels.device)
+        best = self.own_logits(self.logits(pixels)).argmax(1)
+        return self._sent("class_ids", best, lambda: self.class_ids)[best]
 
     def own_logits(self, logits: Float[Tensor, "batch units"]) -> Float[Tensor, "batch known"]:
         """Of its output units, only those of its own classes, in the order of ``classes``."""
         if self.outputs == self.classes:
             return logits
-        return logits[:, self.own_units.to(logits.device)]
+        return logits[:, self._sent("own_units", logits, lambda: self.own_units)]
 
     @cached_property
     def class_ids(self) -> Labels:
@@ -145,11 +147,10 @@ class Expert:
             ExpertError: wrong image shape, number of outputs, or a class id that the student does not have.
             NonFiniteError: NaN or infinity in its weights or logits.
         """
-        ids = [unit for unit in self.outputs if unit is not None]
-        if classes is not None and max(ids) >= classes:
+        if classes is not None and max(self._ids) >= classes:
             raise ExpertError(
                 expected=f"class ids below {classes}, the student's outputs (expert {self.name!r})",
-                got=str(max(ids)),
+                got=str(max(self._ids)),
                 remedy="give the student more outputs, or correct the card's outputs",
             )
         for name, tensor in self.module.state_dict().items():
@@ -192,21 +193,28 @@ class Expert:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    @cached_property
-    def _units(self) -> Tensor:
-        return torch.tensor([unit for unit, name in enumerate(self.outputs) if name is not None])
+    @property
+    def _ids(self) -> list[int]:
+        return [name for name in self.outputs if name is not None]
 
     @cached_property
-    def _columns(self) -> Tensor:
-        return torch.tensor([name for name in self.outputs if name is not None])
+    def _constants(self) -> dict[Hashable, Tensor]:
+        return {}
 
-    @cached_property
-    def _masks(self) -> tuple[ClassMask, ClassMask]:
-        width = int(self._columns.max()) + 1
-        known, present = torch.zeros(width, dtype=torch.bool), torch.zeros(width, dtype=torch.bool)
-        known[self.class_ids] = True
-        present[self._columns] = True
-        return known, present
+    def _sent(self, name: Hashable, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        """A constant on the device of a tensor, in its type if it is floating; sent there once, not at every call."""
+        key = name, like.device, like.dtype
+        if key not in self._constants:
+            with torch.inference_mode(False):  # kept for later calls, which may need gradients
+                constant = make()
+                self._constants[key] = constant.to(like.device, like.dtype if constant.is_floating_point() else None)
+        return self._constants[key]
 
     def _channels(self, values: tuple[float, ...], like: Images) -> Tensor:
-        return like.new_tensor(values).view(-1, 1, 1)
+        return self._sent(values, like, lambda: torch.tensor(values, dtype=like.dtype).view(-1, 1, 1))
+
+
+def _mask(ids: Sequence[int], classes: int) -> ClassMask:
+    mask = torch.zeros(classes, dtype=torch.bool)
+    mask[list(ids)] = True
+    return mask

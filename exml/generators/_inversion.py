@@ -9,7 +9,7 @@ import torch
 
 from exml._rng import derive_seed
 from exml._types import Generator, Images, State
-from exml.engine import invert
+from exml.engine import inverter
 from exml.engine.inversion import Finished, Objective
 from exml.experts import Expert
 from exml.generators._common import check_images
@@ -45,29 +45,33 @@ def invert_all(
     else:
         images, first = state["images"].to(expert.device).clone(), int(state["batch"])
     batches = math.ceil(size / batch_size)
-    for batch in range(first, batches):
+    with inverter(
+        expert.module,
+        expert.normalize(images[:2]),
+        iterations=iterations,
+        learning_rate=learning_rate,
+        prior=context.prior,
+        augmentation=context.augmentation,
+        clamp=clamp,
+        execution=context.execution,
+    ) as invert:
+        for batch in range(first, batches):
 
-        def around(batch: int = batch) -> State:
-            return {"images": images.clone(), "batch": torch.tensor(batch)}
+            def around(batch: int = batch) -> State:
+                return {"images": images.clone(), "batch": torch.tensor(batch)}
 
-        rows = slice(batch * batch_size, (batch + 1) * batch_size)
-        part = part_of(state) if state is not None and batch == first else None
-        inverted = invert(
-            expert.module,
-            expert.normalize(images[rows]),
-            _shifted(objective, rows.start),
-            iterations=iterations,
-            learning_rate=learning_rate,
-            seed=derive_seed(seed, "inversion", batch),
-            journal=PartJournal(
-                context.journal, batch * iterations, (batch + 1) * iterations, batches * iterations, around, part
-            ),
-            prior=context.prior,
-            augmentation=context.augmentation,
-            clamp=clamp,
-            finished=None if finished is None else _shifted(finished, rows.start),
-        )
-        images[rows] = expert.denormalize(inverted)
+            rows = slice(batch * batch_size, (batch + 1) * batch_size)
+            part = part_of(state) if state is not None and batch == first else None
+            inverted = invert(
+                expert.normalize(images[rows]),
+                _shifted(objective, rows.start),
+                seed=derive_seed(seed, "inversion", batch),
+                journal=PartJournal(
+                    context.journal, batch * iterations, (batch + 1) * iterations, batches * iterations, around, part
+                ),
+                finished=None if finished is None else _shifted(finished, rows.start),
+            )
+            images[rows] = expert.denormalize(inverted)
     return images
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import attrs
 
 from exml._types import Augmentation, Journal, Prior, State
+from exml.engine import EAGER, Execution
 
 
 @attrs.frozen
@@ -30,12 +31,14 @@ class GenerationContext:
         augmentation: applied to the images before every forward pass of generators that optimise pixels.
         journal: told of the progress; hands back the state of a generation that was killed.
         experience: i, from 1, for generators that read the data of an experience.
+        execution: of the steps of generators that optimise pixels.
     """
 
     prior: Prior | None = None
     augmentation: Augmentation | None = None
     journal: Journal = NoJournal()
     experience: int = 1
+    execution: Execution = EAGER
 
 
 ALONE = GenerationContext()

@@ -7,24 +7,56 @@ from contextlib import contextmanager
 from typing import Any
 
 import attrs
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from exml.priors._moments import var_mean
+
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @attrs.frozen(eq=False)
 class Activation:
     """The input of one batch-norm layer in the last forward pass, with the statistics of the training data.
 
+    An engine that folds the layer into the convolution before it never computes that input. It records the layer's
+    output instead, and how to get back: ``input = recorded * scale + shift``, channel by channel.
+
     Args:
         layer: the qualified name of the layer in its module.
-        input: ``(batch, channels, ...)``, with its graph.
+        recorded: ``(batch, channels, ...)``, with its graph.
         running_mean: ``(channels,)``.
         running_var: ``(channels,)``.
+        scale: ``(channels,)``; None: ``recorded`` is the input itself.
+        shift: ``(channels,)``; with ``scale``.
     """
 
     layer: str
-    input: Tensor
+    recorded: Tensor
     running_mean: Tensor
     running_var: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    @property
+    def input(self) -> Tensor:
+        """``(batch, channels, ...)``, what entered the layer, with its graph; computed if it was not recorded."""
+        if self.scale is None or self.shift is None:
+            return self.recorded
+        axes = (-1, *(1,) * (self.recorded.ndim - 2))
+        return self.recorded * self.scale.view(axes) + self.shift.view(axes)
+
+    def var_mean(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+        """Biased variance and mean of each channel of the input, over the batch and all positions, in one pass.
+
+        >>> values = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+        >>> [row.tolist() for row in Activation("bn", values, torch.zeros(2), torch.ones(2)).var_mean()]
+        [[1.0, 0.0], [2.0, 0.0]]
+        """
+        var, mean = var_mean(self.recorded)
+        if self.scale is None or self.shift is None:
+            return var, mean
+        return var * self.scale.square(), mean * self.scale + self.shift
 
 
 @contextmanager
@@ -33,7 +65,6 @@ def record_activations(module: nn.Module) -> Generator[list[Activation]]:
 
     A layer that one pass calls twice is there twice. The hooks are gone after the block, also after an exception.
 
-    >>> import torch
     >>> net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
     >>> with record_activations(net) as activations:
     ...     _ = net(torch.zeros(4, 3))
@@ -44,7 +75,7 @@ def record_activations(module: nn.Module) -> Generator[list[Activation]]:
     layers = {
         name: part
         for name, part in module.named_modules()
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and part.running_mean is not None
+        if isinstance(part, BATCH_NORM) and part.running_mean is not None
     }
 
     def clear(_module: nn.Module, _inputs: Any) -> None:

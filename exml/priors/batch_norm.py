@@ -80,8 +80,7 @@ class BatchNormStatistics:
         return self.weight * penalty
 
     def _distance(self, activation: Activation) -> Scalar:
-        positions = [0, *range(2, activation.input.ndim)]
-        spread, mean = torch.var_mean(activation.input, positions, correction=0)
+        spread, mean = activation.var_mean()
         wanted = activation.running_var
         if self.statistic == "std":
             # A constant channel has variance 0, where the slope of the root is infinite; below the clamp it is 0.

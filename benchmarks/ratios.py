@@ -1,0 +1,323 @@
+"""What our hot loops cost beside the bare step, measured in pairs within one run; prints JSON.
+
+    uv run python benchmarks/ratios.py                  # on a CPU
+    uv run python benchmarks/ratios.py --device cuda --out benchmarks/results/ratios_cuda.json
+
+The bare step is the least that the same mathematics needs. For inversion: the frozen expert's forward, the
+cross-entropy and the backward to the pixels. For distillation: the student's forward and backward and the two teachers'
+forwards. It is made in every form that we know (as the modules are; channels last; batch norm folded as well; on a GPU
+each of these captured as a CUDA graph too), and the fastest one counts. Ours is the whole step of :func:`exml.engine.
+invert` and :func:`exml.engine.distill`: priors, augmentation, optimizer, mini-batch, targets. After each step of ours
+comes a bare one, so that what else the machine does meets both alike. A ``ratio`` is the median of the ratios of n such
+pairs, ``spread`` their interquartile range; ``least`` is the ratio of the shortest times, which noise disturbs least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+import exml
+from exml.engine import Execution, PreviousStudent, Training, distill, invert, lowered
+from exml.engine._steps import Captured
+from exml.losses import CenterLogits, MeanSquaredError, ProductOfExperts
+from exml.models import LeNet5, SlimResNet18
+from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm, Sum
+
+WARM_UP = 8
+Step = Callable[[], Any]
+
+INVERSIONS: dict[str, tuple[type[nn.Module], tuple[int, ...], Any, Augmentation]] = {
+    "inversion slim-resnet18 128x3x32x32": (
+        SlimResNet18,
+        (128, 3, 32, 32),
+        Sum((L2Norm(1e-4), GaussianBlur(1e-2), BatchNormStatistics(1.0))),
+        Augmentation.cifar10(),
+    ),
+    "inversion lenet5 512x1x32x32": (
+        LeNet5,
+        (512, 1, 32, 32),
+        Sum((L2Norm(1e-3), GaussianBlur(1e-3))),
+        Augmentation.mnist(),
+    ),
+}
+DISTILLATIONS = {f"distillation slim-resnet18 {size}x3x32x32": (size, 3, 32, 32) for size in (32, 128)}
+MEMORY = "memory of inversion slim-resnet18 128x3x32x32"
+
+
+class Pairs:
+    """Times of our steps and of a bare step after each of them; called after every step of ours."""
+
+    def __init__(self, bare: Step, device: str) -> None:
+        self._bare, self._device = bare, device
+        self.ours: list[float] = []
+        self.bare: list[float] = []
+        self._began = self._now()
+
+    def __call__(self, *_: Any) -> None:
+        """One of our steps is over."""
+        ended = self._now()
+        self._bare()
+        after = self._now()
+        self.ours.append(1e3 * (ended - self._began))
+        self.bare.append(1e3 * (after - ended))
+        self._began = self._now()
+
+    def restore(self) -> None:
+        """Nothing: a journal without a past."""
+
+    def record(self, _done: int, _total: int, _state: Any, /) -> None:
+        """As a journal of :func:`exml.engine.invert`."""
+        self()
+
+    def _now(self) -> float:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def row(self, form: str) -> dict[str, Any]:
+        """What is published of the pairs after the warm-up."""
+        ours, bare = self.ours[WARM_UP:], self.bare[WARM_UP:]
+        ratios = [a / b for a, b in zip(ours, bare, strict=True)]
+        quartiles = statistics.quantiles(ratios, n=4)
+        return {
+            "ours_ms": round(statistics.median(ours), 3),
+            "bare_ms": round(statistics.median(bare), 3),
+            "ratio": round(statistics.median(ratios), 3),
+            "n": len(ratios),
+            "spread": [round(quartiles[0], 3), round(quartiles[2], 3)],
+            "least": round(min(ours) / min(bare), 3),
+            "bare_form": form,
+        }
+
+
+def fastest(forms: dict[str, Step], device: str) -> tuple[str, Step, dict[str, float]]:
+    """The form of the bare step with the shortest median, all forms taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for turn in range(WARM_UP if device == "cuda" else 6):
+        for name, step in forms.items():
+            pairs = Pairs(step, device)
+            pairs()
+            if turn:
+                times[name].append(pairs.bare[0])
+    medians = {name: round(statistics.median(values), 3) for name, values in times.items()}
+    best = min(medians, key=lambda name: medians[name])
+    return best, forms[best], medians
+
+
+def with_captured(forms: dict[str, Step], device: str) -> dict[str, Step]:
+    """On a GPU, each form as a CUDA graph too."""
+    if device != "cuda":
+        return forms
+    captured = {f"{name}, captured": Captured(step, (), torch.device("cuda")) for name, step in forms.items()}
+    return {**forms, **captured}
+
+
+def trained_like(module: nn.Module) -> nn.Module:
+    """Batch-norm layers with statistics and weights such as training leaves; those of a new module are all 0 or 1."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean, 0.0, 0.1)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, 0.0, 0.1)
+    return module
+
+
+def bare_inversions(network: nn.Module, images: Tensor, stack: ExitStack) -> dict[str, Step]:
+    """The bare inversion step, in every form."""
+    labels = torch.arange(len(images), device=images.device) % 10
+    pixels = images.detach().clone().requires_grad_()
+
+    def step(form: nn.Module) -> Tensor:
+        return torch.autograd.grad(cross_entropy(form(pixels), labels, reduction="sum"), pixels)[0]
+
+    forms = {
+        "as it is": network,
+        "channels last": copy.deepcopy(network).to(memory_format=torch.channels_last),
+        "channels last, folded": stack.enter_context(lowered(network, images[:2])),
+    }
+    return {name: partial(step, form) for name, form in forms.items()}
+
+
+def our_inversion(
+    case: str, network: nn.Module, images: Tensor, steps: int, journal: Any, execution: Execution
+) -> None:
+    """Some steps of :func:`exml.engine.invert` with the settings of the case."""
+    labels = torch.arange(len(images), device=images.device) % 10
+    _, _, prior, augmentation = INVERSIONS[case]
+    invert(
+        network,
+        images,
+        lambda logits, rows: cross_entropy(logits, labels[rows], reduction="none"),
+        iterations=steps,
+        learning_rate=0.1,
+        seed=0,
+        journal=journal,
+        prior=prior,
+        augmentation=augmentation,
+        execution=execution,
+    )
+
+
+def inversion(case: str, device: str, turns: int, execution: Execution) -> dict[str, Any]:
+    """One row of the table."""
+    model, shape, _, _ = INVERSIONS[case]
+    torch.manual_seed(0)
+    network = trained_like(model()).to(device).eval().requires_grad_(False)
+    images = torch.randn(shape, device=device)
+    with ExitStack() as stack:
+        name, bare, medians = fastest(with_captured(bare_inversions(network, images, stack), device), device)
+        pairs = Pairs(bare, device)
+        our_inversion(case, network, images, WARM_UP + turns, pairs, execution)
+    return {**pairs.row(name), "bare_forms_ms": medians}
+
+
+def distillation(case: str, device: str, turns: int, execution: Execution) -> dict[str, Any]:
+    """One row of the table, in the second experience: with both teachers."""
+    shape = DISTILLATIONS[case]
+    torch.manual_seed(0)
+    student, teacher, earlier = (trained_like(SlimResNet18()).to(device) for _ in range(3))
+    memory = exml.Samples.of(
+        torch.rand(2_000, *shape[1:], device=device), torch.arange(2_000, device=device) % 10, experience=1
+    )
+    known = torch.arange(10, device=device) < 5
+    present = torch.ones_like(known)
+    training = Training(iterations=WARM_UP + turns, batch_size=shape[0], learning_rate=0.01, momentum=0.9)
+    with ExitStack() as stack:
+        forms = bare_distillations(student, teacher, earlier, memory.images[: shape[0]], stack)
+        name, bare, medians = fastest(with_captured(forms, device), device)
+        pairs = Pairs(bare, device)
+        distill(
+            student,
+            PreviousStudent(earlier, known, present),
+            exml.Expert(teacher, range(5, 10), shape[1:], outputs=range(10)),
+            memory,
+            normalizer=CenterLogits(),
+            combiner=ProductOfExperts(),
+            loss=MeanSquaredError(),
+            training=training,
+            augmentation=Augmentation.cifar10(),
+            optimizer=training.make_optimizer(student),
+            seed=0,
+            start=0,
+            classes=10,
+            after_step=pairs,
+            execution=execution,
+        )
+    return {**pairs.row(name), "bare_forms_ms": medians}
+
+
+def bare_distillations(
+    student: nn.Module, teacher: nn.Module, earlier: nn.Module, images: Tensor, stack: ExitStack
+) -> dict[str, Step]:
+    """The bare distillation step, in every form, each with modules of its own."""
+
+    def step(pupil: nn.Module, new: nn.Module, old: nn.Module) -> None:
+        with torch.no_grad():
+            target = new(images) + old(images)
+        for parameter in pupil.parameters():
+            parameter.grad = None
+        mse_loss(pupil(images), target).backward()
+
+    def own(module: nn.Module, *, train: bool) -> nn.Module:
+        return copy.deepcopy(module).train(train).requires_grad_(train)
+
+    plain = [own(student, train=True), own(teacher, train=False), own(earlier, train=False)]
+    last = [copy.deepcopy(module).to(memory_format=torch.channels_last) for module in plain]
+    folded = [
+        copy.deepcopy(last[0]),
+        *(stack.enter_context(lowered(module, images[:2])) for module in plain[1:]),
+    ]
+    forms = {"as they are": plain, "channels last": last, "channels last, teachers folded": folded}
+    return {name: partial(step, *modules) for name, modules in forms.items()}
+
+
+def peak_bytes(run: Step, device: str) -> int:
+    """The most memory that tensors took during a run, beyond what they took before it."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    assert profile.profiler is not None
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    return most
+
+
+def memory(device: str, execution: Execution) -> dict[str, Any]:
+    """Peak memory of two of our inversion steps, and of two bare ones in the fastest form."""
+    case = "inversion slim-resnet18 128x3x32x32"
+    model, shape, _, _ = INVERSIONS[case]
+    torch.manual_seed(0)
+    network = trained_like(model()).to(device).eval().requires_grad_(False)
+    images = torch.randn(shape, device=device)
+    row: dict[str, Any] = {}
+    with ExitStack() as stack:
+        forms = bare_inversions(network, images, stack)
+        row["bare_forms_mb"] = {name: peak_bytes(step, device) / 2**20 for name, step in forms.items()}
+    ours = peak_bytes(lambda: our_inversion(case, network, images, 2, exml.generators.NoJournal(), execution), device)
+    row["ours_mb"] = ours / 2**20
+    row["ratio"] = row["ours_mb"] / row["bare_forms_mb"]["channels last"]
+    return row
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Where this was measured."""
+    from exml.experiment._environment import environment as describe
+
+    found = describe(torch.device(device))
+    return {"hardware": found.hardware, "threads": torch.get_num_threads(), "torch": version("torch")}
+
+
+def main() -> None:
+    """Measure the rows and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    rows = [*INVERSIONS, *DISTILLATIONS, MEMORY]
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--turns", type=int, default=15, help="pairs of steps that are measured, >= 7")
+    parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
+    parser.add_argument("--threads", type=int, default=None, help="of torch; default: as torch chooses")
+    parser.add_argument("--out", type=Path, default=None, help="a file for the JSON")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = arguments.device
+    execution = Execution(compile="always" if device == "cuda" else "never")
+    table: dict[str, Any] = {}
+    for row in arguments.rows:
+        if row in INVERSIONS:
+            table[row] = inversion(row, device, arguments.turns, execution)
+        elif row in DISTILLATIONS:
+            table[row] = distillation(row, device, arguments.turns, execution)
+        else:
+            table[row] = memory(device, execution)
+    text = json.dumps({"environment": environment(device), "rows": table}, indent=1)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

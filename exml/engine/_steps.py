@@ -1,0 +1,170 @@
+"""One step of a hot loop, in each of the forms that its device has, and the choice among them."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+
+from exml.engine.execution import Execution, ExecutionWarning
+
+Step: TypeAlias = Callable[[], None]
+"""One step; all that it reads and writes are tensors that stay where they are."""
+
+EAGER, CAPTURED, COMPILED = "eager", "captured", "compiled"
+_WARM_UP, _TIMED = 2, 3
+"""Steps of each form that are not timed (compilation, capture, caches), and steps that are."""
+_WORTH_SECONDS = 120.0
+"""Compiling takes up to a minute: with less work than this ahead it is not tried."""
+_CAPTURE_AFTER = 3
+"""Steps before a capture, in which libraries choose their kernels and allocate what they keep."""
+
+
+class Captured:
+    """A step that after some calls is captured as a CUDA graph, and from then on launched as one.
+
+    Args:
+        step: reads nothing back from the device.
+        generators: CUDA generators that it draws from; they may be seeded between the calls.
+        device: a CUDA device.
+    """
+
+    def __init__(self, step: Step, generators: Sequence[torch.Generator], device: torch.device) -> None:
+        self._step, self._generators, self._device = step, generators, device
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        """Make one step."""
+        if self._graph is None and self._calls == _CAPTURE_AFTER:
+            self._graph = self._capture()
+        self._calls += 1
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        # Not on the default stream, as the documentation of CUDA graphs asks of the steps before a capture.
+        side, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            self._step()
+        current.wait_stream(side)
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self._generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph):
+            self._step()
+        return graph
+
+
+class Fallback:
+    """A form that gives way to the eager one, with a warning, if it fails before it has changed anything.
+
+    Args:
+        form: what to try.
+        eager: what there is otherwise.
+        name: of the form, for the warning.
+    """
+
+    def __init__(self, form: Step, eager: Step, name: str) -> None:
+        self._form, self._eager, self._name = form, eager, name
+
+    def __call__(self) -> None:
+        """Make one step."""
+        try:
+            self._form()
+        except Exception as error:
+            if self._form is self._eager:
+                raise
+            self._form = self._eager
+            self._eager()  # a fault of the step itself is raised here again
+            warnings.warn(
+                f"this step cannot be {self._name} ({str(error).splitlines()[0] if str(error) else error!r}); "
+                "it is executed operation by operation, which gives the same result",
+                ExecutionWarning,
+                stacklevel=2,
+            )
+
+
+class Choice:
+    """The fastest of several forms of a step, found by letting each make some of the steps.
+
+    Args:
+        forms: by name, the eager one first; each is made when its turn comes.
+        steps: how many there will be.
+        device: where they run.
+    """
+
+    def __init__(self, forms: Mapping[str, Callable[[], Step]], steps: int, device: torch.device) -> None:
+        self._waiting = list(forms.items())
+        self._left, self._device = steps, device
+        self._seconds: dict[str, list[float]] = {}
+        self._made: dict[str, Step] = {}
+        self.chosen: str | None = None
+
+    def __call__(self) -> None:
+        """Make one step."""
+        self._left -= 1
+        if self.chosen is not None:
+            self._made[self.chosen]()
+            return
+        name, make = self._waiting[0]
+        if name not in self._made:
+            self._made[name], self._seconds[name] = make(), []
+        began = self._now()
+        self._made[name]()
+        self._seconds[name].append(self._now() - began)
+        if len(self._seconds[name]) == _WARM_UP + _CAPTURE_AFTER + _TIMED:
+            self._next()
+
+    def _next(self) -> None:
+        del self._waiting[0]
+        times = {name: min(seconds[-_TIMED:]) for name, seconds in self._seconds.items()}
+        best = min(times.values())
+        hopeless = self._waiting and self._waiting[0][0] == COMPILED and best * self._left < _WORTH_SECONDS
+        if not self._waiting or hopeless:
+            self.chosen = min(times, key=lambda name: times[name])
+            self._made = {self.chosen: self._made[self.chosen]}
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def in_form(
+    execution: Execution,
+    eager: Step,
+    compiled: Callable[[], Step],
+    *,
+    generators: Sequence[torch.Generator],
+    steps: int,
+    device: torch.device,
+) -> Step:
+    """A step as its execution asks for it.
+
+    Args:
+        execution: how.
+        eager: the step, operation by operation.
+        compiled: makes the step whose networks are compiled.
+        generators: that the step draws from.
+        steps: how many there will be.
+        device: where they run.
+    """
+    if execution.compile == "never":
+        return eager
+
+    def capture(step: Step, name: str) -> Step:
+        return Fallback(Captured(step, generators, device), eager, name)
+
+    forms: dict[str, Callable[[], Step]] = {EAGER: lambda: eager}
+    if device.type == "cuda":
+        forms[CAPTURED] = lambda: capture(eager, "captured as a CUDA graph")
+        forms[COMPILED] = lambda: capture(compiled(), "compiled and captured as a CUDA graph")
+    else:
+        forms[COMPILED] = lambda: Fallback(compiled(), eager, "compiled")
+    return forms[COMPILED]() if execution.compile == "always" else Choice(forms, steps, device)

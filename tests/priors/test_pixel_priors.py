@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exml.errors import SettingError
 from exml.priors import GaussianBlur, L2Norm, TotalVariation
-from exml.priors.blur import _matrix
+from exml.priors._blurring import _gaussian, _matrix, change_by_matrices, change_by_sums, gaussian
 
 
 def images(batch=3, channels=2, height=7, width=9):
@@ -45,20 +45,53 @@ def test_blur_of_an_even_image_is_nothing_and_has_a_finite_slope(squared):
     assert x.grad.isfinite().all()
 
 
-def test_blur_builds_its_kernel_once():
-    prior = GaussianBlur(1.0, sigma=0.123)
-    before = _matrix.cache_info().misses
+@pytest.mark.parametrize("change", [change_by_sums, change_by_matrices])
+class TestBothWaysToBlur:
+    @pytest.mark.parametrize(("size", "sigma"), [(3, 1.0), (7, 2.0)])
+    @pytest.mark.parametrize("border", ["reflect", "constant"])
+    def test_agree_with_kornia(self, change, size, sigma, border):
+        x = images(height=5)
+        wanted = kornia.filters.gaussian_blur2d(x, (size, size), (sigma, sigma), border_type=border) - x
+        torch.testing.assert_close(change(x, gaussian(size, sigma), border == "reflect"), wanted, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("reflect", [True, False])
+    def test_have_their_gradients_and_the_gradients_of_those(self, change, reflect):
+        x = images(2, 1, 4, 5).requires_grad_()
+
+        def penalty(x):
+            return change(x, gaussian(5, 1.0), reflect).square().sum()
+
+        assert torch.autograd.gradcheck(penalty, x)
+        assert torch.autograd.gradgradcheck(penalty, x)
+
+    def test_take_images_smaller_than_the_kernel_among_zeros(self, change):
+        x = images(height=2, width=1)
+        wanted = kornia.filters.gaussian_blur2d(x, (7, 7), (1.0, 1.0), border_type="constant") - x
+        torch.testing.assert_close(change(x, gaussian(7, 1.0), False), wanted, rtol=0, atol=1e-12)
+
+    def test_compile_without_a_break(self, change, compiled):
+        in_one_piece = compiled(change)
+        for height in (6, 8, 9):  # from the second on, a size is a symbol to the compiler
+            x = images(height=height).requires_grad_()
+            results = [f(x, (0.25, 0.5, 0.25), True) for f in (in_one_piece, change)]
+            torch.testing.assert_close(*results)
+            torch.testing.assert_close(*(torch.autograd.grad(result.square().sum(), x) for result in results))
+
+
+def test_blur_makes_its_kernel_once():
+    before = _gaussian.cache_info().misses, _matrix.cache_info().misses
     for _ in range(3):
-        prior(images(), ())
-    assert _matrix.cache_info().misses == before + 2  # one for each side of the images
+        GaussianBlur(1.0, sigma=0.123)(images(), ())
+        change_by_matrices(images(), gaussian(3, 0.123), True)
+    assert _gaussian.cache_info().misses == before[0] + 1
+    assert _matrix.cache_info().misses == before[1] + 2  # one for each side of the images
 
 
-def test_blur_kernel_made_in_inference_mode_still_takes_gradients():
-    prior = GaussianBlur(1.0, sigma=0.321)
+def test_matrices_made_in_inference_mode_still_take_gradients():
     with torch.inference_mode():
-        prior(images(), ())
+        change_by_matrices(images(), gaussian(3, 0.321), True)
     x = images().requires_grad_()
-    prior(x, ()).backward()
+    change_by_matrices(x, gaussian(3, 0.321), True).square().sum().backward()
     assert x.grad.abs().sum() > 0
 
 

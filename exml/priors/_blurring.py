@@ -1,0 +1,106 @@
+"""What a blur changes in images, with the gradient written out.
+
+A convolution of one channel is slow on a CPU, and its gradient is slower still. There, shifted copies of the images are
+added up in place, along one axis after the other. On other devices each of these sums would be a kernel to launch, and
+two products of matrices are fewer.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from operator import index
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from exml._types import Images
+
+
+@torch.compiler.assume_constant_result  # the compiler would trace through the cache
+def gaussian(size: int, sigma: float) -> tuple[float, ...]:
+    """Kornia's kernel of so many taps; their sum is 1.
+
+    >>> [round(tap, 3) for tap in gaussian(3, 1.0)]
+    [0.274, 0.452, 0.274]
+    """
+    return _gaussian(size, sigma)
+
+
+@lru_cache(maxsize=32)
+def _gaussian(size: int, sigma: float) -> tuple[float, ...]:
+    from kornia.filters import get_gaussian_kernel1d  # here, since all of kornia takes seconds to import
+
+    return tuple(get_gaussian_kernel1d(size, sigma, dtype=torch.float64)[0].tolist())
+
+
+def change_by_sums(images: Images, taps: tuple[float, ...], reflect: bool) -> Images:
+    """Blurred images minus the images, each channel alone.
+
+    Args:
+        images: ``(batch, channels, height, width)``, float32 or float64.
+        taps: of a symmetric kernel, an odd number.
+        reflect: whether an image mirrored at its outermost pixels lies beyond the border, or zeros. Mirrored, it must
+            be larger than half the kernel.
+    """
+    return _Change.apply(images, taps, reflect, False)
+
+
+def change_by_matrices(images: Images, taps: tuple[float, ...], reflect: bool) -> Images:
+    """The same as ``T · x · Tᵀ - x``, with the kernel in the rows of T.
+
+    Where a program lets matrix products round to TF32, this is off by about 1e-3 of the brightest pixel; a convolution
+    rounds so by default.
+    """
+    # To the compiler a size may be a symbol; a matrix needs its number.
+    columns, rows = (
+        _constant(index(length), taps, reflect, images.dtype, images.device) for length in images.shape[2:]
+    )
+    return columns @ functional.linear(images, rows) - images
+
+
+@torch.compiler.assume_constant_result
+def _constant(
+    length: int, taps: tuple[float, ...], reflect: bool, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "length length"]:
+    return _matrix(length, taps, reflect, dtype, device)
+
+
+@lru_cache(maxsize=32)
+def _matrix(
+    length: int, taps: tuple[float, ...], reflect: bool, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "length length"]:
+    with torch.inference_mode(False):  # kept for later calls, which may need gradients
+        return _blurred(torch.eye(length, dtype=torch.float64), 0, taps, reflect, False).to(device, dtype)
+
+
+class _Change(torch.autograd.Function):
+    """A linear map or its transpose: the gradient of one is the other, and they differ at mirrored borders alone."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, taps: tuple[float, ...], reflect: bool, transposed: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.transpose = taps, reflect, not transposed
+        across = _blurred(images, 3, taps, reflect, transposed)
+        return _blurred(across, 2, taps, reflect, transposed).sub_(images)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Change.apply(*gradients, *ctx.transpose), None, None, None
+
+
+def _blurred(images: Tensor, axis: int, taps: tuple[float, ...], reflect: bool, transposed: bool) -> Tensor:
+    """Blurred along one axis: each pixel's own tap, then those of its neighbours to both sides, near to far."""
+    length, half = images.shape[axis], len(taps) // 2
+    blurred = images * taps[half]
+    for step, tap in enumerate(taps[half + 1 :], start=1):
+        rest = max(length - step, 0)
+        for to, start in ((0, length - rest), (length - rest, 0)):
+            blurred.narrow(axis, to, rest).add_(images.narrow(axis, start, rest), alpha=tap)
+        if reflect:
+            for border, inside in ((0, 1), (length - step, length - 1 - step)):
+                to, start = (inside, border) if transposed else (border, inside)
+                mirrored = images.narrow(axis, start, step).flip(axis)
+                blurred.narrow(axis, to, step).add_(mirrored, alpha=tap)
+    return blurred

@@ -53,7 +53,9 @@ def warp(images: Images, matrices: Float[Tensor, "batch 2 3"], padding: Padding)
     scaled = torch.stack((right * (2 / width), down * (2 / height)), 2)  # batch, factors of (x, y, 1), (right, down)
     across, along, shift = scaled[:, :, None].unbind(1)
     grid = (along * y)[:, :, None] + (across * x + shift)[:, None]  # the one sum that is as large as the images
-    warped = functional.grid_sample(images.to(precise), grid, padding_mode=padding, align_corners=False)
+    # Read channels last, a CPU takes half as long again, the copy included.
+    source = images.to(precise, memory_format=torch.contiguous_format)
+    warped = functional.grid_sample(source, grid, padding_mode=padding, align_corners=False)
     return warped.to(images.dtype)
 
 

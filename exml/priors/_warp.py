@@ -59,7 +59,9 @@ def warp(images: Images, matrices: Float[Tensor, "batch 2 3"], padding: Padding)
     return warped.to(images.dtype)
 
 
-def move(images: Images, mirrored: Bool[Tensor, " batch"], shift: Int[Tensor, "2 batch"], padding: Padding) -> Images:
+def move(
+    images: Images, mirrored: Bool[Tensor, " batch"] | None, shift: Int[Tensor, "2 batch"], padding: Padding
+) -> Images:
     """Mirror, then shift by whole pixels to the right and down: each pixel of the result is one of the image, exactly.
 
     What :func:`warp` would do, without interpolation: several times faster, and with a gradient that copies too.
@@ -67,7 +69,8 @@ def move(images: Images, mirrored: Bool[Tensor, " batch"], shift: Int[Tensor, "2
     batch, channels, height, width = images.shape
     x = torch.arange(width, device=images.device) - shift[0, :, None]
     y = torch.arange(height, device=images.device) - shift[1, :, None]
-    x = torch.where(mirrored[:, None], width - 1 - x, x)
+    if mirrored is not None:
+        x = torch.where(mirrored[:, None], width - 1 - x, x)
     places = _held(y, height, padding)[:, :, None] * width + _held(x, width, padding)[:, None]
     everywhere = places.view(batch, 1, -1).expand(-1, channels, -1)
     moved = images.flatten(2).gather(2, everywhere).view(images.shape)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from exml._registry import component
@@ -88,18 +88,17 @@ class Augmentation:
         True
         """
         signed = 2 * draws - 1
-        mirrored = draws[2] < self.flip
-        shift = (draws[3:5] * (2 * self.shift + 1)).floor() - self.shift
         if self.rotation or self.scale:
             matrices = inverse_affine(
                 angle=signed[0] * math.radians(self.rotation),
                 scale=1 + self.scale * signed[1],
-                mirror=1 - 2 * mirrored.to(draws.dtype),
-                shift=shift,
+                mirror=torch.where(draws[2] < self.flip, -1.0, 1.0),
+                shift=self._shift(draws).to(draws.dtype),
             )
             images = warp(images, matrices, self.padding)
         elif self.shift or self.flip:
-            images = move(images, mirrored, shift.long(), self.padding)
+            mirrored = draws[2] < self.flip if self.flip else None
+            images = move(images, mirrored, self._shift(draws), self.padding)
         if self.brightness:
             images = adjust_brightness(images, (1 + self.brightness * signed[5]).to(images.dtype))
         if self.contrast:
@@ -107,3 +106,6 @@ class Augmentation:
         if self.saturation:
             images = adjust_saturation(images, (1 + self.saturation * signed[7]).to(images.dtype))
         return images
+
+    def _shift(self, draws: Float[Tensor, "8 batch"]) -> Int[Tensor, "2 batch"]:
+        return (draws[3:5] * (2 * self.shift + 1)).long() - self.shift

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from exml import scenarios
 from exml._types import Combiner
 from exml.losses import MultiTask
@@ -11,3 +13,10 @@ def combiner_for(scenario: str, seed: int, flat: Combiner) -> Combiner:
     """``flat``, or the heads of the tasks where the scenario has them."""
     tasks = scenarios.load(scenario, seed).tasks
     return flat if tasks is None else MultiTask(tasks, flat)
+
+
+def has_batch_norm(scenario: str, seed: int) -> bool:
+    """Whether the experts have batch-norm layers with running statistics, which say what their data were like."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    module = scenarios.load(scenario, seed).make_module(0)
+    return any(isinstance(layer, kinds) and layer.track_running_stats for layer in module.modules())

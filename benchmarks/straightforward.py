@@ -1,0 +1,136 @@
+"""Model Inversion ED as one would write it from the paper in an afternoon: plain loops, nothing of exml's.
+
+It is what our default is measured against in ``benchmarks/time_to_accuracy.py``, so it is neither slow on purpose nor
+tuned: Algorithm 1 with the settings of appendices B.1 and B.1.1, experts frozen and in evaluation mode (only the
+gradients that are needed are computed), pixels in large mini-batches (Sec. 4), the distillation's mini-batch alone
+gathered from the buffer, and everything on one device. All images are in the normalised units of the experts.
+
+``budget`` b scales the iterations of the inversion (3,000 b), those of the distillation (30,000 b) and the buffer
+(5,000 b images); 1 is the paper. The time thus goes down by b² in the inversion and by b in the distillation.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import kornia
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+BUFFER = 5_000  # appendix B
+INVERSION = {"lr": 0.01, "iterations": 3_000, "blur": 0.001, "bns": 1.0, "weight_decay": 0.001, "temperature": 2.0}
+DISTILLATION = {"lr": 0.01, "iterations": 30_000, "batch_size": 32, "cross_entropy": 1.0}
+INVERSION_BATCH = 512  # not in the paper: "large mini-batches"
+
+
+def settings(budget: float) -> dict[str, dict[str, float] | int]:
+    """What a run with this budget does."""
+    inversion = {**INVERSION, "iterations": max(1, round(INVERSION["iterations"] * budget))}
+    distillation = {**DISTILLATION, "iterations": max(1, round(DISTILLATION["iterations"] * budget))}
+    return {"buffer": max(1, round(BUFFER * budget)), "inversion": inversion, "distillation": distillation}
+
+
+def invert(expert: nn.Module, classes: Sequence[int], size: int, shape: Sequence[int], shift: int, config: dict):
+    """D_i: images that the expert gives to its classes, in equal parts, and these classes (Sec. 4)."""
+    device = next(expert.parameters()).device
+    labels = torch.tensor(classes, device=device)[torch.arange(size, device=device) % len(classes)]
+    crop = v2.RandomCrop(shape[1:], padding=shift, padding_mode="edge")
+    batch_norms = [layer for layer in expert.modules() if isinstance(layer, nn.BatchNorm2d)]
+    penalties = []
+
+    def match_statistics(layer: nn.BatchNorm2d, inputs: tuple[Tensor], _: Tensor) -> None:
+        mean, std = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False).add(1e-8).sqrt()
+        penalties.append((mean - layer.running_mean).square().sum())
+        penalties.append((std - layer.running_var.sqrt()).square().sum())
+
+    hooks = [layer.register_forward_hook(match_statistics) for layer in batch_norms]
+    finished = []
+    for targets in labels.split(INVERSION_BATCH):
+        images = torch.randn(len(targets), *shape, device=device, requires_grad=True)
+        optimizer = torch.optim.Adam([images], lr=config["lr"])
+        for _ in range(config["iterations"]):
+            penalties.clear()
+            logits = expert(crop(images))
+            loss = F.cross_entropy(logits / config["temperature"], targets)
+            loss = loss + config["weight_decay"] * images.square().sum((1, 2, 3)).mean()
+            blurred = kornia.filters.gaussian_blur2d(images, (3, 3), (1.0, 1.0))
+            loss = loss + config["blur"] * (images - blurred).square().sum((1, 2, 3)).mean()
+            if penalties:
+                loss = loss + config["bns"] * torch.stack(penalties).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        finished.append(images.detach())
+    for hook in hooks:
+        hook.remove()
+    return torch.cat(finished), labels
+
+
+def centred(logits: Tensor) -> Tensor:
+    """*normalize* of Eqs. 6 and 7: the mean over all classes is taken away."""
+    return logits - logits.mean(1, keepdim=True)
+
+
+def combined(images: Tensor, labels: Tensor, previous: nn.Module | None, seen: Tensor, expert: nn.Module, own: Tensor):
+    """ỹ of Eq. 8; ``seen`` and ``own`` hold the classes of the earlier experts and those of this one."""
+    new = centred(expert(images))
+    if previous is None:
+        return new
+    old = centred(previous(images))
+    is_old, is_new = torch.isin(labels, seen)[:, None], torch.isin(labels, own)[:, None]
+    return torch.where(is_old & is_new, (old + new) / 2, torch.where(is_old, old, new))
+
+
+def learn(
+    student: nn.Module,
+    experts: Sequence[tuple[nn.Module, Sequence[int]]],
+    shape: Sequence[int],
+    *,
+    shift: int,
+    budget: float,
+    seed: int,
+    after_experience: Callable[[int], None],
+) -> None:
+    """Algorithm 1.
+
+    Args:
+        student: trained in place; as the experts, it takes normalised images and has an output for every class.
+        experts: modules and the ids of their classes, on the student's device.
+        shape: of an image.
+        shift: images are augmented by displacements of up to so many pixels.
+        budget: the share of the paper's iterations and buffer.
+        seed: of everything random.
+        after_experience: called with the number of experiences that are over.
+    """
+    config = settings(budget)
+    size, distillation = config["buffer"], config["distillation"]
+    device = next(student.parameters()).device
+    crop = v2.RandomCrop(shape[1:], padding=shift, padding_mode="edge")
+    torch.manual_seed(seed)
+    buffer = torch.empty(0, *shape, device=device)
+    labels = torch.empty(0, dtype=torch.long, device=device)
+    seen = torch.empty(0, dtype=torch.long, device=device)
+    previous = None
+    for number, (expert, classes) in enumerate(experts, 1):
+        expert.eval().requires_grad_(False)
+        own = torch.tensor(classes, device=device)
+        new_images, new_labels = invert(expert, classes, size // number, shape, shift, config["inversion"])
+        kept = torch.randperm(len(buffer), device=device)[: size - size // number]
+        buffer, labels = torch.cat([buffer[kept], new_images]), torch.cat([labels[kept], new_labels])
+        optimizer = torch.optim.SGD(student.parameters(), lr=distillation["lr"])
+        student.train()
+        for _ in range(distillation["iterations"]):
+            chosen = torch.randint(len(buffer), (distillation["batch_size"],), device=device)
+            images, classes_of = crop(buffer[chosen]), labels[chosen]
+            with torch.no_grad():
+                target = combined(images, classes_of, previous, seen, expert, own)
+            answer = student(images)
+            loss = (answer - target).square().sum(1).mean()  # Eq. 9
+            loss = loss + distillation["cross_entropy"] * F.cross_entropy(answer, classes_of)  # Eq. 10
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        previous = copy.deepcopy(student).eval().requires_grad_(False)
+        seen = torch.cat([seen, own]).unique()
+        after_experience(number)

@@ -9,6 +9,7 @@ import pytest
 from exml import scenarios
 from exml.generators import ModelInversion, ProceduralImages
 from exml.losses import ByClass, Distillation, MeanSquaredError, MultiTask, ProductOfExperts
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
 from exml.recipes import recipe
 
 MODULES = {"conv-net": {"channels": 1, "classes": 10, "image_size": 8}, "lenet5": {"image_size": 32}}
@@ -52,6 +53,13 @@ def test_experts_without_batch_norm_are_matched_on_drawings(scenario_of, name, c
     assert strategy.prior is None
     assert strategy.combiner == (combiner or MultiTask(tasks, ByClass()))
     assert (strategy.loss, strategy.student) == (loss, student)
+
+
+@pytest.mark.parametrize("name", ["model-inversion", "data-impression"])
+def test_the_papers_priors_are_those_that_the_experts_allow(scenario_of, name):
+    plain = (L2Norm(0.001), GaussianBlur(0.001))
+    assert recipe(name, scenario_of("digits-nc", "conv-net")).build().prior == Sum((*plain, BatchNormStatistics(1.0)))
+    assert recipe(name, scenario_of("digits-nc", "lenet5")).build().prior == Sum(plain)
 
 
 def test_the_default_on_digits_is_the_one_that_was_published():

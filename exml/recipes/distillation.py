@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exml import scenarios
-from exml._types import Generator
+from exml._types import Generator, Prior
 from exml.builder import CompleteBuilder
 from exml.generators import (
     AuxiliaryData,
@@ -17,7 +17,7 @@ from exml.generators import (
 from exml.losses import ByClass, CenterLogits, Distillation
 from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm
 from exml.recipes._budget import budget
-from exml.recipes._scenarios import combiner_for
+from exml.recipes._scenarios import combiner_for, has_batch_norm
 
 
 def _paper(generator: Generator, scenario: str, seed: int) -> CompleteBuilder:
@@ -32,16 +32,22 @@ def _paper(generator: Generator, scenario: str, seed: int) -> CompleteBuilder:
     )
 
 
+def _priors(scenario: str, seed: int) -> list[Prior]:
+    """Those of appendices B.1.1 and B.1.2; there are no batch-norm statistics to match in a LeNet."""
+    priors: list[Prior] = [L2Norm(0.001), GaussianBlur(0.001)]
+    return [*priors, BatchNormStatistics(1.0)] if has_batch_norm(scenario, seed) else priors
+
+
 def model_inversion(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """Model Inversion ED (Sec. 4, "Model Inversion"), with the priors of appendix B.1.1."""
     generator = ModelInversion(iterations=150, learning_rate=0.05, temperature=2.0, batch_size=512)
-    return _paper(generator, scenario, seed).priors(L2Norm(0.001), GaussianBlur(0.001), BatchNormStatistics(1.0))
+    return _paper(generator, scenario, seed).priors(*_priors(scenario, seed))
 
 
 def data_impression(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """Data Impression ED (Sec. 4, "Data Impression"), with the priors of appendix B.1.2."""
     generator = DataImpression(beta=10.0, iterations=150, learning_rate=0.05, temperature=20.0, batch_size=512)
-    return _paper(generator, scenario, seed).priors(L2Norm(0.001), GaussianBlur(0.001), BatchNormStatistics(1.0))
+    return _paper(generator, scenario, seed).priors(*_priors(scenario, seed))
 
 
 def auxiliary(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:

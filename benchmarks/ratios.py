@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import exml
-from exml.engine import Execution, PreviousStudent, Training, distill, invert, lowered
+from exml.engine import Execution, PreviousStudent, Training, distill, invert, keep_freed_memory, lowered
 from exml.engine._steps import Captured
 from exml.losses import CenterLogits, MeanSquaredError, ProductOfExperts
 from exml.models import LeNet5, SlimResNet18
@@ -279,7 +279,7 @@ def memory(device: str, execution: Execution) -> dict[str, Any]:
         row["bare_forms_mb"] = {name: peak_bytes(step, device) / 2**20 for name, step in forms.items()}
     ours = peak_bytes(lambda: our_inversion(case, network, images, 2, exml.generators.NoJournal(), execution), device)
     row["ours_mb"] = ours / 2**20
-    row["ratio"] = row["ours_mb"] / row["bare_forms_mb"]["channels last"]
+    row |= {f"ratio to {name}": row["ours_mb"] / mb for name, mb in row["bare_forms_mb"].items()}
     return row
 
 
@@ -304,6 +304,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = arguments.device
+    keep_freed_memory()
     execution = Execution(compile="always" if device == "cuda" else "never")
     table: dict[str, Any] = {}
     for row in arguments.rows:

@@ -1,5 +1,6 @@
 """The hot loops: where all the time of a run goes."""
 
+from exml.engine.allocator import keep_freed_memory
 from exml.engine.distillation import PreviousStudent, distill, make_target
 from exml.engine.execution import EAGER, Execution, ExecutionWarning
 from exml.engine.frozen import frozen
@@ -18,6 +19,7 @@ __all__ = [
     "frozen",
     "invert",
     "inverter",
+    "keep_freed_memory",
     "lowered",
     "make_target",
     "recorded",

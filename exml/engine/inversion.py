@@ -172,6 +172,7 @@ class Inverter:
             loss = objective(logits, flight.rows).sum()
             if self.prior is not None:
                 loss = loss + len(flight.rows) * self.prior(flight.active, activations)
+            del activations, seen  # what the backward pass has used need not live until its end
             (gradient,) = torch.autograd.grad(loss, flight.active)
             if done is not None and bool(done.any()):
                 gradient = flight.land(done, gradient)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import linecache
+import operator
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import attrs
 import torch
@@ -16,7 +17,9 @@ from torch.fx import graph_module
 from torch.nn.utils import fuse_conv_bn_eval
 
 from exml._types import Images, Logits
+from exml.engine._frugal import FrozenConv2d, is_relu, out_of_place, relu
 from exml.engine.frozen import frozen
+from exml.priors._moments import tap
 from exml.priors.activation import BATCH_NORM, Activation, record_activations
 
 Network: TypeAlias = Callable[[Images], tuple[Logits, Sequence[Activation]]]
@@ -111,11 +114,11 @@ class Lowered:
         """Logits and activations of images in the module's units."""
         if not self.taps:
             return self.graph(images), ()
-        logits, values = self.graph(images)
-        pairs = zip(self.taps, values, strict=True)
+        logits, tapped = self.graph(images)
+        pairs = zip(self.taps, tapped, strict=True)
         return logits, [
-            Activation(tap.layer, value, tap.running_mean, tap.running_var, tap.scale, tap.shift)
-            for tap, value in pairs
+            Activation(tap.layer, values, tap.running_mean, tap.running_var, tap.scale, tap.shift, token)
+            for tap, (values, token) in pairs
         ]
 
 
@@ -127,8 +130,10 @@ def _lower(module: nn.Module, probe: Images, *, record: bool) -> tuple[fx.GraphM
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a trace says of a module matters only if it is used
-            root = copy.deepcopy(module)
+            root = copy.deepcopy(module).eval()
             traced = fx.Tracer().trace(root)
+        if record and not out_of_place(root, traced):
+            return None
         taps = _fold(root, traced, record=record)
         graph = fx.GraphModule(root, traced)
         if next((p.dtype for p in graph.parameters()), None) in _CHANNELS_LAST:
@@ -154,31 +159,53 @@ def _forget(copied: tuple[fx.GraphModule, tuple[Tap, ...]] | None) -> None:
 def _fold(root: nn.Module, graph: fx.Graph, *, record: bool) -> tuple[Tap, ...]:
     """Make each batch-norm layer part of the convolution before it; record, in the order of the forward pass."""
     modules = dict(root.named_modules())
-    calls = [node for node in graph.nodes if node.op == "call_module"]
-    targets = [node.target for node in calls]
+    targets = [node.target for node in graph.nodes if node.op == "call_module"]
     taps: list[Tap] = []
-    values: list[fx.Node] = []
-    for node in calls:
+    tapped: list[tuple[fx.Node, fx.Node]] = []
+    for node in [node for node in graph.nodes if node.op == "call_module"]:
         layer = modules[str(node.target)]
         if not isinstance(layer, BATCH_NORM) or layer.running_mean is None or layer.running_var is None:
             continue
         before = node.all_input_nodes[0]
         convolution = modules.get(str(before.target)) if before.op == "call_module" else None
         alone = len(before.users) == 1 and targets.count(node.target) == targets.count(before.target) == 1
-        tap = Tap(str(node.target), layer.running_mean, layer.running_var)
+        marked = Tap(str(node.target), layer.running_mean, layer.running_var)
         way_back = _way_back(layer)
-        values.append(before)
         if isinstance(convolution, _CONVOLUTIONS) and alone and not (record and way_back is None):
-            folded: Any = fuse_conv_bn_eval(convolution.eval(), layer.eval())
+            folded: Any = fuse_conv_bn_eval(convolution, layer)
             root.set_submodule(str(before.target), folded)
             node.replace_all_uses_with(before)
             graph.erase_node(node)
-            tap = attrs.evolve(tap, scale=None if way_back is None else way_back[0], shift=way_back and way_back[1])
-        taps.append(tap)
-    if record and taps:
+            scale, shift = way_back or (None, None)
+            marked = attrs.evolve(marked, scale=scale, shift=shift)
+        if record:
+            taps.append(marked)
+            tapped.append(_tap(graph, before, modules))
+    if taps:
         (output,) = (node for node in graph.nodes if node.op == "output")
-        output.args = ((output.args[0], tuple(values)),)
-    return tuple(taps) if record else ()
+        output.args = ((output.args[0], tuple(tapped)),)
+        for name, module in list(root.named_modules()):
+            if FrozenConv2d.replaces(module):
+                root.set_submodule(name, FrozenConv2d(cast(nn.Conv2d, module)))
+    return tuple(taps)
+
+
+def _tap(graph: fx.Graph, values: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.Node]:
+    """Put a tap behind a node; what it gives is kept for the backward pass, and a ReLU after it need keep no more."""
+    with graph.inserting_after(values):
+        both = graph.call_function(tap, (values,))
+    values.replace_all_uses_with(both, delete_user_cb=lambda user: user is not both)
+    with graph.inserting_after(both):
+        passing = graph.call_function(operator.getitem, (both, 0))
+    both.replace_all_uses_with(passing, delete_user_cb=lambda user: user is not passing)
+    with graph.inserting_after(passing):
+        token = graph.call_function(operator.getitem, (both, 1))
+    for user in list(passing.users):
+        if is_relu(user, modules):
+            with graph.inserting_before(user):
+                user.replace_all_uses_with(graph.call_function(relu, (passing,)))
+            graph.erase_node(user)
+    return passing, token
 
 
 def _way_back(layer: Any) -> tuple[Tensor, Tensor] | None:

@@ -1,7 +1,9 @@
 """Variance and mean of each channel, in one pass forward and one backward.
 
 ``torch.var_mean`` over all dimensions but the channels takes eight times as long on a CPU where the channels lie
-innermost (``channels_last``), and its gradient is four operations over the whole activation.
+innermost (``channels_last``), and its gradient is four operations over the whole activation. Here the gradient is
+``factor · x + offset`` for each channel, and a :func:`tap` adds it to the gradient that passes there anyway: at its place
+in the backward pass, so that no second gradient of every layer waits in memory.
 """
 
 from __future__ import annotations
@@ -12,36 +14,100 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_WIDTH = 128
 _DEVICES, _PRECISE = ("cpu", "cuda"), (torch.float32, torch.float64)
 
 
-class _VarMean(torch.autograd.Function):
+class _Tap(torch.autograd.Function):
+    """Values as they are, and a token (2, channels) whose gradient is factor and offset."""
+
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # The first half of batch norm in training mode; without running statistics there is nothing to update.
-        mean, var = torch.batch_norm_update_stats(values, None, None, 0.0)
-        ctx.save_for_backward(values, mean)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(values)
+        precise = torch.promote_types(values.dtype, torch.float32)
+        return values.view_as(values), torch.zeros(2, values.shape[1], dtype=precise, device=values.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> Tensor | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        passing, line = gradients
+        if line is None:
+            return passing
+        (values,) = ctx.saved_tensors
+        factor, offset = line.to(values.dtype).unbind()
+        if passing is None:
+            passing = offset.new_zeros(()).expand_as(values)
+        rows, copies = _rows(values), _copies(values)
+        if rows is None or (others := _rows(passing)) is None:
+            factor, offset = (line.view(-1, *(1,) * (values.ndim - 2)) for line in (factor, offset))
+            # Not in place at first: the gradient may belong to another branch as well.
+            return torch.addcmul(passing, values, factor).add_(offset)
+        added = torch.addcmul(others, rows, factor.repeat(copies)).add_(offset.repeat(copies))
+        batch, channels, height, width = values.shape
+        return added.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+class _Moments(torch.autograd.Function):
+    """Variance and mean of values; their gradient goes to the token of the values' tap."""
+
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if values.device.type in _DEVICES and values.dtype in _PRECISE:
+            # The first half of batch norm in training mode; without running statistics there is nothing to update.
+            rows = _rows(values)
+            mean, var = torch.batch_norm_update_stats(values if rows is None else rows, None, None, 0.0)
+            if rows is not None:
+                means = mean.view(_copies(values), -1)
+                mean = means.mean(0)
+                var = var.view_as(means).mean(0) + (means - mean).square().mean(0)
+        else:
+            var, mean = torch.var_mean(values.to(token.dtype), [0, *range(2, values.ndim)], correction=0)
+        ctx.save_for_backward(mean)
+        ctx.count = values.numel() // values.shape[1]
         return var, mean
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # d var / d x = 2 (x - mean) / n and d mean / d x = 1 / n: one multiple of x and one constant for each channel.
-        values, mean = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # d var / d x = 2 (x - mean) / n and d mean / d x = 1 / n.
+        (mean,) = ctx.saved_tensors
         to_var, to_mean = gradients
-        count = values.numel() // values.shape[1]
-        factor = to_var * (2 / count)
-        offset = to_mean / count - factor * mean
-        axes = (-1, *(1,) * (values.ndim - 2))
-        return torch.addcmul(offset.view(axes), values, factor.view(axes))
+        factor = to_var * (2 / ctx.count)
+        return torch.stack((factor, torch.addcmul(to_mean / ctx.count, factor, mean, value=-1))), None
 
 
-def var_mean(values: Tensor) -> tuple[Tensor, Tensor]:
+def _copies(values: Tensor) -> int:
+    """How many positions make one row of a few hundred values, which vector instructions like better than channels."""
+    positions, channels = values.numel() // values.shape[1], values.shape[1]
+    copies = 1
+    while copies * channels < _WIDTH and positions % (2 * copies) == 0:
+        copies *= 2
+    return copies
+
+
+def _rows(values: Tensor) -> Tensor | None:
+    """Values with their channels last as a matrix, some positions in a row; None for others, and on other devices."""
+    last = values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    if not last or values.device.type != "cpu" or not values.numel():
+        return None
+    return values.permute(0, 2, 3, 1).reshape(-1, _copies(values) * values.shape[1])
+
+
+def tap(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values ``(batch, channels, ...)`` as they are, and a token for :func:`var_mean` of them."""
+    return _Tap.apply(values)
+
+
+def var_mean(values: Tensor, token: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Biased variance and mean ``(channels,)`` of ``(batch, channels, ...)``, differentiable once.
 
     Values of half precision are summed in float32, and so are their statistics.
+
+    Args:
+        values: what came out of a :func:`tap`, or anything.
+        token: what came with them; without one, their gradient is a pass of its own.
     """
-    if values.device.type in _DEVICES and values.dtype in _PRECISE and not torch.compiler.is_compiling():
-        return _VarMean.apply(values)
-    precise = values.to(torch.promote_types(values.dtype, torch.float32))
-    return torch.var_mean(precise, [0, *range(2, values.ndim)], correction=0)
+    if token is None:
+        values, token = tap(values)
+    return _Moments.apply(token, values.detach())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import attrs
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ class Activation:
         running_var: ``(channels,)``.
         scale: ``(channels,)``; None: ``recorded`` is the input itself.
         shift: ``(channels,)``; with ``scale``.
+        token: takes the gradient of :meth:`var_mean` to where the values were recorded; an engine may give one.
     """
 
     layer: str
@@ -37,6 +39,7 @@ class Activation:
     running_var: Tensor
     scale: Tensor | None = None
     shift: Tensor | None = None
+    token: Tensor | None = None
 
     @property
     def input(self) -> Tensor:
@@ -53,10 +56,18 @@ class Activation:
         >>> [row.tolist() for row in Activation("bn", values, torch.zeros(2), torch.ones(2)).var_mean()]
         [[1.0, 0.0], [2.0, 0.0]]
         """
-        var, mean = var_mean(self.recorded)
-        if self.scale is None or self.shift is None:
-            return var, mean
-        return var * self.scale.square(), mean * self.scale + self.shift
+        return statistics_of([self])
+
+
+def statistics_of(activations: Sequence[Activation]) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+    """:meth:`Activation.var_mean` of several layers, one after another; a handful of operations for all of them."""
+    moments = [var_mean(activation.recorded, activation.token) for activation in activations]
+    var, mean = (torch.cat(rows) for rows in zip(*moments, strict=True))
+    if all(activation.scale is None for activation in activations):
+        return var, mean
+    scale = torch.cat([torch.ones_like(a.running_mean) if a.scale is None else a.scale for a in activations])
+    shift = torch.cat([torch.zeros_like(a.running_mean) if a.shift is None else a.shift for a in activations])
+    return var * scale.square(), torch.addcmul(shift, mean, scale)
 
 
 @contextmanager

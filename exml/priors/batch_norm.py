@@ -12,7 +12,7 @@ from exml._registry import component
 from exml._types import Images, Scalar
 from exml._validators import in_range, one_of
 from exml.errors import ExpertError, SettingError
-from exml.priors.activation import Activation
+from exml.priors.activation import Activation, statistics_of
 
 
 def _names(value: Any) -> Any:
@@ -27,6 +27,10 @@ def _layers(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
             got=repr(value),
             remedy="name one layer as ('name',)",
         )
+
+
+def _channels(activation: Activation) -> int:
+    return len(activation.running_mean)
 
 
 @component
@@ -74,19 +78,20 @@ class BatchNormStatistics:
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
         """The penalty of the batch whose forward pass left ``activations``."""
-        penalty = images.new_zeros(())
-        for activation in self._chosen(activations):
-            penalty = penalty + self._distance(activation)
-        return self.weight * penalty
-
-    def _distance(self, activation: Activation) -> Scalar:
-        spread, mean = activation.var_mean()
-        wanted = activation.running_var
+        chosen = self._chosen(activations)
+        if not chosen:
+            return images.new_zeros(())
+        spread, mean = statistics_of(chosen)
+        wanted_mean, wanted = (
+            torch.cat([getattr(a, name) for a in chosen]) for name in ("running_mean", "running_var")
+        )
         if self.statistic == "std":
             # A constant channel has variance 0, where the slope of the root is infinite; below the clamp it is 0.
             spread, wanted = spread.clamp_min(torch.finfo(spread.dtype).tiny).sqrt(), wanted.sqrt()
-        distances = (mean - activation.running_mean).square() + (spread - wanted).square()
-        return distances.sum() if self.reduction == "sum" else distances.mean()
+        distances = (mean - wanted_mean).square() + (spread - wanted).square()
+        if self.reduction == "mean":
+            distances = torch.cat([layer.mean(0, keepdim=True) for layer in distances.split([*map(_channels, chosen)])])
+        return self.weight * distances.sum()
 
     def _chosen(self, activations: Sequence[Activation]) -> Sequence[Activation]:
         present = list(dict.fromkeys(activation.layer for activation in activations))

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from exml import experiment, scenarios
+from exml.engine import Execution, keep_freed_memory
 from exml.errors import ExmlError, SettingError
 from exml.recipes import RECIPES, recipe
 from exml.report import ProgressDisplay, result_table
@@ -51,6 +52,8 @@ def run(
     seed: Whole = 0,
     split: Literal["test", "validation"] = "test",
     device: str = "cpu",
+    compile: Literal["never", "auto", "always"] = "never",
+    precision: Literal["float32", "bfloat16"] = "float32",
     checkpoint_every: Whole = 1_000,
     resume: Flag = False,
     quiet: Flag = False,
@@ -68,11 +71,15 @@ def run(
         seed: Of the scenario, the experts and the students.
         split: What the accuracies are measured on; with 'validation' no test image is looked at.
         device: Where to work, as torch names it: 'cpu', 'cuda', 'cuda:1'; 'auto' is an accelerator if there is one.
+        compile: Whether the hot loops are compiled, and on a CUDA device captured as CUDA graphs; 'auto' tries where
+            enough work is ahead, and keeps what is fastest.
+        precision: Of the networks; 'bfloat16' is for accelerators that have it.
         checkpoint_every: Steps of generation or distillation between two checkpoints.
         resume: Go on with the run in the folder.
         quiet: Print nothing but errors.
     """
     strategies = _strategies(strategy, scenario, seed)
+    keep_freed_memory()
     try:
         with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
             result = experiment.run(
@@ -82,6 +89,7 @@ def run(
                 seed=seed,
                 split=split,
                 device=device,
+                execution=Execution(compile, precision),
                 checkpoint_every=checkpoint_every,
                 resume=resume,
                 observers=[display],

@@ -18,7 +18,7 @@ from exml._run_state import RunState, copy_state, load_optimizer, load_student, 
 from exml._serialization import to_plain
 from exml._types import ClassMask, Scalar, State
 from exml.checkpoint import CheckpointFolder
-from exml.engine import PreviousStudent, distill
+from exml.engine import EAGER, Execution, PreviousStudent, distill
 from exml.errors import CheckpointError, NonFiniteError, SettingError, StreamError, UnknownNameError
 from exml.experts import Expert, ExpertStream
 from exml.generators import GenerationContext
@@ -37,10 +37,12 @@ class Learner:
         strategy: what to do; see :class:`exml.StrategyBuilder`.
         student: trained in place.
         device: where student, buffer and the expert at work live.
-        seed: of everything random. On the CPU the same seed gives the same student, bit for bit.
+        seed: of everything random. On the CPU the same seed gives the same student, bit for bit (unless ``execution``
+            compiles).
         folder: where checkpoints go; None keeps none. One that holds a checkpoint is refused: see :meth:`resume`.
         checkpoint_every: steps (of generation, or of distillation) between two checkpoints within an experience.
         observers: told of every event, in order; see :mod:`exml.events`.
+        execution: whether the hot loops are compiled or captured, and their precision; a run may go on with another.
 
     Raises:
         CheckpointError: when the folder holds a checkpoint, or the strategy has a part that cannot be written into one.
@@ -66,6 +68,7 @@ class Learner:
         folder: Path | str | None = None,
         checkpoint_every: int = 1_000,
         observers: Sequence[events.Observer] = (),
+        execution: Execution = EAGER,
     ) -> None:
         if checkpoint_every < 1:
             raise SettingError(
@@ -77,6 +80,7 @@ class Learner:
         self.seed = seed
         self.checkpoint_every = checkpoint_every
         self.observers = list(observers)
+        self.execution = execution
         self._folder: CheckpointFolder | None = None
         self._memory: Samples | None = None
         self._run = RunState()
@@ -216,7 +220,7 @@ class Learner:
         if state is not None:
             state = {name: tensor.to(self.device) for name, tensor in state.items()}
         journal = _Journal(state, partial(self._on_generation, number))
-        context = GenerationContext(strategy.prior, strategy.augmentation, journal, number)
+        context = GenerationContext(strategy.prior, strategy.augmentation, journal, number, self.execution)
         try:
             new = strategy.generator(expert, share, derive_seed(self.seed, "generation", number), context)
             check_samples(new, expert, share, strategy.generator)
@@ -289,6 +293,7 @@ class Learner:
             start=self._run.steps,
             classes=self._classes,
             after_step=after_step,
+            execution=self.execution,
         )
         check_finite(self.student, "the student")
 

@@ -1,7 +1,7 @@
 """Operations of a frozen network that keep no more for the backward pass than the gradient of their input needs.
 
-PyTorch's convolution keeps its input for the gradient of its weights, which nobody asks for here, and its ReLU keeps its
-output. Where the input of a ReLU is kept anyway, for statistics, that is the same activation twice.
+PyTorch's convolution keeps its input for the gradient of its weights, which nobody asks for here, and its ReLU keeps
+its output. Where the input of a ReLU is kept anyway, for statistics, that is the same activation twice.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def out_of_place(root: nn.Module, graph: fx.Graph) -> bool:
-    """Make operations that change their input give a new tensor instead; False if there is one that cannot be helped."""
+    """Make operations that change their input give a new tensor instead; False if one of them cannot be helped."""
     for module in root.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]

@@ -9,19 +9,22 @@ from pathlib import Path
 
 import torch
 
+from exml.engine import EAGER, Execution
 from exml.report import Environment
 
 PACKAGES = ("exml", "torch", "torchvision", "kornia", "numpy", "scikit-learn")
 """Those that the numbers of a run depend on."""
 
 
-def environment(device: torch.device) -> Environment:
-    """This process's."""
+def environment(device: torch.device, execution: Execution = EAGER) -> Environment:
+    """This process's, and how it executes its hot loops on a device."""
     return Environment(
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         device=str(device),
         hardware=_hardware(device),
         threads=torch.get_num_threads(),
+        compile=execution.compile,
+        precision=execution.precision,
     )
 
 

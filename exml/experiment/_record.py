@@ -10,6 +10,7 @@ from typing import Any, Literal
 import attrs
 
 from exml._serialization import from_plain
+from exml.engine import EAGER, Execution
 from exml.errors import CheckpointError
 from exml.report import Environment, Seconds
 
@@ -27,6 +28,7 @@ class Request:
         seed: of everything random.
         split: which images the accuracies are of.
         device: as torch names it.
+        execution: of the hot loops.
     """
 
     scenario: str
@@ -34,6 +36,7 @@ class Request:
     seed: int
     split: Literal["test", "validation"]
     device: str
+    execution: Execution = EAGER
 
 
 @attrs.define

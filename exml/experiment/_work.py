@@ -119,6 +119,7 @@ class Work:
             seed=self._request.seed,
             folder=None if begun else checkpoints,
             checkpoint_every=self._checkpoint_every,
+            execution=self._request.execution,
         )
         if begun:
             learner.resume(checkpoints)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from exml import scenarios
+from exml.engine import EAGER, Execution
 from exml.errors import CheckpointError, SettingError
 from exml.experiment._clock import Clock
 from exml.experiment._environment import environment
@@ -31,6 +32,7 @@ def run(
     seed: int = 0,
     split: scenarios.Split = "test",
     device: str = "cpu",
+    execution: Execution = EAGER,
     checkpoint_every: int = 1_000,
     resume: bool = False,
     observers: Sequence[RunObserver] = (),
@@ -50,6 +52,7 @@ def run(
         seed: of the scenario, the experts and the students; all strategies have the same one.
         split: what the accuracies are measured on; with ``"validation"`` no test image is looked at.
         device: as torch names it; ``"auto"`` is an accelerator if there is one.
+        execution: whether the hot loops are compiled or captured, and their precision.
         checkpoint_every: steps of generation or distillation between two checkpoints.
         resume: go on with the run in the folder; the arguments must be those that it was begun with, but for
             ``checkpoint_every``. A finished run is read; one that another process is at work on is waited for.
@@ -64,13 +67,13 @@ def run(
     _check(strategies, seed, checkpoint_every)
     loaded, place = scenarios.load(scenario, seed, split), _device(device)
     plain = {name: strategy.to_dict() for name, strategy in strategies.items()}
-    request = Request(scenario, plain, seed, split, str(place))
+    request = Request(scenario, plain, seed, split, str(place), execution)
 
     def on_wait() -> None:
         for observer in observers:
             observer(WaitingForProcess(Path(out)))
 
-    with RunFolder(Path(out), request, environment(place), resume=resume, on_wait=on_wait) as folder:
+    with RunFolder(Path(out), request, environment(place, execution), resume=resume, on_wait=on_wait) as folder:
         if folder.result.exists():
             return Result.load(folder.result)
         clock = Clock(folder)

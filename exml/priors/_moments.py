@@ -2,8 +2,8 @@
 
 ``torch.var_mean`` over all dimensions but the channels takes eight times as long on a CPU where the channels lie
 innermost (``channels_last``), and its gradient is four operations over the whole activation. Here the gradient is
-``factor · x + offset`` for each channel, and a :func:`tap` adds it to the gradient that passes there anyway: at its place
-in the backward pass, so that no second gradient of every layer waits in memory.
+``factor · x + offset`` for each channel, and a :func:`tap` adds it to the gradient that passes there anyway: at its
+place in the backward pass, so that no second gradient of every layer waits in memory.
 """
 
 from __future__ import annotations

@@ -82,9 +82,8 @@ class BatchNormStatistics:
         if not chosen:
             return images.new_zeros(())
         spread, mean = statistics_of(chosen)
-        wanted_mean, wanted = (
-            torch.cat([getattr(a, name) for a in chosen]) for name in ("running_mean", "running_var")
-        )
+        wanted_mean = torch.cat([activation.running_mean for activation in chosen])
+        wanted = torch.cat([activation.running_var for activation in chosen])
         if self.statistic == "std":
             # A constant channel has variance 0, where the slope of the root is infinite; below the clamp it is 0.
             spread, wanted = spread.clamp_min(torch.finfo(spread.dtype).tiny).sqrt(), wanted.sqrt()

@@ -73,12 +73,16 @@ class Environment:
         device: as torch names it.
         hardware: processor, cores, memory, and the accelerator where one was used.
         threads: of torch on the CPU.
+        compile: as :class:`exml.engine.Execution` has it, like the next.
+        precision: of the networks.
     """
 
     versions: Mapping[str, str]
     device: str
     hardware: str
     threads: int = attrs.field(validator=in_range(1, integer=True))
+    compile: str = "never"
+    precision: str = "float32"
 
 
 @component

@@ -101,6 +101,8 @@ def _blurred(images: Tensor, axis: int, taps: tuple[float, ...], reflect: bool, 
         if reflect:
             for border, inside in ((0, 1), (length - step, length - 1 - step)):
                 to, start = (inside, border) if transposed else (border, inside)
-                mirrored = images.narrow(axis, start, step).flip(axis)
+                mirrored = images.narrow(axis, start, step)
+                if step > 1:
+                    mirrored = mirrored.flip(axis)
                 blurred.narrow(axis, to, step).add_(mirrored, alpha=tap)
     return blurred

@@ -87,11 +87,10 @@ class Augmentation:
         >>> torch.equal(shifts.apply(images, draws), shifts(images, torch.Generator().manual_seed(0)))
         True
         """
-        signed = 2 * draws - 1
         if self.rotation or self.scale:
             matrices = inverse_affine(
-                angle=signed[0] * math.radians(self.rotation),
-                scale=1 + self.scale * signed[1],
+                angle=_signed(draws[0]) * math.radians(self.rotation),
+                scale=1 + self.scale * _signed(draws[1]),
                 mirror=torch.where(draws[2] < self.flip, -1.0, 1.0),
                 shift=self._shift(draws).to(draws.dtype),
             )
@@ -100,12 +99,16 @@ class Augmentation:
             mirrored = draws[2] < self.flip if self.flip else None
             images = move(images, mirrored, self._shift(draws), self.padding)
         if self.brightness:
-            images = adjust_brightness(images, (1 + self.brightness * signed[5]).to(images.dtype))
+            images = adjust_brightness(images, (1 + self.brightness * _signed(draws[5])).to(images.dtype))
         if self.contrast:
-            images = adjust_contrast(images, (1 + self.contrast * signed[6]).to(images.dtype))
+            images = adjust_contrast(images, (1 + self.contrast * _signed(draws[6])).to(images.dtype))
         if self.saturation:
-            images = adjust_saturation(images, (1 + self.saturation * signed[7]).to(images.dtype))
+            images = adjust_saturation(images, (1 + self.saturation * _signed(draws[7])).to(images.dtype))
         return images
 
     def _shift(self, draws: Float[Tensor, "8 batch"]) -> Int[Tensor, "2 batch"]:
         return (draws[3:5] * (2 * self.shift + 1)).long() - self.shift
+
+
+def _signed(draws: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    return 2 * draws - 1

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import attrs
 import torch
-from torch import Tensor
 
 from exml._registry import component
 from exml._types import Images, Scalar
@@ -66,6 +65,5 @@ class GaussianBlur:
         precise = images.to(torch.promote_types(images.dtype, torch.float32))
         change = change_by_sums if images.device.type == "cpu" else change_by_matrices
         changed = change(precise, gaussian(self.kernel_size, self.sigma), self.padding == "reflect")
-        norms: Tensor = torch.linalg.vector_norm(changed, dim=(1, 2, 3))
-        penalty = (norms.square() if self.squared else norms).mean()
-        return (self.weight * penalty).to(images.dtype)
+        total = changed.square().sum() if self.squared else torch.linalg.vector_norm(changed, dim=(1, 2, 3)).sum()
+        return (self.weight / len(images) * total).to(images.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+import torch
 
 from exml._registry import component
 from exml._types import Images, Scalar
@@ -23,7 +24,6 @@ class L2Norm:
     Args:
         weight: >= 0.
 
-    >>> import torch
     >>> L2Norm(0.5)(torch.ones(4, 3, 2, 2), ())
     tensor(6.)
     """
@@ -37,4 +37,6 @@ class L2Norm:
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
         """The penalty of a batch; ``activations`` are not read."""
-        return self.weight * images.square().sum((1, 2, 3)).mean()
+        # In half precision, the sum over a batch would not fit.
+        total = images.square().sum(dtype=torch.promote_types(images.dtype, torch.float32))
+        return (self.weight / len(images) * total).to(images.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+import torch
 
 from exml._registry import component
 from exml._types import Images, Scalar
@@ -24,7 +25,6 @@ class TotalVariation:
     Args:
         weight: >= 0.
 
-    >>> import torch
     >>> step = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).view(1, 1, 2, 2)
     >>> TotalVariation(1.0)(step, ())
     tensor(2.)
@@ -39,6 +39,7 @@ class TotalVariation:
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
         """The penalty of a batch; ``activations`` are not read."""
-        down = images.diff(dim=2).abs().sum((1, 2, 3))
-        right = images.diff(dim=3).abs().sum((1, 2, 3))
-        return self.weight * (down + right).mean()
+        # In half precision, the sum over a batch would not fit.
+        precise = torch.promote_types(images.dtype, torch.float32)
+        total = images.diff(dim=2).abs().sum(dtype=precise) + images.diff(dim=3).abs().sum(dtype=precise)
+        return (self.weight / len(images) * total).to(images.dtype)

@@ -67,19 +67,22 @@ def invert(expert: nn.Module, classes: Sequence[int], size: int, shape: Sequence
     return torch.cat(finished), labels
 
 
-def centred(logits: Tensor) -> Tensor:
-    """*normalize* of Eqs. 6 and 7: the mean over all classes is taken away."""
-    return logits - logits.mean(1, keepdim=True)
+def centred(logits: Tensor, known: Tensor) -> Tensor:
+    """*normalize* of Eqs. 6 and 7: the mean over the classes that the teacher knows is taken away."""
+    return logits - logits[:, known].mean(1, keepdim=True)
 
 
 def combined(images: Tensor, labels: Tensor, previous: nn.Module | None, seen: Tensor, expert: nn.Module, own: Tensor):
-    """ỹ of Eq. 8; ``seen`` and ``own`` hold the classes of the earlier experts and those of this one."""
-    new = centred(expert(images))
-    if previous is None:
-        return new
-    old = centred(previous(images))
-    is_old, is_new = torch.isin(labels, seen)[:, None], torch.isin(labels, own)[:, None]
-    return torch.where(is_old & is_new, (old + new) / 2, torch.where(is_old, old, new))
+    """ỹ of Eq. 8, and which of its entries a teacher gave; ``seen`` and ``own`` are masks over the classes.
+
+    "The units of each model are treated separately" (Sec. 3): a teacher gives values for the classes it knows.
+    """
+    total = torch.where(own, centred(expert(images), own), 0) * own[labels, None]
+    given = (own & own[labels, None]).float()
+    if previous is not None:
+        total = total + torch.where(seen, centred(previous(images), seen), 0) * seen[labels, None]
+        given = given + (seen & seen[labels, None])
+    return total / given.clamp(min=1), given > 0
 
 
 def learn(
@@ -108,13 +111,16 @@ def learn(
     device = next(student.parameters()).device
     crop = v2.RandomCrop(shape[1:], padding=shift, padding_mode="edge")
     torch.manual_seed(seed)
+    for expert, _ in experts:
+        expert.eval().requires_grad_(False)
+    outputs = student.eval()(torch.zeros(1, *shape, device=device)).shape[1]
     buffer = torch.empty(0, *shape, device=device)
     labels = torch.empty(0, dtype=torch.long, device=device)
-    seen = torch.empty(0, dtype=torch.long, device=device)
+    seen = torch.zeros(outputs, dtype=torch.bool, device=device)
     previous = None
     for number, (expert, classes) in enumerate(experts, 1):
-        expert.eval().requires_grad_(False)
-        own = torch.tensor(classes, device=device)
+        own = torch.zeros_like(seen)
+        own[list(classes)] = True
         new_images, new_labels = invert(expert, classes, size // number, shape, shift, config["inversion"])
         kept = torch.randperm(len(buffer), device=device)[: size - size // number]
         buffer, labels = torch.cat([buffer[kept], new_images]), torch.cat([labels[kept], new_labels])
@@ -124,13 +130,13 @@ def learn(
             chosen = torch.randint(len(buffer), (distillation["batch_size"],), device=device)
             images, classes_of = crop(buffer[chosen]), labels[chosen]
             with torch.no_grad():
-                target = combined(images, classes_of, previous, seen, expert, own)
+                target, given = combined(images, classes_of, previous, seen, expert, own)
             answer = student(images)
-            loss = (answer - target).square().sum(1).mean()  # Eq. 9
+            loss = ((answer - target) * given).square().sum(1).mean()  # Eq. 9
             loss = loss + distillation["cross_entropy"] * F.cross_entropy(answer, classes_of)  # Eq. 10
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         previous = copy.deepcopy(student).eval().requires_grad_(False)
-        seen = torch.cat([seen, own]).unique()
+        seen = seen | own
         after_experience(number)

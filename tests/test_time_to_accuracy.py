@@ -58,18 +58,17 @@ def test_inverted_images_are_of_their_classes_and_have_the_statistics_of_the_dat
 
 
 def test_the_targets_are_those_of_equation_8():
-    images = torch.tensor([[1.0, 2.0], [3.0, 5.0], [0.0, 4.0]])
-    previous, expert = (lambda x: 10 * x), (lambda x: x)
-    target = straightforward.combined(
-        images, torch.tensor([0, 1, 2]), previous, torch.tensor([0, 2]), expert, torch.tensor([1, 2])
-    )
-    # Centred: [-5, 5] of the previous student; [-1, 1] of the expert; the mean of [-20, 20] and [-2, 2].
-    assert target.tolist() == [[-5, 5], [-1, 1], [-11, 11]]
-    assert straightforward.combined(images, torch.tensor([0, 1, 2]), None, None, expert, None).tolist() == [
-        [-0.5, 0.5],
-        [-1, 1],
-        [-2, 2],
-    ]
+    images = torch.tensor([[1.0, 2.0, 9.0], [3.0, 5.0, 7.0], [0.0, 4.0, 2.0]])
+    labels = torch.tensor([0, 1, 2])
+    seen, own = torch.tensor([True, False, True]), torch.tensor([False, True, True])
+    target, given = straightforward.combined(images, labels, lambda x: 10 * x, seen, lambda x: x, own)
+    # Previous student, centred over classes 0 and 2: [-40, ., 40], [-20, ., 20], [-10, ., 10]; the expert, over 1 and
+    # 2: [., -3.5, 3.5], [., -1, 1], [., 1, -1]. Of class 2, which both know, the mean: (10 - 1) / 2.
+    assert target.tolist() == [[-40, 0, 40], [0, -1, 1], [-10, 1, 4.5]]
+    assert given.tolist() == [[True, False, True], [False, True, True], [True, True, True]]
+    first, given = straightforward.combined(images[1:], labels[1:], None, None, lambda x: x, own)
+    assert first.tolist() == [[0, -1, 1], [0, 1, -1]]
+    assert given.tolist() == [[False, True, True]] * 2
 
 
 def test_each_experience_makes_its_share_and_keeps_the_others(monkeypatch):
@@ -80,14 +79,15 @@ def test_each_experience_makes_its_share_and_keeps_the_others(monkeypatch):
         return torch.full((size, 1, 4, 4), float(classes[0])), torch.full((size,), classes[0])
 
     def combined(images, labels, previous, seen, expert, own):
-        drawn.append((set(labels.tolist()), seen.tolist(), own.tolist(), previous is None))
-        return torch.zeros(len(images), 4)
+        known = (mask.nonzero().flatten().tolist() for mask in (seen, own))
+        drawn.append((set(labels.tolist()), *known, previous is None))
+        return torch.zeros(len(images), 4), torch.ones(len(images), 4, dtype=torch.bool)
 
     monkeypatch.setattr(straightforward, "invert", invert)
     monkeypatch.setattr(straightforward, "combined", combined)
     student = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     before, told = copy.deepcopy(student.state_dict()), []
-    experts = [(nn.Linear(1, 1), (0,)), (nn.Linear(1, 1), (1,)), (nn.Linear(1, 1), (2,))]
+    experts = [(copy.deepcopy(student), (label,)) for label in range(3)]
     straightforward.learn(
         student, experts, (1, 4, 4), shift=1, budget=0.012, seed=0, after_experience=lambda done: told.append(done)
     )

@@ -86,13 +86,9 @@ class Samples:
 
     def __getitem__(self, index: Tensor | slice) -> Samples:
         """The samples at a mask, at indices or in a slice."""
-        return Samples(
-            self.images[index],
-            self.labels[index],
-            self.tasks[index],
-            self.experiences[index],
-            None if self.targets is None else self.targets[index],
-        )
+        if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
+            return self._map(lambda column: column.index_select(0, index))  # in half the time, for a mini-batch
+        return self._map(lambda column: column[index])
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.images.shape[1:]))

@@ -65,21 +65,25 @@ class Fallback:
     """A form that gives way to the eager one, with a warning, if it fails before it has changed anything.
 
     Args:
-        form: what to try.
+        make: makes what to try.
         eager: what there is otherwise.
         name: of the form, for the warning.
     """
 
-    def __init__(self, form: Step, eager: Step, name: str) -> None:
-        self._form, self._eager, self._name = form, eager, name
+    def __init__(self, make: Callable[[], Step], eager: Step, name: str) -> None:
+        self._make, self._eager, self._name = make, eager, name
+        self._form: Step | None = None
 
     def __call__(self) -> None:
         """Make one step."""
+        if self._form is self._eager:
+            self._eager()
+            return
         try:
+            if self._form is None:
+                self._form = self._make()
             self._form()
         except Exception as error:
-            if self._form is self._eager:
-                raise
             self._form = self._eager
             self._eager()  # a fault of the step itself is raised here again
             warnings.warn(
@@ -158,13 +162,13 @@ def in_form(
     if execution.compile == "never":
         return eager
 
-    def capture(step: Step, name: str) -> Step:
-        return Fallback(Captured(step, generators, device), eager, name)
+    def capture(make: Callable[[], Step], name: str) -> Step:
+        return Fallback(lambda: Captured(make(), generators, device), eager, name)
 
     forms: dict[str, Callable[[], Step]] = {EAGER: lambda: eager}
     if device.type == "cuda":
-        forms[CAPTURED] = lambda: capture(eager, "captured as a CUDA graph")
-        forms[COMPILED] = lambda: capture(compiled(), "compiled and captured as a CUDA graph")
+        forms[CAPTURED] = lambda: capture(lambda: eager, "captured as a CUDA graph")
+        forms[COMPILED] = lambda: capture(compiled, "compiled and captured as a CUDA graph")
     else:
-        forms[COMPILED] = lambda: Fallback(compiled(), eager, "compiled")
+        forms[COMPILED] = lambda: Fallback(compiled, eager, "compiled")
     return forms[COMPILED]() if execution.compile == "always" else Choice(forms, steps, device)

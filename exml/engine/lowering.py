@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 
 import attrs
 import torch
+from jaxtyping import config
 from torch import Tensor, fx, nn
 from torch.fx import graph_module
 from torch.nn.utils import fuse_conv_bn_eval
@@ -128,7 +129,7 @@ def _lower(module: nn.Module, probe: Images, *, record: bool) -> tuple[fx.GraphM
     if any(getattr(part, name) for part in module.modules() for name in hooks):
         return None  # a trace runs them once, at its own time
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _unchecked():
             warnings.simplefilter("ignore")  # what a trace says of a module matters only if it is used
             root = copy.deepcopy(module).eval()
             traced = fx.Tracer().trace(root)
@@ -146,6 +147,17 @@ def _lower(module: nn.Module, probe: Images, *, record: bool) -> tuple[fx.GraphM
     got = answer[0] if taps else answer
     close = wanted.shape == got.shape and (wanted - got).abs().max() <= _TOLERANCE * wanted.abs().max()
     return (graph, taps) if close else None
+
+
+@contextmanager
+def _unchecked() -> Generator[None]:
+    """A trace passes what are no tensors: a program that checks annotations at run time would refuse them."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", before)
 
 
 def _forget(copied: tuple[fx.GraphModule, tuple[Tap, ...]] | None) -> None:

@@ -140,11 +140,12 @@ def test_a_comparison_is_resumed_and_gathered(tmp_path, capsys):
     ]
 
     found = time_to_accuracy.gather(tmp_path)
-    row = found["scenarios"]["tiny-nc"]
+    [row] = found["scenarios"]["tiny-nc"]
+    assert row["budget"] == 0.004
     assert (row["n"], [run["seed"] for run in row["runs"]]) == (2, [0, 1])
     assert row["settings"]["straightforward"]["budget"] == 0.004
     assert row["settings"]["exml"] == tiny.strategy().to_dict()
-    assert found["threads"] == torch.get_num_threads()
+    assert [environment["threads"] for environment in found["environments"]] == [torch.get_num_threads()]
     for run in row["runs"]:
         for side in ("straightforward", "exml"):
             seconds = [point[0] for point in run[side]["curve"]]
@@ -154,10 +155,15 @@ def test_a_comparison_is_resumed_and_gathered(tmp_path, capsys):
     json.dumps(found, allow_nan=False)
 
     measure("tiny-nc", 0, 0.004, "cpu", tmp_path)
-    assert "straightforward" not in capsys.readouterr().out  # all is there
+    assert capsys.readouterr().out == ""  # all is there
+    folder = tmp_path / "tiny-nc" / "budget-0.004"
+    (folder / "1" / "exml.json").unlink()
+    changed = json.loads((folder / "0" / "exml.json").read_text())
+    changed["settings"]["training"]["iterations"] += 1
+    (folder / "0" / "exml.json").write_text(json.dumps(changed))
+    measure("tiny-nc", 0, 0.004, "cpu", tmp_path)
     measure("tiny-nc", 0, 0.005, "cpu", tmp_path)
-    said = capsys.readouterr().out
-    assert "seed 0, straightforward" in said
-    assert "seed 0, exml" not in said
-    (tmp_path / "tiny-nc" / "1" / "exml.json").unlink()
-    assert time_to_accuracy.gather(tmp_path)["scenarios"]["tiny-nc"]["n"] == 1
+    order = [line.split(", ")[2] for line in capsys.readouterr().out.splitlines() if line.startswith("tiny-nc")]
+    assert order == ["exml", "straightforward", "exml"]
+    rows = time_to_accuracy.gather(tmp_path)["scenarios"]["tiny-nc"]
+    assert [(row["budget"], row["n"]) for row in rows] == [(0.004, 1), (0.005, 1)]

@@ -220,7 +220,9 @@ class Learner:
         if state is not None:
             state = {name: tensor.to(self.device) for name, tensor in state.items()}
         journal = _Journal(state, partial(self._on_generation, number))
-        context = GenerationContext(strategy.prior, strategy.augmentation, journal, number, self.execution)
+        context = GenerationContext(
+            strategy.prior, strategy.augmentation, journal, number, self._memory, self.execution
+        )
         try:
             new = strategy.generator(expert, share, derive_seed(self.seed, "generation", number), context)
             check_samples(new, expert, share, strategy.generator)

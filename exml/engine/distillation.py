@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import cast
 
 import attrs
@@ -12,6 +13,7 @@ from torch import nn
 
 from exml._rng import derive_seed
 from exml._types import Augmentation, ClassMask, Combiner, Loss, Normalizer, Scalar
+from exml.engine._batches import banked, fresh
 from exml.engine._steps import in_form
 from exml.engine.execution import EAGER, Execution
 from exml.engine.lowering import lowered
@@ -90,18 +92,24 @@ def distill(
             previous = attrs.evolve(previous, module=module)
         value = memory.images.new_zeros(())
 
+        def ask(previous: PreviousStudent | None, expert: Expert, batch: Samples) -> Target:
+            with torch.no_grad(), execution.autocast(device):
+                return make_target(previous, expert, batch, normalizer, combiner, classes)
+
+        size, bank = training.batch_size, None
+        if training.views:
+            ask_once = partial(ask, previous, asked)
+            bank = banked(memory, size, augmentation, ask_once, draws, views=training.views, seed=seed)
+
         def form(pupil: nn.Module, previous: PreviousStudent | None, expert: Expert) -> Callable[[], None]:
+            draw = bank or fresh(memory, size, augmentation, partial(ask, previous, expert), draws)
+
             def step() -> None:
                 nonlocal value
-                drawn = torch.randint(len(memory), (training.batch_size,), generator=draws, device=device)
-                batch = memory[drawn]
-                if augmentation is not None:
-                    batch = attrs.evolve(batch, images=augmentation(batch.images, draws))
-                with torch.no_grad(), execution.autocast(device):
-                    target = make_target(previous, expert, batch, normalizer, combiner, classes)
+                images, target, labels = draw()
                 with execution.autocast(device):
-                    logits = pupil(batch.images)
-                value = loss(logits.to(batch.images.dtype), target, batch.labels)
+                    logits = pupil(images)
+                value = loss(logits.to(images.dtype), target, labels)
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 if training.clip_norm is not None:

@@ -28,6 +28,10 @@ class Training:
         momentum: of SGD, in [0, 1].
         weight_decay: at least 0.
         schedule: ``"constant"``, ``"cosine"`` (down to 0), or ``"one-cycle"`` (up for the first 30 %, then cosine).
+        views: 0: images are augmented and the teachers asked at every step. V > 0: a bank of V augmented views of every
+            image in the buffer is made once in each experience, the teachers are asked about each view once, and steps
+            draw from the bank. It saves the teachers' share of a step (a third) where an experience has more than
+            V times as many draws as the buffer has images; the bank takes V times the memory of the buffer.
         clip_norm: the largest norm of the whole gradient; None does not clip.
 
     >>> training = Training(iterations=100, batch_size=32, learning_rate=0.1, schedule="cosine")
@@ -44,6 +48,7 @@ class Training:
     schedule: Literal["constant", "cosine", "one-cycle"] = attrs.field(
         default="constant", validator=one_of("constant", "cosine", "one-cycle")
     )
+    views: int = attrs.field(default=0, validator=in_range(0, integer=True))
     clip_norm: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
 
     def make_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:

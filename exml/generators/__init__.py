@@ -1,6 +1,7 @@
 """A^gen (Sec. 4): where the images come from."""
 
 from exml.generators.auxiliary_data import AuxiliaryData
+from exml.generators.buffered_images import BufferedImages
 from exml.generators.context import GenerationContext, NoJournal
 from exml.generators.data_impression import DataImpression
 from exml.generators.gaussian_noise import GaussianNoise
@@ -15,6 +16,7 @@ from exml.generators.source import Source
 
 __all__ = [
     "AuxiliaryData",
+    "BufferedImages",
     "DataImpression",
     "GaussianNoise",
     "GenerationContext",

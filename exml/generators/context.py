@@ -8,6 +8,7 @@ import attrs
 
 from exml._types import Augmentation, Journal, Prior, State
 from exml.engine import EAGER, Execution
+from exml.samples import Samples
 
 
 @attrs.frozen
@@ -31,6 +32,7 @@ class GenerationContext:
         augmentation: applied to the images before every forward pass of generators that optimise pixels.
         journal: told of the progress; hands back the state of a generation that was killed.
         experience: i, from 1, for generators that read the data of an experience.
+        memory: M_{i-1}, for generators that begin with earlier images; None in the first experience.
         execution: of the steps of generators that optimise pixels.
     """
 
@@ -38,6 +40,7 @@ class GenerationContext:
     augmentation: Augmentation | None = None
     journal: Journal = NoJournal()
     experience: int = 1
+    memory: Samples | None = None
     execution: Execution = EAGER
 
 

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, most valuable first. Each stage writes one JSON file; one whose file is there and whole is
+# skipped, and what a stage that was cut short has measured is not measured again. A stage that fails does not stop the
+# others; the exit code is 0 only if all have passed.
+#
+#     benchmarks/run_on_gpu.sh [OUT_DIR]                  # default: benchmarks/results
+#     uv run python benchmarks/performance.py             # then makes the page of what is in benchmarks/results
+#
+# The repository need not be installed, but these packages must be importable by $PYTHON (default: python3):
+#     attrs cattrs einops jaxtyping kornia kornia_rs matplotlib numpy pyyaml rich safetensors scikit-learn torch torchvision
+#     typing-extensions pytest pytest-benchmark
+# torch.compile needs triton and a C compiler. A PYTHONPATH with what is missing is used as it is.
+#
+# Environment:
+#     EXML_STAGES       only these stages, by name (default: all), such as "correctness ratios"
+#     EXML_SECONDS      at most so many seconds for any stage (default: each stage's own limit)
+#     EXML_WORK         folder for checkpoints and other files between two calls (default: runs/gpu)
+#     EXML_COMMIT       the commit, where the files are without their history
+#     EXML_DATA         folder of MNIST; without it, time to accuracy is not measured
+#     EXML_PAPER_SCALE  share of the paper-scale run's iterations (default: 1)
+#     EXML_DEVICE, EXML_SCALE  "cpu" and a number below 1 try the script out where there is no GPU
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+out=${1:-benchmarks/results}
+work=${EXML_WORK:-runs/gpu}
+device=${EXML_DEVICE:-cuda}
+scale=${EXML_SCALE:-1}
+python=${PYTHON:-python3}
+mkdir -p "$out" "$work"
+out=$(cd "$out" && pwd)
+work=$(cd "$work" && pwd)
+
+EXML_COMMIT=${EXML_COMMIT:-$(git describe --always --dirty=+ --exclude='*' 2>/dev/null || echo unknown)}
+export EXML_COMMIT
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1
+# The profiler leaves a process with CUDA graphs alone when it is over (https://github.com/pytorch/pytorch/pull/112507).
+export TEARDOWN_CUPTI=0 DISABLE_CUPTI_LAZY_REINIT=1
+
+# Results name the version of every package, also of one that is not installed but only on the path.
+if ! "$python" -c 'import importlib.metadata as m; m.version("exml")' 2>/dev/null; then
+    version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+    mkdir -p "$work/metadata/exml-$version.dist-info"
+    printf 'Metadata-Version: 2.1\nName: exml\nVersion: %s\n' "$version" >"$work/metadata/exml-$version.dist-info/METADATA"
+    export PYTHONPATH="$PYTHONPATH:$work/metadata"
+fi
+
+if ! "$python" -c "import exml, torch, sys; sys.exit('$device' == 'cuda' and not torch.cuda.is_available())"; then
+    echo "exml or its packages cannot be imported, or torch sees no GPU" >&2
+    exit 2
+fi
+
+failed=()
+
+# stage NAME SECONDS COMMAND...: run a command that writes $out/NAME_$device.json.
+stage() {
+    local name=$1 seconds=$2
+    shift 2
+    if [[ -n ${EXML_STAGES:-} && " $EXML_STAGES " != *" $name "* ]]; then
+        return
+    fi
+    local file="$out/${name}_$device.json"
+    if whole "$file"; then
+        echo "== $name: $file is there"
+        return
+    fi
+    echo "== $name: $(date '+%H:%M:%S'), at most ${EXML_SECONDS:-$seconds} s"
+    # SIGTERM first, so that what is written is written; then SIGKILL.
+    if timeout --kill-after=20 "${EXML_SECONDS:-$seconds}" "$@" && whole "$file"; then
+        echo "== $name: passed, $(date '+%H:%M:%S')"
+    else
+        echo "== $name: FAILED, $(date '+%H:%M:%S')"
+        failed+=("$name")
+    fi
+}
+
+# whole FILE: it is JSON that says neither that something is missing nor that something failed.
+whole() {
+    "$python" - "$1" 2>/dev/null <<'PY'
+import json, sys
+found = json.load(open(sys.argv[1], encoding="utf-8"))
+sys.exit(not (found.get("complete", True) and found.get("passed", True)))
+PY
+}
+
+gpu="$python -u benchmarks/gpu"
+common=(--device "$device" --scale "$scale")
+
+stage correctness 600 $gpu/correctness.py "${common[@]}" --out "$out/correctness_$device.json"
+stage ratios 600 "$python" -u benchmarks/ratios.py --device "$device" --out "$out/ratios_$device.json"
+stage modes 1800 $gpu/modes.py "${common[@]}" --out "$out/modes_$device.json"
+stage kernels 1200 $gpu/kernels.py "${common[@]}" --work "$work/kernels" --out "$out/kernels_$device.json"
+stage one_pass 300 $gpu/one_pass.py "${common[@]}" --out "$out/one_pass_$device.json"
+if [[ -n ${EXML_DATA:-} ]]; then
+    stage time_to_accuracy 1800 $gpu/reach_accuracy.py "${common[@]}" --work "$work/time_to_accuracy" \
+        --out "$out/time_to_accuracy_$device.json"
+fi
+stage paper_scale 3600 $gpu/paper_scale.py --device "$device" --scale "${EXML_PAPER_SCALE:-$scale}" \
+    --work "$work/paper_scale" --out "$out/paper_scale_$device.json"
+
+if ((${#failed[@]})); then
+    echo "failed: ${failed[*]}" >&2
+    exit 1
+fi

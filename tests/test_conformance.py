@@ -52,6 +52,7 @@ GENERATORS = [
     generators.ModelInversion(iterations=2, start=generators.ProceduralImages(), stop_at=0.9, clamp=3.0),
     generators.DataImpression(beta=1.0, iterations=2, batch_size=4),
     generators.GaussianNoise(std=0.5),
+    generators.BufferedImages(first=generators.GaussianNoise()),
     generators.ProceduralImages(kinds=("strokes", "noise")),
     generators.AuxiliaryData(generators.PhotoPatches((1, 8, 8), count=40)),
     generators.Mixture((generators.GaussianNoise(), generators.ProceduralImages()), weights=(0.3, 0.7)),

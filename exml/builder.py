@@ -94,6 +94,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         schedule: Literal["constant", "cosine", "one-cycle"] = "constant",
+        views: int = 0,
         clip_norm: float | None = None,
     ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, Given]:
         """How the student is trained in each experience; see :class:`exml.engine.Training`."""
@@ -105,6 +106,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
             momentum=momentum,
             weight_decay=weight_decay,
             schedule=schedule,
+            views=views,
             clip_norm=clip_norm,
         )
         return self._with(training=training)

@@ -31,6 +31,7 @@ def exml(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     - the student matches the sum of the two teachers' logits over all units, also those that an expert never trained,
       for what these say is evidence too. The labels of such images mean nothing, so there is
       no cross-entropy. With task labels each teacher speaks of its own task instead;
+    - the teachers are asked about each image once in an experience, not at every step;
     - the student begins as a copy of the first expert, unless there is no other.
 
     Args:
@@ -57,7 +58,7 @@ def _matching(scenario: str, seed: int) -> CompleteBuilder:
     return (
         StrategyBuilder()
         .buffer(Cumulative(8_000))
-        .training(iterations=800, batch_size=64, learning_rate=0.005, optimizer="adam", schedule="one-cycle")
+        .training(iterations=800, batch_size=64, learning_rate=0.005, optimizer="adam", schedule="one-cycle", views=1)
         .generator(ProceduralImages())
         .augmentation(Augmentation(shift=2))
         .normalizer(RawLogits())

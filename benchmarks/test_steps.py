@@ -1,73 +1,89 @@
-"""One step of inversion and one of distillation against the bare step: the least that the same mathematics needs.
+"""Some steps of inversion and of distillation against the bare step: the least that the same mathematics needs.
 
     uv run pytest benchmarks --benchmark-only
 
 Bare inversion is the frozen expert's forward, the cross-entropy and the backward to the pixels. Bare distillation is
-the student's forward and backward and the two teachers' forwards.
+the student's forward and backward and the two teachers' forwards. Both are there as the modules come and in the form
+that the engine gives them. What the engine does once before its first step is part of ours, so that a step of ours is a
+little less than a round of it divided by the number of its steps; ``ratios.py`` measures single steps.
 """
 
 import copy
+import functools
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import exml
-from exml.engine import PreviousStudent, Training, distill, frozen, invert
+from exml.engine import Execution, PreviousStudent, Training, distill, invert, lowered
 from exml.generators import NoJournal
 from exml.losses import CenterLogits, MeanSquaredError, ProductOfExperts
 from exml.models import LeNet5, SlimResNet18
 from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm, Sum
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-STEPS = 2
+STEPS = 5
 INVERSIONS = {
     "lenet5-512": (LeNet5, (512, 1, 32, 32), Sum((L2Norm(1e-3), GaussianBlur(1e-3))), Augmentation.mnist()),
-    "slim-resnet18-16": (
+    "slim-resnet18-32": (
         SlimResNet18,
-        (16, 3, 32, 32),
+        (32, 3, 32, 32),
         Sum((L2Norm(1e-4), GaussianBlur(1e-2), BatchNormStatistics(1.0))),
         Augmentation.cifar10(),
     ),
 }
-DISTILLATIONS = {"lenet5-32": (LeNet5, (32, 1, 32, 32)), "slim-resnet18-16": (SlimResNet18, (16, 3, 32, 32))}
+DISTILLATIONS = {"lenet5-32": (LeNet5, (32, 1, 32, 32)), "slim-resnet18-32": (SlimResNet18, (32, 3, 32, 32))}
+MODES = {
+    "exml": Execution(),
+    "exml, captured": Execution(compile="always"),
+    "exml, bf16": Execution("never", "bfloat16"),
+}
 
 
-def synchronised(work, device):
+def versions(device):
+    """Compiling on a CPU takes a minute a network, and gains nothing there: only on a GPU, where steps are captured."""
+    return [*(MODES if device == "cuda" else ["exml"]), "bare", "bare, lowered"]
+
+
+CASES = [(device, version) for device in DEVICES for version in versions(device)]
+
+
+def weights(module):
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def measure(benchmark, work, device):
     def timed():
         result = work()
         if device == "cuda":
             torch.cuda.synchronize()
         return result
 
-    return timed
+    benchmark.extra_info.update(steps_per_round=STEPS, device=device)
+    result = benchmark.pedantic(timed, rounds=7, warmup_rounds=1)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        timed()
+        benchmark.extra_info["peak_bytes"] = torch.cuda.max_memory_allocated()
+    return result
 
 
-def measure(benchmark, work, device):
-    benchmark.extra_info.update(steps_per_round=STEPS, device=device, torch=torch.__version__)
-    return benchmark.pedantic(synchronised(work, device), rounds=7, warmup_rounds=1)
-
-
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("device", "version"), CASES)
 @pytest.mark.parametrize("case", INVERSIONS)
-@pytest.mark.parametrize("version", ["exml", "exml, no priors", "bare"])
 def test_inversion(benchmark, device, case, version):
     benchmark.group = f"inversion {case} {device}"
     model, shape, prior, augmentation = INVERSIONS[case]
-    torch.manual_seed(0)
-    network = model().to(device).eval()
+    network = model().to(device).eval().requires_grad_(False)
     images, labels = torch.randn(shape, device=device), torch.arange(shape[0], device=device) % 10
 
-    def bare():
+    def bare(form):
         pixels = images.clone().requires_grad_()
-        with frozen(network):
-            for _ in range(STEPS):
-                (gradient,) = torch.autograd.grad(cross_entropy(network(pixels), labels, reduction="sum"), pixels)
+        for _ in range(STEPS):
+            (gradient,) = torch.autograd.grad(cross_entropy(form(pixels), labels, reduction="sum"), pixels)
         return gradient
 
     def ours():
-        full = version == "exml"
         return invert(
             network,
             images,
@@ -76,24 +92,29 @@ def test_inversion(benchmark, device, case, version):
             learning_rate=0.1,
             seed=0,
             journal=NoJournal(),
-            prior=prior if full else None,
-            augmentation=augmentation if full else None,
+            prior=prior,
+            augmentation=augmentation,
+            execution=MODES[version],
         )
 
-    result = measure(benchmark, bare if version == "bare" else ours, device)
+    with lowered(network, images[:2]) as fast:
+        forms = {"bare": network, "bare, lowered": fast}
+        work = functools.partial(bare, forms[version]) if version in forms else ours
+        result = measure(benchmark, work, device)
     assert result.shape == shape
     assert bool(result.isfinite().all())
-    assert version == "bare" or not torch.equal(result, images)
+    if version in forms:
+        torch.testing.assert_close(result, bare(network), rtol=1e-2, atol=1e-2 * float(result.abs().max()))
+    else:
+        assert not torch.equal(result, images)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("device", "version"), CASES)
 @pytest.mark.parametrize("case", DISTILLATIONS)
-@pytest.mark.parametrize("version", ["exml", "bare"])
 def test_distillation(benchmark, device, case, version):
     benchmark.group = f"distillation {case} {device}"
     model, shape = DISTILLATIONS[case]
-    torch.manual_seed(0)
-    student, teacher = model().to(device), model().to(device)
+    student, teacher = model().to(device), model().to(device).eval().requires_grad_(False)
     previous = copy.deepcopy(student).eval().requires_grad_(False)
     everything = torch.ones(10, dtype=torch.bool, device=device)
     expert = exml.Expert(teacher, range(10), shape[1:])
@@ -101,16 +122,15 @@ def test_distillation(benchmark, device, case, version):
         torch.rand(1_000, *shape[1:], device=device), torch.zeros(1_000, dtype=torch.long).to(device)
     )
     training = Training(iterations=STEPS, batch_size=shape[0], learning_rate=0.01, momentum=0.9)
-    before = nn.utils.parameters_to_vector(student.parameters()).detach().clone()
+    before = weights(student)
 
-    def bare():
+    def bare(new, old):
         images = memory.images[: shape[0]]
-        with frozen(teacher):
-            for _ in range(STEPS):
-                with torch.no_grad():
-                    target = teacher(images) + previous(images)
-                student.zero_grad()
-                mse_loss(student(images), target).backward()
+        for _ in range(STEPS):
+            with torch.no_grad():
+                target = new(images) + old(images)
+            student.zero_grad()
+            mse_loss(student(images), target).backward()
 
     def ours():
         distill(
@@ -128,8 +148,14 @@ def test_distillation(benchmark, device, case, version):
             start=0,
             classes=10,
             after_step=lambda done, loss: None,
+            execution=MODES[version],
         )
 
-    measure(benchmark, bare if version == "bare" else ours, device)
-    moved = not torch.equal(nn.utils.parameters_to_vector(student.parameters()), before)
-    assert moved == (version == "exml")
+    probe = memory.images[:2]
+    with lowered(teacher, probe) as fast, lowered(previous, probe) as fast_previous:
+        if version == "bare, lowered":
+            student.to(memory_format=torch.channels_last)
+        forms = {"bare": (teacher, previous), "bare, lowered": (fast, fast_previous)}
+        measure(benchmark, functools.partial(bare, *forms[version]) if version in forms else ours, device)
+    moved = not torch.equal(weights(student), before)
+    assert moved == (version not in forms)

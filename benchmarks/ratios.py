@@ -56,6 +56,8 @@ INVERSIONS: dict[str, tuple[type[nn.Module], tuple[int, ...], Any, Augmentation]
 }
 DISTILLATIONS = {f"distillation slim-resnet18 {size}x3x32x32": (size, 3, 32, 32) for size in (32, 128)}
 MEMORY = "memory of inversion slim-resnet18 128x3x32x32"
+TIME = "time to the straightforward accuracy, mnist-nc"
+PLAIN, FOLDED = "as it is", "channels last, folded"
 
 
 class Pairs:
@@ -146,9 +148,9 @@ def bare_inversions(network: nn.Module, images: Tensor, stack: ExitStack) -> dic
         return torch.autograd.grad(cross_entropy(form(pixels), labels, reduction="sum"), pixels)[0]
 
     forms = {
-        "as it is": network,
+        PLAIN: network,
         "channels last": copy.deepcopy(network).to(memory_format=torch.channels_last),
-        "channels last, folded": stack.enter_context(lowered(network, images[:2])),
+        FOLDED: stack.enter_context(lowered(network, images[:2])),
     }
     return {name: partial(step, form) for name, form in forms.items()}
 
@@ -267,20 +269,49 @@ def peak_bytes(run: Step, device: str) -> int:
 
 
 def memory(device: str, execution: Execution) -> dict[str, Any]:
-    """Peak memory of two of our inversion steps, and of two bare ones in the fastest form."""
+    """Peak memory of two of our inversion steps, and of a bare one in every form.
+
+    ``ratio`` is that to the bare step with the modules as they come. With batch norm folded, a bare step keeps half as
+    much for its backward pass; statistics need what the other half was: ``ratio_to_folded``.
+    """
     case = "inversion slim-resnet18 128x3x32x32"
     model, shape, _, _ = INVERSIONS[case]
     torch.manual_seed(0)
     network = trained_like(model()).to(device).eval().requires_grad_(False)
     images = torch.randn(shape, device=device)
-    row: dict[str, Any] = {}
     with ExitStack() as stack:
         forms = bare_inversions(network, images, stack)
-        row["bare_forms_mb"] = {name: peak_bytes(step, device) / 2**20 for name, step in forms.items()}
+        bare = {name: peak_bytes(step, device) / 2**20 for name, step in forms.items()}
     ours = peak_bytes(lambda: our_inversion(case, network, images, 2, exml.generators.NoJournal(), execution), device)
-    row["ours_mb"] = ours / 2**20
-    row |= {f"ratio to {name}": row["ours_mb"] / mb for name, mb in row["bare_forms_mb"].items()}
-    return row
+    return {
+        "ours_mb": round(ours / 2**20, 1),
+        "bare_mb": round(bare[PLAIN], 1),
+        "ratio": round(ours / 2**20 / bare[PLAIN], 3),
+        "ratio_to_folded": round(ours / 2**20 / bare[FOLDED], 3),
+        "n": 1,
+        "spread": [],
+        "bare_forms_mb": {name: round(value, 1) for name, value in bare.items()},
+    }
+
+
+def time_to_accuracy() -> dict[str, Any]:
+    """What ``time_to_accuracy.py`` found when it last ran: it takes longer than all the rest of this."""
+    path = Path(__file__).parent / "results" / "time_to_accuracy.json"
+    if not path.exists():
+        return {"ratio": None, "reason": "not measured yet: run benchmarks/time_to_accuracy.py"}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    most = max(found["scenarios"]["mnist-nc"], key=lambda entry: entry["budget"])
+    ratio, seconds = most["ratio"], most["straightforward_seconds"]["median"]
+    return {
+        "ours_ms": None if ratio is None else round(1e3 * seconds * ratio["median"]),
+        "bare_ms": round(1e3 * seconds),
+        "ratio": None if ratio is None else ratio["median"],
+        "n": most["n"],
+        "spread": [] if ratio is None else [ratio["least"], ratio["greatest"]],
+        "budget": most["budget"],
+        "from": f"benchmarks/results/{path.name}",
+        "commits": found["commits"],
+    }
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -294,7 +325,7 @@ def environment(device: str) -> dict[str, Any]:
 def main() -> None:
     """Measure the rows and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    rows = [*INVERSIONS, *DISTILLATIONS, MEMORY]
+    rows = [*INVERSIONS, *DISTILLATIONS, TIME, MEMORY]
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--turns", type=int, default=15, help="pairs of steps that are measured, >= 7")
     parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
@@ -313,7 +344,7 @@ def main() -> None:
         elif row in DISTILLATIONS:
             table[row] = distillation(row, device, arguments.turns, execution)
         else:
-            table[row] = memory(device, execution)
+            table[row] = memory(device, execution) if row == MEMORY else time_to_accuracy()
     text = json.dumps({"environment": environment(device), "rows": table}, indent=1)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n", encoding="utf-8")

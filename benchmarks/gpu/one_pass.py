@@ -4,7 +4,7 @@
     uv run python -u benchmarks/gpu/one_pass.py --device cpu --threads 1 --out benchmarks/results/one_pass_cpu.json
 
 Only the forward pass, as for teachers. The loop runs over :func:`exml.engine.lowered` networks. The one pass stacks
-the weights of these networks (``stack_module_state``) and maps over them. On a GPU both are also captured as CUDA
+the weights of these networks and maps over them. On a GPU both are also captured as CUDA
 graphs, as the engine would do it. All versions take turns; the ratio is that of two times of the same turn.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, vmap
 
 sys.path.insert(0, str(Path(__file__).parent))
 from measuring import CASES, arguments, median_and_quartiles, prepare, provenance, ratios, synchronize, trained_like
@@ -42,12 +42,14 @@ def experts(model: str, device: torch.device) -> list[nn.Module]:
 def versions(networks: Sequence[nn.Module], images: Tensor, stack: ExitStack) -> dict[str, Version]:
     """Logits ``(experts, batch, classes)``, by either way."""
     folded = [stack.enter_context(lowered(network, images[:2])) for network in networks]
-    parameters, buffers = stack_module_state(folded)
+    states = [network.state_dict() for network in folded]
+    # As stack_module_state does, which takes modules of one class only; traced ones have a class each.
+    stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
-    def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Tensor:
-        return functional_call(folded[0], (parameters, buffers), (images,))
+    def one(state: dict[str, Tensor], images: Tensor) -> Tensor:
+        return functional_call(folded[0], state, (images,))
 
-    mapped = vmap(one, in_dims=(0, 0, None))
+    mapped = vmap(one, in_dims=(0, None))
 
     @torch.no_grad()
     def loop() -> Tensor:
@@ -55,7 +57,7 @@ def versions(networks: Sequence[nn.Module], images: Tensor, stack: ExitStack) ->
 
     @torch.no_grad()
     def one_pass() -> Tensor:
-        return mapped(parameters, buffers, images)
+        return mapped(stacked, images)
 
     return {"loop": loop, "one pass": one_pass}
 

@@ -45,7 +45,7 @@ def measure(scenario: str, seed: int, names: Sequence[str], work: Path) -> None:
     for result in finished(work):
         if (result.scenario, result.seed) == (scenario, seed):
             for done in result.strategies:
-                if done.name in strategies and done.strategy == strategies[done.name].to_dict():
+                if done.name in strategies and Strategy.from_dict(done.strategy) == strategies[done.name]:
                     del strategies[done.name]
     if strategies:
         out = work / "-".join((scenario, str(seed), *strategies))
@@ -60,7 +60,7 @@ def gather(results: list[Result]) -> dict[str, Any]:
         table = rows.setdefault(result.scenario, {})
         current = wanted(result.scenario, result.seed, list(RECIPES))
         for strategy in result.strategies:
-            if strategy.strategy != current[strategy.name].to_dict():
+            if Strategy.from_dict(strategy.strategy) != current[strategy.name]:
                 continue  # of a recipe that has changed since
             row = table.setdefault(strategy.name, _row("strategy", strategy.ex_model))
             row["seeds"].append(result.seed)

@@ -58,6 +58,15 @@ OPTIONS: dict[str, tuple[str, Callable[[Strategy], Strategy]]] = {
         training(batch_size=512, iterations=200, learning_rate=0.02),
     ),
     "fewer": ("half the distillation steps", training(iterations=400)),
+    "bank-fewer": ("a bank of 8 views, half the distillation steps", training(views=8, iterations=400)),
+    "bank-large-batch": (
+        "a bank of 8 views, batch 512, learning rate twice, a quarter of the steps",
+        training(views=8, batch_size=512, iterations=200, learning_rate=0.02),
+    ),
+    "bank-fewer-short": (
+        "a bank of 8 views, half the distillation steps, half the inversion steps",
+        lambda strategy: inversion(iterations=75)(training(views=8, iterations=400)(strategy)),
+    ),
 }
 
 

@@ -86,12 +86,8 @@ class Fallback:
         except Exception as error:
             self._form = self._eager
             self._eager()  # a fault of the step itself is raised here again
-            warnings.warn(
-                f"this step cannot be {self._name} ({str(error).splitlines()[0] if str(error) else error!r}); "
-                "it is executed operation by operation, which gives the same result",
-                ExecutionWarning,
-                stacklevel=2,
-            )
+            reason = (str(error) or repr(error)).splitlines()[0]
+            warnings.warn(ExecutionWarning(self._name, reason), stacklevel=2)
 
 
 class Choice:

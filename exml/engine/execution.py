@@ -20,7 +20,7 @@ class Execution:
             bit for bit. ``"always"``: the networks go through ``torch.compile(fullgraph=True)``, and on a CUDA
             device a whole step is captured as one CUDA graph. ``"auto"``: where enough work is ahead, each form makes
             some of the steps, and the fastest makes the others. What cannot be compiled or captured is executed as by
-            ``"never"``, with one :class:`ExecutionWarning`.
+            ``"never"``, with one :class:`exml.engine.ExecutionWarning`.
         precision: of the networks. With ``"bfloat16"`` they run under autocast, while batch-norm statistics, priors,
             losses, images and weights stay float32.
 
@@ -41,7 +41,18 @@ class Execution:
 
 
 class ExecutionWarning(UserWarning):
-    """A faster form of a step could not be had; the step is executed operation by operation."""
+    """A faster form of a step could not be had; the step is executed operation by operation.
+
+    Args:
+        form: what it should have been: ``"compiled"``, ``"captured as a CUDA graph"``.
+        reason: why it is not.
+    """
+
+    def __init__(self, form: str, reason: str) -> None:
+        super().__init__(
+            f"this step cannot be {form} ({reason}); it is executed operation by operation, which gives the same result"
+        )
+        self.form, self.reason = form, reason
 
 
 EAGER = Execution()

@@ -7,8 +7,8 @@
 #     uv run python benchmarks/performance.py             # then makes the page of what is in benchmarks/results
 #
 # The repository need not be installed, but these packages must be importable by $PYTHON (default: python3):
-#     attrs cattrs einops jaxtyping kornia kornia_rs matplotlib numpy pyyaml rich safetensors scikit-learn torch torchvision
-#     typing-extensions pytest pytest-benchmark
+#     attrs cattrs einops jaxtyping kornia kornia_rs matplotlib numpy pyyaml rich safetensors scikit-learn scipy torch
+#     torchmetrics torchvision typing-extensions pytest pytest-benchmark
 # torch.compile needs triton and a C compiler. A PYTHONPATH with what is missing is used as it is.
 #
 # Environment:

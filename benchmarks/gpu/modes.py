@@ -69,6 +69,7 @@ class Row:
 
     def run(self, device: torch.device, journal: Windows | Launches) -> list[str]:
         """Make the steps that the journal wants; returns what was said of forms that could not be had."""
+        torch.compiler.reset()  # code is compiled for some modules of a class only, then given up
         execution = Execution(compile=self.form, precision=self.precision)  # type: ignore[arg-type]
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", ExecutionWarning)

@@ -116,7 +116,8 @@ def page(measured: dict[str, Any]) -> str:
         f"{_list(seeds)}.",
         "A seed decides the order of the classes, the experts and the student; all rows of one seed are about the same",
         "experts. ● keeps to the rules of the ex-model scenario (no data, one model in memory); ○ does not. Settings",
-        "were chosen on a validation split of the training images.",
+        "were chosen on a validation split of the training images. A row is measured again when its recipe changes, not",
+        "whenever the code does.",
         "",
         f"Made by `uv run python benchmarks/digits.py` at commit {measured['commit']} on "
         f"{'; '.join(measured['hardware'])}; "

@@ -17,22 +17,26 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import exml
+from exml._files import write_text
 from exml.engine import Execution, PreviousStudent, Training, distill, invert, keep_freed_memory, lowered
 from exml.engine._steps import Captured
+from exml.experiment._environment import environment
 from exml.losses import CenterLogits, MeanSquaredError, ProductOfExperts
 from exml.models import LeNet5, SlimResNet18
 from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm, Sum
@@ -314,12 +318,12 @@ def time_to_accuracy() -> dict[str, Any]:
     }
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Where this was measured."""
-    from exml.experiment._environment import environment as describe
-
-    found = describe(torch.device(device))
-    return {"hardware": found.hardware, "threads": torch.get_num_threads(), "torch": version("torch")}
+def described(device: str) -> dict[str, Any]:
+    """Where and with what this was measured."""
+    command = ["git", "log", "-1", "--format=%h", "--", "exml"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    commit = os.environ.get("EXML_COMMIT") or done.stdout.strip() or None
+    return {**attrs.asdict(environment(torch.device(device))), "commit": commit}
 
 
 def main() -> None:
@@ -345,9 +349,9 @@ def main() -> None:
             table[row] = distillation(row, device, arguments.turns, execution)
         else:
             table[row] = memory(device, execution) if row == MEMORY else time_to_accuracy()
-    text = json.dumps({"environment": environment(device), "rows": table}, indent=1)
+    text = json.dumps({"environment": described(device), "rows": table}, indent=1)
     if arguments.out is not None:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+        write_text(arguments.out, text + "\n")
     print(text)
 
 

@@ -116,8 +116,8 @@ def page(measured: dict[str, Any]) -> str:
         f"{_list(seeds)}.",
         "A seed decides the order of the classes, the experts and the student; all rows of one seed are about the same",
         "experts. ● keeps to the rules of the ex-model scenario (no data, one model in memory); ○ does not. Settings",
-        "were chosen on a validation split of the training images. A row is measured again when its recipe changes, not",
-        "whenever the code does.",
+        "were chosen on a validation split of the training images. A row is measured again when its recipe changes,",
+        "not whenever the code does.",
         "",
         f"Made by `uv run python benchmarks/digits.py` at commit {measured['commit']} on "
         f"{'; '.join(measured['hardware'])}; "
@@ -146,6 +146,8 @@ def page(measured: dict[str, Any]) -> str:
 def _verdict(table: dict[str, Any]) -> list[str]:
     """Where our default strategy loses, in words, computed."""
     means = {name: statistics.fmean(row["accuracy"]) for name, row in table.items() if row["accuracy"]}
+    if "exml" not in means:
+        return ["The default strategy, `exml`, has not been measured here."]
     better = sorted((name for name in means if means[name] > means["exml"]), key=lambda name: -means[name])
     if not better:
         return ["Nothing here is better than the default strategy, `exml`."]

@@ -52,9 +52,9 @@ augmentation, optimizer, mini-batch, targets. A ratio of 1 would mean that the r
   nothing is interpolated, pixels are copied.
 - **No waiting.** A step reads nothing back from the device, so that a GPU is never idle for want of the next operation.
 - **Forms of a step.** {py:class}`exml.engine.Execution` says how steps are executed: `compile="never"` launches each
-  operation by itself and is the default, `"always"` compiles the networks and on a GPU captures the whole step as one
-  CUDA graph, `"auto"` lets each form make some of the steps and goes on with the fastest. With `precision="bfloat16"`
-  networks run under autocast; statistics, priors, losses, images and weights stay float32.
+  operation by itself and is the default, `"capture"` makes the whole step one CUDA graph on a GPU, `"always"` compiles
+  the networks as well, `"auto"` lets each form make some of the steps and goes on with the fastest. With
+  `precision="bfloat16"` networks run under autocast; statistics, priors, losses, images and weights stay float32.
 - **Memory that stays.** {py:func}`exml.engine.keep_freed_memory` lets the C library of Linux keep the memory of one
   step for the next. The command `exml` and the scripts behind this page call it; in a program of your own it is for you
   to decide."""
@@ -420,8 +420,8 @@ SECTIONS = (
     ),
     Section(
         "Forms of execution",
-        "The same steps eager (`never`), chosen by measuring (`auto`: without compilation, as little work as there is "
-        "ahead), and compiled and captured (`always`); in float32 and bfloat16. Medians over windows of ten steps, the "
+        "The same steps eager (`never`), captured as one CUDA graph (`capture`), "
+        "and compiled and captured (`always`); in float32 and bfloat16. Medians over windows of ten steps, the "
         "spread is their interquartile range, the gain is over eager float32.",
         {"cuda": ("modes_cuda.json", _gpu_stage("modes"))},
         _modes,

@@ -333,6 +333,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--turns", type=int, default=15, help="pairs of steps that are measured, >= 7")
     parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
+    parser.add_argument("--compile", default="capture", choices=["never", "capture", "always"], help="of our steps")
     parser.add_argument("--threads", type=int, default=None, help="of torch; default: as torch chooses")
     parser.add_argument("--out", type=Path, default=None, help="a file for the JSON")
     arguments = parser.parse_args()
@@ -340,7 +341,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     device = arguments.device
     keep_freed_memory()
-    execution = Execution(compile="always" if device == "cuda" else "never")
+    execution = Execution(arguments.compile)
     table: dict[str, Any] = {}
     for row in arguments.rows:
         if row in INVERSIONS:
@@ -349,7 +350,7 @@ def main() -> None:
             table[row] = distillation(row, device, arguments.turns, execution)
         else:
             table[row] = memory(device, execution) if row == MEMORY else time_to_accuracy()
-    text = json.dumps({"environment": described(device), "rows": table}, indent=1)
+    text = json.dumps({"environment": described(device), "compile": arguments.compile, "rows": table}, indent=1)
     if arguments.out is not None:
         write_text(arguments.out, text + "\n")
     print(text)

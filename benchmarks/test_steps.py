@@ -36,7 +36,7 @@ INVERSIONS = {
 DISTILLATIONS = {"lenet5-32": (LeNet5, (32, 1, 32, 32)), "slim-resnet18-32": (SlimResNet18, (32, 3, 32, 32))}
 MODES = {
     "exml": Execution(),
-    "exml, captured": Execution(compile="always"),
+    "exml, captured": Execution("capture"),
     "exml, bf16": Execution("never", "bfloat16"),
 }
 

@@ -52,7 +52,7 @@ def run(
     seed: Whole = 0,
     split: Literal["test", "validation"] = "test",
     device: str = "cpu",
-    compile: Literal["never", "auto", "always"] = "never",
+    compile: Literal["never", "capture", "always", "auto"] = "never",
     precision: Literal["float32", "bfloat16"] = "float32",
     checkpoint_every: Whole = 1_000,
     resume: Flag = False,
@@ -71,8 +71,8 @@ def run(
         seed: Of the scenario, the experts and the students.
         split: What the accuracies are measured on; with 'validation' no test image is looked at.
         device: Where to work, as torch names it: 'cpu', 'cuda', 'cuda:1'; 'auto' is an accelerator if there is one.
-        compile: Whether the hot loops are compiled, and on a CUDA device captured as CUDA graphs; 'auto' tries where
-            enough work is ahead, and keeps what is fastest.
+        compile: 'capture' makes each step of the hot loops one CUDA graph, 'always' compiles the networks as well;
+            'auto' tries where enough work is ahead, and keeps what is fastest.
         precision: Of the networks; 'bfloat16' is for accelerators that have it.
         checkpoint_every: Steps of generation or distillation between two checkpoints.
         resume: Go on with the run in the folder.

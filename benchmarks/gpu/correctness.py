@@ -251,7 +251,7 @@ def no_waiting(setting: Setting) -> Report:
     require_gpu(setting)
     found: Report = {}
     total = SWITCH_ON + 8
-    for name, execution in (("eager", EAGER), ("always", CAPTURED)):
+    for name, execution in (("eager", EAGER), ("capture", Execution("capture")), ("always", CAPTURED)):
         for loop, work in LOOPS.items():
             journal = NoWaiting(setting.device, total)
             try:
@@ -282,12 +282,12 @@ def launches(setting: Setting) -> Report:
     """What a step launches; captured it must be one graph and a few things beside it."""
     require_gpu(setting)
     found: Report = {}
-    for name, execution in (("eager", EAGER), ("always", CAPTURED)):
+    for name, execution in (("eager", EAGER), ("capture", Execution("capture")), ("always", CAPTURED)):
         for loop, work in LOOPS.items():
             counted = Launches(setting.device, SWITCH_ON)
             work(setting)(counted.steps, counted, execution)
             found[f"{loop}, {name}"] = counted.a_step
-    captured = [found[f"{loop}, always"] for loop in LOOPS]
+    captured = [found[f"{loop}, capture"] for loop in LOOPS]
     return {
         "passed": all(a["graph_launches"] == 1 and a["kernel_launches"] <= OTHER_LAUNCHES for a in captured),
         "most_beside_the_graph": OTHER_LAUNCHES,

@@ -3,9 +3,8 @@
     uv run python -u benchmarks/gpu/modes.py                                   # on a GPU
     uv run python -u benchmarks/gpu/modes.py --device cpu --scale 0.01 --out /tmp/modes_cpu.json
 
-``never`` launches every operation by itself, ``always`` compiles the networks and captures the whole step as a CUDA
-graph, ``auto`` measures and chooses; with as little work ahead as here it does not try to compile, so that on a GPU it
-is the captured form without compilation, if that is faster. Times are medians over windows of steps within one run;
+``never`` launches every operation by itself, ``capture`` makes the whole step one CUDA graph, ``always`` compiles the
+networks as well. Times are medians over windows of steps within one run;
 the device is waited for between windows only. The forms were measured one after another in one process, not in turns.
 Launches are counted by the profiler in a run of their own, after all times. Every row is written when it is there;
 killed, the script goes on with the rows that are missing.
@@ -42,10 +41,10 @@ OTHER_SIZES = (
     *(("inversion", "lenet5", batch) for batch in (128, 1024)),
     *(("distillation", "slim-resnet18", batch) for batch in (512, 1024)),
 )
-FORMS = ("never", "auto", "always")
+FORMS = ("never", "capture", "always")
 PRECISIONS = ("float32", "bfloat16")
 WARM_UP = 30
-"""Past compilation and capture, and past the steps in which ``auto`` tries its forms."""
+"""Past compilation and capture."""
 NAMES = ("loop", "model", "batch", "form", "precision")
 
 

@@ -160,7 +160,7 @@ def main() -> None:
     """Learn the stream, or go on with it, and write what it took."""
     parser = arguments(__doc__, "paper_scale_cuda.json")
     parser.add_argument("--work", type=Path, default=Path("runs/paper-scale"), help="folder for the checkpoints")
-    parser.add_argument("--compile", default="auto", choices=["never", "auto", "always"])
+    parser.add_argument("--compile", default="auto", choices=["never", "capture", "always", "auto"])
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     given = parser.parse_args()
     device = prepare(given)

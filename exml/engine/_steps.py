@@ -155,7 +155,7 @@ def in_form(
         steps: how many there will be.
         device: where they run.
     """
-    if execution.compile == "never":
+    if execution.compile == "never" or (execution.compile == "capture" and device.type != "cuda"):
         return eager
 
     def capture(make: Callable[[], Step], name: str) -> Step:
@@ -167,4 +167,6 @@ def in_form(
         forms[COMPILED] = lambda: capture(compiled, "compiled and captured as a CUDA graph")
     else:
         forms[COMPILED] = lambda: Fallback(compiled, eager, "compiled")
-    return forms[COMPILED]() if execution.compile == "always" else Choice(forms, steps, device)
+    if execution.compile == "auto":
+        return Choice(forms, steps, device)
+    return forms[COMPILED if execution.compile == "always" else CAPTURED]()

@@ -17,8 +17,9 @@ class Execution:
 
     Args:
         compile: ``"never"``: every operation is launched by itself. On a CPU the same seed then gives the same numbers,
-            bit for bit. ``"always"``: the networks go through ``torch.compile(fullgraph=True)``, and on a CUDA
-            device a whole step is captured as one CUDA graph. ``"auto"``: where enough work is ahead, each form makes
+            bit for bit. ``"capture"``: on a CUDA device a whole step is captured as one CUDA graph and launched at
+            once; elsewhere as ``"never"``. ``"always"``: the networks go through ``torch.compile(fullgraph=True)``
+            as well, on any device. ``"auto"``: where enough work is ahead, each form makes
             some of the steps, and the fastest makes the others. What cannot be compiled or captured is executed as by
             ``"never"``, with one :class:`exml.engine.ExecutionWarning`.
         precision: of the networks. With ``"bfloat16"`` they run under autocast, while batch-norm statistics, priors,
@@ -28,8 +29,8 @@ class Execution:
     Execution(compile='never', precision='float32')
     """
 
-    compile: Literal["never", "auto", "always"] = attrs.field(
-        default="never", validator=one_of("never", "auto", "always")
+    compile: Literal["never", "capture", "always", "auto"] = attrs.field(
+        default="never", validator=one_of("never", "capture", "always", "auto")
     )
     precision: Literal["float32", "bfloat16"] = attrs.field(default="float32", validator=one_of("float32", "bfloat16"))
 

@@ -344,7 +344,7 @@ def test_no_hook_is_left_and_none_is_there_during_a_step():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("compile", ["always", "auto"])
+@pytest.mark.parametrize("compile", ["capture", "always", "auto"])
 def test_a_captured_inversion_is_the_eager_one(compile):
     network, shape = SlimResNet18(width=4), (8, 3, 16, 16)
     run = functools.partial(inversion, network, shape, augmentation=Augmentation.cifar10(), device="cuda", steps=40)

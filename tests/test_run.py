@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import exml
 from exml import events, experiment
 from exml.baselines import EnsembleAverage, MinEntropy, Oracle, ParameterAverage
+from exml.engine import Execution
 from exml.errors import CheckpointError, ExmlError, SettingError, UnknownNameError
 from exml.evaluation import evaluate_baseline
 from exml.experiment._clock import Clock
@@ -171,6 +172,21 @@ def test_another_seed_is_another_run(tmp_path):
 
 
 @pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.usefixtures("_no_pictures")
+def test_the_execution_is_asked_for_recorded_and_must_be_the_same_when_resumed(tmp_path):
+    """On a CPU there is nothing to capture: the same bits. A network of bfloat16 gives others."""
+    chosen = {"plain": tiny.inversion()}
+    experiment.run("tiny-nc", chosen, tmp_path / "never")
+    forms = {"capture": Execution("capture"), "bfloat16": Execution(precision="bfloat16")}
+    for name, execution in forms.items():
+        result = experiment.run("tiny-nc", chosen, tmp_path / name, execution=execution)
+        (where,) = result.environments
+        assert (where.compile, where.precision) == (execution.compile, execution.precision)
+    assert student(tmp_path / "capture") == student(tmp_path / "never") != student(tmp_path / "bfloat16")
+    with pytest.raises(CheckpointError, match=r"the execution that the run in .* was begun with"):
+        experiment.run("tiny-nc", chosen, tmp_path / "bfloat16", resume=True)
+
+
 def test_a_student_is_an_expert_that_another_learner_takes(tmp_path):
     experiment.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path)
     expert = load_expert(tmp_path / "student.json")

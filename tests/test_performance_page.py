@@ -200,13 +200,13 @@ def test_time_to_accuracy():
 def test_options(ratio, gain, words):
     row = {"what": "as it is", "accuracy": [90.0, 92.0], "generation_s": [1.0, 1.0], "distillation_s": [3.0, 3.0]}
     rows = {
-        "default": {**row, "time_ratio": 1.0, "accuracy_gain": 0.0},
+        "base": {**row, "time_ratio": 1.0, "accuracy_gain": 0.0},
         "bank": {**row, "what": "a bank", "time_ratio": ratio, "accuracy_gain": gain},
     }
     found = {**PLACE, "scenario": "digits-nc", "split": "validation", "seeds": [0, 1], "rows": rows}
     said = part("options_cpu.json", found)
     assert "digits-nc, validation images, mean ± standard deviation over the seeds 0, 1." in said
-    assert "| default | as it is | 91.0 ± 1.4 | 1.0 ± 0.0 | 3.0 ± 0.0 | +0.0 | 1 |" in said
+    assert "| base | as it is | 91.0 ± 1.4 | 1.0 ± 0.0 | 3.0 ± 0.0 | +0.0 | 1 |" in said
     assert words in said
     assert said.count("bank.") == 1
 

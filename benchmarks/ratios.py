@@ -321,7 +321,7 @@ def time_to_accuracy() -> dict[str, Any]:
 def described(device: str) -> dict[str, Any]:
     """Where and with what this was measured."""
     command = ["git", "log", "-1", "--format=%h", "--", "exml"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     commit = os.environ.get("EXML_COMMIT") or done.stdout.strip() or None
     return {**attrs.asdict(environment(torch.device(device))), "commit": commit}
 

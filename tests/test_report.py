@@ -96,7 +96,10 @@ def test_a_result_there_and_back(tmp_path):
 
 
 def test_the_first_version_of_the_schema():
-    """Other people's programs read these files: whoever changes a name here raises the version."""
+    """Other people's programs read these files: whoever changes a name here raises the version.
+
+    A new name with a default does not: older files are read as before.
+    """
     plain = json.loads(json.dumps(make().to_dict()))
     assert (plain["kind"], plain["version"]) == ("result", 1)
     assert list(plain)[2:] == [
@@ -123,11 +126,18 @@ def test_the_first_version_of_the_schema():
             "folder",
         ],
         "baselines": ["name", "ex_model", "accuracy", "stream_accuracy", "reason"],
-        "environments": ["versions", "device", "hardware", "threads"],
+        "environments": ["versions", "device", "hardware", "threads", "compile", "precision"],
     }
     for name, keys in parts.items():
         assert list(plain[name][0])[1:] == keys
     assert list(plain["seconds"])[1:] == ["experts", "generation", "distillation", "evaluation"]
+
+
+def test_a_file_from_before_forms_of_execution_is_read():
+    plain = make().to_dict()
+    for where in plain["environments"]:
+        del where["compile"], where["precision"]
+    assert Result.from_dict(plain) == make()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import attrs
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
-DEVICES = {"cpu": "on a CPU", "cuda": "on a GPU"}
+DEVICES = {"cpu": "on a CPU", "threads": "on a CPU, two threads", "cuda": "on a GPU"}
 Found: TypeAlias = Mapping[str, Any]
 
 INTRODUCTION = """\
@@ -406,16 +406,20 @@ def _gpu_stage(stage: str) -> str:
     return f"EXML_STAGES={stage} benchmarks/run_on_gpu.sh"
 
 
+_RATIOS = "uv run python benchmarks/ratios.py"
 SECTIONS = (
     Section(
         "Steps beside the bare step",
         "After each of our steps comes a bare one, so that what else the machine does meets both alike. The ratio "
         "is the median of those of n pairs, the spread their interquartile range.",
-        _both(
-            "ratios",
-            "uv run python benchmarks/ratios.py --out benchmarks/results/ratios_cpu.json",
-            _gpu_stage("ratios"),
-        ),
+        {
+            "cpu": ("ratios_cpu.json", _RATIOS + " --threads 1 --out benchmarks/results/ratios_cpu.json"),
+            "threads": (
+                "ratios_cpu_2_threads.json",
+                _RATIOS + " --threads 2 --out benchmarks/results/ratios_cpu_2_threads.json",
+            ),
+            "cuda": ("ratios_cuda.json", _gpu_stage("ratios")),
+        },
         _ratios,
     ),
     Section(

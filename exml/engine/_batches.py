@@ -25,9 +25,7 @@ def fresh(
     """Augment the images and ask the teachers at every step."""
 
     def draw() -> tuple[Images, Target, Labels]:
-        batch = memory[_drawn(len(memory), batch_size, draws)]
-        if augmentation is not None:
-            batch = attrs.evolve(batch, images=augmentation(batch.images, draws))
+        batch = _augmented(memory[_drawn(len(memory), batch_size, draws)], augmentation, draws)
         return batch.images, ask(batch), batch.labels
 
     return draw
@@ -52,9 +50,7 @@ def banked(
     for view in range(views):
         draws.manual_seed(derive_seed(seed, "bank", view))
         for start in range(0, len(memory), _ASKED):
-            part = memory[start : start + _ASKED]
-            if augmentation is not None:
-                part = attrs.evolve(part, images=augmentation(part.images, draws))
+            part = _augmented(memory[start : start + _ASKED], augmentation, draws)
             images.append(part.images)
             targets.append(ask(part))
     bank, labels = torch.cat(images), memory.labels.repeat(views)
@@ -70,6 +66,10 @@ def banked(
 
 _ASKED = 512
 """Images that the teachers are asked about at a time."""
+
+
+def _augmented(batch: Samples, augmentation: Augmentation | None, draws: torch.Generator) -> Samples:
+    return batch if augmentation is None else attrs.evolve(batch, images=augmentation(batch.images, draws))
 
 
 def _drawn(length: int, size: int, draws: torch.Generator) -> Labels:

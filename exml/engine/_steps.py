@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
+from torch import nn
 
 from exml.engine.execution import Execution, ExecutionWarning
 
@@ -134,6 +135,11 @@ class Choice:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+
+def compile_whole(module: nn.Module) -> nn.Module:
+    """The module compiled without a graph break; at its first call."""
+    return cast(nn.Module, torch.compile(module, fullgraph=True))
 
 
 def in_form(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import cast
 
 import attrs
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 from exml._rng import derive_seed
 from exml._types import Augmentation, ClassMask, Combiner, Loss, Normalizer, Scalar
 from exml.engine._batches import banked, fresh
-from exml.engine._steps import in_form
+from exml.engine._steps import compile_whole, in_form
 from exml.engine.execution import EAGER, Execution
 from exml.engine.lowering import lowered
 from exml.engine.training import Training, channels_last
@@ -119,8 +118,8 @@ def distill(
             return step
 
         def compiled() -> Callable[[], None]:
-            before = None if previous is None else attrs.evolve(previous, module=_compiled(previous.module))
-            return form(_compiled(student), before, attrs.evolve(asked, module=_compiled(asked.module)))
+            before = None if previous is None else attrs.evolve(previous, module=compile_whole(previous.module))
+            return form(compile_whole(student), before, attrs.evolve(asked, module=compile_whole(asked.module)))
 
         step = in_form(
             execution,
@@ -137,10 +136,6 @@ def distill(
             training.set_learning_rate(optimizer, done)
             step()
             after_step(done + 1, value.detach())
-
-
-def _compiled(module: nn.Module) -> nn.Module:
-    return cast(nn.Module, torch.compile(module, fullgraph=True))
 
 
 def make_target(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import attrs
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from exml._rng import derive_seed
 from exml._types import Augmentation, Images, Journal, Labels, Logits, Prior, State
-from exml.engine._steps import in_form
+from exml.engine._steps import compile_whole, in_form
 from exml.engine.execution import EAGER, Execution
 from exml.engine.lowering import Lowered, Network, recorded
 from exml.errors import NonFiniteError
@@ -185,8 +185,7 @@ class Inverter:
         if self._compiled is None:
             if not isinstance(self.network, Lowered):
                 raise TypeError("its network cannot be traced")
-            graph = cast(nn.Module, torch.compile(self.network.graph, fullgraph=True))
-            self._compiled = attrs.evolve(self.network, graph=graph)
+            self._compiled = attrs.evolve(self.network, graph=compile_whole(self.network.graph))
         return self._compiled
 
 

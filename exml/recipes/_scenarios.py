@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from exml import scenarios
 from exml._types import Combiner
 from exml.losses import MultiTask
+from exml.priors.activation import BATCH_NORM
 
 
 def combiner_for(scenario: str, seed: int, flat: Combiner) -> Combiner:
@@ -17,6 +16,5 @@ def combiner_for(scenario: str, seed: int, flat: Combiner) -> Combiner:
 
 def has_batch_norm(scenario: str, seed: int) -> bool:
     """Whether the experts have batch-norm layers with running statistics, which say what their data were like."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     module = scenarios.load(scenario, seed).make_module(0)
-    return any(isinstance(layer, kinds) and layer.track_running_stats for layer in module.modules())
+    return any(isinstance(layer, BATCH_NORM) and layer.track_running_stats for layer in module.modules())

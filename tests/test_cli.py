@@ -1,5 +1,6 @@
 """The command line: what it prints, what it refuses, and that a run survives kill -9."""
 
+import inspect
 import json
 import os
 import random
@@ -207,7 +208,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, plain, capsys, monkeypatch):
             if self.left == 0:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "ProgressDisplay", Tired)
+    monkeypatch.setitem(inspect.unwrap(cli.run).__globals__, "ProgressDisplay", Tired)
     code, out, err = call(capsys, *arguments)
     assert (code, out) == (130, "")
     command = shlex.split(err.removeprefix("exml: interrupted; go on with: "))

@@ -1,0 +1,75 @@
+"""exml run: one scenario, and whoever learns from its experts."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from exml import experiment
+from exml.cli._arguments import Flag, Whole, strategies_of
+from exml.engine import Execution, keep_freed_memory
+from exml.report import ProgressDisplay, result_table
+
+
+def run(
+    scenario: Annotated[str, Parameter(allow_leading_hyphen=False)],
+    /,
+    *,
+    out: Path,
+    strategy: str = "exml",
+    seed: Whole = 0,
+    split: Literal["test", "validation"] = "test",
+    device: str = "cpu",
+    compile: Literal["never", "capture", "always", "auto"] = "never",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    checkpoint_every: Whole = 1_000,
+    resume: Flag = False,
+    quiet: Flag = False,
+) -> None:
+    """Train a scenario's experts, learn one student from them without their data, and compare it with the baselines.
+
+    Writes into the folder: result.json, accuracy.png, the experts, and for each strategy student.safetensors with its
+    card, samples.png and the checkpoints. A run that was killed at any moment goes on with --resume.
+
+    Args:
+        scenario: One of those that 'exml scenarios' lists.
+        out: Folder for everything that comes out; new or empty, unless the run is resumed.
+        strategy: One of those that 'exml strategies' lists, a YAML or JSON file, or several of either, separated by
+            commas; all learn from the same experts.
+        seed: Of the scenario, the experts and the students.
+        split: What the accuracies are measured on; with 'validation' no test image is looked at.
+        device: Where to work, as torch names it: 'cpu', 'cuda', 'cuda:1'; 'auto' is an accelerator if there is one.
+        compile: 'capture' makes each step of the hot loops one CUDA graph, 'always' compiles the networks as well;
+            'auto' tries where enough work is ahead, and keeps what is fastest.
+        precision: Of the networks; 'bfloat16' is for accelerators that have it.
+        checkpoint_every: Steps of generation or distillation between two checkpoints.
+        resume: Go on with the run in the folder.
+        quiet: Print nothing but errors.
+    """
+    strategies = strategies_of(strategy, scenario, seed)
+    keep_freed_memory()
+    try:
+        with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
+            result = experiment.run(
+                scenario,
+                strategies,
+                out,
+                seed=seed,
+                split=split,
+                device=device,
+                execution=Execution(compile, precision),
+                checkpoint_every=checkpoint_every,
+                resume=resume,
+                observers=[display],
+            )
+    except KeyboardInterrupt:
+        again = shlex.join(["exml", *sys.argv[1:]]) + ("" if resume else " --resume")
+        raise KeyboardInterrupt(f"; go on with: {again}") from None
+    console = Console(quiet=quiet, highlight=False)
+    console.print(result_table(result, console.width))
+    console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)

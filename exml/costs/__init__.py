@@ -1,0 +1,1 @@
+"""What a strategy costs before it is run: seconds and bytes."""

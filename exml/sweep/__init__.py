@@ -1,0 +1,1 @@
+"""Many runs: a grid of scenarios, strategies, fields and seeds."""

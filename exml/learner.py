@@ -20,7 +20,7 @@ from exml._types import ClassMask, Scalar, State
 from exml.checkpoint import CheckpointFolder
 from exml.engine import EAGER, Execution, PreviousStudent, distill
 from exml.errors import CheckpointError, NonFiniteError, SettingError, StreamError, UnknownNameError
-from exml.experts import Expert, ExpertStream
+from exml.experts import Expert, ExpertStream, OpenStream
 from exml.generators import GenerationContext
 from exml.samples import Samples
 from exml.strategy import Strategy
@@ -158,7 +158,7 @@ class Learner:
         self._checkpoint()
         self._emit(events.ExperienceFinished(number, self.student, self.memory))
 
-    def learn_stream(self, stream: ExpertStream, /) -> None:
+    def learn_stream(self, stream: ExpertStream | OpenStream, /) -> None:
         """Algorithm 1: learn from every expert of a stream, from the first that a resumed learner has not finished.
 
         Args:
@@ -168,17 +168,16 @@ class Learner:
             StreamError: the stream is empty, or shorter than what was learned already.
             BufferSizeError: the buffer is too small for the length of the stream, where that is known.
         """
-        length = len(stream)
-        if length == 0 or length < self.experience:
-            raise StreamError(
-                expected=f"a stream of at least {max(1, self.experience)} expert(s)",
-                got=str(length),
-                remedy="give the whole stream, also the experts that were learned before",
-            )
-        self.strategy.buffer.share(length)
-        for expert in stream[self.experience :]:
+        if isinstance(stream, ExpertStream):
+            self._check_length(len(stream))
+            self.strategy.buffer.share(len(stream))
+            experts = iter(stream[self.experience :])
+        else:
+            experts = stream.after(self.experience)
+        for expert in experts:
             self.learn(expert)
-            del expert  # before the next one is loaded: one in memory at a time
+            del expert  # before the next one is built: one in use at a time
+        self._check_length(self.experience)
 
     def resume(self, folder: Path | str, /) -> Learner:
         """Go on with the run in a folder; this learner must have been made with its strategy, seed and architecture.
@@ -209,6 +208,14 @@ class Learner:
         self._broken = False
         self._folder.clean()
         return self
+
+    def _check_length(self, length: int) -> None:
+        if length == 0 or length < self.experience:
+            raise StreamError(
+                expected=f"a stream of at least {max(1, self.experience)} expert(s)",
+                got=str(length),
+                remedy="give the whole stream, also the experts that were learned before",
+            )
 
     def _generate(self, expert: Expert, number: int, share: int) -> Samples:
         """Line 3 of Algorithm 1. Changes nothing, so a learner whose generator fails can go on with another expert."""

@@ -1,17 +1,22 @@
 """What comes in: experts and streams of them."""
 
-from exml.experts.card import ExpertCard, load_expert, read_card, save_expert
+from exml.experts.card import ExpertCard, read_card, save_expert
 from exml.experts.expert import Expert
+from exml.experts.loading import ExpertFiles, load_expert, read_expert
+from exml.experts.open_stream import OpenStream
 from exml.experts.stream import ExpertStream
 from exml.experts.training import ExpertTraining, train_expert
 
 __all__ = [
     "Expert",
     "ExpertCard",
+    "ExpertFiles",
     "ExpertStream",
     "ExpertTraining",
+    "OpenStream",
     "load_expert",
     "read_card",
+    "read_expert",
     "save_expert",
     "train_expert",
 ]

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import attrs
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from exml._files import write_json, write_tensors
 from exml._registry import component
-from exml._rng import global_seed
 from exml._serialization import from_plain, to_plain
 from exml._validators import in_range
-from exml.errors import ConfigError, ExmlError, ExpertError, SettingError
+from exml.errors import ConfigError, ExpertError, SettingError
+from exml.experts._fault import fault
 from exml.experts.expert import Expert
-from exml.models import build, describe
+from exml.models import describe
 
 
 def _is_json_object(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -116,7 +114,7 @@ def read_card(path: Path | str, /) -> ExpertCard:
         RecursionError,
         ExpertError,
     ) as error:  # a ConfigError, bad JSON and bad UTF-8 are ValueErrors
-        _fault(path, error, "a readable card", "write the card anew; exml.experts.save_expert makes one")
+        fault(path, error, "a readable card", "write the card anew; exml.experts.save_expert makes one")
     return card
 
 
@@ -176,46 +174,6 @@ def save_expert(
     return card_path
 
 
-def load_expert(path: Path | str, module: nn.Module | None = None) -> Expert:
-    """Load an expert onto the CPU, in evaluation mode.
-
-    Args:
-        path: of its card; the weights lie beside it.
-        module: takes the weights, for a card without an architecture or instead of the one that it names.
-
-    Raises:
-        ExpertError: the card is faulty (:func:`read_card`), the weights are absent, truncated, not those that the card
-            was written for, or do not fit the architecture.
-    """
-    path = Path(path)
-    card = read_card(path)
-    weights = path.with_suffix(".safetensors")
-    try:
-        if card.sha256 is not None and (found := _sha256(weights)) != card.sha256:
-            raise ExpertError(
-                expected=f"SHA-256 {card.sha256}",
-                got=found,
-                remedy="get both files again: one of them is not the other's",
-            )
-        state = load_file(weights)
-    except (OSError, SafetensorError, ExpertError) as error:
-        _fault(weights, error, "whole weights", "get both files again")
-    try:
-        if module is None:
-            module = _make(card)
-        module.load_state_dict(state)
-    except (ExmlError, RuntimeError) as error:
-        _fault(path, error, "an architecture that its weights fit", "correct its architecture, or give the module")
-    return card.expert(module.eval())
-
-
-def _make(card: ExpertCard) -> nn.Module:
-    if card.architecture is None:
-        raise ExpertError(expected="an architecture", got="null", remedy="give load_expert the module")
-    with global_seed(0, "load"):  # the weights drawn here are overwritten, and nobody's random numbers are used up
-        return build(card.architecture["name"], **card.architecture["settings"])
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -223,11 +181,3 @@ def _sha256(path: Path) -> str:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ConfigError("", expected="JSON", got=constant, remedy="write a finite number")
-
-
-def _fault(path: Path, error: Exception, expected: str, remedy: str) -> NoReturn:
-    """Raise the error as an ExpertError that names the file."""
-    if isinstance(error, ExmlError):
-        raise ExpertError(expected=f"{error.expected} in {path}", got=error.got, remedy=error.remedy) from error
-    got = " ".join(str(error).split())
-    raise ExpertError(expected=f"{expected} in {path}", got=got, remedy=remedy) from error

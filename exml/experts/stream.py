@@ -1,32 +1,54 @@
-"""Streams of experts (Sec. 2), one expert in memory at a time."""
+"""Streams of experts (Sec. 2), one expert in use at a time and one on its way."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import overload
 
 import attrs
 
 from exml.errors import ExpertError, StreamError
-from exml.experts.card import load_expert, read_card
+from exml.experts._ahead import ahead
+from exml.experts.card import read_card
 from exml.experts.expert import Expert
+from exml.experts.loading import load_expert, read_expert
 
 
-def _same(expert: Expert) -> Expert:
-    return expert
+@attrs.frozen
+class _InMemory:
+    """The loader of an expert that is in memory already."""
+
+    expert: Expert
+
+    def __call__(self) -> Expert:
+        """The expert itself."""
+        return self.expert
+
+
+@attrs.frozen
+class _OnDisk:
+    """The loader of an expert of which a stream can read the files ahead of need."""
+
+    path: Path
+
+    def __call__(self) -> Expert:
+        """Load it."""
+        return load_expert(self.path)
 
 
 @attrs.frozen(eq=False)
 class ExpertStream:
     """A sequence of experts, each loaded when its turn comes and let go of when the next one's does.
 
-    It can be gone through several times, and a slice of it is a stream that loads nothing of the rest.
+    While one expert of a folder is in use, the files of the next are read in the background, so there is never more
+    than one in use and one on its way. Its module is built when its turn comes, and what is wrong with it is raised
+    then. A stream can be gone through several times, and a slice of it is a stream that loads nothing of the rest.
+    Where the length is not known, there is :class:`OpenStream`.
 
     Args:
-        loaders: one for each expert; every call makes or loads it anew.
+        loaders: one for each expert; every call makes or loads it anew, when its turn comes.
 
     >>> import torch
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
@@ -40,7 +62,7 @@ class ExpertStream:
     @classmethod
     def from_experts(cls, experts: Iterable[Expert], /) -> ExpertStream:
         """A stream of experts that are in memory already."""
-        return cls([partial(_same, expert) for expert in experts])
+        return cls([_InMemory(expert) for expert in experts])
 
     @classmethod
     def from_folder(cls, folder: Path | str, /) -> ExpertStream:
@@ -78,14 +100,15 @@ class ExpertStream:
                 remedy="correct the cards",
             )
         names = sorted(orders, key=lambda name: orders[name] or 0)
-        return cls([partial(load_expert, folder / f"{name}.json") for name in names])
+        return cls([_OnDisk(folder / f"{name}.json") for name in names])
 
     def __len__(self) -> int:
         return len(self.loaders)
 
     def __iter__(self) -> Iterator[Expert]:
-        for load in self.loaders:
-            yield load()
+        if any(isinstance(load, _OnDisk) for load in self.loaders):
+            return ahead(map(_read, self.loaders))
+        return (load() for load in self.loaders)
 
     @overload
     def __getitem__(self, index: int, /) -> Expert: ...
@@ -97,6 +120,11 @@ class ExpertStream:
 
     def __repr__(self) -> str:
         return f"ExpertStream({len(self)} experts)"
+
+
+def _read(load: Callable[[], Expert]) -> Callable[[], Expert]:
+    """What can be done in the background; the rest is done by what it gives."""
+    return read_expert(load.path).expert if isinstance(load, _OnDisk) else load
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

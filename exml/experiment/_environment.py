@@ -10,10 +10,28 @@ from pathlib import Path
 import torch
 
 from exml.engine import EAGER, Execution
+from exml.errors import SettingError
 from exml.report import Environment
 
 PACKAGES = ("exml", "torch", "torchvision", "kornia", "numpy", "scikit-learn")
 """Those that the numbers of a run depend on."""
+
+
+def device_of(name: str) -> torch.device:
+    """A device that works, or an error that says why it does not."""
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return torch.device("cpu") if accelerator is None else accelerator
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingError(
+            expected="a device that torch can use here",
+            got=f"{name!r} ({str(error).splitlines()[0]})",
+            remedy="take 'cpu' or 'auto'",
+        ) from error
+    return device
 
 
 def environment(device: torch.device, execution: Execution = EAGER) -> Environment:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import attrs
 
 from exml._files import write_json
 from exml.errors import CheckpointError
+from exml.experiment._lock import lock
 from exml.experiment._record import Progress, Record, Request, read_record, require_same
 from exml.report import Environment
-
-if os.name == "posix":
-    import fcntl
-else:
-    fcntl = None
 
 
 class RunFolder:
@@ -64,7 +58,7 @@ class RunFolder:
             )
         if resume:
             require_same(read_record(self._file).request, request, path)
-        self._lock = _lock(path, on_wait if resume else None)
+        self._lock = lock(path, on_wait if resume else None)
         self.record = read_record(self._file) if resume else Record(request, ())
         if environment not in self.record.environments:
             self.record.environments += (environment,)
@@ -99,31 +93,3 @@ def _is_free(path: Path) -> bool:
         return True
     leftovers = (".lock", ".run.json.")
     return path.is_dir() and all(child.name.startswith(leftovers) for child in path.iterdir())
-
-
-def _lock(path: Path, on_wait: Callable[[], None] | None) -> IO[bytes]:
-    """Hold the folder until the file is closed, which the end of the process does too, whatever ends it."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = (path / ".lock").open("wb")
-    except OSError as error:
-        raise CheckpointError(
-            expected=f"to write into {path}", got=str(error), remedy="choose a folder that can be written"
-        ) from error
-    if fcntl is None:
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if on_wait is None:
-            file.close()
-            raise CheckpointError(
-                expected=f"a folder of its own, not {path}",
-                got="another process that is beginning a run there",
-                remedy="choose another folder",
-            ) from None
-        on_wait()
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:  # a file system that has no locks
-        pass
-    return file

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from exml import scenarios
 from exml.engine import EAGER, Execution
 from exml.errors import CheckpointError, SettingError
 from exml.experiment._clock import Clock
-from exml.experiment._environment import environment
+from exml.experiment._environment import device_of, environment
 from exml.experiment._folder import RunFolder
 from exml.experiment._record import Request
 from exml.experiment._work import Work
@@ -65,7 +63,7 @@ def run(
         ExmlError: whatever else :class:`exml.Learner` refuses.
     """
     _check(strategies, seed, checkpoint_every)
-    loaded, place = scenarios.load(scenario, seed, split), _device(device)
+    loaded, place = scenarios.load(scenario, seed, split), device_of(device)
     plain = {name: strategy.to_dict() for name, strategy in strategies.items()}
     request = Request(scenario, plain, seed, split, str(place), execution)
 
@@ -98,20 +96,3 @@ def _check(strategies: Mapping[str, Strategy], seed: int, checkpoint_every: int)
         problem = "checkpoint_every >= 1", str(checkpoint_every)
     if problem is not None:
         raise SettingError(expected=problem[0], got=problem[1], remedy="correct it")
-
-
-def _device(name: str) -> torch.device:
-    """A device that works, or an error that says why it does not."""
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return torch.device("cpu") if accelerator is None else accelerator
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SettingError(
-            expected="a device that torch can use here",
-            got=f"{name!r} ({str(error).splitlines()[0]})",
-            remedy="take 'cpu' or 'auto'",
-        ) from error
-    return device

@@ -71,6 +71,7 @@ def test_what_a_run_leaves_behind(tmp_path):
         "accuracy.png",
         "checkpoint/checkpoint.safetensors",
         "checkpoint/memory-2.safetensors",
+        "experts/.lock",
         "experts/expert-1.json",
         "experts/expert-1.safetensors",
         "experts/expert-2.json",
@@ -277,6 +278,37 @@ def test_a_stop_between_the_last_step_and_its_evaluation(tmp_path, kind):
     assert len(result.strategies[0].accuracy) == 2
     assert student(tmp_path / "b") == student(tmp_path / "whole")
     assert tiny.measured(tmp_path / "b") == tiny.measured(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_runs_share_their_experts_and_wait_for_who_trains_them(tmp_path):
+    alone = experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "alone")
+    shared, waits, seen = tmp_path / "experts", threading.Event(), []
+    shared.mkdir()
+    (shared / ".expert-1.json.123.part").write_text("{")
+
+    def run():
+        def watch(event):
+            seen.append(event)
+            if isinstance(event, WaitingForProcess):
+                waits.set()
+
+        seen.append(
+            experiment.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "a", experts=shared, observers=[watch])
+        )
+
+    other = threading.Thread(target=run, daemon=True)
+    with (shared / ".lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        other.start()
+        assert waits.wait(60)
+        exml.scenarios.load("tiny-nc").train_experts(0, shared)
+    other.join(60)
+    assert seen[1] == WaitingForProcess(shared)
+    assert [event.done for event in seen if isinstance(event, ExpertsProgress)] == [0, 2, 4]  # no epoch of its own
+    assert seen[-1].strategies[0].accuracy == alone.strategies[0].accuracy
+    assert not (tmp_path / "a" / "experts").exists()
+    assert not (shared / ".expert-1.json.123.part").exists()
 
 
 @pytest.mark.usefixtures("_no_pictures")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from exml.evaluation import Evaluation, evaluate_student, forgetting
 from exml.experiment._baselines import BASELINES, baseline_result
 from exml.experiment._clock import Clock
 from exml.experiment._folder import RunFolder
+from exml.experiment._lock import lock
 from exml.experts import Expert, ExpertStream, save_expert
 from exml.learner import Learner
 from exml.models import Normalized
@@ -28,6 +30,7 @@ from exml.report import (
     StrategyResult,
     StrategyStarted,
     StudentEvaluated,
+    WaitingForProcess,
     accuracy_figure,
     samples_figure,
     save_figure,
@@ -46,6 +49,7 @@ class Work:
         scenario: with the test sets to measure on.
         strategies: by name.
         folder: of the run; its record says the seed, and in which order the strategies come.
+        experts: their folder, which other runs may share.
         clock: of the run.
         device: where to work.
         checkpoint_every: as for :class:`exml.Learner`.
@@ -57,12 +61,14 @@ class Work:
         scenario: Scenario,
         strategies: Mapping[str, Strategy],
         folder: RunFolder,
+        experts: Path,
         clock: Clock,
         device: torch.device,
         checkpoint_every: int,
         observers: Sequence[RunObserver],
     ) -> None:
         self._scenario, self._folder, self._clock, self._device = scenario, folder, clock, device
+        self._experts = experts
         self._checkpoint_every, self._observers = checkpoint_every, observers
         self._request = folder.record.request
         self._strategies = {name: strategies[name] for name in self._request.strategies}
@@ -104,8 +110,13 @@ class Work:
         def report(done: int, total: int) -> None:
             self._tell(ExpertsProgress(done, total))
 
-        folder = self._folder.path / "experts"
-        return self._scenario.train_experts(self._request.seed, folder, device=self._device, progress=report)
+        def on_wait() -> None:
+            self._tell(WaitingForProcess(self._experts))
+
+        with lock(self._experts, on_wait):  # the first of the runs that share them trains, the others wait and load
+            for part in self._experts.glob(".*.part"):  # what a killed process left half-written
+                part.unlink(missing_ok=True)
+            return self._scenario.train_experts(self._request.seed, self._experts, device=self._device, progress=report)
 
     def _learn(self, name: str, strategy: Strategy, experts: ExpertStream) -> Learner:
         """Algorithm 1 from where it was left, with an evaluation after each experience."""

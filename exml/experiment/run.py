@@ -33,6 +33,7 @@ def run(
     execution: Execution = EAGER,
     checkpoint_every: int = 1_000,
     resume: bool = False,
+    experts: Path | str | None = None,
     observers: Sequence[RunObserver] = (),
 ) -> Result:
     """Train the experts of a scenario, learn from them by each strategy, and compare the students with the baselines.
@@ -54,6 +55,8 @@ def run(
         checkpoint_every: steps of generation or distillation between two checkpoints.
         resume: go on with the run in the folder; the arguments must be those that it was begun with, but for
             ``checkpoint_every``. A finished run is read; one that another process is at work on is waited for.
+        experts: folder of the experts, ``out/experts`` by default. Several runs of one scenario and seed may share it,
+            also at the same time: the first trains, the others wait for it and load.
         observers: told of every event.
 
     Raises:
@@ -76,7 +79,8 @@ def run(
             return Result.load(folder.result)
         clock = Clock(folder)
         try:
-            return Work(loaded, strategies, folder, clock, place, checkpoint_every, observers)()
+            shared = folder.path / "experts" if experts is None else Path(experts)
+            return Work(loaded, strategies, folder, shared, clock, place, checkpoint_every, observers)()
         except BaseException:
             with suppress(CheckpointError):  # what went wrong first is what matters
                 clock.save()

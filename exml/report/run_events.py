@@ -12,10 +12,10 @@ from exml import events
 
 @attrs.frozen
 class WaitingForProcess:
-    """The run to be resumed is not at rest; this process goes on when the other one has ended.
+    """The run to be resumed is not at rest, or another trains the experts; this process goes on after the other one.
 
     Args:
-        path: folder of the run.
+        path: folder of the run, or of the experts.
     """
 
     path: Path

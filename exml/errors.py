@@ -99,3 +99,18 @@ class BaselineError(ExmlError):
 
 class DataError(ExmlError):
     """A dataset that is absent or not in the layout that was expected."""
+
+
+class RankError(ExmlError):
+    """Another rank of a distributed run has died, hangs, or has raised an error of its own.
+
+    Args:
+        expected: what would have been right.
+        got: what was there instead.
+        remedy: what to do about it.
+        reported: whether another rank has said so already, so that this one need not.
+    """
+
+    def __init__(self, *, expected: str, got: str, remedy: str, reported: bool = False) -> None:
+        super().__init__(expected=expected, got=got, remedy=remedy)
+        self.reported = reported

@@ -10,6 +10,8 @@ import torch
 
 from exml._rng import derive_seed
 from exml._types import Augmentation, Images, Labels
+from exml.distributed import ALONE, Shard
+from exml.engine._shards import augment
 from exml.samples import Samples
 from exml.targets import Target
 
@@ -20,12 +22,12 @@ Batches: TypeAlias = Callable[[], tuple[Images, Target, Labels]]
 
 
 def fresh(
-    memory: Samples, batch_size: int, augmentation: Augmentation | None, ask: Ask, draws: torch.Generator
+    memory: Samples, shard: Shard, augmentation: Augmentation | None, ask: Ask, draws: torch.Generator
 ) -> Batches:
-    """Augment the images and ask the teachers at every step."""
+    """Augment the images and ask the teachers at every step; of a mini-batch, this rank's rows."""
 
     def draw() -> tuple[Images, Target, Labels]:
-        batch = _augmented(memory[_drawn(len(memory), batch_size, draws)], augmentation, draws)
+        batch = _augmented(memory[_drawn(len(memory), shard, draws)], augmentation, draws, shard)
         return batch.images, ask(batch), batch.labels
 
     return draw
@@ -33,7 +35,7 @@ def fresh(
 
 def banked(
     memory: Samples,
-    batch_size: int,
+    shard: Shard,
     augmentation: Augmentation | None,
     ask: Ask,
     draws: torch.Generator,
@@ -43,21 +45,24 @@ def banked(
 ) -> Batches:
     """Augment every image ``views`` times and ask the teachers about each view once, before the first step.
 
-    The same seed makes the same bank, so that a resumed run need not have kept it.
+    The same seed makes the same bank, so that a resumed run need not have kept it. Every rank has the whole bank, and
+    asks about its share of it.
     """
     images: list[Images] = []
     targets: list[Target] = []
     for view in range(views):
         draws.manual_seed(derive_seed(seed, "bank", view))
         for start in range(0, len(memory), _ASKED):
-            part = _augmented(memory[start : start + _ASKED], augmentation, draws)
-            images.append(part.images)
-            targets.append(ask(part))
+            batch = memory[start : start + _ASKED]
+            part = shard.ranks.shard(len(batch))
+            whole = _augmented(batch, augmentation, draws, ALONE.shard(len(batch)))
+            images.append(whole.images)
+            targets.append(_collected(ask(whole[part.rows]), part) if part.own else _collected(ask(whole[:1]), part))
     bank, labels = torch.cat(images), memory.labels.repeat(views)
     columns = [torch.cat([getattr(target, field.name) for target in targets]) for field in attrs.fields(Target)]
 
     def draw() -> tuple[Images, Target, Labels]:
-        rows = _drawn(len(bank), batch_size, draws)
+        rows = _drawn(len(bank), shard, draws)
         target = Target(*(column.index_select(0, rows) for column in columns))
         return bank.index_select(0, rows), target, labels.index_select(0, rows)
 
@@ -68,9 +73,24 @@ _ASKED = 512
 """Images that the teachers are asked about at a time."""
 
 
-def _augmented(batch: Samples, augmentation: Augmentation | None, draws: torch.Generator) -> Samples:
-    return batch if augmentation is None else attrs.evolve(batch, images=augmentation(batch.images, draws))
+def _augmented(batch: Samples, augmentation: Augmentation | None, draws: torch.Generator, shard: Shard) -> Samples:
+    return attrs.evolve(batch, images=augment(augmentation, batch.images, draws, shard))
 
 
-def _drawn(length: int, size: int, draws: torch.Generator) -> Labels:
-    return torch.randint(length, (size,), generator=draws, device=draws.device)
+def _collected(target: Target, part: Shard) -> Target:
+    """The targets of all ranks' parts; of one without rows, those that it had to ask about anyway are left out."""
+    if part.ranks.alone:
+        return target
+    columns = (getattr(target, field.name)[: part.own] for field in attrs.fields(Target))
+    # Masks travel as numbers: not every backend carries truth values.
+    return Target(
+        *(
+            part.collect(column.to(torch.uint8)).bool() if column.dtype == torch.bool else part.collect(column)
+            for column in columns
+        )
+    )
+
+
+def _drawn(length: int, shard: Shard, draws: torch.Generator) -> Labels:
+    """This rank's rows of a mini-batch that is drawn alike on every rank."""
+    return torch.randint(length, (shard.total,), generator=draws, device=draws.device)[shard.rows]

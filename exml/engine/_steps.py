@@ -176,3 +176,11 @@ def in_form(
     if execution.compile == "auto":
         return Choice(forms, steps, device)
     return forms[COMPILED if execution.compile == "always" else CAPTURED]()
+
+
+def exchanging(execution: Execution) -> None:
+    """Say that a step in which ranks exchange numbers has one form only, if another was asked for."""
+    forms = {"capture": "captured as a CUDA graph", "always": "compiled"}
+    if execution.compile in forms:
+        reason = "ranks exchange numbers in the middle of it"
+        warnings.warn(ExecutionWarning(forms[execution.compile], reason), stacklevel=2)

@@ -12,8 +12,11 @@ from torch import nn
 
 from exml._rng import derive_seed
 from exml._types import Augmentation, ClassMask, Combiner, Loss, Normalizer, Scalar
+from exml.distributed import ALONE, Ranks
 from exml.engine._batches import banked, fresh
-from exml.engine._steps import compile_whole, in_form
+from exml.engine._gradients import backward
+from exml.engine._steps import compile_whole, exchanging, in_form
+from exml.engine._synchronized import synchronized
 from exml.engine.execution import EAGER, Execution
 from exml.engine.lowering import lowered
 from exml.engine.training import Training, channels_last
@@ -54,11 +57,16 @@ def distill(
     classes: int,
     after_step: Callable[[int, Scalar], None],
     execution: Execution = EAGER,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train the student on the buffer, towards the combined logits of the previous student and the expert.
 
     Student and teachers see the same augmented images. What a step draws depends on ``seed`` and the step alone, so a
     run that goes on from ``start`` equals one that was never stopped.
+
+    Several ranks share out the images of every mini-batch. Batch norm of the student normalises by the whole mini-batch
+    (:class:`torch.nn.SyncBatchNorm` says how), and all ranks make the same step, by the gradient of the whole: the
+    student is that of one rank but for rounding, as long as the loss is the mean over its images and no dropout draws.
 
     Args:
         student: the module to train; left in training mode.
@@ -76,15 +84,17 @@ def distill(
         classes: the student's outputs.
         after_step: called with the number of steps made and the loss, detached, after each; a captured step writes
             the next loss over it.
-        execution: of the steps.
+        execution: of the steps; several ranks exchange gradients in each, and execute it operation by operation.
+        ranks: all call with the same arguments; at most ``training.batch_size``.
     """
     if start >= training.iterations:
         return
     device, probe = memory.images.device, memory.images[:2]
-    draws = torch.Generator(device)
+    draws, shard = torch.Generator(device), ranks.shard(training.batch_size)
     student.train()
     with ExitStack() as stack:
         stack.enter_context(channels_last(student, optimizer))
+        stack.enter_context(synchronized(student, shard))
         asked = attrs.evolve(expert, module=stack.enter_context(lowered(expert.module, expert.normalize(probe))))
         if previous is not None:
             module = stack.enter_context(lowered(previous.module, probe))
@@ -95,13 +105,13 @@ def distill(
             with torch.no_grad(), execution.autocast(device):
                 return make_target(previous, expert, batch, normalizer, combiner, classes)
 
-        size, bank = training.batch_size, None
+        bank = None
         if training.views:
             ask_once = partial(ask, previous, asked)
-            bank = banked(memory, size, augmentation, ask_once, draws, views=training.views, seed=seed)
+            bank = banked(memory, shard, augmentation, ask_once, draws, views=training.views, seed=seed)
 
         def form(pupil: nn.Module, previous: PreviousStudent | None, expert: Expert) -> Callable[[], None]:
-            draw = bank or fresh(memory, size, augmentation, partial(ask, previous, expert), draws)
+            draw = bank or fresh(memory, shard, augmentation, partial(ask, previous, expert), draws)
 
             def step() -> None:
                 nonlocal value
@@ -110,7 +120,10 @@ def distill(
                     logits = pupil(images)
                 value = loss(logits.to(images.dtype), target, labels)
                 optimizer.zero_grad(set_to_none=True)
-                value.backward()
+                if ranks.alone:
+                    value.backward()
+                else:
+                    value = backward(value, student, shard)
                 if training.clip_norm is not None:
                     nn.utils.clip_grad_norm_(student.parameters(), training.clip_norm)
                 optimizer.step()
@@ -121,18 +134,17 @@ def distill(
             before = None if previous is None else attrs.evolve(previous, module=compile_whole(previous.module))
             return form(compile_whole(student), before, attrs.evolve(asked, module=compile_whole(asked.module)))
 
-        step = in_form(
-            execution,
-            form(student, previous, asked),
-            compiled,
-            generators=(draws,),
-            steps=training.iterations - start,
-            device=device,
-        )
+        step = form(student, previous, asked)
+        if ranks.alone:
+            left = training.iterations - start
+            step = in_form(execution, step, compiled, generators=(draws,), steps=left, device=device)
+        else:
+            exchanging(execution)
         for done in range(start, training.iterations):
             place = derive_seed(seed, done)
             draws.manual_seed(place)
-            torch.manual_seed(place)  # dropout in the student, components that use the global generator
+            # Dropout in the student, components that use the global generator: other numbers on other ranks.
+            torch.manual_seed(place if ranks.leader else derive_seed(place, "rank", ranks.rank))
             training.set_learning_rate(optimizer, done)
             step()
             after_step(done + 1, value.detach())

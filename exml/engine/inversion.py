@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -12,11 +12,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from exml._rng import derive_seed
-from exml._types import Augmentation, Images, Journal, Labels, Logits, Prior, State
-from exml.engine._steps import compile_whole, in_form
+from exml._types import Augmentation, Images, Journal, Labels, Logits, Prior
+from exml.distributed import ALONE, Ranks, Shard
+from exml.engine._flight import Flight
+from exml.engine._shards import augment
+from exml.engine._steps import compile_whole, exchanging, in_form
 from exml.engine.execution import EAGER, Execution
 from exml.engine.lowering import Lowered, Network, recorded
 from exml.errors import NonFiniteError
+from exml.priors import Activation
 
 Objective: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
 """The data term of each image, of the module's outputs and the images' positions in the mini-batch."""
@@ -38,6 +42,7 @@ def invert(
     clamp: float | None = None,
     finished: Finished | None = None,
     execution: Execution = EAGER,
+    ranks: Ranks = ALONE,
 ) -> Images:
     """Change images until a frozen network answers as wanted, by Adam on their pixels.
 
@@ -48,6 +53,10 @@ def invert(
     Augmentation stands before the network alone: pixel priors see the images as they are, priors on activations see
     those of the augmented images. Its draws are a function of ``seed`` and the iteration, so that a resumed run makes
     the same ones.
+
+    Several ranks share out the images of the mini-batch. Each changes its own, and statistics over the batch
+    (:meth:`exml.priors.Activation.var_mean`) are those of the whole one, with their gradients: the images are those of
+    one rank, but for rounding.
 
     Args:
         module: in any mode; used in evaluation mode without weight gradients, and put back afterwards. What runs is
@@ -63,7 +72,8 @@ def invert(
         clamp: pixels are held within ``[-clamp, clamp]`` after every step; None holds nothing.
         finished: asked before every step; an image for which it holds is kept as it is and leaves the mini-batch. This
             waits for the device once a step, which is then executed operation by operation.
-        execution: of the steps.
+        execution: of the steps; those in which ranks exchange statistics are executed operation by operation.
+        ranks: all call with the same arguments.
 
     Returns:
         ``(batch, channels, height, width)``, in the module's units, in the order of ``images``.
@@ -88,6 +98,7 @@ def invert(
         augmentation=augmentation,
         clamp=clamp,
         execution=execution,
+        ranks=ranks,
     ) as inversion:
         return inversion(images, objective, seed=seed, journal=journal, finished=finished)
 
@@ -103,11 +114,12 @@ def inverter(
     augmentation: Augmentation | None = None,
     clamp: float | None = None,
     execution: Execution = EAGER,
+    ranks: Ranks = ALONE,
 ) -> Generator[Inverter]:
     """:func:`invert` for several mini-batches, whose network is made ready once."""
     record = prior is not None and prior.reads_activations
     with recorded(module, probe[:2], record=record) as network:
-        yield Inverter(network, iterations, learning_rate, prior, augmentation, clamp, execution)
+        yield Inverter(network, iterations, learning_rate, prior, augmentation, clamp, execution, ranks)
 
 
 @attrs.define(eq=False)
@@ -121,30 +133,36 @@ class Inverter:
     augmentation: Augmentation | None
     clamp: float | None
     execution: Execution
+    ranks: Ranks
     _compiled: Network | None = attrs.field(default=None, init=False)
 
     def __call__(
         self, images: Images, objective: Objective, *, seed: int, journal: Journal, finished: Finished | None = None
     ) -> Images:
         """Invert one mini-batch."""
-        flight = _Flight.begin(images, self.learning_rate, journal.restore())
+        flight = Flight.begin(images, self.ranks.shard(len(images)), self.learning_rate, journal.restore())
         draws = torch.Generator(images.device)
         with torch.enable_grad():
-            eager = self._step(self.network, flight, objective, draws, finished)
-            step = eager
-            if finished is None:
+            step = self._step(self.network, flight, objective, draws, finished)
+            if finished is not None:
+                flight.count()
+            elif self._exchanges:
+                exchanging(self.execution)
+            else:
                 step = in_form(
                     self.execution,
-                    eager,
+                    step,
                     lambda: self._step(self._compile(), flight, objective, draws, None),
                     generators=(draws,),
                     steps=self.iterations - flight.step,
                     device=images.device,
                 )
-            while flight.step < self.iterations and len(flight.rows):
+            while flight.step < self.iterations and flight.flying.total:
                 draws.manual_seed(derive_seed(seed, flight.step))
                 step()
                 flight.step += 1
+                if finished is not None:
+                    flight.count()
                 journal.record(flight.step, self.iterations, flight.state)
         result = flight.images()
         if not bool(result.isfinite().all()):
@@ -155,30 +173,56 @@ class Inverter:
             )
         return result
 
+    @property
+    def _exchanges(self) -> bool:
+        """Whether a rank needs the others for a step."""
+        return not self.ranks.alone and self.prior is not None and self.prior.reads_activations
+
     def _step(
         self,
         network: Network,
-        flight: _Flight,
+        flight: Flight,
         objective: Objective,
         draws: torch.Generator,
         finished: Finished | None,
     ) -> Callable[[], None]:
         def step() -> None:
-            seen = flight.active if self.augmentation is None else self.augmentation(flight.active, draws)
-            with self.execution.autocast(seen.device):
-                logits, activations = network(seen)
-            logits = logits.to(seen.dtype)
+            if not flight.flying.own:
+                self._stand_by(network, flight)
+                return
+            loss, logits = self.loss(network, flight, objective, draws)
             done = None if finished is None else finished(logits.detach(), flight.rows)
-            loss = objective(logits, flight.rows).sum()
-            if self.prior is not None:
-                loss = loss + len(flight.rows) * self.prior(flight.active, activations)
-            del activations, seen  # what the backward pass has used need not live until its end
+            del logits  # what the backward pass has used need not live until its end
             (gradient,) = torch.autograd.grad(loss, flight.active)
             if done is not None and bool(done.any()):
                 gradient = flight.land(done, gradient)
             flight.advance(gradient, self.clamp)
 
         return step
+
+    def loss(
+        self, network: Network, flight: Flight, objective: Objective, draws: torch.Generator
+    ) -> tuple[Float[Tensor, ""], Logits]:
+        """What a step minimises, and the logits; the sum over all ranks is the loss of the whole mini-batch."""
+        shard = flight.flying
+        seen = augment(self.augmentation, flight.active, draws, shard)
+        with self.execution.autocast(seen.device):
+            logits, activations = network(seen)
+        logits = logits.to(seen.dtype)
+        loss = objective(logits, flight.rows).sum()
+        if self.prior is not None:
+            loss = loss + shard.own * self.prior(flight.active, self._of_shard(activations, shard))
+        return loss, logits
+
+    def _of_shard(self, activations: Sequence[Activation], shard: Shard) -> Sequence[Activation]:
+        return activations if self.ranks.alone else [attrs.evolve(part, shard=shard) for part in activations]
+
+    @torch.no_grad()
+    def _stand_by(self, network: Network, flight: Flight) -> None:
+        """Take part in what the ranks tell each other, without an image of one's own."""
+        if self._exchanges and self.prior is not None:
+            _, activations = network(flight.spare)
+            self.prior(flight.spare, self._of_shard(activations, flight.flying))
 
     def _compile(self) -> Network:
         """Compiled at most once: other mini-batches of the same size run the same code."""
@@ -187,60 +231,3 @@ class Inverter:
                 raise TypeError("its network cannot be traced")
             self._compiled = attrs.evolve(self.network, graph=compile_whole(self.network.graph))
         return self._compiled
-
-
-@attrs.define(eq=False)
-class _Flight:
-    """The images of one mini-batch on their way; those in ``rows`` are still changing, with Adam's moments of them."""
-
-    landed: Images
-    rows: Labels
-    active: Tensor
-    adam: torch.optim.Adam
-    step: int
-
-    @classmethod
-    def begin(cls, images: Images, learning_rate: float, state: State | None) -> _Flight:
-        if state is None:
-            landed, rows, step = images.detach().clone(), torch.arange(len(images), device=images.device), 0
-        else:
-            landed, rows, step = state["images"].to(images).clone(), state["rows"].to(images.device), int(state["step"])
-        active = landed[rows].requires_grad_()
-        flight = cls(landed, rows, active, _adam(active, learning_rate), step)
-        if state is not None:
-            moments = {name: state[name].to(images).clone() for name in ("exp_avg", "exp_avg_sq")}
-            flight.adam.state[active] = {"step": torch.tensor(float(step), device=images.device), **moments}
-        return flight
-
-    def land(self, done: Bool[Tensor, " batch"], gradient: Images) -> Float[Tensor, "others channels height width"]:
-        """Take images out as they are; returns the gradient of the others."""
-        self.landed[self.rows[done]] = self.active.detach()[done]
-        stay, moments = ~done, self.adam.state[self.active]
-        learning_rate = self.adam.param_groups[0]["lr"]
-        self.rows, self.active = self.rows[stay], self.active.detach()[stay].requires_grad_()
-        self.adam = _adam(self.active, learning_rate)
-        if moments:  # none before the first step
-            kept = {name: moments[name][stay] for name in ("exp_avg", "exp_avg_sq")}
-            self.adam.state[self.active] = {"step": moments["step"], **kept}
-        return gradient[stay]
-
-    def advance(self, gradient: Images, clamp: float | None) -> None:
-        # The fused kernel reads memory in its order, and a convolution's gradient may have its channels last.
-        self.active.grad = gradient.contiguous()
-        self.adam.step()
-        if clamp is not None:
-            with torch.no_grad():
-                self.active.clamp_(-clamp, clamp)
-
-    def images(self) -> Images:
-        return self.landed.index_copy(0, self.rows, self.active.detach())
-
-    def state(self) -> State:
-        moments = {name: self.adam.state[self.active][name].clone() for name in ("exp_avg", "exp_avg_sq")}
-        return {"images": self.images(), "rows": self.rows.clone(), "step": torch.tensor(self.step), **moments}
-
-
-def _adam(images: Tensor, learning_rate: float) -> torch.optim.Adam:
-    # One fused kernel where there is one: the steps of many small tensors would cost more than the network.
-    device = images.device.type
-    return torch.optim.Adam([images], learning_rate, fused=device in ("cpu", "cuda"), capturable=device == "cuda")

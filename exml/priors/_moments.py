@@ -38,14 +38,7 @@ class _Tap(torch.autograd.Function):
         factor, offset = line.to(values.dtype).unbind()
         if passing is None:
             passing = offset.new_zeros(()).expand_as(values)
-        rows, copies = _rows(values), _copies(values)
-        if rows is None or (others := _rows(passing)) is None:
-            factor, offset = (line.view(-1, *(1,) * (values.ndim - 2)) for line in (factor, offset))
-            # Not in place at first: the gradient may belong to another branch as well.
-            return torch.addcmul(passing, values, factor).add_(offset)
-        added = torch.addcmul(others, rows, factor.repeat(copies)).add_(offset.repeat(copies))
-        batch, channels, height, width = values.shape
-        return added.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        return add_line(values, factor, offset, passing)
 
 
 class _Moments(torch.autograd.Function):
@@ -53,16 +46,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, token: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if values.device.type in _DEVICES and values.dtype in _PRECISE:
-            # The first half of batch norm in training mode; without running statistics there is nothing to update.
-            rows = _rows(values)
-            mean, var = torch.batch_norm_update_stats(values if rows is None else rows, None, None, 0.0)
-            if rows is not None:
-                means = mean.view(_copies(values), -1)
-                mean = means.mean(0)
-                var = var.view_as(means).mean(0) + (means - mean).square().mean(0)
-        else:
-            var, mean = torch.var_mean(values.to(token.dtype), [0, *range(2, values.ndim)], correction=0)
+        var, mean = moments(values)
         ctx.save_for_backward(mean)
         ctx.count = values.numel() // values.shape[1]
         return var, mean
@@ -75,6 +59,39 @@ class _Moments(torch.autograd.Function):
         to_var, to_mean = gradients
         factor = to_var * (2 / ctx.count)
         return torch.stack((factor, torch.addcmul(to_mean / ctx.count, factor, mean, value=-1))), None
+
+
+def moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Biased variance and mean ``(channels,)`` of ``(batch, channels, ...)``, in float32 or float64; no gradients."""
+    if values.device.type not in _DEVICES or values.dtype not in _PRECISE:
+        precise = values.to(torch.promote_types(values.dtype, torch.float32))
+        return torch.var_mean(precise, [0, *range(2, values.ndim)], correction=0)
+    # The first half of batch norm in training mode; without running statistics there is nothing to update.
+    rows = _rows(values)
+    mean, var = torch.batch_norm_update_stats(values if rows is None else rows, None, None, 0.0)
+    if rows is not None:
+        means = mean.view(_copies(values), -1)
+        mean = means.mean(0)
+        var = var.view_as(means).mean(0) + (means - mean).square().mean(0)
+    return var, mean
+
+
+def add_line(values: Tensor, factor: Tensor, offset: Tensor, passing: Tensor) -> Tensor:
+    """``passing + factor · values + offset``, channel by channel.
+
+    Args:
+        values: ``(batch, channels, ...)``.
+        factor: ``(channels,)``, as is ``offset``.
+        offset: see ``factor``.
+        passing: as ``values``; not changed, since it may belong to another branch as well.
+    """
+    rows, copies = _rows(values), _copies(values)
+    if rows is None or (others := _rows(passing)) is None:
+        factor, offset = (line.view(-1, *(1,) * (values.ndim - 2)) for line in (factor, offset))
+        return torch.addcmul(passing, values, factor).add_(offset)
+    added = torch.addcmul(others, rows, factor.repeat(copies)).add_(offset.repeat(copies))
+    batch, channels, height, width = values.shape
+    return added.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _copies(values: Tensor) -> int:

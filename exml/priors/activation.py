@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from exml.distributed import Shard
 from exml.priors._moments import var_mean
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -31,6 +32,7 @@ class Activation:
         scale: ``(channels,)``; None: ``recorded`` is the input itself.
         shift: ``(channels,)``; with ``scale``.
         token: takes the gradient of :meth:`var_mean` to where the values were recorded; an engine may give one.
+        shard: which rows of a batch these are, where the others are on other ranks.
     """
 
     layer: str
@@ -40,6 +42,7 @@ class Activation:
     scale: Tensor | None = None
     shift: Tensor | None = None
     token: Tensor | None = None
+    shard: Shard | None = None
 
     @property
     def input(self) -> Tensor:
@@ -52,6 +55,8 @@ class Activation:
     def var_mean(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
         """Biased variance and mean of each channel of the input, over the batch and all positions, in one pass.
 
+        The batch is the whole one, also where this rank holds a :attr:`shard` of it.
+
         >>> values = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
         >>> [row.tolist() for row in Activation("bn", values, torch.zeros(2), torch.ones(2)).var_mean()]
         [[1.0, 0.0], [2.0, 0.0]]
@@ -63,6 +68,9 @@ def statistics_of(activations: Sequence[Activation]) -> tuple[Float[Tensor, " ch
     """:meth:`Activation.var_mean` of several layers, one after another; a handful of operations for all of them."""
     moments = [var_mean(activation.recorded, activation.token) for activation in activations]
     var, mean = (torch.cat(rows) for rows in zip(*moments, strict=True))
+    shard = activations[0].shard
+    if shard is not None:
+        var, mean = shard.moments(var, mean)  # one exchange for all layers
     if all(activation.scale is None for activation in activations):
         return var, mean
     scale = torch.cat([torch.ones_like(a.running_mean) if a.scale is None else a.scale for a in activations])

@@ -73,8 +73,12 @@ class Augmentation:
 
     def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
         """Change every image by its own parameters; ``generator`` is on the device of the images."""
-        # Always as many draws: to switch one change off leaves the others as they are.
-        return self.apply(images, torch.rand(8, len(images), generator=generator, device=images.device))
+        return self.apply(images, self.draw(len(images), generator))
+
+    def draw(self, count: int, generator: torch.Generator, /) -> Float[Tensor, "8 count"]:
+        """Draws for :meth:`apply` of so many images, on the device of the generator."""
+        # Always as many: to switch one change off leaves the others as they are.
+        return torch.rand(8, count, generator=generator, device=generator.device)
 
     def apply(self, images: Images, draws: Float[Tensor, "8 batch"], /) -> Images:
         """Change every image by parameters made of its column of ``draws``, in [0, 1): a function of tensors alone.
@@ -82,8 +86,8 @@ class Augmentation:
         For ``torch.compile``, which takes no generators.
 
         >>> images = torch.rand(4, 1, 8, 8)
-        >>> draws = torch.rand(8, 4, generator=torch.Generator().manual_seed(0))
         >>> shifts = Augmentation(shift=2)
+        >>> draws = shifts.draw(4, torch.Generator().manual_seed(0))
         >>> torch.equal(shifts.apply(images, draws), shifts(images, torch.Generator().manual_seed(0)))
         True
         """

@@ -15,8 +15,10 @@ from exml.testing.component import check_component
 from exml.testing.generators import check_generator, tiny_expert
 from exml.testing.losses import check_combiner, check_loss, check_normalizer
 from exml.testing.priors import check_augmentation, check_prior
+from exml.testing.ranks import ThreadRanks, run_on_ranks
 
 __all__ = [
+    "ThreadRanks",
     "check_augmentation",
     "check_buffer",
     "check_combiner",
@@ -25,5 +27,6 @@ __all__ = [
     "check_loss",
     "check_normalizer",
     "check_prior",
+    "run_on_ranks",
     "tiny_expert",
 ]

@@ -60,11 +60,14 @@ class CheckpointFolder:
             if old.name != record["run"]["memory"]:
                 old.unlink()
 
-    def write_memory(self, experience: int, groups: Mapping[str, State], /) -> str:
-        """Write what stays the same within an experience; gives the file's name for the record."""
-        name = f"memory-{experience}.safetensors"
-        write_tensors(self.path / name, _flatten(groups))
-        return name
+    @staticmethod
+    def memory_name(experience: int, /) -> str:
+        """The name of a memory file, for the record."""
+        return f"memory-{experience}.safetensors"
+
+    def write_memory(self, experience: int, groups: Mapping[str, State], /) -> None:
+        """Write what stays the same within an experience."""
+        write_tensors(self.path / self.memory_name(experience), _flatten(groups))
 
     def read(self) -> tuple[dict[str, Any], dict[str, State]]:
         """The record and all groups, those of the memory file too.

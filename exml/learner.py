@@ -18,6 +18,7 @@ from exml._run_state import RunState, copy_state, load_optimizer, load_student, 
 from exml._serialization import to_plain
 from exml._types import ClassMask, Scalar, State
 from exml.checkpoint import CheckpointFolder
+from exml.distributed import ALONE, Ranks
 from exml.engine import EAGER, Execution, PreviousStudent, distill
 from exml.errors import CheckpointError, NonFiniteError, SettingError, StreamError, UnknownNameError
 from exml.experts import Expert, ExpertStream, OpenStream
@@ -43,8 +44,12 @@ class Learner:
         checkpoint_every: steps (of generation, or of distillation) between two checkpoints within an experience.
         observers: told of every event, in order; see :mod:`exml.events`.
         execution: whether the hot loops are compiled or captured, and their precision; a run may go on with another.
+        ranks: the processes that learn together, from :func:`exml.distributed.join`. Every rank makes its learner and
+            calls its methods with the same arguments; the leader alone writes, into a folder that all can read.
+            They learn what one would, but for rounding, and a run may go on with another number of them.
 
     Raises:
+        SettingError: ``checkpoint_every`` is not positive, or a mini-batch has fewer images than there are ranks.
         CheckpointError: when the folder holds a checkpoint, or the strategy has a part that cannot be written into one.
 
     >>> import exml
@@ -69,10 +74,17 @@ class Learner:
         checkpoint_every: int = 1_000,
         observers: Sequence[events.Observer] = (),
         execution: Execution = EAGER,
+        ranks: Ranks = ALONE,
     ) -> None:
         if checkpoint_every < 1:
             raise SettingError(
                 expected="checkpoint_every >= 1", got=str(checkpoint_every), remedy="leave folder out to keep none"
+            )
+        if strategy.training.batch_size < ranks.size:
+            raise SettingError(
+                expected=f"a mini-batch of at least {ranks.size} images, one for each rank",
+                got=f"batch_size={strategy.training.batch_size}",
+                remedy="start fewer ranks, or enlarge the mini-batch",
             )
         self.strategy = strategy
         self.student = student.to(device)
@@ -81,6 +93,7 @@ class Learner:
         self.checkpoint_every = checkpoint_every
         self.observers = list(observers)
         self.execution = execution
+        self.ranks = ranks
         self._folder: CheckpointFolder | None = None
         self._memory: Samples | None = None
         self._run = RunState()
@@ -96,6 +109,7 @@ class Learner:
                     got="one",
                     remedy="go on with it by Learner(...).resume(folder), or choose another folder",
                 )
+            ranks.wait()  # until all have looked: the leader will soon write one
 
     @property
     def experience(self) -> int:
@@ -145,6 +159,7 @@ class Learner:
         expert.check(self._classes)
         rehearse(self.student, expert, self.strategy, self._classes)
         self._run.admit(expert)
+        self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
         with global_seed(self.seed, "experience", number):
             if self._run.phase != "distillation":
@@ -206,8 +221,22 @@ class Learner:
         self._run = RunState.from_record(record["run"])
         self._restored = {name: groups[name] for name in ("generation", "optimizer", "previous") if name in groups}
         self._broken = False
-        self._folder.clean()
+        self.ranks.wait()  # until all have read
+        if self.ranks.leader:
+            self._folder.clean()
         return self
+
+    def _agree(self, expert: Expert) -> None:
+        """Every rank has the same expert, and the leader's student."""
+        ours = self._run.in_flight or ""
+        if self.ranks.tell(ours) != ours:
+            raise StreamError(
+                expected=f"the leader's expert on every rank in experience {self.experience + 1}",
+                got=f"another one ({expert.name!r}) on rank {self.ranks.rank}",
+                remedy="give all ranks the same stream",
+            )
+        for tensor in self.student.state_dict().values():
+            self.ranks.share(tensor)
 
     def _check_length(self, length: int) -> None:
         if length == 0 or length < self.experience:
@@ -228,7 +257,7 @@ class Learner:
             state = {name: tensor.to(self.device) for name, tensor in state.items()}
         journal = _Journal(state, partial(self._on_generation, number))
         context = GenerationContext(
-            strategy.prior, strategy.augmentation, journal, number, self._memory, self.execution
+            strategy.prior, strategy.augmentation, journal, number, self._memory, self.execution, self.ranks
         )
         try:
             new = strategy.generator(expert, share, derive_seed(self.seed, "generation", number), context)
@@ -236,7 +265,10 @@ class Learner:
         except BaseException:
             self._run.phase, self._run.in_flight = "idle", None
             raise
-        return new.of_experience(number).to(self.device)
+        new = new.of_experience(number).to(self.device)
+        for tensor in new.state().values():  # what was not shared out may differ in its last bits
+            self.ranks.share(tensor)
+        return new
 
     def _on_generation(self, number: int, done: int, total: int, state: Callable[[], State]) -> None:
         self._emit(events.GenerationProgress(number, done, total))
@@ -256,7 +288,9 @@ class Learner:
         self._run.phase, self._run.steps = "distillation", 0
         if self._folder is not None:
             groups = {"memory": self._memory.state(), **self._restored}
-            self._run.memory = self._folder.write_memory(number, groups)
+            self._run.memory = self._folder.memory_name(number)
+            if self.ranks.leader:
+                self._folder.write_memory(number, groups)
         self._checkpoint()
 
     def _distil(self, expert: Expert, number: int) -> None:
@@ -303,6 +337,7 @@ class Learner:
             classes=self._classes,
             after_step=after_step,
             execution=self.execution,
+            ranks=self.ranks,
         )
         check_finite(self.student, "the student")
 
@@ -332,7 +367,8 @@ class Learner:
         states = {"student": self.student.state_dict(), **(groups or {})}
         if self._initial is not None:
             states["initial"] = self._initial
-        self._folder.write(record, states)
+        if self.ranks.leader:
+            self._folder.write(record, states)
         self._emit(events.CheckpointWritten(self.experience, self._folder.file))
 
 

@@ -54,6 +54,7 @@ def invert_all(
         augmentation=context.augmentation,
         clamp=clamp,
         execution=context.execution,
+        ranks=context.ranks,
     ) as invert:
         for batch in range(first, batches):
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import attrs
 
 from exml._types import Augmentation, Journal, Prior, State
+from exml.distributed import Alone, Ranks
 from exml.engine import EAGER, Execution
 from exml.samples import Samples
 
@@ -34,6 +35,8 @@ class GenerationContext:
         experience: i, from 1, for generators that read the data of an experience.
         memory: M_{i-1}, for generators that begin with earlier images; None in the first experience.
         execution: of the steps of generators that optimise pixels.
+        ranks: that make the images together. All of them call the generator with the same arguments, and each is given
+            all samples; a generator that shares nothing out does the same on every rank.
     """
 
     prior: Prior | None = None
@@ -42,6 +45,7 @@ class GenerationContext:
     experience: int = 1
     memory: Samples | None = None
     execution: Execution = EAGER
+    ranks: Ranks = Alone()
 
 
 ALONE = GenerationContext()

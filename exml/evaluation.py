@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from exml._types import Baseline, Images, Labels, Logits, Predictor
 from exml.baselines import Oracle
+from exml.distributed import ALONE, Ranks
 from exml.engine import frozen
 from exml.errors import NonFiniteError, ShapeError
 from exml.experts import ExpertStream
@@ -181,9 +182,18 @@ def evaluate(
     return Evaluation([accuracies[id(test)] for test in tests], [len(test) for test in tests])
 
 
-def evaluate_student(student: nn.Module, scenario: Scenario) -> Evaluation:
-    """:func:`evaluate` for a student, on its own device."""
-    return evaluate(student_predictor(student), scenario)
+def evaluate_student(student: nn.Module, scenario: Scenario, *, ranks: Ranks = ALONE) -> Evaluation:
+    """:func:`evaluate` for a student, on its own device; ranks share out the images, and all know the result."""
+    predict = student_predictor(student)
+    if ranks.alone:
+        return evaluate(predict, scenario)
+
+    def together(images: Images, tasks: Labels | None) -> Logits:
+        shard = ranks.shard(len(images))
+        own = images[shard.rows] if shard.own else images[:1]  # a rank without images asks about one all the same
+        return shard.collect(predict(own, None)[: shard.own])
+
+    return evaluate(together, scenario)
 
 
 def evaluate_baseline(

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from exml.cli.lists import list_scenarios, list_strategies
 from exml.cli.run import run
-from exml.errors import ExmlError
+from exml.errors import ExmlError, RankError
 
 __all__ = ["app", "main"]
 
@@ -32,11 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the name of the program; those of this process by default.
 
     Returns:
-        int: The exit code: 0; 2 after a mistake in the input, with one message on stderr; 130 after Ctrl-C.
+        int: The exit code: 0; 2 after a mistake in the input, with one message on stderr; 1 when another process of
+            the run has failed; 130 after Ctrl-C.
     """
     try:
         command, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
         command(*bound.args, **bound.kwargs)
+    except RankError as error:
+        return 1 if error.reported else _say(f"error: {error}", 1)
     except (CycloptsError, ExmlError) as error:
         return _say(f"error: {error}", 2)
     except KeyboardInterrupt as interrupt:

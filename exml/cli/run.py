@@ -1,4 +1,4 @@
-"""exml run: one scenario, and whoever learns from its experts."""
+"""exml run: a scenario and whoever learns from its experts, or a folder of other people's experts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from rich.console import Console
 
 from exml import experiment
 from exml.cli._arguments import Flag, Whole, strategies_of
+from exml.cli._stream import StreamArguments
+from exml.distributed import TIMEOUT, join
 from exml.engine import Execution, keep_freed_memory
 from exml.report import ProgressDisplay, result_table
 
 
 def run(
-    scenario: Annotated[str, Parameter(allow_leading_hyphen=False)],
+    scenario: Annotated[str | None, Parameter(allow_leading_hyphen=False)] = None,
     /,
     *,
     out: Path,
+    stream: Path | None = None,
+    follow: Flag = False,
+    student: str | None = None,
+    classes: Whole | None = None,
     strategy: str = "exml",
     seed: Whole = 0,
     split: Literal["test", "validation"] = "test",
@@ -30,15 +36,23 @@ def run(
     checkpoint_every: Whole = 1_000,
     resume: Flag = False,
     quiet: Flag = False,
+    rank_timeout: float = TIMEOUT,
 ) -> None:
     """Train a scenario's experts, learn one student from them without their data, and compare it with the baselines.
 
     Writes into the folder: result.json, accuracy.png, the experts, and for each strategy student.safetensors with its
     card, samples.png and the checkpoints. A run that was killed at any moment goes on with --resume.
+    With --stream, one student learns from a folder of other people's experts (NAME.json and NAME.safetensors each).
+    There is no test data then; stream.jsonl says what was learned in which order.
+    On several processors or machines: torchrun --nproc-per-node N -m exml run ...
 
     Args:
         scenario: One of those that 'exml scenarios' lists.
         out: Folder for everything that comes out; new or empty, unless the run is resumed.
+        stream: Folder of other people's experts, instead of a scenario; one strategy.
+        follow: Go on learning from experts as they arrive in the folder of --stream, until Ctrl-C or SIGTERM.
+        student: With --stream: NAME, NAME:setting=value,... or a YAML file; the first expert's architecture by default.
+        classes: With --stream: outputs of the student, where later experts bring more classes.
         strategy: One of those that 'exml strategies' lists, a YAML or JSON file, or several of either, separated by
             commas; all learn from the same experts.
         seed: Of the scenario, the experts and the students.
@@ -50,11 +64,20 @@ def run(
         checkpoint_every: Steps of generation or distillation between two checkpoints.
         resume: Go on with the run in the folder.
         quiet: Print nothing but errors.
+        rank_timeout: Under torchrun, seconds after which a process that does not answer ends the run.
     """
+    execution = Execution(compile, precision)
+    if scenario is None or stream is not None or follow or student is not None or classes is not None:
+        asked = StreamArguments(stream, follow, student, classes, strategy, None if split == "test" else split)
+        asked.run(scenario, out, seed, device, execution, checkpoint_every, resume=resume, quiet=quiet)
+        return
     strategies = strategies_of(strategy, scenario, seed)
     keep_freed_memory()
     try:
-        with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
+        with (
+            join(timeout=rank_timeout) as ranks,
+            ProgressDisplay(Console(stderr=True, quiet=quiet or not ranks.leader)) as display,
+        ):
             result = experiment.run(
                 scenario,
                 strategies,
@@ -62,11 +85,13 @@ def run(
                 seed=seed,
                 split=split,
                 device=device,
-                execution=Execution(compile, precision),
+                execution=execution,
                 checkpoint_every=checkpoint_every,
                 resume=resume,
                 observers=[display],
+                ranks=ranks,
             )
+            quiet = quiet or not ranks.leader
     except KeyboardInterrupt:
         again = shlex.join(["exml", *sys.argv[1:]]) + ("" if resume else " --resume")
         raise KeyboardInterrupt(f"; go on with: {again}") from None

@@ -79,8 +79,14 @@ def _meet(timeout: float) -> tuple[Store, Watch]:
     return PrefixStore("meetings", store), watch
 
 
-def device_of(name: str, ranks: Ranks) -> torch.device:
-    """A device by name; ``"cuda"`` without a number is this rank's own on its machine (``LOCAL_RANK``)."""
-    if name == "cuda" and not ranks.alone:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", ranks.rank)))
-    return torch.device(name)
+def local_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """This rank's own device on its machine (``LOCAL_RANK``), where a GPU was asked for without saying which.
+
+    >>> local_device(torch.device("cpu"), ALONE)
+    device(type='cpu')
+    """
+    if ranks.alone or str(device) != "cuda":
+        return device
+    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", ranks.rank)))
+    torch.cuda.set_device(own)
+    return own

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from exml.distributed import ALONE, Ranks
 from exml.engine import EAGER, Execution
 from exml.errors import SettingError
 from exml.report import Environment
@@ -34,7 +35,7 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def environment(device: torch.device, execution: Execution = EAGER) -> Environment:
+def environment(device: torch.device, execution: Execution = EAGER, ranks: Ranks = ALONE) -> Environment:
     """This process's, and how it executes its hot loops on a device."""
     return Environment(
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -43,6 +44,7 @@ def environment(device: torch.device, execution: Execution = EAGER) -> Environme
         threads=torch.get_num_threads(),
         compile=execution.compile,
         precision=execution.precision,
+        ranks=ranks.size,
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import attrs
 
 from exml._files import write_json
+from exml.distributed import ALONE, Ranks
 from exml.errors import CheckpointError
 from exml.experiment._lock import lock
 from exml.experiment._record import Progress, Record, Request, read_record, require_same
@@ -27,6 +29,7 @@ class RunFolder:
         environment: of this process.
         resume: go on with what is there, or insist that nothing is.
         on_wait: called before it waits for another process.
+        ranks: that work in it together; the leader holds the folder and writes, the others only read.
 
     Raises:
         CheckpointError: something is there already, or is not there; it is another run; or the folder cannot be
@@ -41,10 +44,21 @@ class RunFolder:
         *,
         resume: bool,
         on_wait: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.path = path
         self.result = path / "result.json"
         self._file = path / "run.json"
+        self._ranks = ranks
+        self._lock: IO[bytes] | None = None
+        if ranks.leader:
+            self._lock = self._open(request, environment, resume, on_wait)
+        ranks.wait()
+        if not ranks.leader:
+            self.record = read_record(self._file)
+
+    def _open(self, request: Request, environment: Environment, resume: bool, on_wait: Callable[[], None]) -> IO[bytes]:
+        path = self.path
         exists = self._file.exists()
         if not resume and not _is_free(path):
             raise CheckpointError(
@@ -58,7 +72,7 @@ class RunFolder:
             )
         if resume:
             require_same(read_record(self._file).request, request, path)
-        self._lock = lock(path, on_wait if resume else None)
+        held = lock(path, on_wait if resume else None)
         self.record = read_record(self._file) if resume else Record(request, ())
         if environment not in self.record.environments:
             self.record.environments += (environment,)
@@ -67,6 +81,7 @@ class RunFolder:
         self.save()
         for part in path.rglob(".*.part"):  # what a killed process left half-written
             part.unlink(missing_ok=True)
+        return held
 
     def __enter__(self) -> RunFolder:
         """The folder is this process's until the end of the block."""
@@ -76,11 +91,13 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         """Let go of it."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def save(self) -> None:
         """Write the record."""
-        write_json(self._file, attrs.asdict(self.record))
+        if self._ranks.leader:
+            write_json(self._file, attrs.asdict(self.record))
 
     def of(self, strategy: str) -> Path:
         """Where a strategy's own files go: into a folder of its own if there are several."""

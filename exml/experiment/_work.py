@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from exml import events
 from exml.checkpoint import CheckpointFolder
+from exml.distributed import Ranks
 from exml.evaluation import Evaluation, evaluate_student, forgetting
 from exml.experiment._baselines import BASELINES, baseline_result
 from exml.experiment._clock import Clock
@@ -54,6 +56,7 @@ class Work:
         device: where to work.
         checkpoint_every: as for :class:`exml.Learner`.
         observers: told of every event.
+        ranks: that do this together.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class Work:
         device: torch.device,
         checkpoint_every: int,
         observers: Sequence[RunObserver],
+        ranks: Ranks,
     ) -> None:
+        self._ranks = ranks
         self._scenario, self._folder, self._clock, self._device = scenario, folder, clock, device
         self._experts = experts
         self._checkpoint_every, self._observers = checkpoint_every, observers
@@ -82,8 +87,15 @@ class Work:
         experts = self._train_experts()
         for name, strategy in self._strategies.items():
             learner = self._learn(name, strategy, experts)
-            self._save_student(name, strategy, learner)
+            if self._ranks.leader:
+                self._save_student(name, strategy, learner)
             del learner  # before the next one
+        if self._ranks.leader:
+            self._finish(experts)
+        self._ranks.wait()
+        return Result.load(self._folder.result)
+
+    def _finish(self, experts: ExpertStream) -> None:
         baselines = self._evaluate_baselines(experts)
         self._clock.save()
         record, path = self._folder.record, self._folder.path
@@ -101,7 +113,6 @@ class Work:
         )
         save_figure(accuracy_figure(result), path / "accuracy.png")
         result.save(self._folder.result)
-        return result
 
     def _train_experts(self) -> ExpertStream:
         self._clock.enter("experts")
@@ -113,16 +124,21 @@ class Work:
         def on_wait() -> None:
             self._tell(WaitingForProcess(self._experts))
 
-        with lock(self._experts, on_wait):  # the first of the runs that share them trains, the others wait and load
-            for part in self._experts.glob(".*.part"):  # what a killed process left half-written
-                part.unlink(missing_ok=True)
-            return self._scenario.train_experts(self._request.seed, self._experts, device=self._device, progress=report)
+        with ExitStack() as stack:
+            if self._ranks.leader:  # the first of the runs that share them trains, the others wait and load
+                stack.enter_context(lock(self._experts, on_wait))
+                for part in self._experts.glob(".*.part"):  # what a killed process left half-written
+                    part.unlink(missing_ok=True)
+            self._ranks.wait()
+            return self._scenario.train_experts(
+                self._request.seed, self._experts, device=self._device, progress=report, ranks=self._ranks
+            )
 
     def _learn(self, name: str, strategy: Strategy, experts: ExpertStream) -> Learner:
         """Algorithm 1 from where it was left, with an evaluation after each experience."""
         self._clock.enter("generation", name)
         checkpoints = self._folder.of(name) / "checkpoint"
-        begun = CheckpointFolder(checkpoints).exists()
+        begun = self._ranks.tell(str(CheckpointFolder(checkpoints).exists())) == str(True)
         learner = Learner(
             strategy,
             self._scenario.make_student(self._request.seed),
@@ -131,6 +147,7 @@ class Work:
             folder=None if begun else checkpoints,
             checkpoint_every=self._checkpoint_every,
             execution=self._request.execution,
+            ranks=self._ranks,
         )
         if begun:
             learner.resume(checkpoints)
@@ -139,7 +156,7 @@ class Work:
 
         def evaluate() -> None:
             self._clock.enter("evaluation", name)
-            found = evaluate_student(learner.student, self._scenario)
+            found = evaluate_student(learner.student, self._scenario, ranks=self._ranks)
             progress.accuracy += (found.accuracies,)
             self._clock.save()
             seen = found.stream_until(learner.experience)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from exml import scenarios
+from exml.distributed import ALONE, Ranks, local_device
 from exml.engine import EAGER, Execution
 from exml.errors import CheckpointError, SettingError
 from exml.experiment._clock import Clock
@@ -35,6 +36,7 @@ def run(
     resume: bool = False,
     experts: Path | str | None = None,
     observers: Sequence[RunObserver] = (),
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Train the experts of a scenario, learn from them by each strategy, and compare the students with the baselines.
 
@@ -57,7 +59,10 @@ def run(
             ``checkpoint_every``. A finished run is read; one that another process is at work on is waited for.
         experts: folder of the experts, ``out/experts`` by default. Several runs of one scenario and seed may share it,
             also at the same time: the first trains, the others wait for it and load.
-        observers: told of every event.
+        observers: told of every event, by the leader of the ranks.
+        ranks: from :func:`exml.distributed.join`; all call with the same arguments, and must see the same folders. The
+            leader alone writes, but for the experts, of which each rank trains some. A run may go on with another
+            number of ranks.
 
     Raises:
         SettingError: a setting out of its range, or a device that is not there.
@@ -67,6 +72,7 @@ def run(
     """
     _check(strategies, seed, checkpoint_every)
     loaded, place = scenarios.load(scenario, seed, split), device_of(device)
+    own = local_device(place, ranks)
     plain = {name: strategy.to_dict() for name, strategy in strategies.items()}
     request = Request(scenario, plain, seed, split, str(place), execution)
 
@@ -74,13 +80,15 @@ def run(
         for observer in observers:
             observer(WaitingForProcess(Path(out)))
 
-    with RunFolder(Path(out), request, environment(place, execution), resume=resume, on_wait=on_wait) as folder:
-        if folder.result.exists():
+    seen = environment(own, execution, ranks)
+    with RunFolder(Path(out), request, seen, resume=resume, on_wait=on_wait, ranks=ranks) as folder:
+        if ranks.tell(str(folder.result.exists())) == str(True):
             return Result.load(folder.result)
         clock = Clock(folder)
         try:
             shared = folder.path / "experts" if experts is None else Path(experts)
-            return Work(loaded, strategies, folder, shared, clock, place, checkpoint_every, observers)()
+            told = observers if ranks.leader else ()
+            return Work(loaded, strategies, folder, shared, clock, own, checkpoint_every, told, ranks)()
         except BaseException:
             with suppress(CheckpointError):  # what went wrong first is what matters
                 clock.save()

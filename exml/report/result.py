@@ -75,6 +75,7 @@ class Environment:
         threads: of torch on the CPU.
         compile: as :class:`exml.engine.Execution` has it, like the next.
         precision: of the networks.
+        ranks: how many processes worked together; ``hardware`` and ``threads`` are those of the first.
     """
 
     versions: Mapping[str, str]
@@ -83,6 +84,7 @@ class Environment:
     threads: int = attrs.field(validator=in_range(1, integer=True))
     compile: str = "never"
     precision: str = "float32"
+    ranks: int = attrs.field(default=1, validator=in_range(1, integer=True))
 
 
 @component

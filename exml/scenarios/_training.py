@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exml._serialization import to_plain
+from exml.distributed import Ranks
 from exml.errors import ExpertError
 from exml.experts import Expert, ExpertStream, load_expert, read_card, save_expert, train_expert
 
@@ -24,6 +25,7 @@ def train_experts(
     folder: Path | None,
     device: torch.device | str,
     progress: Callable[[int, int], None] | None,
+    ranks: Ranks,
 ) -> ExpertStream:
     """See :meth:`Scenario.train_experts`."""
     epochs = scenario.training.epochs
@@ -32,6 +34,9 @@ def train_experts(
     for number, experience in enumerate(scenario.experiences):
         record = _record(scenario, experience, seed)
         path = None if folder is None else folder / f"expert-{experience.index}.json"
+        if path is not None and number % ranks.size != ranks.rank:
+            paths.append(path)
+            continue
         if path is None or not _is_there(path, record):
 
             def report(done: int, _: int, before: int = number * epochs) -> None:
@@ -59,6 +64,9 @@ def train_experts(
             paths.append(path)
     if folder is None:
         return ExpertStream.from_experts(experts)
+    ranks.wait()
+    if progress is not None and not ranks.alone:  # a rank hears nothing of the experts of the others
+        progress(len(paths) * epochs, len(paths) * epochs)
     return ExpertStream([partial(load_expert, path) for path in paths])
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from exml._rng import global_seed
+from exml.distributed import ALONE, Ranks
 from exml.experts import ExpertStream, ExpertTraining
 from exml.models import Normalized, build
 from exml.samples import Samples
@@ -100,6 +101,7 @@ class Scenario:
         *,
         device: torch.device | str = "cpu",
         progress: Callable[[int, int], None] | None = None,
+        ranks: Ranks = ALONE,
     ) -> ExpertStream:
         """Train one expert on each experience, all from the same initial weights, on which Param. Avg. lives.
 
@@ -110,12 +112,13 @@ class Scenario:
                 a folder they all stay in memory.
             device: where to train.
             progress: called with the number of epochs done and of all, over the whole stream.
+            ranks: each trains some of the experts, into a folder that all can read; without a folder each trains all.
 
         Raises:
             NonFiniteError: when a loss was NaN or infinite.
             CheckpointError: when an expert cannot be written.
         """
-        return train_experts(self, seed, None if folder is None else Path(folder), device, progress)
+        return train_experts(self, seed, None if folder is None else Path(folder), device, progress, ranks)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.image_shape))

@@ -2,6 +2,7 @@
 
 from exml.experts.card import ExpertCard, read_card, save_expert
 from exml.experts.expert import Expert
+from exml.experts.folder import read_cards
 from exml.experts.loading import ExpertFiles, load_expert, read_expert
 from exml.experts.open_stream import OpenStream
 from exml.experts.stream import ExpertStream
@@ -16,6 +17,7 @@ __all__ = [
     "OpenStream",
     "load_expert",
     "read_card",
+    "read_cards",
     "read_expert",
     "save_expert",
     "train_expert",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import overload
 
 import attrs
 
-from exml.errors import ExpertError, StreamError
 from exml.experts._ahead import ahead
-from exml.experts.card import read_card
 from exml.experts.expert import Expert
+from exml.experts.folder import read_cards
 from exml.experts.loading import load_expert, read_expert
 
 
@@ -75,32 +73,7 @@ class ExpertStream:
             StreamError: when there is no such folder, nothing in it, or the order is contradictory.
             ExpertError: when a card is faulty, or one of its two files has no other.
         """
-        folder = Path(folder)
-        cards = {path.stem for path in folder.glob("*.json")}
-        weights = {path.stem for path in folder.glob("*.safetensors")}
-        if not cards and not weights:
-            raise StreamError(
-                expected=f"experts (NAME.safetensors and NAME.json) in {folder}",
-                got="an empty folder" if folder.is_dir() else "no such folder",
-                remedy="check the path; exml.experts.save_expert writes an expert",
-            )
-        for alone, other in ((cards - weights, "safetensors"), (weights - cards, "json")):
-            if alone:
-                raise ExpertError(
-                    expected=f"{folder / min(alone)}.{other}",
-                    got="no such file",
-                    remedy="an expert is a pair of files; add the missing one, or move the other one away",
-                )
-        orders = {name: read_card(folder / f"{name}.json").order for name in sorted(cards, key=_natural)}
-        given = [order for order in orders.values() if order is not None]
-        if given and len(set(given)) < len(orders):
-            raise StreamError(
-                expected=f"an order of its own on every card in {folder}, or none on any",
-                got=str(orders),
-                remedy="correct the cards",
-            )
-        names = sorted(orders, key=lambda name: orders[name] or 0)
-        return cls([_OnDisk(folder / f"{name}.json") for name in names])
+        return cls([_OnDisk(Path(folder) / f"{name}.json") for name in read_cards(folder)])
 
     def __len__(self) -> int:
         return len(self.loaders)
@@ -125,8 +98,3 @@ class ExpertStream:
 def _read(load: Callable[[], Expert]) -> Callable[[], Expert]:
     """What can be done in the background; the rest is done by what it gives."""
     return read_expert(load.path).expert if isinstance(load, _OnDisk) else load
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts ``expert-2`` before ``expert-10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

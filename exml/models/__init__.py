@@ -3,7 +3,7 @@
 from exml.models.conv_net import ConvNet
 from exml.models.lenet5 import LeNet5
 from exml.models.normalized import Normalized
-from exml.models.registry import build, describe, names, register
+from exml.models.registry import build, describe, names, register, settings
 from exml.models.slim_resnet18 import SlimResNet18
 
-__all__ = ["ConvNet", "LeNet5", "Normalized", "SlimResNet18", "build", "describe", "names", "register"]
+__all__ = ["ConvNet", "LeNet5", "Normalized", "SlimResNet18", "build", "describe", "names", "register", "settings"]

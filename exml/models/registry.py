@@ -75,13 +75,7 @@ def build(name: str, /, **settings: Any) -> nn.Module:
     >>> type(build("conv-net", channels=1, classes=10, image_size=8)).__name__
     'ConvNet'
     """
-    if name not in _FACTORIES:
-        raise UnknownNameError(
-            expected=f"one of {', '.join(names())}",
-            got=repr(name),
-            remedy="check the spelling, or import the module that registers it with exml.models.register",
-        )
-    factory = _FACTORIES[name]
+    factory = _factory(name)
     signature = inspect.signature(factory)
     try:
         signature.bind(**settings)
@@ -94,6 +88,18 @@ def build(name: str, /, **settings: Any) -> nn.Module:
             got=f"{settings} ({error})",
             remedy="correct the architecture's settings",
         ) from error
+
+
+def settings(name: str, /) -> tuple[str, ...]:
+    """What an architecture may be told, by the names that :func:`build` takes.
+
+    Raises:
+        UnknownNameError: when nobody registered the name.
+
+    >>> settings("lenet5")
+    ('channels', 'classes', 'image_size')
+    """
+    return tuple(inspect.signature(_factory(name)).parameters)
 
 
 def describe(module: nn.Module, /) -> dict[str, Any]:
@@ -115,6 +121,16 @@ def describe(module: nn.Module, /) -> dict[str, Any]:
         )
     name, settings = record
     return {"name": name, "settings": {key: _plain(value) for key, value in settings.items()}}
+
+
+def _factory(name: str) -> Callable[..., nn.Module]:
+    if name not in _FACTORIES:
+        raise UnknownNameError(
+            expected=f"one of {', '.join(names())}",
+            got=repr(name),
+            remedy="check the spelling, or import the module that registers it with exml.models.register",
+        )
+    return _FACTORIES[name]
 
 
 def _record_in_constructor(cls: Any, name: str, signature: inspect.Signature) -> None:

@@ -7,11 +7,13 @@ from exml.report.result import BaselineResult, Environment, ExperienceResult, Re
 from exml.report.run_events import (
     BaselineEvaluated,
     BaselinesStarted,
+    ExpertRefused,
     ExpertsProgress,
     RunEvent,
     RunObserver,
     StrategyStarted,
     StudentEvaluated,
+    WaitingForExpert,
     WaitingForProcess,
 )
 from exml.report.samples_figure import samples_figure
@@ -23,6 +25,7 @@ __all__ = [
     "BaselinesStarted",
     "Environment",
     "ExperienceResult",
+    "ExpertRefused",
     "ExpertsProgress",
     "ProgressDisplay",
     "Result",
@@ -32,6 +35,7 @@ __all__ = [
     "StrategyResult",
     "StrategyStarted",
     "StudentEvaluated",
+    "WaitingForExpert",
     "WaitingForProcess",
     "accuracy_figure",
     "result_table",

@@ -13,10 +13,12 @@ from exml import events
 from exml.report.run_events import (
     BaselineEvaluated,
     BaselinesStarted,
+    ExpertRefused,
     ExpertsProgress,
     RunEvent,
     StrategyStarted,
     StudentEvaluated,
+    WaitingForExpert,
     WaitingForProcess,
 )
 
@@ -46,7 +48,7 @@ class ProgressDisplay:
             expand=True,
         )
         self._task: TaskID | None = None
-        self._experiences = 0
+        self._of = ""
         self._looked = 0.0
 
     def __enter__(self) -> ProgressDisplay:
@@ -65,6 +67,10 @@ class ProgressDisplay:
         if isinstance(event, WaitingForProcess):  # worth a line in a log, too
             self._progress.console.print(f"Another process is at work on {event.path}; waiting for it.", markup=False)
             return
+        if isinstance(event, ExpertRefused):
+            line = f"Not learned from: {event.file}: {event.reason}"
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            return
         if self._progress.disable:
             return
         match event:
@@ -73,20 +79,20 @@ class ProgressDisplay:
                     self._begin("experts", total)
                 self._show(done)
             case StrategyStarted(name, experiences):
-                self._experiences = experiences
+                self._of = "" if experiences is None else f"/{experiences}"
                 self._begin(name, experiences)
             case events.ExperienceStarted(experience):
-                self._show(experience - 1, f"{experience}/{self._experiences}")
+                self._show(experience - 1, f"{experience}{self._of}")
             # Nobody knows how long generation will be beside distillation; each is half an experience here.
             case events.GenerationProgress(experience, done, total):
-                note = f"{experience}/{self._experiences} generation {done}/{total}"
+                note = f"{experience}{self._of} generation {done}/{total}"
                 self._show(experience - 1 + done / total / 2, note)
             case events.BufferUpdated(experience):
-                self._show(experience - 0.5, f"{experience}/{self._experiences}")
+                self._show(experience - 0.5, f"{experience}{self._of}")
             case events.DistillationProgress(experience, done, total, loss):
                 if done == total or time.monotonic() > self._looked + PERIOD:
                     self._looked = time.monotonic()
-                    note = f"{experience}/{self._experiences} distillation {done}/{total} loss {float(loss):.2g}"
+                    note = f"{experience}{self._of} distillation {done}/{total} loss {float(loss):.2g}"
                     self._show(experience - 0.5 + done / total / 2, note)
             case StudentEvaluated(_, experience, _, stream_accuracy):
                 self._show(experience, f"stream accuracy {stream_accuracy:.1%}")
@@ -95,16 +101,22 @@ class ProgressDisplay:
             case BaselineEvaluated():
                 if self._task is not None:
                     self._progress.advance(self._task)
+            case WaitingForExpert():
+                self._note("waiting for an expert")
             case events.CheckpointWritten() | events.ExperienceFinished():
                 pass
 
-    def _begin(self, description: str, total: int) -> None:
+    def _begin(self, description: str, total: int | None) -> None:
         self._end()
         self._task = self._progress.add_task(description, total=total, note="")
 
     def _end(self) -> None:
         if self._task is not None:
             self._progress.stop_task(self._task)
+
+    def _note(self, note: str) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, note=note)
 
     def _show(self, done: float, note: str = "") -> None:
         if self._task is not None:

@@ -40,11 +40,29 @@ class StrategyStarted:
 
     Args:
         name: of the strategy in this run.
-        experiences: how many experts it will learn from.
+        experiences: how many experts it will learn from, also before; None where nobody knows.
     """
 
     name: str
-    experiences: int
+    experiences: int | None
+
+
+@attrs.frozen
+class WaitingForExpert:
+    """The next expert of a stream is on its way, or has not arrived."""
+
+
+@attrs.frozen
+class ExpertRefused:
+    """An expert of a stream cannot be learned from; the run goes on without it.
+
+    Args:
+        file: name of its two files, without their endings.
+        reason: what is wrong, and the remedy.
+    """
+
+    file: str
+    reason: str
 
 
 @attrs.frozen
@@ -91,6 +109,8 @@ RunEvent: TypeAlias = (
     | WaitingForProcess
     | ExpertsProgress
     | StrategyStarted
+    | WaitingForExpert
+    | ExpertRefused
     | StudentEvaluated
     | BaselinesStarted
     | BaselineEvaluated

@@ -1,0 +1,88 @@
+"""What a run over a stream was begun with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from exml._files import write_json
+from exml._serialization import from_plain
+from exml.engine import EAGER, Execution
+from exml.errors import CheckpointError
+from exml.experiment._student import StudentPlan
+
+VERSION = 1
+"""Of ``stream.json``; a run of another version is not resumed."""
+
+
+@attrs.frozen
+class StreamRequest:
+    """The contents of ``stream.json``: what the student depends on beside the experts; written once.
+
+    Args:
+        name: of the strategy.
+        strategy: as plain data.
+        seed: of everything random.
+        device: as torch names it.
+        student: what it is made of.
+        execution: of the hot loops.
+        version: of this layout.
+    """
+
+    name: str
+    strategy: Any
+    seed: int
+    device: str
+    student: StudentPlan
+    execution: Execution = EAGER
+    version: Literal[1] = 1
+
+    def save(self, path: Path) -> None:
+        """Write it."""
+        write_json(path, attrs.asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> StreamRequest:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: absent, damaged, or of another version.
+        """
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            version = plain.get("version") if isinstance(plain, Mapping) else None
+            if version == VERSION:
+                return from_plain(plain, cls)
+            got = f"version {version}"
+        except (OSError, ValueError) as error:
+            got = str(error)
+        raise CheckpointError(
+            expected=f"a run over a stream, of version {VERSION}, in {path}",
+            got=got,
+            remedy="resume it with the exml that began it, or begin it anew in another folder",
+        )
+
+    def require_same(self, path: Path, asked: Mapping[str, Any]) -> None:
+        """Refuse to go on with other arguments.
+
+        Args:
+            path: of the run.
+            asked: the values of some fields.
+
+        Raises:
+            CheckpointError: naming the first that differs.
+        """
+        for name, now in asked.items():
+            before = getattr(self, name)
+            if before != now:
+                short = "another one" if name in ("strategy", "student") else str(now)
+                raise CheckpointError(
+                    expected=f"the {name} that the run in {path} was begun with"
+                    + ("" if short == "another one" else f": {before}"),
+                    got=short,
+                    remedy="resume it with the same arguments, or begin another run in another folder",
+                )

@@ -1,5 +1,6 @@
 """What a strategy costs before it is run: seconds and bytes."""
 
+from exml.costs.at_speed import at_speed
 from exml.costs.cost import Cost, ExperienceCost, Memory
 from exml.costs.estimate import SHARED_MEMORY, estimate
 from exml.costs.leaves import counts, leaves
@@ -21,6 +22,7 @@ __all__ = [
     "Memory",
     "Rates",
     "Sizes",
+    "at_speed",
     "count",
     "counts",
     "estimate",

@@ -13,9 +13,14 @@ from exml.costs.leaves import batch_of, counts, iterations_of, leaves
 from exml.costs.rates import Rates
 from exml.costs.sizes import Sizes
 from exml.engine import Training
+from exml.errors import SettingError
 from exml.strategy import Strategy
 
 _FLOAT = 4
+_MEETING = 0.05
+"""Seconds between two looks of a rank at whether the leader has begun an experience."""
+_DRAWN = 4
+"""How often all images of a generator are in memory while it begins: as drawn, scaled, shifted, and copied."""
 _TOGETHER = 512
 """Images that a generator which does not iterate, and a bank, go over together."""
 _TARGET = _FLOAT + 1 + 1
@@ -32,13 +37,15 @@ class CostModel:
 
     .. math::
         G_i &= \sum_{generators} \Big[ call(n_i) + K \sum_{batches}
-               \big( step(\lceil B/R \rceil) + gather(8 C) \big) \Big] \\
-        D_i &= setup + V \lceil M_i / R \rceil \, view + T \big( step(\lceil b/R \rceil) + add(P) + norms \big) \\
-        O_i &= experience + update \, (M_{i-1} + n_i)
+               \big( step(\lceil B/R \rceil) + exchange_1 \big) \Big] \\
+        D_i &= setup + V \lceil M_i / R \rceil \, view + T \big( step(\lceil b/R \rceil) + exchange_2 \big) \\
+        O_i &= experience + update \, (M_{i-1} + n_i) + exchange_3
 
-    Here :math:`8C` are the bytes of mean and variance of the expert's batch-norm channels, if a prior reads them,
-    and P the bytes of the gradient; *norms* are two small collectives for each batch-norm layer of the student, one in
-    each direction. Collectives are those of :class:`Link`, and nothing on one rank.
+    What does not iterate is done by every rank alike. Exchanges are nothing on one rank; on several they are made of
+    the collectives of :class:`Link`. The first gathers mean and variance of all batch-norm channels of the expert, if a
+    prior reads them. The second adds up the gradient, and for each batch-norm layer of the student gathers its
+    statistics and adds up their gradients. The third sends the leader's student and images to all, once in an
+    experience.
 
     Args:
         strategy: what will be done.
@@ -57,8 +64,15 @@ class CostModel:
 
         Raises:
             BufferSizeError: when the buffer is too small for a stream of this length.
+            SettingError: when a mini-batch of distillation has fewer samples than there are ranks.
         """
         self.strategy.buffer.share(experts)
+        if self.strategy.training.batch_size < self.ranks:
+            raise SettingError(
+                expected=f"at most {self.strategy.training.batch_size} ranks, one for each sample of a mini-batch",
+                got=str(self.ranks),
+                remedy="ask for fewer ranks, or enlarge the mini-batch",
+            )
         experiences = tuple(self._experiences(experts))
         held = max(experience.held for experience in experiences)
         return Cost(experiences, self.ranks, float(self.sizes.sample), self.bank(held))
@@ -73,9 +87,11 @@ class CostModel:
                 continue
             size, iterations = batch_of(leaf, count), iterations_of(leaf)
             whole, rest = divmod(count, size)
-            steps = whole * self._inversion_step(rates.step(self._own(size)))
-            steps += self._inversion_step(rates.step(self._own(rest))) if rest else 0.0
-            seconds += rates.call(count) + iterations * steps
+            seconds += rates.call(count)
+            for times, images_together in ((whole, size), (1, rest)) if iterations else ():
+                own = self._own(images_together)
+                steps = iterations * (rates.step(own) + self._exchange_of_inversion())
+                seconds += times * (steps + self.rates.link.gather(own * self.sizes.image, self.ranks)) if own else 0.0
         return seconds
 
     def distillation(self, held: int, experience: int) -> float:
@@ -84,8 +100,17 @@ class CostModel:
         if strategy.student == "first-expert" and experience == 1:
             return 0.0
         rates = self.rates.first if experience == 1 else self.rates.later
-        step = rates.step(self._own(training.batch_size)) + self._talk()
+        step = rates.step(self._own(training.batch_size)) + self._exchange_of_distillation()
         return rates.setup + training.views * self._own(held) * rates.view + training.iterations * step
+
+    def other(self, images: int, before: int) -> float:
+        """Seconds of an experience that makes so many images and finds so many in the buffer, beside its two loops."""
+        seconds = self.rates.experience + self.rates.update * (before + images)
+        if self.ranks == 1:
+            return seconds
+        link, sizes = self.rates.link, self.sizes
+        told = link.share(sizes.student, self.ranks, sizes.tensors) + link.share(images * sizes.sample, self.ranks, 4)
+        return seconds + _MEETING + told
 
     def bank(self, held: int) -> float:
         """Bytes of the bank of views."""
@@ -109,8 +134,9 @@ class CostModel:
             leaves(strategy.generator), counts(strategy.generator, images, experience), sizes.generation, strict=True
         )
         for leaf, count, leaf_sizes in parts:
-            together = min(batch_of(leaf, count), count if iterations_of(leaf) else _TOGETHER)
-            needed.append(leaf_sizes.memory(self._own(together)) + (count - self._own(together)) * sizes.image)
+            together = self._own(min(batch_of(leaf, count), count if iterations_of(leaf) else _TOGETHER))
+            waiting = (count - together) * sizes.image
+            needed += [leaf_sizes.memory(together) + waiting, _DRAWN * count * sizes.image]
         kept = max(held - images, 0)
         buffers = (held + (images if experience > 1 else 0)) * float(sizes.sample)
         distillation = buffers
@@ -121,7 +147,9 @@ class CostModel:
             # A bank is made of parts, about which the teachers are asked, and which are there until they are joined.
             bank, part = self.bank(held), min(held, _TOGETHER)
             joined = max(2 * bank, bank + part * (sizes.asked - self.bank(1) / training.views)) if training.views else 0
-            distillation += teachers + max(joined, bank + (1 + _slots(training)) * sizes.parameters + working)
+            # Ranks send all gradients at once, in a tensor of their own.
+            trained = (1 + _slots(training) + (self.ranks > 1)) * sizes.parameters
+            distillation += teachers + max(joined, bank + trained + working)
         return Memory(
             models=student + 2.0 * sizes.expert,
             generation=before * sizes.sample + max(needed),
@@ -147,7 +175,7 @@ class CostModel:
                 held,
                 self.generation(images, experience),
                 self.distillation(held, experience),
-                self.rates.experience + self.rates.update * (before + images),
+                self.other(images, before),
                 self.memory(images, before, held, experience),
                 self.checkpoint(held, experience),
             )
@@ -157,22 +185,20 @@ class CostModel:
         """The rows of the rank that has most of them."""
         return math.ceil(count / self.ranks)
 
-    def _inversion_step(self, seconds: float) -> float:
+    def _exchange_of_inversion(self) -> float:
+        """Seconds of a step in which the ranks exchange statistics."""
         prior = self.strategy.prior
-        if self.ranks == 1 or prior is None or not prior.reads_activations:
-            return seconds
-        return seconds + self.rates.link.gather(2 * _FLOAT * self.sizes.expert_channels, self.ranks)
-
-    def _talk(self) -> float:
-        """Seconds in which the ranks exchange what a step of distillation needs."""
-        if self.ranks == 1:
+        if prior is None or not prior.reads_activations:
             return 0.0
+        return self.rates.link.gather(2 * _FLOAT * self.sizes.expert_channels, self.ranks)
+
+    def _exchange_of_distillation(self) -> float:
+        """Seconds of a step in which the ranks exchange gradients and the statistics of the student's batch norm."""
         sizes, link = self.sizes, self.rates.link
         seconds = link.add(sizes.parameters, self.ranks)
         if sizes.norms:
-            channels = sizes.norm_channels / sizes.norms
-            each = link.gather(_FLOAT * (2 * channels + 1), self.ranks) + link.add(2 * _FLOAT * channels, self.ranks)
-            seconds += sizes.norms * each
+            moments = 2 * _FLOAT * sizes.norm_channels / sizes.norms
+            seconds += sizes.norms * (link.gather(moments, self.ranks) + link.add(moments, self.ranks))
         return seconds
 
 

@@ -89,8 +89,8 @@ class Link:
 
     .. math:: \alpha \lceil \log_2 R \rceil + \frac{w (R - 1)}{R} \frac{b}{\beta}
 
-    with w = 2 where all ranks add up what they have (all-reduce, a ring in two rounds) and w = R where each gets what
-    all others have (all-gather of b bytes each).
+    with w = 2 where all ranks add up what they have (all-reduce, a ring in two rounds), w = R where each gets what all
+    others have (all-gather of b bytes each), and w = R/(R - 1) where one tells the others (broadcast).
 
     Args:
         latency: α, seconds of the smallest collective between two ranks.
@@ -111,6 +111,10 @@ class Link:
     def gather(self, count: float, /, ranks: int) -> float:
         """Seconds of an all-gather of ``count`` bytes from each rank."""
         return self._seconds((ranks - 1) * count, ranks)
+
+    def share(self, count: float, /, ranks: int, tensors: int = 1) -> float:
+        """Seconds of broadcasts of ``count`` bytes in so many tensors."""
+        return (tensors - 1) * self._seconds(0.0, ranks) + self._seconds(count * (ranks > 1), ranks)
 
     def _seconds(self, sent: float, ranks: int) -> float:
         return self.latency * math.ceil(math.log2(ranks)) + sent / self.bytes_per_second

@@ -46,6 +46,7 @@ class Sizes:
         sample: bytes of an image with its labels and soft targets in the buffer.
         classes: the student's outputs.
         student: bytes of the student, buffers too.
+        tensors: of which it consists.
         parameters: bytes of what is trained of it.
         norms: its batch-norm layers, which need statistics of the whole mini-batch.
         norm_channels: of all of them together.
@@ -63,6 +64,7 @@ class Sizes:
     sample: int
     classes: int
     student: int
+    tensors: int
     parameters: int
     norms: int
     norm_channels: int
@@ -132,6 +134,7 @@ def sizes_of(trials: Trials) -> Sizes:
         sample=images[0].nbytes + 3 * 8 + (4 * trials.classes if all(made) else 0),
         classes=trials.classes,
         student=_bytes(student),
+        tensors=len(student.state_dict()),
         parameters=sum(p.nbytes for p in student.parameters() if p.requires_grad),
         norms=len(norms),
         norm_channels=sum(part.num_features for part in norms),

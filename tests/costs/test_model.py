@@ -42,6 +42,7 @@ SIZES = Sizes(
     sample=124,
     classes=4,
     student=1_000,
+    tensors=6,
     parameters=800,
     norms=2,
     norm_channels=6,
@@ -81,13 +82,17 @@ def test_two_ranks_by_hand():
     exchange = 0.5 + 5 * 8 / 100  # mean and variance of five channels, from one other rank
     # 11 images: mini-batches of 8 and 3, of which the fuller rank has 4 and 2.
     assert two.generation(11) == pytest.approx(
-        (1 + 11 * 0.25) + 10 * ((0.5 + 4 * 0.125) + exchange + (0.5 + 2 * 0.125) + exchange)
+        (1 + 11 * 0.25)
+        + 10 * ((0.5 + 4 * 0.125) + exchange + (0.5 + 2 * 0.125) + exchange)
+        + (0.5 + 4 * 100 / 100)
+        + (0.5 + 2 * 100 / 100)
     )
+    assert two.other(6, 12) == pytest.approx(8 + 9 + 0.05 + (6 * 0.5 + 10) + (4 * 0.5 + 6 * 124 / 100))
     gradient = 0.5 + 800 / 100
-    norms = 2 * ((0.5 + 4 * (2 * 3 + 1) / 100) + (0.5 + 4 * 2 * 3 / 100))
+    norms = 2 * ((0.5 + 4 * 2 * 3 / 100) + (0.5 + 4 * 2 * 3 / 100))
     assert two.distillation(12, 2) == pytest.approx(4 + 20 * (0.25 + 4 * 0.125 + gradient + norms))
     without = CostModel(strategy(prior=None), RATES, attrs.evolve(SIZES, norms=0), ranks=2)
-    assert without.generation(8) == 1 + 8 * 0.25 + 10 * (0.5 + 4 * 0.125)
+    assert without.generation(8) == 1 + 8 * 0.25 + 10 * (0.5 + 4 * 0.125) + 0.5 + 4
     assert without.distillation(12, 2) == pytest.approx(4 + 20 * (0.25 + 4 * 0.125 + gradient))
 
 
@@ -95,7 +100,8 @@ def test_collectives():
     """A ring sends (R - 1)/R of the bytes twice; latencies are those of a tree."""
     assert LINK.add(1_000, 8) == pytest.approx(3 * 0.5 + 2 * 7 / 8 * 10)
     assert LINK.gather(1_000, 8) == pytest.approx(3 * 0.5 + 7 * 10)
-    assert LINK.add(1_000, 1) == LINK.gather(1_000, 1) == 0
+    assert LINK.share(1_000, 8, tensors=3) == pytest.approx(3 * (3 * 0.5) + 10)
+    assert LINK.share(1_000, 1, tensors=3) == LINK.add(1_000, 1) == LINK.gather(1_000, 1) == 0
     assert Link().add(10**12, 64) == 0
 
 
@@ -223,19 +229,26 @@ def test_more_of_anything_costs_more(name, settings):
 
 
 @given(st.fixed_dictionaries(SETTINGS), st.integers(1, 70))
-def test_ranks_that_speak_for_nothing_cost_no_more(settings, ranks):
-    free = Link()
-    fewer, more = (predicted(**settings, ranks=count, link=free) for count in (ranks, ranks + 1))
-    assert more.seconds <= fewer.seconds
-    assert more.peak_bytes <= fewer.peak_bytes
-    # Images are not divided: with as many ranks as images in a mini-batch the end is reached.
-    enough = settings["size"] + settings["batch"]
-    end, beyond = (predicted(**settings, ranks=count, link=free) for count in (enough, enough + 1))
-    assert attrs.evolve(beyond, ranks=enough) == end
+def test_ranks_that_speak_for_nothing_save_time(settings, ranks):
+    settings["batch"] = 80
+    fewer, more = (predicted(**settings, ranks=count, link=Link()) for count in (ranks, ranks + 1))
+    assert more.generation <= fewer.generation
+    assert more.distillation <= fewer.distillation
+    # With as many ranks as images in a mini-batch, of which there are at most 60, the end of generation is reached.
+    end, beyond = (predicted(**settings, ranks=count, link=Link()) for count in (60, 61))
+    assert beyond.generation == end.generation
 
 
-@given(st.fixed_dictionaries(SETTINGS), st.integers(1, 70))
+@given(st.fixed_dictionaries(SETTINGS), st.integers(1, 35))
 def test_speaking_costs_more_the_more_there_are(settings, ranks):
+    settings["batch"] = 80
     slow = attrs.evolve(LINK, latency=1e6)
     fewer, more = (predicted(**settings, ranks=count, link=slow) for count in (ranks, 2 * ranks))
     assert more.seconds > fewer.seconds
+
+
+def test_more_ranks_than_samples_are_refused():
+    """As a learner refuses them."""
+    with pytest.raises(SettingError, match="at most 8 ranks"):
+        CostModel(strategy(), RATES, SIZES, ranks=9).cost(2)
+    assert CostModel(strategy(), RATES, SIZES, ranks=8).cost(2).ranks == 8

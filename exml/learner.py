@@ -20,7 +20,15 @@ from exml._types import ClassMask, Scalar, State
 from exml.checkpoint import CheckpointFolder
 from exml.distributed import ALONE, Ranks
 from exml.engine import EAGER, Execution, PreviousStudent, distill
-from exml.errors import CheckpointError, NonFiniteError, SettingError, StreamError, UnknownNameError
+from exml.errors import (
+    CheckpointError,
+    ExpertError,
+    NonFiniteError,
+    SettingError,
+    ShapeError,
+    StreamError,
+    UnknownNameError,
+)
 from exml.experts import Expert, ExpertStream, OpenStream
 from exml.generators import GenerationContext
 from exml.samples import Samples
@@ -262,8 +270,10 @@ class Learner:
         try:
             new = strategy.generator(expert, share, derive_seed(self.seed, "generation", number), context)
             check_samples(new, expert, share, strategy.generator)
-        except BaseException:
+        except BaseException as error:
             self._run.phase, self._run.in_flight = "idle", None
+            if isinstance(error, (ExpertError, ShapeError, NonFiniteError)):  # after a kill, too, another may come
+                self._checkpoint()
             raise
         new = new.of_experience(number).to(self.device)
         for tensor in new.state().values():  # what was not shared out may differ in its last bits

@@ -34,6 +34,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import exml
 from exml._files import write_text
+from exml.distributed import ALONE, Ranks
 from exml.engine import Execution, PreviousStudent, Training, distill, invert, keep_freed_memory, lowered
 from exml.engine._steps import Captured
 from exml.experiment._environment import environment
@@ -160,7 +161,13 @@ def bare_inversions(network: nn.Module, images: Tensor, stack: ExitStack) -> dic
 
 
 def our_inversion(
-    case: str, network: nn.Module, images: Tensor, steps: int, journal: Any, execution: Execution
+    case: str,
+    network: nn.Module,
+    images: Tensor,
+    steps: int,
+    journal: Any,
+    execution: Execution,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Some steps of :func:`exml.engine.invert` with the settings of the case."""
     labels = torch.arange(len(images), device=images.device) % 10
@@ -176,6 +183,7 @@ def our_inversion(
         prior=prior,
         augmentation=augmentation,
         execution=execution,
+        ranks=ranks,
     )
 
 

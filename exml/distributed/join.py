@@ -49,7 +49,7 @@ def join(*, timeout: float = TIMEOUT) -> Generator[Ranks]:
         return
     store, watch = _meet(timeout)
     try:
-        yield ProcessGroup(store)
+        yield ProcessGroup(store, timeout)
     except BaseException as error:
         if not watch.announce(str(error) or type(error).__name__):
             got, remedy = "the failure of another one before this", "look at its error"

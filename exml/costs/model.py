@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 
 import attrs
 
+from exml._types import Generator
 from exml._validators import positive_int
 from exml.costs.cost import Cost, ExperienceCost, Memory
 from exml.costs.leaves import batch_of, counts, iterations_of, leaves
@@ -27,7 +29,7 @@ _TARGET = _FLOAT + 1 + 1
 """Bytes of one class in the target of a view: a logit, whether it is defined, whether it is a candidate."""
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class CostModel:
     r"""Predicts what a strategy costs from how fast a device is and how large the models are; it runs nothing.
 
@@ -36,14 +38,13 @@ class CostModel:
     :math:`\lambda(x) = \lambda^0 + \lambda^1 x` a line of the rates, experience i takes
 
     .. math::
-        G_i &= \sum_{generators} \Big[ call(n_i) + K \sum_{batches}
-               \big( step(\lceil B/R \rceil) + exchange_1 \big) \Big] \\
-        D_i &= setup + V \lceil M_i / R \rceil \, view + T \big( step(\lceil b/R \rceil) + exchange_2 \big) \\
-        O_i &= experience + update \, (M_{i-1} + n_i) + exchange_3
+        G_i &= \sum_{generators} [ \mathrm{call}(n_i) + K \sum_{batches} ( \mathrm{step}(\lceil B/R \rceil) + X_1 ) ] \\
+        D_i &= \mathrm{setup} + V \lceil M_i/R \rceil \, \mathrm{view} + T ( \mathrm{step}(\lceil b/R \rceil) + X_2 ) \\
+        O_i &= \mathrm{experience} + \mathrm{update} \, (M_{i-1} + n_i) + X_3
 
-    What does not iterate is done by every rank alike. Exchanges are nothing on one rank; on several they are made of
-    the collectives of :class:`Link`. The first gathers mean and variance of all batch-norm channels of the expert, if a
-    prior reads them. The second adds up the gradient, and for each batch-norm layer of the student gathers its
+    What does not iterate is done by every rank alike. The exchanges X are nothing on one rank; on several they are made
+    of the collectives of :class:`Link`. The first gathers mean and variance of all batch-norm channels of the expert,
+    if a prior reads them. The second adds up the gradient, and for each batch-norm layer of the student gathers its
     statistics and adds up their gradients. The third sends the leader's student and images to all, once in an
     experience.
 
@@ -80,12 +81,12 @@ class CostModel:
     def generation(self, images: int, experience: int = 1) -> float:
         """Seconds to make so many images in an experience, from 1."""
         generator = self.strategy.generator
-        parts = zip(leaves(generator), counts(generator, images, experience), self.rates.generation, strict=True)
+        made = counts(generator, images, experience)
         seconds = 0.0
-        for leaf, count, rates in parts:
+        for (leaf, iterations), count, rates in zip(self._leaves, made, self.rates.generation, strict=True):
             if not count:
                 continue
-            size, iterations = batch_of(leaf, count), iterations_of(leaf)
+            size = batch_of(leaf, count)
             whole, rest = divmod(count, size)
             seconds += rates.call(count)
             for times, images_together in ((whole, size), (1, rest)) if iterations else ():
@@ -130,11 +131,9 @@ class CostModel:
         student = sizes.student * (2 if strategy.student == "reset" else 1)
         new = images * sizes.sample
         needed = [0.0]
-        parts = zip(
-            leaves(strategy.generator), counts(strategy.generator, images, experience), sizes.generation, strict=True
-        )
-        for leaf, count, leaf_sizes in parts:
-            together = self._own(min(batch_of(leaf, count), count if iterations_of(leaf) else _TOGETHER))
+        made = counts(strategy.generator, images, experience)
+        for (leaf, iterations), count, leaf_sizes in zip(self._leaves, made, sizes.generation, strict=True):
+            together = self._own(min(batch_of(leaf, count), count if iterations else _TOGETHER))
             waiting = (count - together) * sizes.image
             needed += [leaf_sizes.memory(together) + waiting, _DRAWN * count * sizes.image]
         kept = max(held - images, 0)
@@ -162,6 +161,11 @@ class CostModel:
         sizes, training = self.sizes, self.strategy.training
         students = 1 + (experience > 1) + (self.strategy.student == "reset")
         return held * float(sizes.sample) + students * sizes.student + _slots(training) * sizes.parameters
+
+    @cached_property
+    def _leaves(self) -> tuple[tuple[Generator, int], ...]:
+        """The leaves of the generator with their iterations."""
+        return tuple((leaf, iterations_of(leaf)) for leaf in leaves(self.strategy.generator))
 
     def _experiences(self, experts: int) -> Iterator[ExperienceCost]:
         """One after another; a policy with a ``size`` holds no more than that, any other holds all."""

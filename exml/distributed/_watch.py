@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 _PERIOD = 1.0
 """Seconds between two heartbeats."""
-_GRACE = 5.0
+_GRACE = 2.0
 """Seconds that a rank has to end by itself after another one has failed, before it is ended."""
 _FAILED = "failed"
 _LEFT = "left"
@@ -51,14 +52,18 @@ class Watch:
         self._store.wait([self._name(rank) for rank in range(self._size)])
         self._thread.start()
 
-    def stop(self) -> None:
-        """Leave in peace: the others do not miss this rank any more. The keeper of the store leaves last."""
+    def leave(self, *, failed: bool) -> None:
+        """The others do not miss this rank any more. The keeper of the store leaves last, so that all hear the news.
+
+        Args:
+            failed: some will never come; they are not waited for as long as in peace.
+        """
         self._stop.set()
         self._thread.join()
         names = [self._name(rank) for rank in range(self._size)]
         try:
             self._store.set(self._name(self._rank), _LEFT)
-            until = time.monotonic() + self._timeout
+            until = time.monotonic() + (_PERIOD + _GRACE + 1 if failed else self._timeout)
             while self._rank == 0 and time.monotonic() < until:
                 if all(beat.decode() == _LEFT for beat in self._store.multi_get(names)):
                     break
@@ -88,6 +93,8 @@ class Watch:
             if fault and self.announce(fault):
                 _say(fault + "; remedy: look for its own error, then go on from the last checkpoint (--resume)")
             if not self._stop.wait(_GRACE):
+                with suppress(RuntimeError):
+                    self._store.set(self._name(self._rank), _LEFT)
                 self._end()
             return
 

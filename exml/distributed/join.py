@@ -51,11 +51,13 @@ def join(*, timeout: float = TIMEOUT) -> Generator[Ranks]:
     try:
         yield ProcessGroup(store, timeout)
     except BaseException as error:
-        if not watch.announce(str(error) or type(error).__name__):
+        first = watch.announce(str(error) or type(error).__name__)
+        watch.leave(failed=True)
+        if not first:
             got, remedy = "the failure of another one before this", "look at its error"
             raise RankError(expected="every rank to go on", got=got, remedy=remedy, reported=True) from error
         raise
-    watch.stop()
+    watch.leave(failed=False)
     dist.destroy_process_group()
 
 

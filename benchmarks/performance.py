@@ -162,6 +162,30 @@ def _ratios(found: Found) -> list[str]:
     return [*_table(head, rows), "", words, *(line for text in (*other, *reasons) for line in ("", text))]
 
 
+def _ranks(found: Found) -> list[str]:
+    rows = [
+        (name, *map(_number, (row["alone_ms"], row["together_ms"], row["speed_up"])), _range(row["spread"]), row["n"])
+        for name, row in found["rows"].items()
+    ]
+    size = found["environment"]["ranks"]
+    head = ("|", "one rank, ms", f"{size} ranks, ms", "speed-up", "spread", "n")
+    losses = [f"{name} ({_number(row['speed_up'])})" for name, row in found["rows"].items() if row["speed_up"] < 1.5]
+    exchanged = [
+        (f"{row['numbers']:,}", *map(_number, (row["ours_us"], row["library_us"])), row["n"])
+        for row in found["exchanges"]
+    ]
+    words = "What it takes until every rank has so many float32 numbers of every other, medians of n:"
+    return [
+        *_table(head, rows),
+        "",
+        _sentence("Less than 1.5 times as fast", losses, "Every row is at least 1.5 times as fast."),
+        "",
+        words,
+        "",
+        *_table(("numbers", "ours, µs", "torch.distributed, µs", "n"), exchanged),
+    ]
+
+
 def _place(row: Found) -> str:
     mode = [] if row["mode"] == "eager" else [row["mode"]]
     return ", ".join([row["dtype"], row["memory_format"].replace("_", " "), *mode])
@@ -421,6 +445,20 @@ SECTIONS = (
             "cuda": ("ratios_cuda.json", _gpu_stage("ratios")),
         },
         _ratios,
+    ),
+    Section(
+        "Several ranks",
+        "The same images by one rank and by several, of one thread each, in turns: a step of inversion or distillation "
+        "as above. The speed-up is the median over n rounds of the ratio of two median times, the spread its "
+        "interquartile range. Small batches of a small network gain little: what does not depend on the "
+        "number of images is done by every rank.",
+        _both(
+            "ranks",
+            "uv run torchrun --nproc-per-node 2 benchmarks/ranks.py --out benchmarks/results/ranks_cpu.json",
+            "uv run torchrun --nproc-per-node N benchmarks/ranks.py --device cuda "
+            "--out benchmarks/results/ranks_cuda.json",
+        ),
+        _ranks,
     ),
     Section(
         "Forms of execution",

@@ -3,9 +3,10 @@
     uv run torchrun --nproc-per-node 2 benchmarks/ranks.py --out benchmarks/results/ranks_cpu.json
 
 Every rank has one thread (``torchrun`` sees to that). In each of n rounds the first rank makes some steps of
-:func:`exml.engine.invert` or :func:`exml.engine.distill` alone, while the others sleep, and then all of them make the same
-steps together, so that what else the machine does meets both alike. ``speed_up`` is the median over the rounds of the
-ratio of the two median times of a step, ``spread`` the interquartile range of these ratios.
+:func:`exml.engine.invert` or :func:`exml.engine.distill` alone, while the others sleep, and then all of them make the
+same steps together, so that what else the machine does meets both alike. ``speed_up`` is the median over the rounds of the
+ratio of the two median times of a step, ``spread`` the interquartile range of these ratios. ``exchanges`` are single
+all-gathers of some numbers of each rank, in microseconds: ours, and those of the communication library, in turns.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ratios import INVERSIONS, described, our_inversion, trained_like
 from torch import nn
 
@@ -61,7 +64,7 @@ class Times:
     def median(self) -> float:
         """Milliseconds of a step after the warm-up."""
         ends = self.ends[1 + WARM_UP :]
-        return 1e3 * statistics.median(after - before for before, after in zip(ends, ends[1:], strict=False))
+        return 1e3 * statistics.median(after - before for before, after in pairwise(ends))
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -136,6 +139,28 @@ def measured(case: Case, ranks: Ranks, rounds: int, steps: int, device: torch.de
     }
 
 
+def exchanges(ranks: Ranks, device: torch.device, count: int = 300) -> list[dict[str, Any]]:
+    """How long an all-gather of some numbers takes; what the leader measured."""
+    rows: list[dict[str, Any]] = []
+    for numbers in (400, 5_000, 60_000):
+        values, whole = torch.randn(numbers, device=device), torch.empty(ranks.size, numbers, device=device)
+        forms = {"ours_us": lambda v=values: ranks.gather(v), "library_us": lambda v=values, w=whole: _library(w, v)}
+        times: dict[str, list[float]] = {name: [] for name in forms}
+        for _ in range(count):
+            for name, form in forms.items():
+                ranks.gather(values)  # nobody is late
+                began = time.perf_counter()
+                form()
+                times[name].append(1e6 * (time.perf_counter() - began))
+        row = {name: round(statistics.median(found[10:]), 1) for name, found in times.items()}
+        rows.append({"numbers": numbers, **row, "n": count - 10})
+    return rows if ranks.leader else []
+
+
+def _library(whole: torch.Tensor, values: torch.Tensor) -> None:
+    dist.all_gather(list(whole.unbind()), values)
+
+
 def main() -> None:
     """Measure the rows and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,9 +178,10 @@ def main() -> None:
         for row in arguments.rows:
             case = (inversion if row in INVERSIONS else distillation)(row, device)
             table[row] = measured(case, ranks, arguments.rounds, arguments.steps, device)
+        exchanged = exchanges(ranks, device)
         if ranks.leader:
             seen = {**described(str(device)), "ranks": ranks.size}
-            text = json.dumps({"environment": seen, "rows": table}, indent=1)
+            text = json.dumps({"environment": seen, "rows": table, "exchanges": exchanged}, indent=1)
             if arguments.out is not None:
                 write_text(arguments.out, text + "\n")
             print(text)

@@ -1,8 +1,7 @@
 """Small messages between ranks of one machine, through memory that they share.
 
 Batch norm over ranks exchanges a few hundred numbers twice a layer and step. Through gloo each exchange wakes several
-threads and takes 0.5 to 1 ms on a small machine, however short it is; here it takes some 20 µs (``benchmarks/ranks.py``
-measures both).
+threads, which takes ten times as long as the exchange (``benchmarks/ranks.py`` measures both).
 """
 
 from __future__ import annotations

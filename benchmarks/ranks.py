@@ -6,7 +6,7 @@ Every rank has one thread (``torchrun`` sees to that). In each of n rounds the f
 :func:`exml.engine.invert` or :func:`exml.engine.distill` alone, while the others sleep, and then all of them make the
 same steps together, so that what else the machine does meets both alike. ``speed_up`` is the median over the rounds of
 the ratio of the two median times of a step, ``spread`` the interquartile range of these ratios. ``exchanges`` are
-single all-gathers of some numbers of each rank, in microseconds: ours, and those of the communication library, in turns.
+single all-gathers of some numbers of each rank, in microseconds, ours and those of the communication library in turns.
 """
 
 from __future__ import annotations

@@ -60,7 +60,11 @@ class Prior(Protocol):
         ...
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
-        """The penalty, averaged over the batch; ``images`` are in the expert's normalised units."""
+        """The penalty, averaged over the batch; ``images`` are in the expert's normalised units.
+
+        Ranks may share out a batch: what couples its images is to be made of :func:`exml.priors.statistics_of` the
+        activations, which sees those of all ranks, and not of the activations themselves.
+        """
         ...
 
 

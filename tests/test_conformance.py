@@ -207,6 +207,15 @@ def faulty(role, call, decorate=attrs.frozen, **attributes):
             "0-dim",
         ),
         (check_prior, lambda: faulty("c", lambda s, x, a, /: x.detach().mean() ** 2, reads_activations=False), "grad"),
+        (
+            check_prior,
+            lambda: faulty(
+                "k",
+                lambda s, x, a, /: sum((p.input.mean((0, 2, 3)) - p.running_mean).square().sum() for p in a),
+                reads_activations=True,
+            ),
+            "share out a batch",
+        ),
         (check_normalizer, lambda: faulty("d", lambda s, x, k, /: x - x.mean(1, keepdim=True)), "known classes only"),
         (check_normalizer, lambda: faulty("e", lambda s, x, k, /: x - x.mean()), "each row by itself"),
         (check_normalizer, lambda: faulty("f", lambda s, x, k, /: -x), "order"),

@@ -1,6 +1,6 @@
 """Natural image priors (Sec. 4.1): penalties on images that look like nothing in nature, and augmentation."""
 
-from exml.priors.activation import Activation, record_activations
+from exml.priors.activation import Activation, record_activations, statistics_of
 from exml.priors.augmentation import Augmentation
 from exml.priors.batch_norm import BatchNormStatistics
 from exml.priors.blur import GaussianBlur
@@ -21,4 +21,5 @@ __all__ = [
     "TotalVariation",
     "Weighted",
     "record_activations",
+    "statistics_of",
 ]

@@ -65,7 +65,19 @@ class Activation:
 
 
 def statistics_of(activations: Sequence[Activation]) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
-    """:meth:`Activation.var_mean` of several layers, one after another; a handful of operations for all of them."""
+    """:meth:`Activation.var_mean` of several layers, one after another; a handful of operations for all of them.
+
+    Args:
+        activations: of one forward pass, at least one.
+
+    Returns:
+        tuple[Tensor, Tensor]: biased variances and means, ``(channels,)``, of all layers in a row.
+
+    >>> values = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    >>> layer = Activation("bn", values, torch.zeros(2), torch.ones(2))
+    >>> [row.tolist() for row in statistics_of([layer, layer])]
+    [[1.0, 0.0, 1.0, 0.0], [2.0, 0.0, 2.0, 0.0]]
+    """
     moments = [var_mean(activation.recorded, activation.token) for activation in activations]
     var, mean = (torch.cat(rows) for rows in zip(*moments, strict=True))
     shard = activations[0].shard

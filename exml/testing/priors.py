@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+import copy
 
-from exml._types import Augmentation, Prior
+import attrs
+import torch
+from torch import Tensor, nn
+
+from exml._types import Augmentation, Images, Prior
+from exml.distributed import Ranks
 from exml.priors import record_activations
 from exml.testing.component import check_component, require
+from exml.testing.ranks import run_on_ranks
 
 
 def check_prior(prior: Prior, image_shape: tuple[int, int, int] = (3, 8, 8)) -> None:
     """A prior is a component; its penalty is a finite, non-negative scalar, the mean over the batch, with a gradient.
+
+    Two ranks that share out a batch have the penalty and the gradient of the whole.
 
     Args:
         prior: the one to check.
@@ -48,6 +55,25 @@ def check_prior(prior: Prior, image_shape: tuple[int, int, int] = (3, 8, 8)) -> 
         "must have a finite gradient, not all 0, to the images",
         prior,
     )
+    shared = run_on_ranks(lambda ranks: _part(prior, network, images.detach(), ranks), 2)
+    require(
+        torch.allclose(torch.stack([part for part, _ in shared]).sum(), len(images) * penalty, rtol=1e-4, atol=1e-5)
+        and torch.allclose(shared[0][1], len(images) * gradient, rtol=1e-3, atol=1e-5),
+        "must be the same where ranks share out a batch: take statistics of activations by exml.priors.statistics_of",
+        prior,
+    )
+
+
+def _part(prior: Prior, network: nn.Module, images: Images, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """A rank's part of the penalty of a batch, and the gradient of all ranks' images."""
+    network, shard = copy.deepcopy(network), ranks.shard(len(images))
+    own = images[shard.rows].requires_grad_()
+    with record_activations(network) as recorded:
+        network(own)
+        activations = [attrs.evolve(part, shard=shard) for part in recorded] if prior.reads_activations else []
+        part = shard.own * prior(own, activations)
+    (gradient,) = torch.autograd.grad(part, own, materialize_grads=True)
+    return part.detach(), shard.collect(gradient)
 
 
 def check_augmentation(augmentation: Augmentation, image_shape: tuple[int, int, int] = (3, 8, 8)) -> None:

@@ -50,18 +50,17 @@ def sweep(
         raise SettingError(expected="--backend ray, since there is an --address", got=backend, remedy="add it")
     asked = Sweep.load(file)
     made = sweeps.plan(asked, out)
-    carrier = RayCluster(address, workers) if backend == "ray" else LocalProcesses(workers)
-    at_once = len(carrier.slots(asked.resources)) if isinstance(carrier, LocalProcesses) else workers
+    local = LocalProcesses(workers)
+    at_once = len(local.slots(asked.resources)) if backend == "local" else workers
     errors = Console(stderr=True, quiet=quiet)
     console = Console(quiet=quiet, highlight=False)
-    if not quiet or dry_run:
+    if dry_run:
         with errors.status("Measuring each strategy for a moment"):
             known = sweeps.forecast(made, retry_failed=retry_failed)
-        if dry_run:
-            console.print(plan_table(made, known))
+        console.print(plan_table(made, known))
         console.print(plan_line(made, known, at_once), markup=False, soft_wrap=True)
-    if dry_run:
         return 0
+    console.print(plan_line(made), markup=False, soft_wrap=True)
     try:
         with SweepDisplay(errors) as display:
             result = sweeps.run(
@@ -69,7 +68,7 @@ def sweep(
                 out,
                 resume=resume or retry_failed,
                 retry_failed=retry_failed,
-                backend=carrier,
+                backend=local if backend == "local" else RayCluster(address, workers),
                 observers=[display],
             )
     except KeyboardInterrupt:

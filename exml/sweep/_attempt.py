@@ -16,7 +16,7 @@ from exml.engine import Execution, keep_freed_memory
 from exml.errors import ExmlError
 from exml.strategy import Strategy
 from exml.sweep._imports import import_all
-from exml.sweep.backend import Failure, Task
+from exml.sweep.backend import Failure, Task, one_line
 
 
 def attempt(task: Task) -> Failure | None:
@@ -38,14 +38,10 @@ def attempt(task: Task) -> Failure | None:
                 experts=task.experts,
             )
         except ExmlError as error:
-            return Failure(_line(str(error)), traceback.format_exc())
+            return Failure(one_line(str(error)), traceback.format_exc())
         except Exception as error:
-            return Failure(_line(f"{type(error).__name__}: {error}"), traceback.format_exc())
+            return Failure(one_line(f"{type(error).__name__}: {error}"), traceback.format_exc())
     return None
-
-
-def _line(message: str) -> str:
-    return " ".join(message.split())
 
 
 @contextmanager

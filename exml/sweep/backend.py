@@ -10,6 +10,9 @@ import attrs
 
 from exml.sweep.sweep import Resources
 
+LONGEST = 300
+"""Characters of a message; longer ones are cut."""
+
 
 @attrs.frozen(kw_only=True)
 class Task:
@@ -53,7 +56,7 @@ class Failure:
     """Why there is no result.
 
     Args:
-        message: one line.
+        message: one line, not too long.
         details: a traceback, or the last of what the process printed.
     """
 
@@ -62,9 +65,16 @@ class Failure:
 
     @classmethod
     def of_process(cls, task: Task, message: str, /) -> Failure:
-        """Of a process that ended without a word; its log may say more."""
+        """Of a process that ended without a word of its own; the log of its run may say more."""
         log = Path(task.log)
-        return cls(message, log.read_text(encoding="utf-8", errors="replace")[-20_000:] if log.exists() else "")
+        printed = log.read_text(encoding="utf-8", errors="replace")[-20_000:] if log.exists() else ""
+        return cls(one_line(message), f"{message}\n\n{printed}")
+
+
+def one_line(message: str) -> str:
+    """A message for a table."""
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
 @attrs.frozen

@@ -32,7 +32,8 @@ def comparison_figure(result: SweepResult) -> Figure:
     strategies = list(dict.fromkeys(group.strategy for group in groups if group.kind == "strategy"))
     across = max(1, min(ACROSS, len(scenarios)))
     down = max(1, -(-len(scenarios) // across))
-    figure = new_figure(2.2 + 4.4 * across, max(2.6, 1.5 + down * (0.9 + 0.25 * len(labels))))
+    longest = max((len(label) for label in labels), default=0)
+    figure = new_figure(0.4 + 0.066 * longest + 4.4 * across, max(2.6, 1.5 + down * (0.9 + 0.25 * len(labels))))
     axes = figure.subplots(down, across, squeeze=False, sharey=True).flatten()
     for axis in axes[len(scenarios) :]:
         axis.set_visible(False)

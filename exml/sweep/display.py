@@ -90,14 +90,15 @@ class SweepDisplay:
         if self._ended and left:
             head += f"; about {duration((time.monotonic() - self._since) * left / len(self._ended))} left"
         names = short_names(varied(plan.columns, [(run.strategy, run.fields) for run in plan.runs]))
-        table = new_table(("seed", "state", "seconds", "stream"))
+        table = new_table(("seed", "seconds", "stream"))
+        table.add_column("state", no_wrap=True, overflow="ellipsis")
         room = max(3, self._console.height - 5)
         shown = self._most_telling(states, room)
         for run in plan.runs:
             if run.name in shown:
                 label = label_of(run.strategy, {names[path]: run.fields[path] for path in names if path in run.fields})
                 state, seconds, accuracy = self._cells(run, states[run.name])
-                cells = [run.scenario, label, str(run.seed), state, seconds, accuracy]
+                cells = [run.scenario, label, str(run.seed), seconds, accuracy, state]
                 table.add_row(*map(Text, cells), style=STYLES[states[run.name]])
         hidden = Counter(state for name, state in states.items() if name not in shown)
         more = ", ".join(f"{hidden[state]} {state}" for state in STYLES if hidden[state])

@@ -63,7 +63,7 @@ class RayCluster:
                     try:
                         failure = ray.get(reference)
                     except ray.exceptions.RayError as error:  # its process or its machine is gone
-                        failure = Failure.of_process(task, f"{type(error).__name__}: {' '.join(str(error).split())}")
+                        failure = Failure.of_process(task, f"{type(error).__name__}: {error}")
                     yield Ended(task.name, failure)
         finally:
             if ours:

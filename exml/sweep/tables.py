@@ -34,7 +34,7 @@ def plan_table(plan: Plan, forecast: Forecast) -> Table:
     return table
 
 
-def plan_line(plan: Plan, forecast: Forecast | None, workers: int | None) -> str:
+def plan_line(plan: Plan, forecast: Forecast | None = None, workers: int | None = None) -> str:
     """The plan in a sentence.
 
     Args:
@@ -82,7 +82,9 @@ def sweep_table(result: SweepResult) -> Lines:
         Text(f"failed: {row.scenario} {label_of(row.strategy, row.fields)} seed {row.seed}: {row.error}", style="red")
         for row in result.failed
     ]
-    return Lines(table, *([Text("")] if failed else []), *failed)
+    if failed:
+        failed = [Text(""), *failed, Text("The whole of each error is in failures/, what the run printed in logs/.")]
+    return Lines(table, *failed)
 
 
 def new_table(right: Sequence[str]) -> Table:

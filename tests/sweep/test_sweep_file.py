@@ -1,0 +1,239 @@
+"""The file of a sweep, its plan, and every mistake in it before any work begins."""
+
+import attrs
+import pytest
+import yaml
+
+import exml
+from exml import sweep
+from exml.errors import CheckpointError, ConfigError, ExmlError, SettingError, UnknownNameError
+from exml.recipes import recipe
+from exml.sweep import Choice, Resources, Sweep
+from exml.sweep._fields import short_names, with_field
+from tests import tiny
+
+
+def write(folder, text):
+    (folder / "sweep.yaml").write_text(text)
+    return folder / "sweep.yaml"
+
+
+FILE = """
+scenarios: [tiny-nc, tiny-mt]
+strategies:
+  - exml
+  - noise.yaml
+  - {strategy: inversion.yaml, fields: {generator.iterations: [2, 3], training.iterations: [9]}}
+seeds: [0, 4]
+fields:
+  training.iterations: [5, 7]
+split: validation
+resources: {cpus: 2}
+"""
+
+
+def test_a_file_and_its_plan(folder):
+    asked = Sweep.load(write(folder, FILE))
+    assert asked.strategies == (
+        "exml",
+        str(folder / "noise.yaml"),
+        Choice(
+            str(folder / "inversion.yaml"),
+            {"generator.iterations": (2, 3), "training.iterations": (9,)},
+        ),
+    )
+    assert (asked.split, asked.resources) == ("validation", Resources(cpus=2))
+    made = sweep.plan(asked)
+    expected = [
+        (scenario, strategy, fields, seed)
+        for scenario in ("tiny-nc", "tiny-mt")
+        for strategy, fields in [
+            ("exml", {"training.iterations": 5}),
+            ("exml", {"training.iterations": 7}),
+            ("noise", {"training.iterations": 5}),
+            ("noise", {"training.iterations": 7}),
+            ("inversion", {"training.iterations": 9, "generator.iterations": 2}),
+            ("inversion", {"training.iterations": 9, "generator.iterations": 3}),
+        ]
+        for seed in (0, 4)
+    ]
+    assert [(run.scenario, run.strategy, run.fields, run.seed) for run in made.runs] == expected
+    assert made.columns == ("training.iterations", "generator.iterations")
+    assert len({run.name for run in made.runs}) == 24
+    assert made.runs[0].name == "tiny-nc--exml--training.iterations=5--seed=0"
+    first, last = made.runs[3].parts, made.runs[-1].parts
+    base = recipe("exml", "tiny-nc", 4).build()
+    assert first == attrs.evolve(base, training=attrs.evolve(base.training, iterations=7))
+    assert (last.training.iterations, last.generator.iterations) == (9, 3)
+    assert {run.status for run in made.runs} == {"new"}
+    assert {run.experts for run in made.runs} == {2}
+
+
+def test_a_sweep_goes_to_yaml_and_back(folder):
+    asked = Sweep.load(write(folder, FILE))
+    asked.save(folder / "again.yaml")
+    assert Sweep.load(folder / "again.yaml") == asked
+
+
+def test_a_value_may_be_a_whole_part(folder):
+    text = """
+    scenarios: [tiny-nc]
+    strategies: [noise.yaml]
+    fields:
+      generator: [{kind: gaussian-noise, std: 0.5}, {kind: model-inversion, iterations: 2, batch_size: 4}]
+      student: [reset]
+    """
+    made = sweep.plan(Sweep.load(write(folder, text)))
+    assert [type(run.parts.generator).__name__ for run in made.runs] == ["GaussianNoise", "ModelInversion"]
+    assert {run.parts.student for run in made.runs} == {"reset"}
+    for run in made.runs:
+        assert set(run.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.=-")
+        assert len(run.name) < 200
+
+
+def test_a_field_in_a_list():
+    plain = {"prior": {"parts": [{"weight": 1.0}, {"weight": 2.0}]}}
+    changed = with_field(plain, "prior.parts[1].weight", 5.0, "mine")
+    assert changed == {"prior": {"parts": [{"weight": 1.0}, {"weight": 5.0}]}}
+    assert plain["prior"]["parts"][1] == {"weight": 2.0}
+    for path, complaint in {
+        "prior.parts[2].weight": "where prior.parts is a list of 2, got 'prior.parts",
+        "prior.parts.weight": "where prior.parts is a list of 2",
+        "prior.scale": "where prior has the fields parts, got",
+        "prior.parts[0].weight.unit": "is 1.0, which has no fields",
+        "priors": "where it has the fields prior",
+        "": "the path of a field",
+        "prior..parts": "the path of a field",
+    }.items():
+        with pytest.raises(SettingError, match=complaint.replace("[", r"\[")):
+            with_field(plain, path, 0, "mine")
+
+
+def test_names_are_as_short_as_they_can_be():
+    assert short_names(["a.x", "b.x", "b.y"]) == {"a.x": "a.x", "b.x": "b.x", "b.y": "y"}
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "complaint"),
+    [
+        ("scenarios: [", ConfigError, "expected YAML in"),
+        ("", ConfigError, "a mapping of Sweep's fields"),
+        ("scenarios: [tiny-nc]", ConfigError, "add the key 'strategies'"),
+        (
+            "{scenarios: [tiny-nc], strategies: [exml], seed: [1]}",
+            ConfigError,
+            "one of the keys .* at seed, got 'seed'",
+        ),
+        ("{scenarios: tiny-nc, strategies: [exml]}", ConfigError, "a list at scenarios, got 'tiny-nc'"),
+        ("{scenarios: [], strategies: [exml]}", ConfigError, "at least one of Sweep.scenarios"),
+        ("{scenarios: [tiny-nc], strategies: [exml], seeds: []}", ConfigError, "at least one of Sweep.seeds"),
+        ("{scenarios: [tiny-nc], strategies: [exml], seeds: [-1]}", ConfigError, "an integer >= 0"),
+        ("{scenarios: [tiny-nc], strategies: [exml], seeds: [0.5]}", ConfigError, r"type int at seeds\[0\], got 0.5"),
+        ("{scenarios: [tiny-nc], strategies: [3]}", ConfigError, r"at strategies\[0\]"),
+        ("{scenarios: [tiny-nc], strategies: [{strategy: exml, field: {}}]}", ConfigError, r"strategies\[0\].field"),
+        ("{scenarios: [tiny-nc], strategies: [exml], fields: {a: 3}}", ConfigError, r"a list at fields\[a\], got 3"),
+        (
+            "{scenarios: [tiny-nc], strategies: [exml], fields: {a: []}}",
+            ConfigError,
+            r"one value for Sweep.fields\[a\]",
+        ),
+        ("{scenarios: [tiny-nc], strategies: [exml], split: train}", ConfigError, "'test', 'validation' at split"),
+        ("{scenarios: [tiny-nc], strategies: [exml], device: abacus}", ConfigError, "a device as torch names it"),
+        ("{scenarios: [tiny-nc], strategies: [exml], device: cuda}", ConfigError, "resources.gpus > 0"),
+        ("{scenarios: [tiny-nc], strategies: [exml], resources: {cpus: 0}}", ConfigError, ">= 1 for Resources.cpus"),
+        ("{scenarios: [tiny-nc], strategies: [exml], resources: {gpus: 1.5}}", ConfigError, "a whole number of them"),
+        ("{scenarios: [mnist-xy], strategies: [exml]}", UnknownNameError, "got 'mnist-xy'"),
+        ("{scenarios: [tiny-nc], strategies: [magic]}", UnknownNameError, "got 'magic'"),
+        ("{scenarios: [tiny-nc], strategies: [absent.yaml]}", ConfigError, "a strategy in .*absent.yaml"),
+        ("{scenarios: [tiny-nc], strategies: [a/noise.yaml, noise.yaml]}", SettingError, "both 'noise'"),
+        ("{scenarios: [tiny-nc], strategies: [experts.yaml]}", SettingError, "names that a folder can have.*'experts'"),
+        (
+            "{scenarios: [tiny-nc], strategies: [exml, exml]}",
+            SettingError,
+            "each run once, got tiny-nc exml seed 0 twice",
+        ),
+        ("{scenarios: [tiny-nc], strategies: [exml], seeds: [1, 1]}", SettingError, "tiny-nc exml seed 1 twice"),
+        (
+            "{scenarios: [tiny-nc], strategies: [noise.yaml], fields: {generator.iterations: [1]}}",
+            SettingError,
+            "a field of strategy 'noise', where generator has the fields kind, std, got 'generator.iterations'",
+        ),
+        (
+            "{scenarios: [tiny-nc], strategies: [noise.yaml], fields: {training.iterations: [5, 0]}}",
+            SettingError,
+            "an integer >= 1 for Training.iterations .* in strategy 'noise' with training.iterations = 0, got 0",
+        ),
+        (
+            "{scenarios: [tiny-nc], strategies: [noise.yaml], fields: {training.iterations: [5, many]}}",
+            SettingError,
+            "a value of type int at training.iterations in strategy 'noise' with training.iterations = many",
+        ),
+        (
+            "{scenarios: [tiny-nc], strategies: [noise.yaml], fields: {buffer.size: [1]}}",
+            SettingError,
+            "in strategy 'noise' with buffer.size = 1",
+        ),
+        (
+            "{scenarios: [tiny-nc], strategies: [exml], imports: [absent.py]}",
+            ConfigError,
+            r"to be imported at imports\[0\], got FileNotFoundError",
+        ),
+        ("{scenarios: [tiny-nc], strategies: [exml], imports: [no_such_module]}", ConfigError, "ModuleNotFoundError"),
+    ],
+)
+def test_mistakes_are_named_before_any_work(folder, text, error, complaint):
+    path = write(folder, text)
+    with pytest.raises(error, match=complaint):
+        sweep.run(Sweep.load(path), folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"a sweep in .*absent\.yaml at the root, got .*No such file"):
+        Sweep.load(tmp_path / "absent.yaml")
+
+
+def test_a_module_of_ones_own_is_imported_once(folder):
+    (folder / "once_only.py").write_text(
+        "import exml\n@exml.component\n@__import__('attrs').frozen\nclass OnceOnly: ...\n"
+    )
+    asked = Sweep(scenarios=("tiny-nc",), strategies=("noise",), imports=(str(folder / "once_only.py"),))
+    assert sweep.plan(asked) == sweep.plan(asked)
+
+
+def test_the_plan_sees_how_far_each_run_is(folder):
+    asked = Sweep.load(write(folder, "{scenarios: [tiny-nc], strategies: [noise.yaml], seeds: [0, 1, 2, 3]}"))
+    out = folder / "out"
+    names = [run.name for run in sweep.plan(asked).runs]
+    for name in names[:2]:
+        exml_run(out / "runs" / name, seed=int(name[-1]))
+    (out / "runs" / names[1] / "result.json").unlink()
+    (out / "failures").mkdir()
+    (out / "failures" / f"{names[2]}.txt").write_text("broken\n")
+    made = sweep.plan(asked, out)
+    assert [run.status for run in made.runs] == ["done", "begun", "failed", "new"]
+    assert [run.name for run in made.left()] == [names[1], names[3]]
+    assert [run.name for run in made.left(retry_failed=True)] == names[1:]
+    assert [made.count(status) for status in ("done", "begun", "failed", "new")] == [1, 1, 1, 1]
+
+    tiny.strategy(student="reset").save(folder / "noise.yaml")
+    with pytest.raises(CheckpointError, match=r"the strategy that the run in .* was begun with, got another one"):
+        sweep.plan(asked, out)
+    tiny.strategy().save(folder / "noise.yaml")
+    with pytest.raises(CheckpointError, match="the split that the run"):
+        sweep.plan(attrs.evolve(asked, split="validation"), out)
+
+
+def exml_run(out, seed):
+    from exml import experiment
+
+    experiment.run("tiny-nc", {"noise": tiny.strategy()}, out, seed=seed)
+
+
+def test_what_is_saved_says_where_the_files_are(folder):
+    asked = Sweep.load(write(folder, FILE))
+    asked.save(folder / "elsewhere" / "sweep.yaml")
+    plain = yaml.safe_load((folder / "elsewhere" / "sweep.yaml").read_text())
+    assert plain["strategies"][1] == str(folder / "noise.yaml")
+    assert issubclass(ConfigError, ExmlError)
+    assert exml.Strategy.load(plain["strategies"][1]) == tiny.strategy()

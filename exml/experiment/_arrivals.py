@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 import time
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
@@ -72,6 +73,7 @@ class Arrivals:
         self._waiting: dict[str, _Waiting] = {}
         self._queue: list[tuple[bool, bool, int, int, list[tuple[int, str]], str]] = []
         self._queued: set[str] = set()
+        self._given: deque[tuple[str, State]] = deque(maxlen=2)  # the one in use and the one on its way
         self._looks, self._next_look = 0, 0.0
 
     def __iter__(self) -> Arrivals:
@@ -97,6 +99,7 @@ class Arrivals:
             else:
                 self._waiting.pop(name, None)
                 self._done[name] = None
+                self._given.append((name, waiting.state))
                 return files
         raise StopIteration
 
@@ -110,8 +113,10 @@ class Arrivals:
         return {}
 
     def refuse(self, name: str) -> None:
-        """It was given out and is of no use; other files under its name are another expert."""
-        self._done[name] = self._state(name)
+        """One of the last two that were given out is of no use; other files under its name are another expert."""
+        for given, state in list(self._given):
+            if given == name:
+                self._done[name] = state
 
     def _look(self) -> None:
         if time.monotonic() < self._next_look:

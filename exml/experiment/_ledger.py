@@ -37,15 +37,16 @@ class Ledger:
         self.over = 0
         """How many experiences the ledger knows to be over."""
         try:
-            self._file = path.open("a+b")
-            self._file.seek(0)
-            end = 0
-            for number, line in enumerate(self._file, 1):
-                if not line.endswith(b"\n"):
-                    break
-                self._note(self._parsed(line, number))
-                end += len(line)
-            self._file.truncate(end)
+            with path.open("a+b") as file:
+                file.seek(0)
+                end = 0
+                for number, line in enumerate(file, 1):
+                    if not line.endswith(b"\n"):
+                        break
+                    self._note(self._parsed(line, number))
+                    end += len(line)
+                file.truncate(end)
+            self._file = path.open("ab")
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -79,11 +80,12 @@ class Ledger:
     def experiences(self, wanted: Container[int]) -> list[ExperienceResult]:
         """Some of the experiences that were begun, for a picture; read from the file, which keeps them all."""
         found: dict[int, ExperienceResult] = {}
-        for number, line in enumerate(self._path.open("rb"), 1):
-            entry = self._parsed(line, number)
-            if entry["event"] == "begun" and (index := entry["experience"]) in wanted:
-                classes = tuple(entry["classes"])
-                found[index] = ExperienceResult(index=index, classes=classes, task=entry["task"], images=1)
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                entry = self._parsed(line, number)
+                if entry["event"] == "begun" and (index := entry["experience"]) in wanted:
+                    classes = tuple(entry["classes"])
+                    found[index] = ExperienceResult(index=index, classes=classes, task=entry["task"], images=1)
         return [found[index] for index in sorted(found)]
 
     def _write(self, entry: Mapping[str, Any]) -> None:

@@ -115,8 +115,9 @@ class StreamWork:
             except (ExpertError, ShapeError, NonFiniteError) as error:
                 if arrivals is None or not self._generating:
                     raise
-                arrivals.refuse(item.file)
                 item = Refused(item.file, str(error))
+        if arrivals is not None:
+            arrivals.refuse(item.file)
         self._ledger.refused(item.file, item.reason)
         self._tell(ExpertRefused(item.file, item.reason))
 
@@ -128,8 +129,6 @@ class StreamWork:
         self._learner.learn(item.expert)
 
     def _observe(self, event: events.Event, /) -> None:
-        if self._stop.asked:
-            self._learner.checkpoint_every = 1  # so that the step under way is in a checkpoint
         match event:
             case events.BufferUpdated():
                 self._generating = False
@@ -138,6 +137,8 @@ class StreamWork:
             case _:
                 pass
         self._tell(event)
+        if self._stop.asked:
+            self._learner.checkpoint_every = 1  # so that the step under way is in a checkpoint
         if isinstance(event, events.ExperienceFinished):
             self._record(time.perf_counter() - self._began)
         elif isinstance(event, events.CheckpointWritten) and self._stop.asked and event.experience < self._number:

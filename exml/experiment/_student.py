@@ -138,7 +138,9 @@ def _filled(architecture: Mapping[str, Any], classes: int, image_shape: tuple[in
         known["image_size"] = height
     takes = models.settings(architecture["name"])
     filled = {name: value for name, value in known.items() if name in takes}
-    return {"name": architecture["name"], "settings": {**filled, **architecture["settings"]}}
+    settings = {**filled, **architecture["settings"]}
+    with global_seed(0, "describe"):  # for the sake of its other settings; nobody's random numbers are used up
+        return models.describe(models.build(architecture["name"], **settings))
 
 
 def _check_outputs(student: nn.Module, plan: StudentPlan) -> None:

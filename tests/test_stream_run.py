@@ -1,0 +1,759 @@
+"""Runs over a folder of other people's experts: what is kept, killed, refused, waited for, and how it stops."""
+
+import gc
+import inspect
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import threading
+import time
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import exml
+from exml import events
+from exml._rng import global_seed
+from exml.buffers import Cumulative, Reservoir
+from exml.engine import Training
+from exml.errors import (
+    BufferSizeError,
+    CheckpointError,
+    ExpertError,
+    NonFiniteError,
+    SettingError,
+    ShapeError,
+    StreamError,
+    UnknownNameError,
+)
+from exml.experiment import Stop, run_stream, stream_strategy
+from exml.experiment._arrivals import Arrivals, Refused
+from exml.experiment._ledger import Ledger
+from exml.experts import Expert, load_expert, read_cards, save_expert
+from exml.models import ConvNet
+from exml.report import ExpertRefused, ProgressDisplay, StrategyStarted, WaitingForExpert
+from tests import tiny
+from tests.test_cli import Nursery, call
+
+COUNT, CLASSES = 6, 5
+POLL = 0.02
+QUICK = {"training": Training(iterations=4, batch_size=4, learning_rate=0.003, optimizer="adam")}
+
+
+def make(folder, index, *, order=None, classes=None, size=4, name=None, spoil=None):
+    """An expert with two classes; the same one for the same index."""
+    torch.manual_seed(index)
+    classes = (index % CLASSES, (index + 1) % CLASSES) if classes is None else classes
+    module = ConvNet(1, len(classes), size, widths=(2,))
+    if spoil is not None:
+        with torch.no_grad():
+            next(module.parameters()).view(-1)[0] = spoil
+    expert = Expert(module, classes, (1, size, size), mean=(0.2,), std=(0.4,), name=f"expert {index}")
+    return save_expert(expert, folder, name or f"e{index}", order=order)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(COUNT):
+        make(tmp_path / "experts", index)
+    return tmp_path / "experts"
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+    """Drawing takes longer than everything else in a tiny run."""
+    if request.node.name != "test_what_a_run_leaves_behind":
+        names = inspect.unwrap(inspect.unwrap(run_stream).__globals__["StreamWork"].__call__).__globals__
+        monkeypatch.setitem(names, "save_figure", lambda _figure, path: path.write_bytes(b""))
+        monkeypatch.setitem(names, "samples_figure", lambda *_: None)
+
+
+def learned(out):
+    """Names of the files, in the order in which they were learned."""
+    with Ledger(out / "stream.jsonl") as ledger:
+        return ledger.files[: ledger.over]
+
+
+def entries(out, event):
+    lines = (out / "stream.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+
+def student(out):
+    return (out / "student.safetensors").read_bytes(), (out / "student.json").read_bytes()
+
+
+def quick(**changes):
+    return tiny.strategy(**{**QUICK, **changes})
+
+
+def inversion():
+    return quick(generator=exml.generators.ModelInversion(iterations=4, learning_rate=0.1, batch_size=4))
+
+
+# --- a folder that is whole ------------------------------------------------------------------------------------------
+
+
+def test_what_a_run_leaves_behind(folder, tmp_path):
+    out = tmp_path / "out"
+    result = run_stream(folder, quick(), out, seed=3)
+    assert (result.experiences, result.classes, result.stopped) == (COUNT, tuple(range(CLASSES)), False)
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert files == {
+        ".lock",
+        f"checkpoint/memory-{COUNT}.safetensors",
+        "checkpoint/checkpoint.safetensors",
+        "samples.png",
+        "stream.json",
+        "stream.jsonl",
+        "student.json",
+        "student.safetensors",
+    }
+    assert (out / "samples.png").read_bytes().startswith(b"\x89PNG")
+    found = load_expert(out / "student.json")
+    assert (found.classes, found.outputs) == (tuple(range(CLASSES)), tuple(range(CLASSES)))
+    assert (found.mean, found.std, found.image_shape) == ((0.2,), (0.4,), (1, 4, 4))
+    card = json.loads((out / "student.json").read_text())
+    assert card["training"]["experts"] == COUNT
+    assert exml.Strategy.from_dict(card["training"]["strategy"]) == quick()
+
+    begun, over = entries(out, "begun"), entries(out, "learned")
+    assert [entry["file"] for entry in begun] == [f"e{index}" for index in range(COUNT)] == learned(out)
+    assert [entry["expert"] for entry in begun] == [f"expert {index}" for index in range(COUNT)]
+    assert [entry["experience"] for entry in over] == list(range(1, COUNT + 1))
+    assert all(entry["seconds"] > 0 and entry["loss"] >= 0 for entry in over)
+    assert begun[1]["sha256"] == read_cards(folder)["e1"].sha256
+    (opened,) = entries(out, "opened")
+    assert opened["folder"] == str(folder)
+    assert "torch" in opened["environment"]["versions"]
+
+
+def test_the_student_is_that_of_a_learner(folder, tmp_path):
+    run_stream(folder, inversion(), tmp_path / "out", seed=3)
+    architecture = json.loads((tmp_path / "out" / "stream.json").read_text())["student"]["architecture"]
+    assert architecture == {
+        "name": "conv-net",
+        "settings": {"channels": 1, "classes": CLASSES, "image_size": 4, "widths": [2], "batch_norm": True},
+    }
+    ours = load_expert(tmp_path / "out" / "student.json").module
+    with global_seed(3, "initialisation", "student"):
+        module = ConvNet(1, CLASSES, 4, widths=(2,))
+    learner = exml.Learner(inversion(), exml.models.Normalized(module, (0.2,), (0.4,)), seed=3)
+    learner.learn_stream(exml.ExpertStream.from_folder(folder))
+    for name, tensor in learner.student.module.state_dict().items():
+        assert torch.equal(tensor, ours.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "outputs", "made"),
+    [
+        ({"classes": 9}, 9, "conv-net"),
+        ({"student": {"name": "conv-net", "settings": {"widths": [3, 3]}}}, CLASSES, "conv-net"),
+        ({"student": {"name": "conv-net", "settings": {"batch_norm": False}}, "classes": 7}, 7, "conv-net"),
+    ],
+)
+def test_another_student(folder, tmp_path, settings, outputs, made):
+    run_stream(folder, quick(), tmp_path / "out", **settings)
+    found = load_expert(tmp_path / "out" / "student.json")
+    card = json.loads((tmp_path / "out" / "student.json").read_text())
+    assert (len(found.outputs), card["architecture"]["name"]) == (outputs, made)
+    for name, value in settings.get("student", {"settings": {}})["settings"].items():
+        assert card["architecture"]["settings"][name] == value
+    assert run_stream(folder, quick(), tmp_path / "out", resume=True, **settings).experiences == COUNT
+    with pytest.raises(CheckpointError, match="student"):
+        run_stream(folder, quick(), tmp_path / "out", resume=True, classes=11)
+
+
+def widen(folder, **changes):
+    path = folder / "e3.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "error", "words"),
+    [
+        (lambda folder: make(folder, 3, size=8), {}, ShapeError, r"images \(1, 4, 4\).*e3.json.*\(1, 8, 8\)"),
+        (lambda folder: make(folder, 3, classes=(1, 8)), {"classes": 6}, ExpertError, r"e3.json.*--classes 9"),
+        (lambda folder: widen(folder, architecture=None), {}, ExpertError, "e3.json.*null"),
+        (lambda folder: widen(folder, architecture={"name": "x", "settings": {}}), {}, ExpertError, "e3.json.*'x'"),
+        (lambda folder: (folder / "e3.safetensors").unlink(), {}, ExpertError, "e3.safetensors"),
+        (lambda folder: (folder / "e3.json").write_text("{"), {}, ExpertError, "e3.json"),
+        (lambda folder: widen(folder, order=1), {}, StreamError, "order"),
+        (shutil.rmtree, {}, StreamError, "no such folder"),
+        (lambda _: None, {"strategy": quick(buffer=Cumulative(COUNT - 1))}, BufferSizeError, "larger size"),
+        (lambda _: None, {"student": {"name": "x", "settings": {}}}, UnknownNameError, "conv-net"),
+        (lambda _: None, {"student": {"name": "conv-net", "settings": {"depth": 3}}}, SettingError, "depth"),
+        (lambda _: None, {"student": {"name": "conv-net", "settings": {"classes": 3}}}, ShapeError, "5 outputs"),
+        (lambda _: None, {"student": {"name": "conv-net", "settings": {"channels": 3}}}, ShapeError, "student that"),
+        (lambda _: None, {"classes": 0}, SettingError, "at least one class"),
+        (lambda _: None, {"strategy": tiny.replay("digits-nc")}, SettingError, "without the data"),
+        (lambda _: None, {"seed": -1}, SettingError, "seed"),
+        (lambda _: None, {"poll": 0.0}, SettingError, "poll"),
+        (lambda _: None, {"checkpoint_every": 0}, SettingError, "checkpoint_every"),
+        (lambda _: None, {"resume": True}, CheckpointError, "stream.json"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(folder, tmp_path, spoil, settings, error, words):
+    spoil(folder)
+    with pytest.raises(error, match=words):
+        run_stream(folder, out=tmp_path / "out", **{"strategy": quick(), **settings})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda folder: (folder / "e2.safetensors").write_bytes(b"cut"), ExpertError),
+        (lambda folder: make(folder, 2, spoil=float("nan")), NonFiniteError),
+    ],
+)
+def test_weights_are_looked_at_when_their_turn_comes(folder, tmp_path, spoil, error):
+    out = tmp_path / "out"
+    run_stream(folder, inversion(), tmp_path / "whole")
+    spoil(folder)
+    with pytest.raises(error):
+        run_stream(folder, inversion(), out)
+    assert learned(out) == ["e0", "e1"]
+    assert load_expert(out / "student.json").classes == (0, 1, 2)
+    make(folder, 2)
+    assert run_stream(folder, inversion(), out, resume=True).experiences == COUNT
+    assert student(out) == student(tmp_path / "whole")
+
+
+def test_experts_that_were_learned_are_not_needed_again(folder, tmp_path):
+    out = tmp_path / "out"
+    run_stream(folder, quick(), out)
+    assert run_stream(folder, quick(), out, resume=True).experiences == COUNT  # nothing to do
+    for index in (0, 3):
+        (folder / f"e{index}.json").unlink()
+        (folder / f"e{index}.safetensors").unlink()
+    make(folder, 7)
+    make(folder, 6)
+    assert run_stream(folder, quick(), out, resume=True).experiences == COUNT + 2
+    assert learned(out) == [f"e{index}" for index in range(COUNT + 2)]
+    make(folder, 8, classes=(3, 9))
+    with pytest.raises(ExpertError, match="e8"):
+        run_stream(folder, quick(), out, resume=True)
+
+
+def test_a_run_is_resumed_with_the_same_arguments_only(folder, tmp_path):
+    out = tmp_path / "out"
+    run_stream(folder, quick(), out)
+    with pytest.raises(CheckpointError, match="got a run; remedy: go on with that run"):
+        run_stream(folder, quick(), out)
+    with pytest.raises(CheckpointError, match="the strategy that"):
+        run_stream(folder, inversion(), out, resume=True)
+    with pytest.raises(CheckpointError, match=r"the seed that .*: 0, got 1"):
+        run_stream(folder, quick(), out, resume=True, seed=1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(CheckpointError, match="something else"):
+        run_stream(folder, quick(), tmp_path / "full")
+    (out / "stream.json").write_text('{"version": 9}')
+    with pytest.raises(CheckpointError, match="version 9"):
+        run_stream(folder, quick(), out, resume=True)
+
+
+def test_a_recipe_looks_at_the_cards(folder, tmp_path):
+    cards = read_cards(folder)
+    chosen = stream_strategy("exml", cards)
+    assert type(chosen.generator).__name__ == "ModelInversion"  # for experts with batch norm
+    assert "the stream" not in exml.scenarios.names()
+    assert stream_strategy("auxiliary", cards).generator.source.image_shape == (1, 4, 4)
+    with pytest.raises(SettingError, match="without the data"):
+        stream_strategy("replay", cards)
+    torch.manual_seed(0)
+    for index in range(2):
+        plain = ConvNet(1, 2, 4, widths=(2,), batch_norm=False)
+        save_expert(Expert(plain, (index, index + 1), (1, 4, 4), task=index), tmp_path / "plain", f"e{index}")
+    other = stream_strategy("exml", read_cards(tmp_path / "plain"))
+    assert (type(other.generator).__name__, other.student) == ("ProceduralImages", "continue")
+    assert other.combiner.tasks == ((0, 1), (1, 2))
+    asked = []
+
+    def choose(found):
+        asked.append(list(found))
+        return quick()
+
+    run_stream(folder, choose, tmp_path / "out")
+    run_stream(folder, choose, tmp_path / "out", resume=True)
+    assert asked == [[f"e{index}" for index in range(COUNT)]]
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def test_a_cut_last_line_is_taken_away_and_damage_is_named(folder, tmp_path):
+    out = tmp_path / "out"
+    run_stream(folder, quick(), out)
+    path = out / "stream.jsonl"
+    whole = path.read_bytes()
+    for cut in (1, 20):
+        path.write_bytes(whole[:-cut])
+        with Ledger(path) as ledger:
+            assert (ledger.over, len(ledger.files)) == (COUNT - 1, COUNT)
+        assert path.read_bytes() == whole[: whole[:-1].rindex(b"\n") + 1]
+    run_stream(folder, quick(), out, resume=True)
+    assert learned(out) == [f"e{index}" for index in range(COUNT)]
+    assert entries(out, "learned")[-1] == {"event": "learned", "experience": COUNT, "seconds": None, "loss": None}
+    path.write_bytes(whole.replace(b'"event"', b'"evnt"', 1))
+    with pytest.raises(CheckpointError, match="line 1"):
+        run_stream(folder, quick(), out, resume=True)
+
+
+# --- killed ----------------------------------------------------------------------------------------------------------
+
+
+class Processes(Nursery):
+    """Starts command lines as processes that get signals."""
+
+    def until(self, arguments, condition, number, later=0.0):
+        """Run a command line until something holds, then send it a signal; gives its exit code.
+
+        The signal comes some seconds later, if that is wanted.
+        """
+        self.process.stdin.write(json.dumps(arguments) + "\n")
+        self.process.stdin.flush()
+        child = int(self.process.stdout.readline())
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline, "it does not come to that"
+            time.sleep(0.002)
+        time.sleep(later)
+        os.kill(child, number)
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture
+def processes():
+    processes = Processes()
+    yield processes
+    processes.process.communicate("")
+
+
+def count(out):
+    """How many experts were learned."""
+    path = out / "stream.jsonl"
+    return path.read_bytes().count(b'"learned"') if path.exists() else 0
+
+
+def reached(out, experiences):
+    return count(out) >= experiences
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_kill_9_at_random_moments(tmp_path, processes, follow):
+    for index in range(12):
+        make(tmp_path / "experts", index)
+    inversion().save(tmp_path / "s.yaml")
+    draw = random.Random(0)
+
+    def arguments(out):
+        options = ["--strategy", tmp_path / "s.yaml", "--checkpoint-every", 2, "--quiet"]
+        return list(map(str, ["run", "--stream", tmp_path / "experts", "--out", out, *options]))
+
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    assert processes.live(arguments(whole)) == 0
+    command = arguments(out) + ["--follow"] * follow
+    for moment in sorted(draw.sample(range(1, 11), 4)):
+        resume = ["--resume"] if (out / "stream.json").exists() else []
+        killed = processes.until(
+            [*command, *resume], partial(reached, out, moment), signal.SIGKILL, draw.uniform(0, 0.05)
+        )
+        assert killed in (-9, 0)
+    assert count(out) < 12
+    if follow:
+        assert processes.until([*command, "--resume"], lambda: count(out) >= 12, signal.SIGTERM) == 0
+    else:
+        assert processes.live([*command, "--resume"]) == 0
+    assert student(out) == student(whole)
+    assert learned(out) == learned(whole)
+    assert not list(out.rglob("*.part"))
+
+
+# --- experts that arrive ---------------------------------------------------------------------------------------------
+
+
+class Following:
+    """A run that follows a folder, in a thread, and what it told."""
+
+    def __init__(self, folder, out, strategy=None, **settings):
+        self.out, self.stop, self.seen, self.error = out, Stop(), [], None
+        self.result = None
+        settings = {"strategy": quick() if strategy is None else strategy, "poll": POLL, **settings}
+        observers = [self.seen.append, *settings.pop("observers", ())]
+        self.thread = threading.Thread(target=self._run, args=(folder, settings, observers))
+
+    def _run(self, folder, settings, observers):
+        try:
+            self.result = run_stream(folder, out=self.out, follow=True, stop=self.stop, observers=observers, **settings)
+        except BaseException as error:
+            self.error = error
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.ask()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        assert not [thread for thread in threading.enumerate() if thread.name == "exml-read-ahead"]
+        if self.error is not None:
+            raise self.error
+
+    def until(self, condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, self.seen
+            assert self.error is None, self.error
+            time.sleep(0.005)
+
+    def refused(self):
+        return [event.file for event in self.seen if isinstance(event, ExpertRefused)]
+
+
+def test_experts_are_learned_as_they_arrive(tmp_path):
+    folder, out = tmp_path / "experts", tmp_path / "out"
+    with Following(folder, out, classes=CLASSES) as run:
+        run.until(lambda: True)
+        assert not out.exists()  # there is not even a folder to learn from
+        make(folder, 4)
+        run.until(lambda: count(out) == 1)
+        assert load_expert(out / "student.json").classes == (0, 4)
+        make(folder, 2)
+        run.until(lambda: count(out) == 2)
+        make(folder, 1)
+        run.until(lambda: count(out) == 3)
+    assert (run.result.experiences, run.result.stopped) == (3, True)
+    assert learned(out) == ["e4", "e2", "e1"]
+    assert StrategyStarted("stream", None) in run.seen
+    assert WaitingForExpert() in run.seen
+    assert (out / "samples.png").exists()
+
+    make(folder, 0)  # a resumed run keeps that order, also without following
+    assert run_stream(folder, quick(), out, resume=True).experiences == 4
+    assert learned(out) == ["e4", "e2", "e1", "e0"]
+    other = tmp_path / "other"
+    for order, name in enumerate(learned(out)):
+        make(other, int(name[1:]), order=order)
+    run_stream(other, quick(), tmp_path / "at once", classes=CLASSES)
+    assert student(tmp_path / "at once")[0] == student(out)[0]
+
+
+def test_those_that_are_there_come_by_order_and_then_by_name(tmp_path):
+    folder = tmp_path / "experts"
+    for index, order in enumerate([None, 5, None, 2]):
+        make(folder, index, order=order, name=f"e{12 - index}")
+    stop = Stop()
+    arrivals = Arrivals(folder, (), None, stop, POLL)
+    assert [next(arrivals).path.stem for _ in range(4)] == ["e9", "e11", "e10", "e12"]
+    make(folder, 4, name="e1")
+    assert next(arrivals).path.stem == "e1"
+    stop.ask()
+    assert next(arrivals, None) is None
+    again = Arrivals(folder, ["e9", "e12"], "e1", Stop(), POLL)
+    assert [next(again).path.stem for _ in range(3)] == ["e1", "e11", "e10"]
+
+
+def test_a_pair_that_is_on_its_way_is_waited_for(tmp_path):
+    """Half a file, then the other one, then the rest: never an error, and others are not kept waiting."""
+    folder, away, out = tmp_path / "experts", tmp_path / "away", tmp_path / "out"
+    make(folder, 0)
+    make(away, 1)
+    weights = (away / "e1.safetensors").read_bytes()
+    with Following(folder, out, classes=CLASSES, poll=0.2) as run:
+        run.until(lambda: count(out) == 1)
+        (folder / "e1.safetensors").write_bytes(weights[:100])
+        time.sleep(0.3)
+        (folder / "e1.json").write_text((away / "e1.json").read_text()[:30])
+        time.sleep(0.3)
+        shutil.copy(away / "e1.json", folder)
+        make(folder, 2)
+        run.until(lambda: count(out) == 2)
+        (folder / "e1.safetensors").write_bytes(weights)
+        run.until(lambda: count(out) == 3)
+    assert learned(out) == ["e0", "e2", "e1"]
+    assert run.refused() == []
+
+
+def test_without_a_checksum_files_must_have_come_to_rest(tmp_path):
+    make(tmp_path, 0)
+    card = json.loads((tmp_path / "e0.json").read_text())
+    (tmp_path / "e0.json").write_text(json.dumps({**card, "sha256": None}))
+    arrivals = Arrivals(tmp_path, (), None, Stop(), POLL)
+    assert next(arrivals).path.stem == "e0"
+    assert arrivals._looks == 2
+
+
+@pytest.mark.parametrize("fault", ["weights", "card", "alone"])
+def test_a_pair_that_stays_faulty_is_told_once_and_again_after_a_change(tmp_path, fault):
+    make(tmp_path, 0)
+    broken = tmp_path / {"weights": "e0.safetensors", "card": "e0.json", "alone": "e0.json"}[fault]
+    whole = broken.read_bytes()
+    if fault == "alone":
+        broken.unlink()
+    else:
+        broken.write_bytes(whole[:30])
+    stop = Stop()
+    arrivals = Arrivals(tmp_path, (), None, stop, POLL)
+    refused = next(arrivals)
+    assert isinstance(refused, Refused)
+    assert (refused.file, "e0" in refused.reason) == ("e0", True)
+    make(tmp_path, 1)
+    assert next(arrivals).path.stem == "e1"
+    later = threading.Timer(12 * POLL, stop.ask)
+    later.start()
+    assert next(arrivals, None) is None  # not told again
+    arrivals._stop = Stop()
+    broken.write_bytes(whole)
+    assert next(arrivals).path.stem == "e0"
+
+
+def test_what_was_faulty_and_has_gone_is_forgotten(tmp_path):
+    make(tmp_path, 0)
+    (tmp_path / "e0.json").write_text("{")
+    stop = Stop()
+    arrivals = Arrivals(tmp_path, (), None, stop, POLL)
+    arrivals._look()
+    shutil.rmtree(tmp_path)
+    threading.Timer(12 * POLL, stop.ask).start()
+    assert next(arrivals, None) is None
+
+
+def test_experts_that_do_not_fit_are_refused_and_the_run_goes_on(tmp_path):
+    folder, out = tmp_path / "experts", tmp_path / "out"
+    make(folder, 0)
+    with Following(folder, out, strategy=inversion(), classes=CLASSES) as run:
+        run.until(lambda: count(out) == 1)
+        make(folder, 1, classes=(0, CLASSES), name="wide")
+        make(folder, 2, size=8, name="large")
+        make(folder, 3, spoil=float("nan"), name="spoiled")
+        make(folder, 4)
+        run.until(lambda: count(out) == 2)
+        run.until(lambda: len(run.refused()) == 3)
+        make(folder, 1, name="wide")  # corrected
+        run.until(lambda: count(out) == 3)
+    assert set(run.refused()) == {"wide", "large", "spoiled"}
+    reasons = {entry["file"]: entry["reason"] for entry in entries(out, "refused")}
+    assert f"--classes {CLASSES + 1} or more" in reasons["wide"]
+    assert "(1, 8, 8)" in reasons["large"]
+    assert "NaN" in reasons["spoiled"]
+    assert learned(out) == ["e0", "e4", "wide"]
+    assert run_stream(tmp_path / "experts", inversion(), out, resume=True, follow=True, stop=asked()).experiences == 3
+
+
+def asked():
+    stop = Stop()
+    stop.ask()
+    return stop
+
+
+def test_an_expert_that_the_generator_refuses_is_no_end_either(tmp_path):
+    """Batch-norm statistics cannot be matched where there are none; the checkpoint then waits for another expert."""
+    chosen = quick(
+        generator=exml.generators.ModelInversion(iterations=4, learning_rate=0.1, batch_size=4),
+        prior=exml.priors.BatchNormStatistics(1.0),
+    )
+    folder, out = tmp_path / "experts", tmp_path / "out"
+    make(folder, 0)
+    with Following(folder, out, strategy=chosen, classes=CLASSES) as run:
+        run.until(lambda: count(out) == 1)
+        torch.manual_seed(0)
+        save_expert(Expert(ConvNet(1, 2, 4, widths=(2,), batch_norm=False), (0, 1), (1, 4, 4)), folder, "plain")
+        run.until(lambda: run.refused() == ["plain"])
+    (folder / "plain.json").unlink()
+    (folder / "plain.safetensors").unlink()
+    make(folder, 2)
+    assert run_stream(folder, chosen, out, resume=True).experiences == 2
+    assert learned(out) == ["e0", "e2"]
+
+
+def test_an_expert_that_goes_while_the_run_is_at_work(tmp_path):
+    folder, out = tmp_path / "experts", tmp_path / "out"
+    for index in range(3):
+        make(folder, index)
+
+    def clear(event):
+        if isinstance(event, events.ExperienceStarted) and event.experience == 1:
+            for file in ("e0.json", "e0.safetensors", "e2.json", "e2.safetensors"):
+                (folder / file).unlink()
+
+    with Following(folder, out, observers=[clear]) as run:
+        run.until(lambda: count(out) == 2)
+    assert learned(out)[:2] == ["e0", "e1"]
+
+
+# --- told to stop ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [events.GenerationProgress, events.DistillationProgress, events.BufferUpdated])
+def test_a_stop_within_an_experience_loses_nothing(folder, tmp_path, phase):
+    """The step under way is in the checkpoint, and a resumed run has the student of one that was never stopped."""
+    out = tmp_path / "out"
+    run_stream(folder, inversion(), tmp_path / "whole")
+    stop, seen = Stop(), []
+
+    def ask(event):
+        seen.append(event)
+        if isinstance(event, phase) and event.experience == 3:
+            stop.ask()
+
+    result = run_stream(folder, inversion(), out, stop=stop, observers=[ask], follow=True, poll=POLL)
+    assert (result.experiences, result.stopped) == (2, True)
+    assert isinstance(seen[-1], events.CheckpointWritten)
+    steps = [event for event in seen if isinstance(event, phase) and event.experience == 3]
+    assert len(steps) == 1
+    assert learned(out) == ["e0", "e1"]
+    assert load_expert(out / "student.json").classes == (0, 1, 2)
+    first = []
+    run_stream(folder, inversion(), out, resume=True, observers=[first.append])
+    assert student(out) == student(tmp_path / "whole")
+    if phase is events.DistillationProgress:
+        assert next(event.done for event in first if isinstance(event, phase)) == 2
+
+
+def test_a_stop_before_anything_came(tmp_path):
+    result = run_stream(tmp_path / "experts", quick(), tmp_path / "out", follow=True, stop=asked())
+    assert (result.experiences, result.stopped) == (0, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_of_an_observer_ends_the_thread_that_waits(folder, tmp_path):
+    def fail(event):
+        if isinstance(event, events.ExperienceFinished) and event.experience == COUNT - 1:
+            raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        run_stream(folder, quick(), tmp_path / "out", follow=True, observers=[fail])
+    for thread in threading.enumerate():
+        if thread.name == "exml-read-ahead":
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command(folder, tmp_path, capsys):
+    quick().save(tmp_path / "s.yaml")
+    (tmp_path / "student.yaml").write_text("name: conv-net\nsettings: {widths: [3]}\n")
+    arguments = ["run", "--stream", folder, "--out", tmp_path / "out", "--strategy", tmp_path / "s.yaml"]
+    code, out, err = call(capsys, *arguments, "--student", tmp_path / "student.yaml", "--classes", 6)
+    assert (code, err) == (0, "")
+    assert out == f"Learned from 6 expert(s); they know 5 class(es).\nEverything is in {tmp_path / 'out'}.\n"
+    card = json.loads((tmp_path / "out" / "student.json").read_text())
+    assert card["architecture"]["settings"]["widths"] == [3]
+    assert card["outputs"] == list(range(6))
+    again = ["--resume", "--student", "conv-net:widths=[3],batch_norm=true", "--quiet"]
+    assert call(capsys, *arguments, *again) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("run --out new", "a SCENARIO or --stream FOLDER, got neither"),
+        ("run digits-nc --stream experts --out new", "a SCENARIO or --stream FOLDER, got both"),
+        ("run digits-nc --follow --out new", "--stream with --follow.*'digits-nc'"),
+        ("run --classes 3 --out new", "got neither"),
+        ("run --stream experts --split validation --out new", "no --split"),
+        ("run --stream experts --strategy exml,replay --out new", "got 'exml,replay'"),
+        ("run --stream experts --strategy replay --out new", "without the data"),
+        ("run --stream experts --classes few --out new", "few"),
+        ("run --stream experts --student oak --out new", "conv-net.*got 'oak'"),
+        ("run --stream experts --student conv-net:wide --out new", "got 'conv-net:wide'"),
+        ("run --stream experts --student none.yaml --out new", "a student in none.yaml.*No such file"),
+        ("run --stream experts --student conv-net:widths=[9,9,9,9] --out new", "widths"),
+        ("run --stream nowhere --out new", "no such folder"),
+        ("run --stream experts --out new --resume", "stream.json"),
+        ("run --stream experts --out new --classes 2", "class ids below 2"),
+    ],
+)
+def test_mistakes_are_one_message(folder, tmp_path, capsys, monkeypatch, arguments, complaint):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, *shlex.split(arguments))
+    assert (code, out) == (2, "")
+    assert err.startswith("exml: error: ")
+    assert re.search(complaint, err), err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_stream_has_one_process(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = call(capsys, "run", "--stream", folder, "--out", tmp_path / "out")
+    assert (code, "one process for --stream, got 2 of torchrun" in err) == (2, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_waiting_and_while_learning(folder, tmp_path, processes, number):
+    quick(training=Training(iterations=400, batch_size=4, learning_rate=0.003)).save(tmp_path / "s.yaml")
+    out = tmp_path / "out"
+    command = ["run", "--stream", str(folder), "--out", str(out), "--strategy", str(tmp_path / "s.yaml")]
+    command += ["--follow", "--quiet"]
+    assert processes.until(command, lambda: count(out) >= 2, number) == 0  # learning
+    assert 2 <= count(out) <= COUNT
+    rest = [*command, "--resume"]
+    assert processes.until(rest, lambda: count(out) == COUNT, number) == 0  # waiting
+    assert load_expert(out / "student.json").classes == tuple(range(CLASSES))
+
+
+def test_stopping_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
+    arguments = ["run", "--stream", str(folder), "--out", str(tmp_path / "a b"), "--follow", "--classes", "5"]
+    quick().save(tmp_path / "s.yaml")
+    arguments += ["--strategy", str(tmp_path / "s.yaml")]
+    monkeypatch.setattr("sys.argv", ["exml", *arguments])
+    before = signal.getsignal(signal.SIGTERM)
+
+    def kill(self, event):
+        if isinstance(event, events.ExperienceFinished) and event.experience == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ProgressDisplay, "__call__", kill)
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    (line,) = (line for line in out.splitlines() if line.startswith("Stopped"))
+    command = shlex.split(line.removeprefix("Stopped; go on with: "))
+    assert command == ["exml", *arguments, "--resume"]
+    command.remove("--follow")
+    code, out, _ = call(capsys, *command[1:])
+    assert (code, learned(tmp_path / "a b")) == (0, [f"e{index}" for index in range(COUNT)])
+
+
+# --- nothing grows ---------------------------------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_the_stream(tmp_path):
+    """After the tenth expert neither tensors nor their bytes; of other objects a few small ones, such as a name."""
+    length = 60
+    for index in range(length):
+        make(tmp_path / "experts", index)
+    held = {}
+
+    def measure(event):
+        if isinstance(event, events.ExperienceFinished) and event.experience in (10, length):
+            for thread in threading.enumerate():
+                if thread.name == "exml-read-ahead":
+                    thread.join()
+            gc.collect()
+            things = gc.get_objects()
+            tensors = [thing for thing in things if type(thing) in (torch.Tensor, nn.Parameter)]
+            held[event.experience] = len(things), len(tensors), sum(tensor.nbytes for tensor in tensors)
+
+    chosen = quick(
+        generator=exml.generators.ModelInversion(iterations=1, learning_rate=0.1, batch_size=4),
+        training=Training(iterations=1, batch_size=4, learning_rate=0.01),
+        buffer=Reservoir(8, per_experience=4),
+    )
+    run_stream(tmp_path / "experts", chosen, tmp_path / "out", observers=[measure])
+    (objects, tensors, size), (later_objects, later_tensors, later_size) = held[10], held[length]
+    assert later_tensors <= tensors
+    assert later_size <= size
+    assert later_objects - objects < 20 * (length - 10)

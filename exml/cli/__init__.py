@@ -13,7 +13,7 @@ from exml.cli.run import run
 from exml.cli.sweep import sweep
 from exml.errors import ExmlError, RankError
 
-__all__ = ["app", "main"]
+__all__ = ["list_scenarios", "list_strategies", "main", "run", "sweep"]
 
 app = App(
     name="exml",

@@ -190,7 +190,7 @@ class Inverter:
             if not flight.flying.own:
                 self._stand_by(network, flight)
                 return
-            loss, logits = self.loss(network, flight, objective, draws)
+            loss, logits = self._loss(network, flight, objective, draws)
             done = None if finished is None else finished(logits.detach(), flight.rows)
             del logits  # what the backward pass has used need not live until its end
             (gradient,) = torch.autograd.grad(loss, flight.active)
@@ -200,7 +200,7 @@ class Inverter:
 
         return step
 
-    def loss(
+    def _loss(
         self, network: Network, flight: Flight, objective: Objective, draws: torch.Generator
     ) -> tuple[Float[Tensor, ""], Logits]:
         """What a step minimises, and the logits; the sum over all ranks is the loss of the whole mini-batch."""

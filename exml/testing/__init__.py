@@ -15,10 +15,9 @@ from exml.testing.component import check_component
 from exml.testing.generators import check_generator, tiny_expert
 from exml.testing.losses import check_combiner, check_loss, check_normalizer
 from exml.testing.priors import check_augmentation, check_prior
-from exml.testing.ranks import ThreadRanks, run_on_ranks
+from exml.testing.ranks import run_on_ranks
 
 __all__ = [
-    "ThreadRanks",
     "check_augmentation",
     "check_buffer",
     "check_combiner",

@@ -58,7 +58,7 @@ def loss_and_gradient(network, prior, augmentation, ranks):
     )
     with ready as inversion, torch.enable_grad():
         flight = Flight.begin(images, ranks.shard(len(images)), 0.1, None)
-        loss, _ = inversion.loss(inversion.network, flight, objective, torch.Generator().manual_seed(5))
+        loss, _ = inversion._loss(inversion.network, flight, objective, torch.Generator().manual_seed(5))
         (gradient,) = torch.autograd.grad(loss, flight.active)
     whole = loss.detach().clone()
     ranks.add(whole)

@@ -1,4 +1,4 @@
-"""The ``exml`` command. It reads arguments and prints; the work is done by :mod:`exml.experiment`, :mod:`exml.sweep`."""
+"""The ``exml`` command: arguments in, words out; the work is done by :mod:`exml.experiment` and :mod:`exml.sweep`."""
 
 from exml.cli._main import main
 from exml.cli.lists import list_scenarios, list_strategies

@@ -170,20 +170,28 @@ class CostModel:
     def _experiences(self, experts: int) -> Iterator[ExperienceCost]:
         """One after another; a policy with a ``size`` holds no more than that, any other holds all."""
         limit = getattr(self.strategy.buffer, "size", math.inf)
-        before = 0
+        before, known = 0, (0, 0, 0, False)
+        last: ExperienceCost | None = None
         for experience in range(1, experts + 1):
             images = self.strategy.buffer.share(experience)
             held = int(min(before + images, limit))
-            yield ExperienceCost(
-                images,
-                held,
-                self.generation(images, experience),
-                self.distillation(held, experience),
-                self.other(images, before),
-                self.memory(images, before, held, experience),
-                self.checkpoint(held, experience),
-            )
+            # All that matters of an experience; along a stream it seldom changes.
+            key = (images, before, held, experience > 1)
+            if last is None or key != known:
+                last, known = self._experience(images, before, held, experience), key
+            yield last
             before = held
+
+    def _experience(self, images: int, before: int, held: int, experience: int) -> ExperienceCost:
+        return ExperienceCost(
+            images,
+            held,
+            self.generation(images, experience),
+            self.distillation(held, experience),
+            self.other(images, before),
+            self.memory(images, before, held, experience),
+            self.checkpoint(held, experience),
+        )
 
     def _own(self, count: int) -> int:
         """The rows of the rank that has most of them."""

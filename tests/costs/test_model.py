@@ -77,6 +77,20 @@ def test_an_experience_by_hand():
     assert cost.of(2) == model.generation(6) + model.distillation(12, 2) + 17
 
 
+@pytest.mark.parametrize("buffer", [Cumulative(12), Reservoir(7, per_experience=5), Unbounded(2)])
+def test_every_experience_of_a_stream_is_the_one_worked_out_by_itself(buffer):
+    model = CostModel(strategy(buffer=buffer), RATES, SIZES)
+    before = 0
+    for number, found in enumerate(model.cost(9).experiences, 1):
+        assert found.images == buffer.share(number)
+        assert found.generation == model.generation(found.images, number)
+        assert found.distillation == model.distillation(found.held, number)
+        assert found.other == model.other(found.images, before)
+        assert found.memory == model.memory(found.images, before, found.held, number)
+        assert found.checkpoint == model.checkpoint(found.held, number)
+        before = found.held
+
+
 def test_two_ranks_by_hand():
     two = CostModel(strategy(), RATES, SIZES, ranks=2)
     exchange = 0.5 + 5 * 8 / 100  # mean and variance of five channels, from one other rank

@@ -37,10 +37,10 @@ def test_losses_are_told_as_well_as_wins():
         "rows": {"cumulative": row},
     }
     said = streams_page.measured(found)
-    assert "at commit abc1234 on A processor; 1 thread(s); torch 2.15.0. One run of 1,000 experts" in said
+    words = " ".join(said.split())
+    assert "at commit abc1234 on A processor; 1 thread(s); torch 2.15.0. One run of 1,000 experts" in words
     assert "| buffer | MiB after 10 | MiB after 1,000 | last / first |" in said
     assert "| cumulative: N/i | 100.0 | 120.0 | 1.2 |" in said
     assert "| cumulative | late | 0.3 (0.05 – 0.2) | 100 | 0.09 |" in said
-    words = " ".join(said.split())
     assert "was 20.0 % above that after the tenth; the late experts took 3.0 times the seconds" in words
     assert "resumed, its student had **other bytes**" in words

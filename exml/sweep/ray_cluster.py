@@ -44,7 +44,7 @@ class RayCluster:
         """Begin the tasks in their order, each with these resources, and tell of each when it is over.
 
         Raises:
-            SettingError: Ray is not installed, or there is no cluster at the address.
+            SettingError: Ray is not installed, there is no cluster at the address, or too few GPUs are here.
         """
         ray = _import_ray()
         ours = not ray.is_initialized()
@@ -77,6 +77,14 @@ class RayCluster:
         if self.address is None:
             cores = max(os.cpu_count() or 1, resources.cpus)
             ray.init("local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            gpus = ray.cluster_resources().get("GPU", 0)
+            if gpus < resources.gpus:  # it would be waited for, for ever
+                ray.shutdown()
+                raise SettingError(
+                    expected=f"a machine with {resources.gpus:g} GPU(s) for each run",
+                    got=f"{gpus:g}",
+                    remedy="lower resources.gpus, or name the address of a cluster",
+                )
             return
         try:
             ray.init(self.address, **quiet)

@@ -51,7 +51,7 @@ def run(
     out = Path(out)
     plan(sweep)  # its faults come before anything is written
     there = (out / "sweep.yaml").exists()
-    if not resume and out.exists() and not (out.is_dir() and all(path.name == ".lock" for path in out.iterdir())):
+    if not resume and not _is_free(out):
         raise CheckpointError(
             expected=f"a new or empty folder, not {out}",
             got="a sweep" if there else "something else",
@@ -68,8 +68,17 @@ def run(
 
     with lock(out, on_wait if resume else None):
         made = plan(sweep, out)
+        for part in out.glob(".*.part"):  # what a killed process left half-written
+            part.unlink(missing_ok=True)
         sweep.save(out / "sweep.yaml")
         return _carry_out(made, out, retry_failed, backend or LocalProcesses(), observers)
+
+
+def _is_free(out: Path) -> bool:
+    """Whether there is nothing but what a process leaves that was killed before it wrote what it would do."""
+    if not out.exists():
+        return True
+    return out.is_dir() and all(path.name.startswith((".lock", ".sweep.yaml.")) for path in out.iterdir())
 
 
 def _carry_out(

@@ -184,6 +184,15 @@ def test_what_is_in_a_folder_is_not_overwritten(folder, asked):
         sweep.run(asked, folder / "out", backend=Here())
 
 
+def test_what_a_process_left_that_was_killed_before_the_record_is_no_sweep(folder, asked):
+    out = folder / "out"
+    out.mkdir()
+    (out / ".lock").touch()
+    (out / ".sweep.yaml.123.part").write_text("scen")
+    sweep.run(asked, out, backend=Here(fails=["seed"]))
+    assert not (out / ".sweep.yaml.123.part").exists()
+
+
 def test_who_resumes_a_sweep_that_is_under_way_waits_for_it(folder, asked):
     out, waits, seen = folder / "out", threading.Event(), []
     sweep.run(asked, out, backend=Here(fails=["seed"]))

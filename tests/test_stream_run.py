@@ -38,6 +38,7 @@ from exml.experiment._ledger import Ledger
 from exml.experts import Expert, load_expert, read_cards, save_expert
 from exml.models import ConvNet
 from exml.report import ExpertRefused, ProgressDisplay, StrategyStarted, WaitingForExpert
+from exml.testing import run_on_ranks
 from tests import tiny
 from tests.test_cli import Nursery, call
 
@@ -330,7 +331,7 @@ class Processes(Nursery):
         return int(self.process.stdout.readline())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def processes():
     processes = Processes()
     yield processes
@@ -685,10 +686,34 @@ def test_mistakes_are_one_message(folder, tmp_path, capsys, monkeypatch, argumen
     assert not (tmp_path / "new").exists()
 
 
-def test_a_stream_has_one_process(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, err = call(capsys, "run", "--stream", folder, "--out", tmp_path / "out")
-    assert (code, "one process for --stream, got 2 of torchrun" in err) == (2, True)
+def test_several_ranks_follow_no_folder(folder, tmp_path):
+    with pytest.raises(SettingError, match="one process to follow a folder, got 2 ranks"):
+        run_on_ranks(lambda ranks: run_stream(folder, quick(), tmp_path / "out", follow=True, ranks=ranks), 2)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_ranks_learn_one_stream(folder, tmp_path, size):
+    """The leader writes what one process writes; a run that was stopped goes on with another number of ranks."""
+    run_stream(folder, inversion(), tmp_path / "alone")
+
+    def work(ranks, resume=False, last=None):
+        def kill(event, /):
+            if last is not None and isinstance(event, exml.events.ExperienceStarted) and event.experience == last:
+                raise InterruptedError
+
+        out = tmp_path / "shared"
+        return run_stream(folder, inversion(), out, ranks=ranks, resume=resume, observers=[kill])
+
+    with pytest.raises(InterruptedError):
+        run_on_ranks(lambda ranks: work(ranks, last=COUNT), size)
+    results = run_on_ranks(lambda ranks: work(ranks, resume=True), 2 if size == 3 else 1)
+    assert {result.experiences for result in results} == {COUNT}
+    assert learned(tmp_path / "shared") == learned(tmp_path / "alone")
+    assert [entry["environment"]["ranks"] for entry in entries(tmp_path / "shared", "opened")] == [size, len(results)]
+    ours, wanted = (load_expert(tmp_path / name / "student.json").module for name in ("shared", "alone"))
+    for name, tensor in wanted.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

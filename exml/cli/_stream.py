@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from exml import experiment
+from exml.distributed import join
 from exml.engine import Execution, keep_freed_memory
 from exml.errors import ConfigError, SettingError
 from exml.experts import ExpertCard
@@ -58,6 +59,7 @@ class StreamArguments:
         *,
         resume: bool,
         quiet: bool,
+        rank_timeout: float,
     ) -> None:
         """Learn from the folder, and say how to go on if it was stopped.
 
@@ -69,7 +71,11 @@ class StreamArguments:
         again = shlex.join(["exml", *sys.argv[1:]]) + ("" if resume else " --resume")
         keep_freed_memory()
         try:
-            with stopping(self.follow) as stop, ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
+            with (
+                join(timeout=rank_timeout) as ranks,
+                stopping(self.follow) as stop,
+                ProgressDisplay(Console(stderr=True, quiet=quiet or not ranks.leader)) as display,
+            ):
                 result = experiment.run_stream(
                     stream,
                     strategy,
@@ -85,7 +91,9 @@ class StreamArguments:
                     follow=self.follow,
                     stop=stop,
                     observers=[_tell_refused if quiet else display],
+                    ranks=ranks,
                 )
+                quiet = quiet or not ranks.leader
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"; go on with: {again}") from None
         console = Console(quiet=quiet, highlight=False)
@@ -106,8 +114,6 @@ class StreamArguments:
             problem = "a SCENARIO or --stream FOLDER", "both", "leave one of them out"
         elif self.split is not None:
             problem = "no --split with --stream, where there is no test data", self.split, "leave it out"
-        elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            problem = "one process for --stream", f"{os.environ['WORLD_SIZE']} of torchrun", "call exml run itself"
         if problem is not None:
             raise SettingError(expected=problem[0], got=problem[1], remedy=problem[2])
         assert self.stream is not None

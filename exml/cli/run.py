@@ -69,7 +69,17 @@ def run(
     execution = Execution(compile, precision)
     if scenario is None or stream is not None or follow or student is not None or classes is not None:
         asked = StreamArguments(stream, follow, student, classes, strategy, None if split == "test" else split)
-        asked.run(scenario, out, seed, device, execution, checkpoint_every, resume=resume, quiet=quiet)
+        asked.run(
+            scenario,
+            out,
+            seed,
+            device,
+            execution,
+            checkpoint_every,
+            resume=resume,
+            quiet=quiet,
+            rank_timeout=rank_timeout,
+        )
         return
     strategies = strategies_of(strategy, scenario, seed)
     keep_freed_memory()

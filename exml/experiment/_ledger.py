@@ -7,7 +7,7 @@ import os
 from collections.abc import Container, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from exml.errors import CheckpointError
 from exml.experts import ExpertCard
@@ -25,19 +25,21 @@ class Ledger:
 
     Args:
         path: of the file; made if need be.
+        writes: False: only read it, and keep in mind what would be written, as ranks do that do not lead.
 
     Raises:
         CheckpointError: it cannot be read or written, or is damaged before its last line.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self._path = path
+        self._file: IO[bytes] | None = None
         self.files: list[str] = []
         """Of the experts, one an experience that was begun, without their endings; the last may be under way."""
         self.over = 0
         """How many experiences the ledger knows to be over."""
         try:
-            with path.open("a+b") as file:
+            with path.open("a+b" if writes else "rb") as file:
                 file.seek(0)
                 end = 0
                 for number, line in enumerate(file, 1):
@@ -45,8 +47,10 @@ class Ledger:
                         break
                     self._note(self._parsed(line, number))
                     end += len(line)
-                file.truncate(end)
-            self._file = path.open("ab")
+                if writes:
+                    file.truncate(end)
+            if writes:
+                self._file = path.open("ab")
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -58,7 +62,8 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         """No more lines."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def opened(self, what: Mapping[str, Any]) -> None:
         """A process works on the run from here on."""
@@ -90,6 +95,8 @@ class Ledger:
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         self._note(entry)
+        if self._file is None:
+            return
         try:
             self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             self._file.flush()

@@ -56,6 +56,7 @@ class StreamWork:
         ledger: of the run.
         stop: asked by whoever wants the run to stop.
         observers: told of every event.
+        leads: whether this process writes.
     """
 
     def __init__(
@@ -66,7 +67,10 @@ class StreamWork:
         ledger: Ledger,
         stop: Stop,
         observers: Sequence[RunObserver],
+        *,
+        leads: bool = True,
     ) -> None:
+        self._leads = leads
         self._learner, self._request, self._folder, self._ledger = learner, request, folder, ledger
         self._stop, self._observers = stop, observers
         self.stopped = False
@@ -105,7 +109,8 @@ class StreamWork:
         finally:
             items.close()
         self.stopped = self._stop.asked
-        self._draw()
+        if self._leads:
+            self._draw()
 
     def _take(self, item: _Arrived | Refused, arrivals: Arrivals | None) -> None:
         if isinstance(item, _Arrived):
@@ -158,7 +163,8 @@ class StreamWork:
             name="student",
         )
         made = {"experts": learner.experience, "seed": self._request.seed, "strategy": self._request.strategy}
-        save_expert(student, self._folder, "student", training=made)
+        if self._leads:
+            save_expert(student, self._folder, "student", training=made)
         loss = math.nan if self._loss is None else float(self._loss)
         self._ledger.learned(learner.experience, seconds, loss if math.isfinite(loss) else None)
         self._loss = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 
 from exml.checkpoint import CheckpointFolder
+from exml.distributed import ALONE, Ranks, local_device
 from exml.engine import EAGER, Execution
 from exml.errors import CheckpointError, SettingError
 from exml.experiment._arrivals import Arrivals
@@ -59,6 +62,7 @@ def run_stream(
     poll: float = 1.0,
     stop: Stop | None = None,
     observers: Sequence[RunObserver] = (),
+    ranks: Ranks = ALONE,
 ) -> StreamResult:
     """Learn one student from a folder of experts, in the order of their cards, else by name; there is no test data.
 
@@ -90,9 +94,12 @@ def run_stream(
         poll: seconds between two looks at the folder.
         stop: stops the run cleanly when it is asked: at once while it waits, else after the step under way, which is
             then in the checkpoint. For one run.
-        observers: told of every event.
+        observers: told of every event, by the leader of the ranks.
+        ranks: from :func:`exml.distributed.join`; all call with the same arguments, must see the same folders, and the
+            leader alone writes. They cannot follow a folder.
 
     Raises:
+        SettingError: a setting out of its range, or several ranks that are to follow a folder.
         StreamError: no experts in the folder, or a contradictory order.
         ExpertError: a faulty card, or (when its turn comes) weights that are not whole.
         ShapeError: experts with images of different shapes, or a student that does not take them.
@@ -103,7 +110,15 @@ def run_stream(
     folder, out = Path(folder), Path(out)
     stop = Stop() if stop is None else stop
     _check(seed, checkpoint_every, poll)
+    if follow and not ranks.alone:
+        raise SettingError(
+            expected="one process to follow a folder",
+            got=f"{ranks.size} ranks",
+            remedy="call exml run without torchrun",
+        )
     place = device_of(device)
+    own = local_device(place, ranks)
+    observers = observers if ranks.leader else ()
     asked: dict[str, Any] = {"name": name, "seed": seed, "device": str(place), "execution": execution}
     if isinstance(strategy, Strategy):
         refuse_data(strategy)
@@ -113,7 +128,8 @@ def run_stream(
         request.require_same(out, asked)
         request.student.require_same(out, student, classes)
     else:
-        _require_free(out)
+        if ranks.leader:
+            _require_free(out)
         request = None
     try:
         cards = None if follow else read_cards(folder)
@@ -130,17 +146,23 @@ def run_stream(
             for file, card in cards.items():
                 request.student.check(file, card)
             chosen.buffer.share(len(cards))
-        opened = {"folder": str(folder), "follow": follow, "environment": attrs.asdict(environment(place, execution))}
-        with lock(out, partial(_tell, observers, WaitingForProcess(out)) if resume else None):
-            if not resume:
-                request.save(out / "stream.json")
-            for part in out.rglob(".*.part"):  # what a killed process left half-written
-                part.unlink(missing_ok=True)
-            with Ledger(out / "stream.jsonl") as ledger:
+        seen = attrs.asdict(environment(own, execution, ranks))
+        opened = {"folder": str(folder), "follow": follow, "environment": seen}
+        with ExitStack() as stack:
+            if ranks.leader:
+                stack.enter_context(lock(out, partial(_tell, observers, WaitingForProcess(out)) if resume else None))
+                if not resume:
+                    request.save(out / "stream.json")
+                for part in out.rglob(".*.part"):  # what a killed process left half-written
+                    part.unlink(missing_ok=True)
+                (out / "stream.jsonl").touch()
+            ranks.wait()
+            with Ledger(out / "stream.jsonl", writes=ranks.leader) as ledger:
+                ranks.wait()  # until all have read
                 ledger.opened(opened)
-                learner = _learner(request, chosen, out / "checkpoint", checkpoint_every)
+                learner = _learner(request, chosen, out / "checkpoint", checkpoint_every, own, ranks)
                 done, under_way = ledger.files[: learner.experience], ledger.files[learner.experience :]
-                work = StreamWork(learner, request, out, ledger, stop, observers)
+                work = StreamWork(learner, request, out, ledger, stop, observers, leads=ranks.leader)
                 if cards is None:
                     work(Arrivals(folder, done, next(iter(under_way), None), stop, poll), None)
                 else:
@@ -154,17 +176,25 @@ def run_stream(
         stop.ask()  # which ends the thread that waits for arrivals, too
 
 
-def _learner(request: StreamRequest, strategy: Strategy, folder: Path, checkpoint_every: int) -> Learner:
+def _learner(
+    request: StreamRequest,
+    strategy: Strategy,
+    folder: Path,
+    checkpoint_every: int,
+    device: torch.device,
+    ranks: Ranks,
+) -> Learner:
     """A new one, or the one of the checkpoint."""
-    begun = CheckpointFolder(folder).exists()
+    begun = ranks.tell(str(CheckpointFolder(folder).exists())) == str(True)
     learner = Learner(
         strategy,
         request.student.make(request.seed),
-        device=request.device,
+        device=device,
         seed=request.seed,
         folder=None if begun else folder,
         checkpoint_every=checkpoint_every,
         execution=request.execution,
+        ranks=ranks,
     )
     return learner.resume(folder) if begun else learner
 

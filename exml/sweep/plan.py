@@ -53,7 +53,7 @@ class PlannedRun:
 
     @property
     def combination(self) -> str:
-        """Strategy and fields as text: what runs that differ in the seed alone have in common, in a scenario."""
+        """Strategy and fields as text, what runs of a scenario that differ in the seed alone have in common."""
         return " ".join([self.strategy, *(f"{path}={show(value)}" for path, value in self.fields.items())])
 
     @property

@@ -144,7 +144,7 @@ def _measured(found: Found) -> list[str]:
         "",
         _origin(found["ranks"], "ranks"),
         "",
-        f"Two processes on this machine through gloo: {1e3 * link['latency']:.2g} ms for a small exchange, "
+        f"Two ranks on this machine: {1e3 * link['latency']:.2g} ms for a small exchange, "
         f"{link['bytes_per_second'] / 1e9:.2g} GB a second for large ones, measured before each run. Seconds of the "
         "clock, with whatever else the machine did, which meets two ranks harder than one: each waits for the other, "
         "and the rates were measured on one rank while the other slept.",

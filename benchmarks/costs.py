@@ -8,7 +8,7 @@ Every row is a run of :class:`exml.Learner`, several times; rows differ from the
 those that the processor spent on the one thread; where there are ranks to wait for, those of the clock. ``ratio`` is
 the median of predicted / measured over the runs. Of memory two things are measured, each time in a fresh process: the
 peak of the tensors that a learner makes, counted one by one, and the rise of the process's resident memory to its peak,
-beyond what it had after a first tiny run. Two processes speak through gloo, and measure the link between them first.
+beyond what it had after a first tiny run. Two ranks measure the link between them first.
 
 ``benchmarks/costs_page.py`` makes a page of it.
 """

@@ -19,7 +19,7 @@ from exml.experts import Expert
 from exml.strategy import Strategy
 
 SHARED_MEMORY = Link(latency=2e-4, bytes_per_second=1e9)
-"""Two processes of one machine that speak through gloo, in round numbers; see ``benchmarks/costs.py``."""
+"""Two ranks of one machine, in round numbers; see ``benchmarks/costs.py``."""
 
 
 def estimate(

@@ -45,7 +45,7 @@ class GenerationContext:
     experience: int = 1
     memory: Samples | None = None
     execution: Execution = EAGER
-    ranks: Ranks = Alone()
+    ranks: Ranks = attrs.field(factory=Alone)
 
 
 ALONE = GenerationContext()

@@ -7,9 +7,10 @@ two products of matrices are fewer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from operator import index
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,8 +19,16 @@ from torch.nn import functional
 
 from exml._types import Images
 
+Made = TypeVar("Made", bound=Callable[..., Any])
 
-@torch.compiler.assume_constant_result  # the compiler would trace through the cache
+
+def _constant_result(function: Made) -> Made:
+    """What ``torch.compiler.assume_constant_result`` does, but for importing the whole compiler, half of our import."""
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
+    return function
+
+
+@_constant_result  # the compiler would trace through the cache
 def gaussian(size: int, sigma: float) -> tuple[float, ...]:
     """Kornia's kernel of so many taps; their sum is 1.
 
@@ -61,7 +70,7 @@ def change_by_matrices(images: Images, taps: tuple[float, ...], reflect: bool) -
     return columns @ functional.linear(images, rows) - images
 
 
-@torch.compiler.assume_constant_result
+@_constant_result
 def _constant(
     length: int, taps: tuple[float, ...], reflect: bool, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "length length"]:

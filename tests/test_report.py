@@ -23,6 +23,7 @@ from exml.report import (
     BaselinesStarted,
     Environment,
     ExperienceResult,
+    ExpertRefused,
     ExpertsProgress,
     ProgressDisplay,
     Result,
@@ -31,6 +32,7 @@ from exml.report import (
     StrategyResult,
     StrategyStarted,
     StudentEvaluated,
+    WaitingForExpert,
     WaitingForProcess,
     accuracy_figure,
     result_table,
@@ -126,7 +128,7 @@ def test_the_first_version_of_the_schema():
             "folder",
         ],
         "baselines": ["name", "ex_model", "accuracy", "stream_accuracy", "reason"],
-        "environments": ["versions", "device", "hardware", "threads", "compile", "precision"],
+        "environments": ["versions", "device", "hardware", "threads", "compile", "precision", "ranks"],
     }
     for name, keys in parts.items():
         assert list(plain[name][0])[1:] == keys
@@ -136,7 +138,7 @@ def test_the_first_version_of_the_schema():
 def test_a_file_from_before_forms_of_execution_is_read():
     plain = make().to_dict()
     for where in plain["environments"]:
-        del where["compile"], where["precision"]
+        del where["compile"], where["precision"], where["ranks"]
     assert Result.from_dict(plain) == make()
 
 
@@ -373,8 +375,11 @@ EVENTS = (
 WAITING = WaitingForProcess(Path("runs/first"))
 
 
+OF_STREAMS = (WaitingForExpert(), ExpertRefused("theirs", "NaN in its weights"))
+
+
 def test_these_are_all_events():
-    assert {type(event) for event in (*EVENTS, WAITING)} == set(typing.get_args(RunEvent))
+    assert {type(event) for event in (*EVENTS, WAITING, *OF_STREAMS)} == set(typing.get_args(RunEvent))
 
 
 def show(upto, width=80, **settings):
@@ -423,6 +428,16 @@ def test_a_wait_is_said_in_any_case(terminal):
     with ProgressDisplay(console) as display:
         display(WAITING)
     assert "Another process is at work on runs/first; waiting for it." in console.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_refused_expert_is_said_in_any_case(terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
+    with ProgressDisplay(console) as display:
+        for event in (StrategyStarted("stream", None), *OF_STREAMS):
+            display(event)
+    assert "Not learned from: theirs: NaN in its weights" in console.file.getvalue()
+    assert ("waiting for an expert" in console.file.getvalue()) == terminal
 
 
 def test_seconds_add():

@@ -60,7 +60,7 @@ def arguments(tmp_path_factory):
     tiny.inversion(training=training).save(path)
 
     def make(out, *more):
-        common = ["--strategy", str(path), "--checkpoint-every", "3", "--rank-timeout", "6"]
+        common = ["--strategy", str(path), "--checkpoint-every", "3", "--rank-timeout", "10"]
         return ["run", "tiny-nc", "--out", str(out), *common, *more]
 
     return make

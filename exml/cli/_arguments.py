@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +22,11 @@ def _whole(_: object, tokens: Sequence[Token]) -> int:
         return int(tokens[0].value)
     except ValueError:
         raise ValueError(f"expected a whole number, got {tokens[0].value!r}") from None
+
+
+def again(*, resumed: bool) -> str:
+    """The command that goes on with a run of this one."""
+    return shlex.join(["exml", *sys.argv[1:]]) + ("" if resumed else " --resume")
 
 
 Whole = Annotated[int, Parameter(converter=_whole)]

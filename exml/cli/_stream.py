@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -19,6 +18,7 @@ import yaml
 from rich.console import Console
 
 from exml import experiment
+from exml.cli._arguments import again
 from exml.distributed import join
 from exml.engine import Execution, keep_freed_memory
 from exml.errors import ConfigError, SettingError
@@ -68,7 +68,7 @@ class StreamArguments:
         """
         stream = self._folder(scenario)
         name, strategy = strategy_of(self.strategy, seed)
-        again = shlex.join(["exml", *sys.argv[1:]]) + ("" if resume else " --resume")
+        command = again(resumed=resume)
         keep_freed_memory()
         try:
             with (
@@ -95,12 +95,12 @@ class StreamArguments:
                 )
                 quiet = quiet or not ranks.leader
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"; go on with: {again}") from None
+            raise KeyboardInterrupt(f"; go on with: {command}") from None
         console = Console(quiet=quiet, highlight=False)
         console.print(f"Learned from {result.experiences} expert(s); they know {len(result.classes)} class(es).")
         if result.stopped:
-            again = again if (out / "stream.json").exists() else again.removesuffix(" --resume")
-            console.print(f"Stopped; go on with: {again}", markup=False, soft_wrap=True)
+            command = command if (out / "stream.json").exists() else command.removesuffix(" --resume")
+            console.print(f"Stopped; go on with: {command}", markup=False, soft_wrap=True)
         console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
 
     def _folder(self, scenario: str | None) -> Path:

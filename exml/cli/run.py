@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +9,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from exml import experiment
-from exml.cli._arguments import Flag, Whole, strategies_of
+from exml.cli._arguments import Flag, Whole, again, strategies_of
 from exml.cli._stream import StreamArguments
 from exml.distributed import TIMEOUT, join
 from exml.engine import Execution, keep_freed_memory
@@ -103,8 +101,7 @@ def run(
             )
             quiet = quiet or not ranks.leader
     except KeyboardInterrupt:
-        again = shlex.join(["exml", *sys.argv[1:]]) + ("" if resume else " --resume")
-        raise KeyboardInterrupt(f"; go on with: {again}") from None
+        raise KeyboardInterrupt(f"; go on with: {again(resumed=resume)}") from None
     console = Console(quiet=quiet, highlight=False)
     console.print(result_table(result, console.width))
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +9,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from exml import sweep as sweeps
-from exml.cli._arguments import Flag, Whole
+from exml.cli._arguments import Flag, Whole, again
 from exml.errors import SettingError
 from exml.sweep import LocalProcesses, RayCluster, Sweep, SweepDisplay, plan_line, plan_table, sweep_table
 
@@ -72,8 +70,7 @@ def sweep(
                 observers=[display],
             )
     except KeyboardInterrupt:
-        again = shlex.join(["exml", *sys.argv[1:]]) + ("" if resume or retry_failed else " --resume")
-        raise KeyboardInterrupt(f"; go on with: {again}") from None
+        raise KeyboardInterrupt(f"; go on with: {again(resumed=resume or retry_failed)}") from None
     console.print(sweep_table(result))
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
     return 1 if result.failed else 0

@@ -51,6 +51,10 @@ class Ranks(ABC):
     def tell(self, text: str, /) -> str:
         """The leader's text, on every rank; waits for the leader as :meth:`wait` does."""
 
+    def leader_says(self, answer: bool, /) -> bool:
+        """The leader's answer, on every rank; waits for the leader as :meth:`wait` does."""
+        return self.tell(str(answer)) == str(True)
+
     def shard(self, total: int, /) -> Shard:
         """Rows of a batch for each rank: as many as can be alike, in order."""
         least, more = divmod(total, self.size)

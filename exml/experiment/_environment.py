@@ -49,7 +49,7 @@ def environment(device: torch.device, execution: Execution = EAGER, ranks: Ranks
 
 
 def _hardware(device: torch.device) -> str:
-    parts = [f"{_processor()} ({_cores()} cores)"]
+    parts = [f"{_processor()} ({cores()} cores)"]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         parts.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB")
     if device.type == "cuda":
@@ -66,6 +66,6 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,7 +12,7 @@ import attrs
 from exml._files import write_json
 from exml.distributed import ALONE, Ranks
 from exml.errors import CheckpointError
-from exml.experiment._lock import lock
+from exml.experiment._lock import lock, require_free
 from exml.experiment._record import Progress, Record, Request, read_record, require_same
 from exml.report import Environment
 
@@ -59,14 +59,9 @@ class RunFolder:
 
     def _open(self, request: Request, environment: Environment, resume: bool, on_wait: Callable[[], None]) -> IO[bytes]:
         path = self.path
-        exists = self._file.exists()
-        if not resume and not _is_free(path):
-            raise CheckpointError(
-                expected=f"a new or empty folder, not {path}",
-                got="a run" if exists else "something else",
-                remedy=f"{'go on with that run by resuming it, or ' if exists else ''}choose another folder",
-            )
-        if resume and not exists:
+        if not resume:
+            require_free(path, self._file.name, "run")
+        elif not self._file.exists():
             raise CheckpointError(
                 expected=f"a run in {path}", got="none", remedy="check the path, or begin the run without resuming"
             )
@@ -102,11 +97,3 @@ class RunFolder:
     def of(self, strategy: str) -> Path:
         """Where a strategy's own files go: into a folder of its own if there are several."""
         return self.path if len(self.record.request.strategies) == 1 else self.path / strategy
-
-
-def _is_free(path: Path) -> bool:
-    """Whether there is nothing but what a process leaves that was killed before it wrote a record."""
-    if not path.exists():
-        return True
-    leftovers = (".lock", ".run.json.")
-    return path.is_dir() and all(child.name.startswith(leftovers) for child in path.iterdir())

@@ -15,6 +15,29 @@ else:
     fcntl = None
 
 
+def require_free(path: Path, record: str, what: str) -> None:
+    """Refuse a folder that holds more than a process leaves that was killed before it wrote what it would do.
+
+    Args:
+        path: of the folder.
+        record: name of the file that every such folder has.
+        what: a folder with that file is.
+
+    Raises:
+        CheckpointError: there is something.
+    """
+    if not path.exists():
+        return
+    names = [child.name for child in path.iterdir()] if path.is_dir() else [""]
+    if not all(name.startswith((".lock", f".{record}.")) for name in names):
+        begun = record in names
+        raise CheckpointError(
+            expected=f"a new or empty folder, not {path}",
+            got=f"a {what}" if begun else "something else",
+            remedy=f"{f'go on with that {what} by resuming it, or ' if begun else ''}choose another folder",
+        )
+
+
 def lock(path: Path, on_wait: Callable[[], None] | None) -> IO[bytes]:
     """Hold the folder until the file is closed, which the end of the process does too, whatever ends it.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import attrs
 
@@ -14,6 +14,7 @@ from exml.engine import EAGER, Execution
 from exml.errors import CheckpointError
 from exml.report import Environment, Seconds
 
+T = TypeVar("T")
 VERSION = 1
 """Of ``run.json``; a run of another version is not resumed."""
 
@@ -77,16 +78,25 @@ def read_record(path: Path) -> Record:
     Raises:
         CheckpointError: absent, damaged, or of another version.
     """
+    return read_versioned(path, Record, VERSION, f"a run of version {VERSION} in {path}")
+
+
+def read_versioned(path: Path, cls: type[T], version: int, expected: str) -> T:
+    """Read a JSON file that says its ``version``.
+
+    Raises:
+        CheckpointError: absent, damaged, or of another version.
+    """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        version = plain.get("version") if isinstance(plain, Mapping) else None
-        if version == VERSION:
-            return from_plain(plain, Record)
-        got = f"version {version}"
+        found = plain.get("version") if isinstance(plain, Mapping) else None
+        if found == version:
+            return from_plain(plain, cls)
+        got = f"version {found}"
     except (OSError, ValueError) as error:
         got = str(error)
     raise CheckpointError(
-        expected=f"a run of version {VERSION} in {path}",
+        expected=expected,
         got=got,
         remedy="resume it with the exml that began it, or begin it anew in another folder",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +9,9 @@ from typing import Any, Literal
 import attrs
 
 from exml._files import write_json
-from exml._serialization import from_plain
 from exml.engine import EAGER, Execution
 from exml.errors import CheckpointError
+from exml.experiment._record import read_versioned
 from exml.experiment._student import StudentPlan
 
 VERSION = 1
@@ -52,19 +51,8 @@ class StreamRequest:
         Raises:
             CheckpointError: absent, damaged, or of another version.
         """
-        try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-            version = plain.get("version") if isinstance(plain, Mapping) else None
-            if version == VERSION:
-                return from_plain(plain, cls)
-            got = f"version {version}"
-        except (OSError, ValueError) as error:
-            got = str(error)
-        raise CheckpointError(
-            expected=f"a run over a stream, of version {VERSION}, in {path}",
-            got=got,
-            remedy="resume it with the exml that began it, or begin it anew in another folder",
-        )
+        expected = f"a run over a stream, of version {VERSION}, in {path}"
+        return read_versioned(path, cls, VERSION, expected)
 
     def require_same(self, path: Path, asked: Mapping[str, Any]) -> None:
         """Refuse to go on with other arguments.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class StudentPlan:
             ExpertError: unknown architecture, or a class id that the student does not have.
             ShapeError: other images.
         """
-        ids = [unit for unit in (*card.classes, *(card.outputs or ())) if unit is not None]
+        ids = _ids(card)
         if card.image_shape != self.image_shape:
             raise ShapeError(
                 expected=f"images {self.image_shape} of every expert ({file}.json)",
@@ -102,7 +102,7 @@ def plan_student(
         classes: output units; by default as many as the cards have classes.
     """
     file, card = next(iter(cards.items()))
-    outputs = _ids(cards.values()) if classes is None else classes
+    outputs = classes_of(cards) if classes is None else classes
     if outputs < 1:
         raise SettingError(expected="at least one class", got=str(outputs), remedy="leave --classes out, or raise it")
     if architecture is None:
@@ -116,8 +116,13 @@ def plan_student(
     return StudentPlan(chosen, outputs, card.image_shape, card.mean, card.std)
 
 
-def _ids(cards: Iterable[ExpertCard]) -> int:
-    return 1 + max(unit for card in cards for unit in (*card.classes, *(card.outputs or ())) if unit is not None)
+def classes_of(cards: Mapping[str, ExpertCard]) -> int:
+    """How many outputs a student of these experts needs at least."""
+    return 1 + max(unit for card in cards.values() for unit in _ids(card))
+
+
+def _ids(card: ExpertCard) -> list[int]:
+    return [unit for unit in (*card.classes, *(card.outputs or ())) if unit is not None]
 
 
 def _widened(architecture: Mapping[str, Any], classes: int) -> dict[str, Any]:

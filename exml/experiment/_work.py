@@ -138,7 +138,7 @@ class Work:
         """Algorithm 1 from where it was left, with an evaluation after each experience."""
         self._clock.enter("generation", name)
         checkpoints = self._folder.of(name) / "checkpoint"
-        begun = self._ranks.tell(str(CheckpointFolder(checkpoints).exists())) == str(True)
+        begun = self._ranks.leader_says(CheckpointFolder(checkpoints).exists())
         learner = Learner(
             strategy,
             self._scenario.make_student(self._request.seed),

@@ -82,7 +82,7 @@ def run(
 
     seen = environment(own, execution, ranks)
     with RunFolder(Path(out), request, seen, resume=resume, on_wait=on_wait, ranks=ranks) as folder:
-        if ranks.tell(str(folder.result.exists())) == str(True):
+        if ranks.leader_says(folder.result.exists()):
             return Result.load(folder.result)
         clock = Clock(folder)
         try:

@@ -14,11 +14,11 @@ import torch
 from exml.checkpoint import CheckpointFolder
 from exml.distributed import ALONE, Ranks, local_device
 from exml.engine import EAGER, Execution
-from exml.errors import CheckpointError, SettingError
+from exml.errors import SettingError
 from exml.experiment._arrivals import Arrivals
 from exml.experiment._environment import device_of, environment
 from exml.experiment._ledger import Ledger
-from exml.experiment._lock import lock
+from exml.experiment._lock import lock, require_free
 from exml.experiment._stream_record import StreamRequest
 from exml.experiment._stream_work import StreamWork
 from exml.experiment._student import plan_student
@@ -129,7 +129,7 @@ def run_stream(
         request.student.require_same(out, student, classes)
     else:
         if ranks.leader:
-            _require_free(out)
+            require_free(out, "stream.json", "run")
         request = None
     try:
         cards = None if follow else read_cards(folder)
@@ -185,7 +185,7 @@ def _learner(
     ranks: Ranks,
 ) -> Learner:
     """A new one, or the one of the checkpoint."""
-    begun = ranks.tell(str(CheckpointFolder(folder).exists())) == str(True)
+    begun = ranks.leader_says(CheckpointFolder(folder).exists())
     learner = Learner(
         strategy,
         request.student.make(request.seed),
@@ -209,20 +209,6 @@ def _check(seed: int, checkpoint_every: int, poll: float) -> None:
         problem = "poll > 0", poll
     if problem is not None:
         raise SettingError(expected=problem[0], got=str(problem[1]), remedy="correct it")
-
-
-def _require_free(path: Path) -> None:
-    """There must be nothing but what a process leaves that was killed before it wrote what it was begun with."""
-    if not path.exists():
-        return
-    names = [child.name for child in path.iterdir()] if path.is_dir() else [""]
-    if not all(name == ".lock" or name.startswith(".stream.json.") for name in names):
-        begun = "stream.json" in names
-        raise CheckpointError(
-            expected=f"a new or empty folder, not {path}",
-            got="a run" if begun else "something else",
-            remedy=f"{'go on with that run by resuming it, or ' if begun else ''}choose another folder",
-        )
 
 
 def _tell(observers: Sequence[RunObserver], event: RunEvent) -> None:

@@ -9,6 +9,7 @@ import attrs
 import torch
 
 from exml.errors import ExpertError, SettingError
+from exml.experiment._student import classes_of
 from exml.experts import ExpertCard, ExpertTraining
 from exml.recipes import recipe
 from exml.samples import Samples
@@ -47,7 +48,7 @@ def stream_strategy(name: str, cards: Mapping[str, ExpertCard], seed: int = 0) -
         del factories[NAME]  # nobody else shall see it
     refuse_data(strategy)
     outputs = first.classes if first.outputs is None else first.outputs
-    if strategy.student == "first-expert" and outputs != tuple(range(_classes(cards))):
+    if strategy.student == "first-expert" and outputs != tuple(range(classes_of(cards))):
         strategy = attrs.evolve(strategy, student="continue")  # other outputs than the student's: it cannot be its copy
     return strategy
 
@@ -82,18 +83,12 @@ def _scenario(cards: Mapping[str, ExpertCard]) -> Scenario:
     return Scenario(
         NAME,
         experiences,
-        classes=_classes(cards),
+        classes=classes_of(cards),
         image_shape=first.image_shape,
         mean=first.mean,
         std=first.std,
         architecture=first.architecture,
         training=ExpertTraining(),
-    )
-
-
-def _classes(cards: Mapping[str, ExpertCard]) -> int:
-    return 1 + max(
-        unit for card in cards.values() for unit in (*card.classes, *(card.outputs or ())) if unit is not None
     )
 
 

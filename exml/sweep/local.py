@@ -20,6 +20,7 @@ import torch
 from exml._registry import component
 from exml._validators import positive_int
 from exml.errors import SettingError
+from exml.experiment._environment import cores
 from exml.sweep.backend import Ended, Failure, Task
 from exml.sweep.sweep import Resources
 
@@ -49,7 +50,7 @@ class LocalProcesses:
         Raises:
             SettingError: a run shall have more GPUs than there are, or there are more workers than GPUs for them.
         """
-        fit = max(1, _cores() // resources.cpus)
+        fit = max(1, cores() // resources.cpus)
         if not resources.gpus:
             return [None] * (self.workers or fit)
         gpus = _gpus()
@@ -182,11 +183,6 @@ def _cause(code: int) -> str:
         name = f"signal {-code}"
     hint = " (out of memory?)" if name == "SIGKILL" else ""
     return f"the process of the run was killed by {name}{hint}"
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exml._files import write_text
 from exml.errors import CheckpointError
-from exml.experiment._lock import lock
+from exml.experiment._lock import lock, require_free
 from exml.report import WaitingForProcess, save_figure
 from exml.sweep.backend import Backend, Failure, Task
 from exml.sweep.comparison_figure import comparison_figure
@@ -50,14 +50,9 @@ def run(
     """
     out = Path(out)
     plan(sweep)  # its faults come before anything is written
-    there = (out / "sweep.yaml").exists()
-    if not resume and not _is_free(out):
-        raise CheckpointError(
-            expected=f"a new or empty folder, not {out}",
-            got="a sweep" if there else "something else",
-            remedy=f"{'go on with that sweep by resuming it, or ' if there else ''}choose another folder",
-        )
-    if resume and not there:
+    if not resume:
+        require_free(out, "sweep.yaml", "sweep")
+    elif not (out / "sweep.yaml").exists():
         raise CheckpointError(
             expected=f"a sweep in {out}", got="none", remedy="check the path, or begin the sweep without resuming"
         )
@@ -72,13 +67,6 @@ def run(
             part.unlink(missing_ok=True)
         sweep.save(out / "sweep.yaml")
         return _carry_out(made, out, retry_failed, backend or LocalProcesses(), observers)
-
-
-def _is_free(out: Path) -> bool:
-    """Whether there is nothing but what a process leaves that was killed before it wrote what it would do."""
-    if not out.exists():
-        return True
-    return out.is_dir() and all(path.name.startswith((".lock", ".sweep.yaml.")) for path in out.iterdir())
 
 
 def _carry_out(

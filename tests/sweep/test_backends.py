@@ -129,7 +129,7 @@ def test_several_at_a_time_and_none_goes_on_when_the_sweep_ends(tmp_path):
     ],
 )
 def test_each_worker_has_cores_and_gpus_of_its_own(monkeypatch, workers, resources, visible, expected):
-    monkeypatch.setattr(local_module, "_cores", lambda: 2)
+    monkeypatch.setattr(local_module, "cores", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert LocalProcesses(workers).slots(resources) == expected
 

@@ -57,6 +57,7 @@ class Work:
         checkpoint_every: as for :class:`exml.Learner`.
         observers: told of every event.
         ranks: that do this together.
+        baselines: whether they are measured.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class Work:
         checkpoint_every: int,
         observers: Sequence[RunObserver],
         ranks: Ranks,
+        *,
+        baselines: bool,
     ) -> None:
-        self._ranks = ranks
+        self._ranks, self._baselines = ranks, baselines
         self._scenario, self._folder, self._clock, self._device = scenario, folder, clock, device
         self._experts = experts
         self._checkpoint_every, self._observers = checkpoint_every, observers
@@ -96,7 +99,7 @@ class Work:
         return Result.load(self._folder.result)
 
     def _finish(self, experts: ExpertStream) -> None:
-        baselines = self._evaluate_baselines(experts)
+        baselines = self._evaluate_baselines(experts) if self._baselines else ()
         self._clock.save()
         record, path = self._folder.record, self._folder.path
         learned = tuple(self._summary(name, strategy) for name, strategy in self._strategies.items())
@@ -111,7 +114,8 @@ class Work:
             seconds=sum((part.seconds for part in learned), record.shared),
             environments=record.environments,
         )
-        save_figure(accuracy_figure(result), path / "accuracy.png")
+        if learned:
+            save_figure(accuracy_figure(result), path / "accuracy.png")
         result.save(self._folder.result)
 
     def _train_experts(self) -> ExpertStream:

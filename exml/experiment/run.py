@@ -35,6 +35,7 @@ def run(
     checkpoint_every: int = 1_000,
     resume: bool = False,
     experts: Path | str | None = None,
+    baselines: bool = True,
     observers: Sequence[RunObserver] = (),
     ranks: Ranks = ALONE,
 ) -> Result:
@@ -48,7 +49,7 @@ def run(
 
     Args:
         scenario: its name, one of :func:`exml.scenarios.names`.
-        strategies: by name; the names are those of folders.
+        strategies: by name; the names are those of folders. There may be none, and the baselines are all there is.
         out: the folder; new or empty, unless the run is resumed.
         seed: of the scenario, the experts and the students; all strategies have the same one.
         split: what the accuracies are measured on; with ``"validation"`` no test image is looked at.
@@ -59,6 +60,7 @@ def run(
             ``checkpoint_every``. A finished run is read; one that another process is at work on is waited for.
         experts: folder of the experts, ``out/experts`` by default. Several runs of one scenario and seed may share it,
             also at the same time: the first trains, the others wait for it and load.
+        baselines: measure them as well. They are the same for all runs of one scenario and seed.
         observers: told of every event, by the leader of the ranks.
         ranks: from :func:`exml.distributed.join`; all call with the same arguments, and must see the same folders. The
             leader alone writes, but for the experts, of which each rank trains some. A run may go on with another
@@ -70,7 +72,7 @@ def run(
         CheckpointError: the folder holds something already, or nothing to resume, or cannot be written.
         ExmlError: whatever else :class:`exml.Learner` refuses.
     """
-    _check(strategies, seed, checkpoint_every)
+    _check(strategies, seed, checkpoint_every, baselines=baselines)
     loaded, place = scenarios.load(scenario, seed, split), device_of(device)
     own = local_device(place, ranks)
     plain = {name: strategy.to_dict() for name, strategy in strategies.items()}
@@ -88,18 +90,21 @@ def run(
         try:
             shared = folder.path / "experts" if experts is None else Path(experts)
             told = observers if ranks.leader else ()
-            return Work(loaded, strategies, folder, shared, clock, own, checkpoint_every, told, ranks)()
+            work = Work(
+                loaded, strategies, folder, shared, clock, own, checkpoint_every, told, ranks, baselines=baselines
+            )
+            return work()
         except BaseException:
             with suppress(CheckpointError):  # what went wrong first is what matters
                 clock.save()
             raise
 
 
-def _check(strategies: Mapping[str, Strategy], seed: int, checkpoint_every: int) -> None:
+def _check(strategies: Mapping[str, Strategy], seed: int, checkpoint_every: int, *, baselines: bool) -> None:
     problem: tuple[str, str] | None = None
     bad = [name for name in strategies if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN]
-    if not strategies:
-        problem = "at least one strategy", "none"
+    if not strategies and not baselines:
+        problem = "at least one strategy, or the baselines", "neither"
     elif bad:
         problem = "strategies with names that a folder can have, and that a run does not use itself", repr(bad[0])
     elif seed < 0:

@@ -28,7 +28,7 @@ def attempt(task: Task) -> Failure | None:
             import_all(task.imports)
             experiment.run(
                 task.scenario,
-                {task.strategy: Strategy.from_dict(task.parts)},
+                {task.strategy: Strategy.from_dict(task.parts)} if task.parts else {},
                 task.folder,
                 seed=task.seed,
                 split=task.split,
@@ -36,6 +36,7 @@ def attempt(task: Task) -> Failure | None:
                 execution=Execution(task.compile, task.precision),
                 resume=(Path(task.folder) / "run.json").exists(),
                 experts=task.experts,
+                baselines=task.baselines,
             )
         except ExmlError as error:
             return Failure(one_line(str(error)), traceback.format_exc())

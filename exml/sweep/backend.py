@@ -22,7 +22,7 @@ class Task:
         name: of the run.
         scenario: its name.
         strategy: name of the strategy.
-        parts: the strategy as plain data.
+        parts: the strategy as plain data; empty if only the baselines are to be measured.
         seed: of the run.
         split: what the accuracies are measured on.
         device: where to work.
@@ -33,6 +33,7 @@ class Task:
         folder: of the run.
         experts: folder of the experts, which it shares with others.
         log: file for what the run prints.
+        baselines: whether to measure them.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Task:
     folder: str
     experts: str
     log: str
+    baselines: bool = True
 
 
 @attrs.frozen

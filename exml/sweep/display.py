@@ -75,8 +75,10 @@ class SweepDisplay:
         assert self._started is not None
         run, row = next(run for run in self._started.plan.runs if run.name == name), self._rows[name]
         place = f"[{len(self._ended)}/{len(self._started.names)}] {run.title}: "
-        if row.error is not None or row.stream_accuracy is None:
+        if row.error is not None:
             return f"{place}failed: {row.error}"
+        if row.stream_accuracy is None:
+            return f"{place}done, {duration(row.seconds or 0)}"
         return f"{place}stream accuracy {row.stream_accuracy:.1%}, {duration(row.seconds or 0)}"
 
     def _draw(self) -> RenderableType:
@@ -125,7 +127,8 @@ class SweepDisplay:
         if row is not None and row.error is not None:
             return f"failed: {row.error}", "", ""
         if row is not None:
-            return state, f"{row.seconds or 0:.0f}", f"{row.stream_accuracy or 0:.1%}"
+            accuracy = "" if row.stream_accuracy is None else f"{row.stream_accuracy:.1%}"
+            return state, f"{row.seconds or 0:.0f}", accuracy
         return (*self._progress(run), "") if state == "running" else (state, "", "")
 
     def _progress(self, run: PlannedRun) -> tuple[str, str]:
@@ -133,8 +136,11 @@ class SweepDisplay:
         assert self._started is not None
         try:
             record = json.loads((self._started.folder / "runs" / run.name / "run.json").read_text(encoding="utf-8"))
+            shared = sum(record["shared"].values())
+            if run.parts is None:
+                return "at work", f"{shared:.0f}"
             mine = record["strategies"][run.strategy]
-            own, shared = (sum(seconds.values()) for seconds in (mine["seconds"], record["shared"]))
+            own = sum(mine["seconds"].values())
         except (OSError, ValueError, KeyError):  # not there yet
             return "starting", ""
         learned = len(mine["accuracy"])

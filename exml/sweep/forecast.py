@@ -65,6 +65,8 @@ def forecast(plan: Plan, *, retry_failed: bool = False) -> Forecast:
 
 
 def _seconds(run: PlannedRun, plan: Plan) -> float | None:
+    if run.parts is None:
+        return 0.0
     sweep = plan.sweep
     scenario = scenarios.load(run.scenario, run.seed, sweep.split)
     first = scenario.experiences[0]

@@ -37,7 +37,7 @@ class PlannedRun:
         strategy: name of the strategy.
         fields: of the strategy that are varied, with their values as plain data.
         seed: of the run.
-        parts: the strategy with these values.
+        parts: the strategy with these values; None for a run that measures the baselines alone.
         experts: how many there are in the scenario.
         status: how far it is.
     """
@@ -47,7 +47,7 @@ class PlannedRun:
     strategy: str
     fields: Mapping[str, Any]
     seed: int
-    parts: Strategy
+    parts: Strategy | None
     experts: int
     status: Status = "new"
 
@@ -203,7 +203,8 @@ def _status(run: PlannedRun, sweep: Sweep, out: Path) -> Status:
     begun = (folder / "run.json").exists()
     if begun:
         request = read_record(folder / "run.json").request
-        asked = {"strategy": {run.strategy: run.parts.to_dict()}, "split": sweep.split}
+        parts = {} if run.parts is None else {run.strategy: run.parts.to_dict()}
+        asked = {"strategy": parts, "split": sweep.split}
         there = {"strategy": request.strategies, "split": request.split}
         for what, value in asked.items():
             if there[what] != value:

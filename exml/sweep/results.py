@@ -27,7 +27,7 @@ class Row:
         fields: of the strategy that were varied, as plain data.
         seed: of the run.
         ex_model: whether it keeps to the constraints of the ex-model scenario (Sec. 2); None if the run failed.
-        stream_accuracy: at the end of the stream (Eq. 2), a fraction; None if the run failed.
+        stream_accuracy: at the end of the stream (Eq. 2), a fraction; None if the run failed, or had no strategy.
         forgetting: see :func:`exml.evaluation.forgetting`; None for a baseline, too.
         seconds: of generation, distillation and evaluation; None for a baseline.
         error: of a run that failed, in a line.

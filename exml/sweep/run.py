@@ -105,7 +105,7 @@ def task_of(run: PlannedRun, sweep: Sweep, out: Path) -> Task:
         name=run.name,
         scenario=run.scenario,
         strategy=run.strategy,
-        parts=run.parts.to_dict(),
+        parts={} if run.parts is None else run.parts.to_dict(),
         seed=run.seed,
         split=sweep.split,
         device=sweep.device,

@@ -244,6 +244,7 @@ def test_every_setting_of_the_file_arrives(folder):
         "folder": str(out / "runs" / "tiny-nc--noise--seed=3"),
         "experts": str(out / "experts" / "tiny-nc-3"),
         "log": str(out / "logs" / "tiny-nc--noise--seed=3.txt"),
+        "baselines": True,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 import torch
@@ -21,6 +21,8 @@ from exml.scenarios import Scenario
 
 MINI_BATCH = 512
 """Test images in one forward pass of a student."""
+CHUNK = 2**26
+"""Values of test images that are floating at once, 256 MiB; whoever asks experts loads each once a chunk."""
 
 
 @attrs.frozen
@@ -155,7 +157,7 @@ def class_accuracies(
 def evaluate(
     predict: Predictor, scenario: Scenario, *, device: torch.device | str = "cpu", tell_experience: bool = False
 ) -> Evaluation:
-    """Accuracies on every experience's test set, in one call of the predictor.
+    """Accuracies on every experience's test set, in as few calls of the predictor as memory allows.
 
     In a scenario with tasks the predictor is told the task labels, and scores of classes of other tasks do not count.
 
@@ -171,13 +173,15 @@ def evaluate(
     """
     tests = [experience.test for experience in scenario.experiences]
     once = {id(test): test for test in tests}  # experiences may share one test set
-    samples = Samples.concat(list(once.values())).to(device)
-    tasks = None
+    _require_images(sum(map(len, once.values())))
     if scenario.tasks is not None:
-        predict, tasks = within_tasks(predict, scenario.tasks), samples.tasks
-    elif tell_experience:
-        tasks = samples.experiences - 1
-    hits = _hits(predict, samples, tasks).cpu().split([len(test) for test in once.values()])
+        predict = within_tasks(predict, scenario.tasks)
+    parts: list[Tensor] = []
+    for chunk in _chunks(list(once.values())):
+        here = chunk.to(device)
+        told = here.tasks if scenario.tasks is not None else here.experiences - 1 if tell_experience else None
+        parts.append(_hits(predict, here, told).cpu())
+    hits = torch.cat(parts).split([len(test) for test in once.values()])
     accuracies = {key: float(part.double().mean()) for key, part in zip(once, hits, strict=True)}
     return Evaluation([accuracies[id(test)] for test in tests], [len(test) for test in tests])
 
@@ -186,7 +190,8 @@ def evaluate_student(student: nn.Module, scenario: Scenario, *, ranks: Ranks = A
     """:func:`evaluate` for a student, on its own device; ranks share out the images, and all know the result."""
     predict = student_predictor(student)
     if ranks.alone:
-        return evaluate(predict, scenario)
+        place = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
+        return evaluate(predict, scenario, device=place)
 
     def together(images: Images, tasks: Labels | None) -> Logits:
         shard = ranks.shard(len(images))
@@ -253,6 +258,37 @@ def forgetting(matrix: Float[Tensor, "learned experiences"], /) -> float | None:
 
 
 def _hits(predict: Predictor, samples: Samples, tasks: Labels | None) -> Tensor:
-    if not len(samples):
+    _require_images(len(samples))
+    size = _chunk_size(samples)
+    parts = [slice(first, first + size) for first in range(0, len(samples), size)]
+    hits = [
+        predict_classes(predict, samples.pixels(rows), None if tasks is None else tasks[rows]) == samples.labels[rows]
+        for rows in parts
+    ]
+    return torch.cat(hits)
+
+
+def _chunks(parts: Sequence[Samples]) -> Iterator[Samples]:
+    """The rows of all parts, in order, as many at a time as may be floating at once."""
+    waiting: list[Samples] = []
+    room = size = _chunk_size(parts[0])
+    for part in parts:
+        first = 0
+        while first < len(part):
+            piece = part[first : first + room]
+            waiting.append(piece)
+            first, room = first + len(piece), room - len(piece)
+            if not room:
+                yield Samples.concat(waiting)
+                waiting, room = [], size
+    if waiting:
+        yield Samples.concat(waiting)
+
+
+def _chunk_size(samples: Samples) -> int:
+    return max(CHUNK // max(math.prod(samples.images.shape[1:]), 1), 1)
+
+
+def _require_images(count: int) -> None:
+    if not count:
         raise ShapeError(expected="at least one image", got="none", remedy="give a test set that is not empty")
-    return predict_classes(predict, samples.images, tasks) == samples.labels

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import attrs
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from exml._types import Images, Labels, State
 from exml.errors import ShapeError
+
+StoredImages: TypeAlias = Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]
+"""Images as somebody keeps them: floating, in pixel units, or uint8, where 255 is 1.0 in pixel units."""
+
+
+def to_pixels(images: StoredImages) -> Images:
+    """Floating images in pixel units of such as are kept as uint8; floating ones are given back as they are.
+
+    >>> to_pixels(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8))
+    tensor([[[[0.0000, 0.2000, 1.0000]]]])
+    """
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 @attrs.frozen(eq=False)
 class Samples:
     """Images with their labels and where they came from; immutable.
 
+    What is generated is floating. The images of datasets are kept as uint8, also on a device, and whoever reads them
+    takes :meth:`pixels` of a mini-batch.
+
     Args:
-        images: ``(n, channels, height, width)``, floating, in pixel units.
+        images: ``(n, channels, height, width)``, floating in pixel units, or uint8, where 255 is 1.0 in pixel units.
         labels: ``(n,)`` int64, global class ids.
         tasks: ``(n,)`` int64, task labels; -1 where there is none.
         experiences: ``(n,)`` int64, the experience (from 1) each came from; 0 where unknown.
@@ -34,18 +50,18 @@ class Samples:
     Samples(2 images 1x8x8, classes 1, cpu)
     """
 
-    images: Images
+    images: StoredImages
     labels: Labels
     tasks: Labels
     experiences: Labels
     targets: Float[Tensor, "batch targets"] | None = None
 
     def __attrs_post_init__(self) -> None:
-        if self.images.ndim != 4 or not self.images.is_floating_point():
+        if self.images.ndim != 4 or not (self.images.is_floating_point() or self.images.dtype == torch.uint8):
             raise ShapeError(
-                expected="floating images (n, channels, height, width)",
+                expected="floating or uint8 images (n, channels, height, width)",
                 got=f"{tuple(self.images.shape)} {self.images.dtype}",
-                remedy="add the missing dimension, or convert with images.float() / 255",
+                remedy="add the missing dimension, or convert with images.to(torch.uint8) what is between 0 and 255",
             )
         rows = {"labels": self.labels, "tasks": self.tasks, "experiences": self.experiences}
         for name, row in rows.items():
@@ -65,7 +81,7 @@ class Samples:
     @classmethod
     def of(
         cls,
-        images: Images,
+        images: StoredImages,
         labels: Labels,
         *,
         task: int | None = None,
@@ -89,6 +105,21 @@ class Samples:
         if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
             return self._map(lambda column: column.index_select(0, index))  # in half the time, for a mini-batch
         return self._map(lambda column: column[index])
+
+    def pixels(self, index: Tensor | slice | None = None) -> Images:
+        """The images at a mask, at indices or in a slice, floating and in pixel units; all of them without an index.
+
+        Floating images are not copied unless there is a mask or there are indices.
+
+        >>> images = torch.tensor([0, 255, 51], dtype=torch.uint8).view(3, 1, 1, 1)
+        >>> Samples.of(images, torch.tensor([0, 1, 2])).pixels(slice(1, 3)).flatten()
+        tensor([1.0000, 0.2000])
+        """
+        if index is None:
+            return to_pixels(self.images)
+        if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
+            return to_pixels(self.images.index_select(0, index))
+        return to_pixels(self.images[index])
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.images.shape[1:]))
@@ -117,6 +148,8 @@ class Samples:
     def concat(parts: Sequence[Samples], /) -> Samples:
         """All parts in order; soft targets are padded with zeros to the widest, and dropped unless all parts have them.
 
+        Images are kept as uint8 if those of all parts are.
+
         Raises:
             ShapeError: without parts, or if their image shapes differ.
         """
@@ -130,8 +163,9 @@ class Samples:
         if len(targets) == len(parts):
             width = max(target.shape[1] for target in targets)
             padded = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in targets])
+        kept = all(part.images.dtype == torch.uint8 for part in parts)
         return Samples(
-            torch.cat([part.images for part in parts]),
+            torch.cat([part.images if kept else part.pixels() for part in parts]),
             torch.cat([part.labels for part in parts]),
             torch.cat([part.tasks for part in parts]),
             torch.cat([part.experiences for part in parts]),

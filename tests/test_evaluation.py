@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from fractions import Fraction
 from typing import Any
@@ -229,3 +230,35 @@ def test_a_student_is_evaluated_on_pixels_within_its_tasks() -> None:
             own = student.module((part.test.images - scenario.mean[0]) / scenario.std[0])[:, list(part.classes)]
         predicted = torch.tensor(part.classes)[own.argmax(1)]
         assert value == pytest.approx(accuracy_score(part.test.labels, predicted))
+
+
+@pytest.mark.parametrize("chunk", [1, 9 * 7, 9 * 1000])
+def test_test_sets_of_bytes_are_asked_about_in_chunks_across_experiences(
+    monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """Seven images at a time, or one, or all: the same accuracies, with the right task label beside each image."""
+    monkeypatch.setitem(inspect.unwrap(evaluate).__globals__, "CHUNK", chunk)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (40, *SHAPE), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(40) % 5
+    scenario = scenarios.multi_task(Samples.of(images, labels), Samples.of(images, labels), experiences=3)
+    sizes: list[int] = []
+
+    def predict(pixels: Tensor, tasks: Tensor | None) -> Tensor:
+        assert pixels.is_floating_point()
+        sizes.append(len(pixels))
+        return torch.stack([torch.sin((column + 2) * 50 * pixels[:, 0, 0, 0]) for column in range(5)], 1)
+
+    found = evaluate(predict, scenario)
+    assert max(sizes) <= max(chunk // 9, 1)
+    assert sum(sizes) == 40
+    pixel = images[:, 0, 0, 0].double() / 255
+    for experience, accuracy_of in zip(scenario.experiences, found.accuracies, strict=True):
+        mine = torch.isin(labels, torch.tensor(experience.classes))
+        scores = torch.stack([torch.sin((column + 2) * 50 * pixel[mine]) for column in experience.classes], 1)
+        answers = torch.tensor(experience.classes)[scores.argmax(1)]
+        assert accuracy_of == accuracy_score(labels[mine], answers)
+    whole = Samples.of(images, labels)
+    assert accuracy(predict, whole) == pytest.approx(
+        accuracy_score(labels, predict(images.double() / 255, None).argmax(1))
+    )

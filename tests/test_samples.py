@@ -98,8 +98,8 @@ LABELS = torch.zeros(2, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"images": torch.zeros(2, 3, 3)}, "floating images"),
-        ({"images": torch.zeros(2, 1, 3, 3, dtype=torch.uint8)}, "floating images"),
+        ({"images": torch.zeros(2, 3, 3)}, "floating or uint8 images"),
+        ({"images": torch.zeros(2, 1, 3, 3, dtype=torch.int32)}, "floating or uint8 images"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, r"labels \(2,\)"),
         ({"tasks": torch.zeros(2, dtype=torch.int32)}, r"tasks \(2,\) int64"),
         ({"experiences": torch.zeros(2, 1, dtype=torch.int64)}, r"experiences \(2,\)"),
@@ -111,3 +111,43 @@ def test_rows_that_do_not_fit_are_typed_errors(change: dict[str, Tensor], expect
     fields = {"images": torch.zeros(2, 1, 3, 3), "labels": LABELS, "tasks": LABELS, "experiences": LABELS, **change}
     with pytest.raises(ShapeError, match=expected):
         Samples(**fields)
+
+
+@given(
+    values=st.lists(st.integers(0, 255), min_size=1, max_size=9),
+    data=st.data(),
+    kept=st.sampled_from([torch.uint8, torch.float32, torch.float64]),
+)
+def test_pixels_of_an_index_are_the_bytes_over_255(values: list[int], data: st.DataObject, kept: torch.dtype) -> None:
+    exact = [value / 255 for value in values]
+    images = torch.tensor(values if kept == torch.uint8 else exact, dtype=kept).view(-1, 1, 1, 1)
+    samples = Samples.of(images, torch.zeros(len(values), dtype=torch.int64))
+    chosen = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=10))
+    mask = [data.draw(st.booleans()) for _ in values]
+    cases = [
+        (None, exact),
+        (slice(1, 3), exact[1:3]),
+        (torch.tensor(chosen, dtype=torch.int64), [exact[row] for row in chosen]),
+        (torch.tensor(mask), [value for value, taken in zip(exact, mask, strict=True) if taken]),
+    ]
+    for index, expected in cases:
+        pixels = samples.pixels(index)
+        assert pixels.dtype == (torch.float32 if kept == torch.uint8 else kept)
+        assert pixels.shape[1:] == (1, 1, 1)
+        assert pixels.flatten().tolist() == pytest.approx(expected, rel=1e-7)
+    assert samples.images.flatten().tolist() == (values if kept == torch.uint8 else images.flatten().tolist())
+
+
+def test_floating_pixels_are_not_copied() -> None:
+    samples = numbered(3)
+    assert samples.pixels() is samples.images
+    assert samples.pixels(slice(1, 3)).data_ptr() == samples.images[1:].data_ptr()
+
+
+def test_bytes_stay_bytes_wherever_they_go() -> None:
+    samples = Samples.of(torch.full((2, 1, 2, 2), 51, dtype=torch.uint8), torch.tensor([0, 1]))
+    assert samples.to("meta").images.dtype == torch.uint8
+    assert samples[:1].images.dtype == Samples.concat([samples, samples]).images.dtype == torch.uint8
+    floating = Samples.of(torch.full((1, 1, 2, 2), 0.5), torch.tensor([2]))
+    mixed = Samples.concat([samples, floating]).images
+    assert mixed[:, 0, 0, 0].tolist() == pytest.approx([0.2, 0.2, 0.5])

@@ -79,7 +79,7 @@ class ExpertTraining:
                 total = torch.zeros((), device=expert.device)
                 for step, batch in enumerate(order.split(self.batch_size)[:steps]):
                     optimizer.param_groups[0]["lr"] = self._learning_rate_at((epoch + step / steps) / self.epochs)
-                    images = samples.images[batch]
+                    images = samples.pixels(batch)
                     if self.augmentation is not None:
                         images = self.augmentation(images, generator)
                     loss = nn.functional.cross_entropy(expert.logits(images), units[batch])
@@ -169,7 +169,7 @@ def _width(expert: Expert, samples: Samples) -> int:
     """How many output units the module has."""
     expert.module.eval()
     try:
-        return expert.logits(samples.images[:1].to(expert.device)).shape[1]
+        return expert.logits(samples[:1].to(expert.device).pixels()).shape[1]
     except (RuntimeError, ValueError, IndexError) as error:
         raise ExpertError(
             expected=f"a module that takes images {expert.image_shape} and gives logits (expert {expert.name!r})",

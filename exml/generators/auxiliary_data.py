@@ -11,7 +11,7 @@ from exml.experts import Expert
 from exml.generators._common import check_images, check_size, label
 from exml.generators.context import ALONE, GenerationContext
 from exml.generators.source import Source
-from exml.samples import Samples
+from exml.samples import Samples, to_pixels
 
 
 @component
@@ -52,5 +52,5 @@ class AuxiliaryData:
             chosen = torch.randperm(len(images), generator=draws)[:size]
         else:
             chosen = torch.randint(len(images), (size,), generator=draws)
-        pixels = images[chosen.to(images.device)].to(expert.device, torch.float32)
+        pixels = to_pixels(images[chosen.to(images.device)].to(expert.device)).float()
         return Samples.of(pixels, label(expert, pixels), task=expert.task, experience=context.experience)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from exml._files import write_tensors
 from exml._registry import component
-from exml._types import Images, Labels
+from exml._types import Labels
 from exml.errors import DataError
+from exml.samples import StoredImages
 
 
 @component
@@ -29,13 +30,13 @@ class ImageFile:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = ImageFile.write(f"{folder}/grey.safetensors", torch.full((4, 1, 8, 8), 51, dtype=torch.uint8))
     ...     images, labels = file(1)
-    >>> images.shape, round(images.max().item(), 3), labels
-    (torch.Size([4, 1, 8, 8]), 0.2, None)
+    >>> images.shape, images.dtype, labels
+    (torch.Size([4, 1, 8, 8]), torch.uint8, None)
     """
 
     path: str = attrs.field(converter=str)
 
-    def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
+    def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
         """Read the file.
 
         Raises:
@@ -50,8 +51,7 @@ class ImageFile:
         images, labels = tensors.get("images"), tensors.get("labels")
         _check(images, labels, self.path)
         assert images is not None
-        pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        return pixels, None if labels is None else labels.long()
+        return images, None if labels is None else labels.long()
 
     @staticmethod
     def write(path: Path | str, images: Tensor, labels: Tensor | None = None) -> ImageFile:

@@ -12,7 +12,7 @@ from exml.experts import Expert
 from exml.generators._common import check_images, check_size
 from exml.generators.context import ALONE, GenerationContext
 from exml.generators.source import Source
-from exml.samples import Samples
+from exml.samples import Samples, to_pixels
 
 
 @component
@@ -68,5 +68,5 @@ class Replay:
             [torch.arange(int(count)) for count in known.unique(return_counts=True)[1]]
         )
         chosen = order[turn.argsort(stable=True)].repeat(-(-size // len(order)))[:size]
-        pixels = images[chosen.to(images.device)].to(expert.device, torch.float32)
+        pixels = to_pixels(images[chosen.to(images.device)].to(expert.device)).float()
         return Samples.of(pixels, labels[chosen].to(expert.device), task=expert.task, experience=context.experience)

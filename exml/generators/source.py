@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from exml._types import Images, Labels
+from exml._types import Labels
+from exml.samples import StoredImages
 
 
 @runtime_checkable
@@ -18,6 +19,9 @@ class Source(Protocol):
     True
     """
 
-    def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
-        """All images for experience i (from 1), in pixel units, on the CPU, with global class ids where it has them."""
+    def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
+        """All images for experience i (from 1), on the CPU, with global class ids where it has them.
+
+        They are floating in pixel units, or uint8; the generator makes pixels only of those that it draws.
+        """
         ...

@@ -24,7 +24,7 @@ LENET5 = {"name": "lenet5", "settings": {"channels": 1, "classes": 10, "image_si
 
 
 def mnist_images() -> dict[str, Samples]:
-    """The parts ``train`` (55,000 images), ``validation`` (5,000) and ``test`` (10,000) of MNIST, in pixel units.
+    """The parts ``train`` (55,000 images), ``validation`` (5,000) and ``test`` (10,000) of MNIST, 32x32 and uint8.
 
     They are always the same, and the classes of the validation part are equally frequent. Every call makes the images
     anew from the bytes of the files, which are read once.
@@ -48,7 +48,7 @@ def mnist_nc(seed: int, split: Split) -> Scenario:
     return _new_classes(dataset_folder(), seed, split)
 
 
-# A recipe, a run and a source of real images load the same scenario each by itself; its images are 300 MiB.
+# A recipe, a run and a source of real images load the same scenario each by itself; its images are 70 MiB.
 @lru_cache(maxsize=1)
 def _joint(folder: Path, split: Split) -> Scenario:
     train, test = _parts(folder, split)
@@ -69,4 +69,4 @@ def _parts(folder: Path, split: Split) -> tuple[Samples, Samples]:
 
 
 def _samples(images: Tensor, labels: Tensor) -> Samples:
-    return Samples.of(nn.functional.pad(images[:, None], (PADDING,) * 4).float() / 255, labels)
+    return Samples.of(nn.functional.pad(images[:, None], (PADDING,) * 4), labels)

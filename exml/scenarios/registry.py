@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, TypeAlias, TypeVar
 
+import attrs
+
 from exml.errors import SettingError, UnknownNameError
+from exml.experts import ExpertTraining
+from exml.scenarios._settings import changed
 from exml.scenarios.scenario import Scenario
 
 Split: TypeAlias = Literal["test", "validation"]
@@ -65,37 +69,55 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
     """Make a scenario.
 
     Args:
-        name: one of :func:`names`.
+        name: one of :func:`names`; after a colon it may change settings of how the experts are trained, the fields of
+            :class:`~exml.experts.ExpertTraining`. An augmentation is one of those that
+            :class:`~exml.priors.Augmentation` has a name for, or ``none``. What the scenario is called is all of this.
         seed: for the order of the classes, or which images go where.
         split: what the experiences' ``test`` is: the test set, or a part of the rest that no expert was trained on
             either, with which settings are chosen without a look at the test set.
 
     Raises:
         UnknownNameError: when nobody registered the name.
-        SettingError: when the split is neither.
+        SettingError: when the split is neither, or there is no such setting of the training.
 
     >>> len(load("digits-joint").experiences), len(load("digits-nc", split="validation").experiences)
     (1, 5)
+    >>> load("digits-nc:epochs=4,learning_rate=0.05,schedule=cosine").training
+    ExpertTraining(epochs=4, batch_size=32, learning_rate=0.05, momentum=0.9, weight_decay=0.0005, schedule='cosine',
+        augmentation=None)
     """
     factory = _factory(name)
     if split not in ("test", "validation"):
         raise SettingError(expected="split 'test' or 'validation'", got=repr(split), remedy="choose one of them")
-    return factory(seed, split)
+    scenario = factory(seed, split)
+    _, colon, settings = name.partition(":")
+    if not colon or name in _FACTORIES:
+        return scenario
+    return attrs.evolve(scenario, name=name, training=changed(scenario.training, settings, name))
 
 
 def describe(name: str) -> str:
     """What a scenario is with seed 0, in a line; one that was registered with a description is not made for it.
 
+    Args:
+        name: as in :func:`load`; how the experts are trained is not said.
+
     Raises:
         UnknownNameError: when nobody registered the name.
+        SettingError: when there is no such setting of the training.
 
     >>> describe("digits-mt")
     '5 experiences of 2 classes (10 in all), task labels, images 1x8x8'
     """
     _factory(name)
-    if name in _DESCRIPTIONS:
-        return _DESCRIPTIONS[name]
-    scenario = load(name)
+    base, colon, settings = name.partition(":")
+    if name in _FACTORIES:
+        base, colon = name, ""
+    if colon:
+        changed(ExpertTraining(), settings, name)
+    if base in _DESCRIPTIONS:
+        return _DESCRIPTIONS[base]
+    scenario = load(base)
     length, total = len(scenario.experiences), scenario.classes
     counts = sorted({len(experience.classes) for experience in scenario.experiences})
     text = f"{length} experience{'s' if length > 1 else ''} of {' or '.join(map(str, counts))} classes"
@@ -106,10 +128,11 @@ def describe(name: str) -> str:
 
 
 def _factory(name: str) -> Callable[[int, Split], Scenario]:
-    if name not in _FACTORIES:
+    base = name if name in _FACTORIES else name.partition(":")[0]
+    if base not in _FACTORIES:
         raise UnknownNameError(
             expected=f"one of {', '.join(names())}",
-            got=repr(name),
+            got=repr(base),
             remedy="check the spelling, or import the module that registers it with exml.scenarios.register",
         )
-    return _FACTORIES[name]
+    return _FACTORIES[base]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import attrs
 
 from exml._registry import component
-from exml._types import Images, Labels
+from exml._types import Labels
 from exml._validators import in_range
 from exml.errors import DataError
+from exml.samples import StoredImages
 from exml.scenarios.registry import load
 
 
@@ -28,8 +29,8 @@ class ScenarioSource:
     name: str
     seed: int = attrs.field(default=0, validator=in_range(0, integer=True))
 
-    def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
-        """All training images of experience i (from 1), in pixel units, with their global class ids.
+    def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
+        """All training images of experience i (from 1), as the scenario keeps them, with their global class ids.
 
         Raises:
             UnknownNameError: when there is no such scenario.

@@ -12,8 +12,11 @@ from torch import Tensor
 from exml._rng import make_generator
 from exml.errors import DataError
 from exml.experts import ExpertTraining
-from exml.samples import Samples
+from exml.samples import Samples, StoredImages, to_pixels
 from exml.scenarios.scenario import Experience, Scenario
+
+_PART = 1024
+"""Images whose bytes are counted at once."""
 
 
 def joint(
@@ -181,7 +184,7 @@ def _scenario(
 ) -> Scenario:
     channels, height, width = train.images.shape[1:]
     classes = int(train.labels.max()) + 1
-    pixels = train.images.double()
+    mean, std = _moments(train.images)
     if architecture is None:
         settings = {"channels": channels, "classes": classes, "image_size": height}
         architecture = {"name": "conv-net", "settings": settings}
@@ -190,8 +193,28 @@ def _scenario(
         tuple(experiences),
         classes,
         (channels, height, width),
-        tuple(pixels.mean((0, 2, 3)).tolist()),
-        tuple(pixels.std((0, 2, 3), correction=0).tolist()),
+        mean,
+        std,
         architecture,
         training or ExpertTraining(),
     )
+
+
+def _moments(images: StoredImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of each channel, in pixel units, in float64."""
+    if images.dtype != torch.uint8:
+        pixels = images.double()
+        return tuple(pixels.mean((0, 2, 3)).tolist()), tuple(pixels.std((0, 2, 3), correction=0).tolist())
+    # Of bytes it is enough to know how many there are of each: no large set of images is ever floating.
+    means: list[float] = []
+    stds: list[float] = []
+    values = to_pixels(torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 256)).double().flatten()
+    for channel in images.unbind(1):
+        counts = torch.zeros(256, dtype=torch.int64, device=images.device)
+        for part in channel.split(_PART):
+            counts += part.flatten().bincount(minlength=256)
+        weights = counts.double().cpu() / int(counts.sum())
+        mean = (weights * values).sum()
+        means.append(float(mean))
+        stds.append(float((weights * (values - mean).square()).sum().sqrt()))
+    return tuple(means), tuple(stds)

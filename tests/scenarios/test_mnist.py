@@ -59,10 +59,10 @@ def as_set(images: Tensor) -> set[bytes]:
 
 
 def files(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """All images of a file as they should come out: 32x32, in pixel units."""
+    """All images of a file as they should come out: 32x32, uint8."""
     dataset = MNIST(folder, train=train)
-    images = torch.zeros(len(dataset.data), 1, 32, 32)
-    images[:, 0, 2:30, 2:30] = dataset.data / 255
+    images = torch.zeros(len(dataset.data), 1, 32, 32, dtype=torch.uint8)
+    images[:, 0, 2:30, 2:30] = dataset.data
     return images, dataset.targets
 
 
@@ -95,7 +95,7 @@ def test_every_image_of_a_part_is_in_one_experience(tiny_mnist: Path, name: str,
             assert tuple(samples.labels.unique().tolist()) == experience.classes
     sizes = [len(experience.classes) for experience in scenario.experiences]
     assert sizes == ([10] if name == "mnist-joint" else [2] * 5)
-    pixels = parts["train"].images.double()
+    pixels = parts["train"].images.double() / 255
     assert scenario.mean == pytest.approx((float(pixels.mean()),))
     assert scenario.std == pytest.approx((float(((pixels - pixels.mean()) ** 2).mean().sqrt()),))
 
@@ -207,7 +207,7 @@ def test_the_real_parts_are_fixed_for_ever(exml_data: Path) -> None:
     assert parts["validation"].labels.bincount().tolist() == [500] * 10
     images, _ = files(exml_data, train=True)
     together = torch.cat([parts["train"].images, parts["validation"].images])
-    assert torch.equal(together.sum((1, 2, 3)).sort().values, images.sum((1, 2, 3)).sort().values)
-    ink = {part: (samples.images * 255).round().long().sum((1, 2, 3)) for part, samples in parts.items()}
+    assert torch.equal(together.long().sum((1, 2, 3)).sort().values, images.long().sum((1, 2, 3)).sort().values)
+    ink = {part: samples.images.long().sum((1, 2, 3)) for part, samples in parts.items()}
     weighted = {part: int((sums * torch.arange(len(sums))).sum()) for part, sums in ink.items()}
     assert weighted == {"train": 39_334_018_395_908, "validation": 327_576_246_862, "test": 1_377_020_976_277}

@@ -46,7 +46,14 @@ AUGMENTATIONS = [
     priors.Augmentation(shift=2, rotation=10.0, flip=0.5, brightness=0.1),
     priors.Chain((priors.Augmentation(shift=1), priors.Augmentation(flip=0.5))),
 ]
-POLICIES = [buffers.Cumulative(9), buffers.ClassBalanced(9), buffers.Reservoir(9, 5), buffers.Unbounded(5)]
+POLICIES = [
+    buffers.Cumulative(9),
+    buffers.EqualParts(9),
+    buffers.ClassBalanced(9),
+    buffers.Latest(5),
+    buffers.Reservoir(9, 5),
+    buffers.Unbounded(5),
+]
 GENERATORS = [
     generators.ModelInversion(iterations=2, batch_size=4),
     generators.ModelInversion(iterations=2, start=generators.ProceduralImages(), stop_at=0.9, clamp=3.0),

@@ -7,18 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exml._types import Labels
 from exml.engine import frozen
 from exml.errors import ExpertError
 from exml.experts import Expert
 
 
-def class_templates(expert: Expert, head: str | None) -> Tensor:
-    """The rows w_k of the classifier's weight for the expert's own classes, ``(len(classes), hidden)``.
+def class_templates(expert: Expert, head: str | None, units: Labels) -> Tensor:
+    """The rows w_k of the classifier's weight for some output units, ``(len(units), hidden)``.
 
     Args:
         expert: whose classifier.
         head: the qualified name of an ``nn.Linear`` or 1x1 ``nn.Conv2d`` with one output for each output unit; None:
             the only such layer, or of several the only one whose output is the expert's output.
+        units: positions among the expert's outputs.
 
     Raises:
         ExpertError: when no layer or more than one is left; names them.
@@ -36,7 +38,7 @@ def class_templates(expert: Expert, head: str | None) -> Tensor:
             remedy="name the layer with DataImpression(head=...)" if layers else "use ModelInversion for this expert",
         )
     weight = layers[found[0]].weight.detach().flatten(1)
-    return weight[expert.own_units.to(weight.device)]
+    return weight[units.to(weight.device)]
 
 
 def _candidates(expert: Expert) -> dict[str, nn.Linear | nn.Conv2d]:

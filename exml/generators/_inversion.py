@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from exml._rng import derive_seed
-from exml._types import Generator, Images, State
+from exml._types import Augmentation, Generator, Images, State
 from exml.engine import inverter
 from exml.engine.inversion import Finished, Objective
 from exml.experts import Expert
@@ -29,11 +29,13 @@ def invert_all(
     learning_rate: float,
     batch_size: int,
     clamp: float | None,
+    augmentation: Augmentation | None = None,
     finished: Finished | None = None,
 ) -> Images:
     """Invert ``size`` images in pixel units, one mini-batch after the other.
 
-    ``objective`` and ``finished`` are given positions among all ``size`` images. A run killed while ``start`` makes its
+    ``objective`` and ``finished`` are given positions among all ``size`` images; ``augmentation`` goes before that of
+    the context. A run killed while ``start`` makes its
     images makes them anew; after that all it needs is in its state.
     """
     state = context.journal.restore()
@@ -51,7 +53,7 @@ def invert_all(
         iterations=iterations,
         learning_rate=learning_rate,
         prior=context.prior,
-        augmentation=context.augmentation,
+        augmentation=context.augmentation if augmentation is None else augmentation,
         clamp=clamp,
         execution=context.execution,
         ranks=context.ranks,

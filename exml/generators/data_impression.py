@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import attrs
 import torch
 from jaxtyping import Float
@@ -10,8 +12,8 @@ from torch.nn.functional import normalize
 
 from exml._registry import component
 from exml._rng import make_generator
-from exml._types import Generator, Labels, Logits
-from exml._validators import in_range, positive_int
+from exml._types import Augmentation, Generator, Labels, Logits
+from exml._validators import in_range, one_of, positive_int
 from exml.experts import Expert
 from exml.generators._common import balanced, check_size
 from exml.generators._head import class_templates
@@ -32,8 +34,8 @@ class DataImpression:
     C(k, j) = w_k·w_j / (‖w_k‖ ‖w_j‖), each row scaled to [0, 1] by its least and its greatest value and held above
     0.001, give α^k = β c_k. A target y^di ~ Dir(α^k) is drawn for each image, k in turn over the classes; minimised is
     the distillation loss -Σ_j y^di_j log softmax(f_i^S(x) / τ)_j + priors, over all output units; y_syn = argmax y^di,
-    always a class that the expert knows. Rows are scaled as in Nayak et al., "Zero-Shot Knowledge Distillation in Deep
-    Networks" (2019); with two classes this leaves targets that are nearly one-hot.
+    a class that the expert knows unless ``classes="all"``. Rows are scaled as in Nayak et al., "Zero-Shot Knowledge
+    Distillation in Deep Networks" (2019); with two classes this leaves targets that are nearly one-hot.
 
     Args:
         beta: β; small values give peaked targets, large ones give targets near c_k / Σ c_k. At least 0.05.
@@ -45,6 +47,12 @@ class DataImpression:
             normalised units.
         clamp: pixels are held within ``[-clamp, clamp]`` in normalised units; the reference code has 3.
         head: qualified name of the classifier, an ``nn.Linear`` or 1x1 ``nn.Conv2d``; None finds it.
+        stop_at: an image is finished once the class of its label has a higher probability than this (at temperature 1,
+            as augmented), whatever its target says of the others; None: all run to the end.
+        classes: whose templates are compared, and between which classes a target is shared out: those of the
+            ``"known"`` classes, or of ``"all"`` output units, as in the reference code. Then some of the labels are
+            classes that the expert never saw, and the more of them the smaller β is.
+        augmentation: of the images in the making, in normalised units; None: the strategy's.
 
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), (2, 4, 6), (1, 8, 8))
     >>> samples = DataImpression(iterations=20)(expert, 4, 0)
@@ -60,6 +68,9 @@ class DataImpression:
     start: Generator | None = None
     clamp: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
     head: str | None = None
+    stop_at: float | None = attrs.field(default=None, validator=in_range(0, 1, open_low=True, optional=True))
+    classes: Literal["known", "all"] = attrs.field(default="known", validator=one_of("known", "all"))
+    augmentation: Augmentation | None = None
 
     @property
     def uses_priors(self) -> bool:
@@ -76,17 +87,22 @@ class DataImpression:
             NonFiniteError: when an image ends with NaN or infinity.
         """
         check_size(size)
-        positions = balanced(size, len(expert.classes), torch.device("cpu"))
-        concentrations = self.beta * class_similarity(class_templates(expert, self.head))
+        turn = balanced(size, len(expert.classes), torch.device("cpu"))
+        units, ids, rows = _compared(expert, self.classes)
+        concentrations = self.beta * class_similarity(class_templates(expert, self.head, units))
         # Drawn on the CPU, in float64: small concentrations give probabilities that float32 would round to 0.
         draws = make_generator("cpu", seed, "data-impression")
-        drawn: Tensor = torch._sample_dirichlet(concentrations.cpu()[positions], generator=draws)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-        labels = expert.class_ids[drawn.argmax(1)].to(expert.device)
+        drawn: Tensor = torch._sample_dirichlet(concentrations.cpu()[rows[turn]], generator=draws)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        labels = ids[drawn.argmax(1)].to(expert.device)
         own = drawn.float().to(expert.device)
-        wanted = own.new_zeros(size, len(expert.outputs)).index_copy_(1, expert.own_units.to(expert.device), own)
+        wanted = own.new_zeros(size, len(expert.outputs)).index_copy_(1, units.to(expert.device), own)
+        top = wanted.argmax(1, keepdim=True)
 
         def objective(logits: Logits, rows: Labels) -> Tensor:
             return -(wanted[rows] * (logits / self.temperature).log_softmax(1)).sum(1)
+
+        def finished(logits: Logits, rows: Labels) -> Tensor:
+            return logits.softmax(1).gather(1, top[rows]).squeeze(1) > (self.stop_at or 1.0)
 
         images = invert_all(
             expert,
@@ -99,9 +115,21 @@ class DataImpression:
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             clamp=self.clamp,
+            augmentation=self.augmentation,
+            finished=None if self.stop_at is None else finished,
         )
-        targets = own.new_zeros(size, max(expert.classes) + 1).index_copy_(1, expert.class_ids.to(expert.device), own)
+        targets = own.new_zeros(size, int(ids.max()) + 1).index_copy_(1, ids.to(expert.device), own)
         return Samples.of(images, labels, task=expert.task, experience=context.experience, targets=targets)
+
+
+def _compared(expert: Expert, classes: Literal["known", "all"]) -> tuple[Labels, Labels, Labels]:
+    """Output units that a target is shared out between, their class ids, and where the expert's classes are there."""
+    if classes == "known":
+        return expert.own_units, expert.class_ids, torch.arange(len(expert.classes))
+    named = [(unit, name) for unit, name in enumerate(expert.outputs) if name is not None]
+    ids = [name for _, name in named]
+    places = torch.tensor([ids.index(known) for known in expert.classes])
+    return torch.tensor([unit for unit, _ in named]), torch.tensor(ids), places
 
 
 def class_similarity(templates: Float[Tensor, "classes hidden"]) -> Float[Tensor, "classes classes"]:

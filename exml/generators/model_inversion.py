@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from exml._registry import component
-from exml._types import Generator, Labels, Logits
+from exml._types import Augmentation, Generator, Labels, Logits
 from exml._validators import in_range, one_of, positive_int
 from exml.experts import Expert
 from exml.generators._common import balanced, check_size
@@ -40,6 +40,7 @@ class ModelInversion:
         classes: the output units in the softmax: ``"all"``, as the paper writes f(x), or only those of the ``"known"``
             classes. They differ for a head with units that were never trained: with ``"all"``, images also learn to
             leave those cold.
+        augmentation: of the images in the making, in normalised units; None: the strategy's.
 
     >>> import torch
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
@@ -56,6 +57,7 @@ class ModelInversion:
     stop_at: float | None = attrs.field(default=None, validator=in_range(0, 1, open_low=True, optional=True))
     clamp: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
     classes: Literal["all", "known"] = attrs.field(default="all", validator=one_of("all", "known"))
+    augmentation: Augmentation | None = None
 
     @property
     def uses_priors(self) -> bool:
@@ -94,6 +96,7 @@ class ModelInversion:
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             clamp=self.clamp,
+            augmentation=self.augmentation,
             finished=None if self.stop_at is None else finished,
         )
         labels = expert.class_ids.to(expert.device)[positions]

@@ -22,6 +22,8 @@ class Distillation:
     Args:
         cross_entropy: λ >= 0; 1 in the paper.
         classes: ``"seen"`` or ``"all"``, as in :class:`MeanSquaredError` and :class:`CrossEntropy`.
+        reduction: ``"sum"`` or ``"mean"``, as in :class:`MeanSquaredError`.
+        labels: ``"given"`` or of the ``"target"``, as in :class:`CrossEntropy`.
 
     >>> import torch
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
@@ -32,8 +34,10 @@ class Distillation:
 
     cross_entropy: float = attrs.field(default=1.0, validator=in_range(0))
     classes: Literal["seen", "all"] = attrs.field(default="seen", validator=one_of("seen", "all"))
+    reduction: Literal["sum", "mean"] = attrs.field(default="sum", validator=one_of("sum", "mean"))
+    labels: Literal["given", "target"] = attrs.field(default="given", validator=one_of("given", "target"))
 
     def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
         """The loss of a batch."""
-        matching = MeanSquaredError(self.classes)(logits, target, labels)
-        return matching + self.cross_entropy * CrossEntropy(self.classes)(logits, target, labels)
+        matching = MeanSquaredError(self.classes, self.reduction)(logits, target, labels)
+        return matching + self.cross_entropy * CrossEntropy(self.classes, self.labels)(logits, target, labels)

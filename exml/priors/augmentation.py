@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -13,8 +13,18 @@ from torch import Tensor
 from exml._registry import component
 from exml._types import Images
 from exml._validators import in_range, one_of
+from exml.errors import SettingError
 from exml.priors._jitter import adjust_brightness, adjust_contrast, adjust_saturation
 from exml.priors._warp import inverse_affine, move, warp
+
+
+def _values(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not value or not all(isinstance(number, int | float) and math.isfinite(number) for number in value):
+        raise SettingError(
+            expected=f"one finite number, or one a channel, for {type(instance).__name__}.{attribute.name}",
+            got=repr(value),
+            remedy="write it as (0.0,)",
+        )
 
 
 @component
@@ -36,6 +46,10 @@ class Augmentation:
         contrast: distance from the image's mean grey; 0 to 1.
         saturation: distance from grey of each pixel, for images with 3 channels; 0 to 1.
         padding: what comes in from beyond the border: the outermost pixels, zeros, or the image mirrored.
+        fill: with ``padding="zeros"``, what to take for zero: one value, or one a channel. In distillation 0 is black;
+            in the expert's normalised units, where generation is at home, 0 is the mean colour of its images.
+        parameters: whether every ``"image"`` has its own, or all images of a ``"batch"`` the same, as in the
+            generation of the paper's code.
 
     >>> images = torch.rand(4, 1, 8, 8)
     >>> shifted = Augmentation(shift=2)(images, torch.Generator().manual_seed(0))
@@ -55,6 +69,8 @@ class Augmentation:
     padding: Literal["border", "zeros", "reflection"] = attrs.field(
         default="border", validator=one_of("border", "zeros", "reflection")
     )
+    fill: tuple[float, ...] = attrs.field(default=(0.0,), converter=tuple, validator=_values)
+    parameters: Literal["image", "batch"] = attrs.field(default="image", validator=one_of("image", "batch"))
 
     @classmethod
     def mnist(cls) -> Augmentation:
@@ -78,7 +94,8 @@ class Augmentation:
     def draw(self, count: int, generator: torch.Generator, /) -> Float[Tensor, "8 count"]:
         """Draws for :meth:`apply` of so many images, on the device of the generator."""
         # Always as many: to switch one change off leaves the others as they are.
-        return torch.rand(8, count, generator=generator, device=generator.device)
+        different = count if self.parameters == "image" else 1
+        return torch.rand(8, different, generator=generator, device=generator.device).expand(8, count)
 
     def apply(self, images: Images, draws: Float[Tensor, "8 batch"], /) -> Images:
         """Change every image by parameters made of its column of ``draws``, in [0, 1): a function of tensors alone.
@@ -91,6 +108,9 @@ class Augmentation:
         >>> torch.equal(shifts.apply(images, draws), shifts(images, torch.Generator().manual_seed(0)))
         True
         """
+        filled = self.padding == "zeros" and any(self.fill)
+        fill = images.new_tensor(self.fill).view(-1, 1, 1) if filled else 0
+        images = images - fill if filled else images
         if self.rotation or self.scale:
             matrices = inverse_affine(
                 angle=_signed(draws[0]) * math.radians(self.rotation),
@@ -102,6 +122,7 @@ class Augmentation:
         elif self.shift or self.flip:
             mirrored = draws[2] < self.flip if self.flip else None
             images = move(images, mirrored, self._shift(draws), self.padding)
+        images = images + fill if filled else images
         if self.brightness:
             images = adjust_brightness(images, (1 + self.brightness * _signed(draws[5])).to(images.dtype))
         if self.contrast:

@@ -47,7 +47,10 @@ class BatchNormStatistics:
             expert's module.
         statistic: whether σ is the standard deviation (the paper's text) or the variance.
         reduction: over the channels of a layer: their ``"sum"``, as a norm has it, or their ``"mean"``. The paper's
-            code is ``BatchNormStatistics(weight, layers="last", statistic="variance", reduction="mean")``.
+            code is ``BatchNormStatistics(weight, layers="last", statistic="variance", reduction="mean", per="batch")``.
+        per: what the weight is for. Losses of images are added up, and so the penalty of a batch counts once an
+            ``"image"``, in balance with the other terms however many images there are. The paper's code adds it once a
+            ``"batch"``: the more images, the less it says.
         absent: an expert without batch-norm layers is an ``"error"``, or the prior is 0 for it (``"ignore"``), for
             streams in which some experts have them and some have not.
 
@@ -69,6 +72,7 @@ class BatchNormStatistics:
     layers: Literal["all", "last"] | tuple[str, ...] = attrs.field(default="all", converter=_names, validator=_layers)
     statistic: Literal["std", "variance"] = attrs.field(default="std", validator=one_of("std", "variance"))
     reduction: Literal["sum", "mean"] = attrs.field(default="sum", validator=one_of("sum", "mean"))
+    per: Literal["image", "batch"] = attrs.field(default="image", validator=one_of("image", "batch"))
     absent: Literal["error", "ignore"] = attrs.field(default="error", validator=one_of("error", "ignore"))
 
     @property
@@ -90,7 +94,9 @@ class BatchNormStatistics:
         distances = (mean - wanted_mean).square() + (spread - wanted).square()
         if self.reduction == "mean":
             distances = torch.cat([layer.mean(0, keepdim=True) for layer in distances.split([*map(_channels, chosen)])])
-        return self.weight * distances.sum()
+        shard = chosen[0].shard
+        images_in_all = len(images) if shard is None else shard.total
+        return self.weight / (1 if self.per == "image" else images_in_all) * distances.sum()
 
     def _chosen(self, activations: Sequence[Activation]) -> Sequence[Activation]:
         present = list(dict.fromkeys(activation.layer for activation in activations))

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from exml.builder import CompleteBuilder
 from exml.errors import UnknownNameError
+from exml.recipes._appendix import PAPER_STRATEGIES
 from exml.recipes.distillation import auxiliary, data_impression, model_inversion, noise, procedural, replay
 from exml.recipes.ours import exml
+from exml.recipes.paper import paper
+from exml.recipes.reference import reference
+
+
+def _cell(make: Callable[[str, str, int], CompleteBuilder], strategy: str, scenario: str, seed: int) -> CompleteBuilder:
+    return make(scenario, strategy, seed)
+
 
 RECIPES: Mapping[str, Callable[[str, int], CompleteBuilder]] = MappingProxyType(
     {
@@ -19,9 +28,13 @@ RECIPES: Mapping[str, Callable[[str, int], CompleteBuilder]] = MappingProxyType(
         "procedural": procedural,
         "replay": replay,
         "noise": noise,
+        **{f"paper-{strategy}": partial(_cell, paper, strategy) for strategy in PAPER_STRATEGIES},
+        **{f"reference-{strategy}": partial(_cell, reference, strategy) for strategy in PAPER_STRATEGIES},
     }
 )
-"""Each makes a builder for a scenario, given by its name and its seed."""
+"""Each makes a builder for a scenario, given by its name and its seed.
+
+Those that begin with ``paper-`` and ``reference-`` know the paper's scenarios alone."""
 
 
 def recipe(name: str, scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:

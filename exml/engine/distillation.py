@@ -19,8 +19,9 @@ from exml.engine._steps import compile_whole, exchanging, in_form
 from exml.engine._synchronized import synchronized
 from exml.engine.execution import EAGER, Execution
 from exml.engine.lowering import lowered
-from exml.engine.training import Training, channels_last
+from exml.engine.training import Training
 from exml.experts import Expert
+from exml.models import channels_last
 from exml.samples import Samples
 from exml.targets import Target, TeacherLogits
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Literal
 
 import attrs
@@ -83,29 +81,3 @@ class Training:
         if progress < warm_up:
             return self.learning_rate * (iteration + 1) / (warm_up * self.iterations + 1)
         return self.learning_rate * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
-
-
-@contextmanager
-def channels_last(student: nn.Module, optimizer: torch.optim.Optimizer) -> Generator[None]:
-    """Inside the block the weights of two-dimensional convolutions have their channels last, and so has what they make.
-
-    Only the order in memory changes. The optimizer's tensors follow, since fused kernels read memory in its order.
-    """
-    convolutions = any(isinstance(part, nn.Conv2d) and part.weight.dtype != torch.float64 for part in student.modules())
-    try:
-        if convolutions:
-            _arrange(student, optimizer, torch.channels_last)
-        yield
-    finally:
-        if convolutions:
-            _arrange(student, optimizer, torch.contiguous_format)
-
-
-def _arrange(student: nn.Module, optimizer: torch.optim.Optimizer, memory_format: torch.memory_format) -> None:
-    student.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
-    for parameter, slots in optimizer.state.items():
-        if parameter.ndim == 4:
-            parameter.grad = None
-            for name, value in slots.items():
-                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                    slots[name] = value.contiguous(memory_format=memory_format)

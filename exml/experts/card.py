@@ -56,7 +56,7 @@ class ExpertCard:
         order: its place in the stream; all cards of a folder have one, or none has.
         architecture: name and settings in :mod:`exml.models`; None if the module is given when it is loaded.
         sha256: of the weights' file; None is not checked.
-        accuracy: on its own test data, 0 to 1.
+        accuracy: on images of its own classes that it was not trained on, 0 to 1.
         training: anything that its maker wants to say about how it was trained.
         version: of this layout.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from exml._registry import component
-from exml._rng import global_seed, make_generator
+from exml._rng import derive_seed, global_seed, make_generator
 from exml._types import Augmentation
 from exml._validators import in_range, one_of, positive_int
 from exml.errors import ExpertError, NonFiniteError
+from exml.experts._checkpoint import TrainingCheckpoint
 from exml.experts.expert import Expert
+from exml.models import channels_last
 from exml.samples import Samples
 
 
@@ -47,55 +50,78 @@ class ExpertTraining:
     augmentation: Augmentation | None = None
 
     def __call__(
-        self, expert: Expert, samples: Samples, seed: int, progress: Callable[[int, int], None] | None = None, /
+        self,
+        expert: Expert,
+        samples: Samples,
+        seed: int,
+        progress: Callable[[int, int], None] | None = None,
+        checkpoint: Path | None = None,
+        /,
     ) -> None:
         """Train the expert's module in place, on its device, and leave it in evaluation mode.
 
-        The same seed gives the same weights on a CPU. The data stay on the device; a last mini-batch of a single image,
-        of which batch norm could make nothing, is left out.
+        The same seed gives the same weights on a CPU, with the same number of threads. What a step draws depends on the
+        seed and the step alone, so training that goes on from a checkpoint equals one that was never stopped. The data
+        stay on the device; a last mini-batch of a single image, of which batch norm could make nothing, is left out.
 
         Args:
             expert: what it is and how its images are normalised; its module as it is now is where the training begins.
             samples: of its classes only.
             seed: for the order of the images, augmentation and dropout.
             progress: called after each epoch with the number of epochs done and of all.
+            checkpoint: a file that is written every few seconds, and gone on from if it is there and of the same
+                training; whoever has saved the expert deletes it.
 
         Raises:
             ExpertError: when there are no samples, or one of a class that the expert does not know.
             NonFiniteError: when the loss was NaN or infinite in an epoch.
+            CheckpointError: when the checkpoint cannot be written.
         """
         samples = samples.to(expert.device)
         units = _units(expert, samples)
-        parameters = [parameter for parameter in expert.module.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(
-            parameters, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
-        )
+        optimizer = self._optimizer(expert)
+        saved = None if checkpoint is None else TrainingCheckpoint(checkpoint, self, expert, samples, seed)
+        draws, reseed = torch.Generator(expert.device), _reseed(expert.device)
         steps = max(1, len(samples) // self.batch_size + (len(samples) % self.batch_size > 1))
-        with global_seed(seed, "expert-training"):
-            for epoch in range(self.epochs):
+        expert.module.train()
+        with global_seed(seed, "expert-training"), channels_last(expert.module, optimizer):
+            begun = 0 if saved is None else saved.load(expert.module, optimizer)
+            for epoch in range(begun // steps, self.epochs):
                 generator = make_generator(expert.device, seed, "expert-training", epoch)
                 order = torch.randperm(len(samples), generator=generator, device=expert.device)
-                expert.module.train()
+                batches = order.split(self.batch_size)[:steps]
                 total = torch.zeros((), device=expert.device)
-                for step, batch in enumerate(order.split(self.batch_size)[:steps]):
-                    optimizer.param_groups[0]["lr"] = self._learning_rate_at((epoch + step / steps) / self.epochs)
-                    images = samples.pixels(batch)
+                for step in range(max(0, begun - epoch * steps), steps):
+                    place = derive_seed(seed, "expert-training", epoch, step)
+                    draws.manual_seed(place)
+                    reseed(place)
+                    if self.schedule != "constant":
+                        rate = self._learning_rate_at((epoch + step / steps) / self.epochs)
+                        optimizer.param_groups[0]["lr"] = rate
+                    images = samples.pixels(batches[step])
                     if self.augmentation is not None:
-                        images = self.augmentation(images, generator)
-                    loss = nn.functional.cross_entropy(expert.logits(images), units[batch])
-                    optimizer.zero_grad()
+                        images = self.augmentation(images, draws)
+                    loss = nn.functional.cross_entropy(expert.logits(images), units[batches[step]])
+                    optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()
                     total += loss.detach()
-                if not bool(total.isfinite()):
-                    raise NonFiniteError(
-                        expected=f"a finite loss (expert {expert.name!r}, epoch {epoch + 1})",
-                        got=str(float(total)),
-                        remedy="lower the learning rate, or look for NaN among the images",
-                    )
+                    if saved is not None and saved.due:
+                        _require_finite(total, expert, epoch)
+                        saved.save(expert.module, optimizer, epoch * steps + step + 1)
+                _require_finite(total, expert, epoch)
                 if progress is not None:
                     progress(epoch + 1, self.epochs)
         expert.module.eval()
+
+    def _optimizer(self, expert: Expert) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            [parameter for parameter in expert.module.parameters() if parameter.requires_grad],
+            self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            fused=expert.device.type in ("cpu", "cuda"),
+        )
 
     def _learning_rate_at(self, done: float) -> float:
         factor = 1.0 if self.schedule == "constant" else (1 + math.cos(math.pi * done)) / 2
@@ -113,6 +139,7 @@ def train_expert(
     task: int | None = None,
     name: str = "expert",
     progress: Callable[[int, int], None] | None = None,
+    checkpoint: Path | str | None = None,
 ) -> Expert:
     """Train a module, in place, on the samples of its classes.
 
@@ -127,10 +154,12 @@ def train_expert(
         task: the task label t_i.
         name: for reports.
         progress: called after each epoch with the number of epochs done and of all.
+        checkpoint: see :class:`ExpertTraining`; a file to go on from after a kill.
 
     Raises:
         ExpertError: when the module does not take the images, or its head has no unit for one of the classes.
         NonFiniteError: when the loss was NaN or infinite.
+        CheckpointError: when the checkpoint cannot be written.
 
     >>> from exml.models import LeNet5
     >>> samples = Samples.of(torch.rand(8, 1, 16, 16), torch.tensor([3, 7] * 4))
@@ -146,8 +175,22 @@ def train_expert(
     width = _width(expert, samples)
     if width != len(classes):
         expert = attrs.evolve(expert, outputs=tuple(range(width)))
-    (training or ExpertTraining())(expert, samples, seed, progress)
+    (training or ExpertTraining())(expert, samples, seed, progress, None if checkpoint is None else Path(checkpoint))
     return expert
+
+
+def _reseed(device: torch.device) -> Callable[[int], object]:
+    """What seeds the generator that dropout draws from; to seed those of all devices takes longer than it should."""
+    return torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+
+
+def _require_finite(total: Tensor, expert: Expert, epoch: int) -> None:
+    if not bool(total.isfinite()):
+        raise NonFiniteError(
+            expected=f"a finite loss (expert {expert.name!r}, epoch {epoch + 1})",
+            got=str(float(total)),
+            remedy="lower the learning rate, or look for NaN among the images",
+        )
 
 
 def _units(expert: Expert, samples: Samples) -> Tensor:

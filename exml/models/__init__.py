@@ -1,9 +1,21 @@
 """Architectures of experts and students, and their names in cards."""
 
 from exml.models.conv_net import ConvNet
+from exml.models.layout import channels_last
 from exml.models.lenet5 import LeNet5
 from exml.models.normalized import Normalized
 from exml.models.registry import build, describe, names, register, settings
 from exml.models.slim_resnet18 import SlimResNet18
 
-__all__ = ["ConvNet", "LeNet5", "Normalized", "SlimResNet18", "build", "describe", "names", "register", "settings"]
+__all__ = [
+    "ConvNet",
+    "LeNet5",
+    "Normalized",
+    "SlimResNet18",
+    "build",
+    "channels_last",
+    "describe",
+    "names",
+    "register",
+    "settings",
+]

@@ -14,9 +14,13 @@ from exml._serialization import to_plain
 from exml.distributed import Ranks
 from exml.errors import ExpertError
 from exml.experts import Expert, ExpertStream, load_expert, read_card, save_expert, train_expert
+from exml.samples import Samples
 
 if TYPE_CHECKING:
     from exml.scenarios.scenario import Experience, Scenario
+
+BATCH = 500
+"""Images that an expert is asked about at once."""
 
 
 def train_experts(
@@ -26,6 +30,7 @@ def train_experts(
     device: torch.device | str,
     progress: Callable[[int, int], None] | None,
     ranks: Ranks,
+    validation: Scenario | None = None,
 ) -> ExpertStream:
     """See :meth:`Scenario.train_experts`."""
     epochs = scenario.training.epochs
@@ -34,6 +39,7 @@ def train_experts(
     for number, experience in enumerate(scenario.experiences):
         record = _record(scenario, experience, seed)
         path = None if folder is None else folder / f"expert-{experience.index}.json"
+        checkpoint = None if path is None else path.with_suffix(".training")
         if path is not None and number % ranks.size != ranks.rank:
             paths.append(path)
             continue
@@ -53,14 +59,22 @@ def train_experts(
                 task=experience.task,
                 name=f"{scenario.name}-{experience.index}",
                 progress=report,
-            ).to("cpu")
+                checkpoint=checkpoint,
+            )
+            accuracy = None
+            if validation is not None:
+                held_out = validation.experiences[number].test
+                accuracy = _accuracy(expert, held_out)
+                record |= {"accuracy": {"split": "validation", "images": len(held_out)}}
+            expert = expert.to("cpu")
             if path is None:
                 experts.append(expert)
             else:
-                save_expert(expert, path.parent, path.stem, order=experience.index, training=record)
+                save_expert(expert, path.parent, path.stem, order=experience.index, accuracy=accuracy, training=record)
         elif progress is not None:
             progress((number + 1) * epochs, len(scenario.experiences) * epochs)
-        if path is not None:
+        if path is not None and checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)  # the expert is there
             paths.append(path)
     if folder is None:
         return ExpertStream.from_experts(experts)
@@ -73,12 +87,23 @@ def train_experts(
 def _is_there(path: Path, record: dict[str, Any]) -> bool:
     """Whether a whole expert with this record lies at the path; one that was cut short is made again."""
     try:
-        if read_card(path).training != record:
+        training = read_card(path).training
+        if any(training.get(name) != value for name, value in record.items()):
             return False
         load_expert(path)
     except ExpertError:
         return False
     return True
+
+
+@torch.no_grad()
+def _accuracy(expert: Expert, samples: Samples) -> float:
+    """Of its own classes only, as an expert is asked about images of its own experience."""
+    samples = samples.to(expert.device)
+    right = torch.zeros((), dtype=torch.int64, device=expert.device)
+    for index in torch.arange(len(samples), device=expert.device).split(BATCH):
+        right += (expert.labels(samples.pixels(index)) == samples.labels[index]).sum()
+    return right.item() / len(samples)
 
 
 def _record(scenario: Scenario, experience: Experience, seed: int) -> dict[str, Any]:

@@ -102,23 +102,27 @@ class Scenario:
         device: torch.device | str = "cpu",
         progress: Callable[[int, int], None] | None = None,
         ranks: Ranks = ALONE,
+        validation: Scenario | None = None,
     ) -> ExpertStream:
         """Train one expert on each experience, all from the same initial weights, on which Param. Avg. lives.
 
         Args:
             seed: for the initial weights and the training.
             folder: where each expert is saved when it is ready, and loaded from when its turn comes. An expert that is
-                there already, trained on the same data with the same settings and seed, is not trained again. Without
-                a folder they all stay in memory.
+                there already, trained on the same data with the same settings and seed, is not trained again, and one
+                that was killed half-way goes on. Without a folder they all stay in memory.
             device: where to train.
             progress: called with the number of epochs done and of all, over the whole stream.
             ranks: each trains some of the experts, into a folder that all can read; without a folder each trains all.
+            validation: this scenario with the validation part as its test sets; each card then has the accuracy of its
+                expert on the images of its own experience.
 
         Raises:
             NonFiniteError: when a loss was NaN or infinite.
             CheckpointError: when an expert cannot be written.
         """
-        return train_experts(self, seed, None if folder is None else Path(folder), device, progress, ranks)
+        folder = None if folder is None else Path(folder)
+        return train_experts(self, seed, folder, device, progress, ranks, validation)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.image_shape))

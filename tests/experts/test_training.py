@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from exml.errors import ExpertError, NonFiniteError, SettingError
 from exml.experts import Expert, ExpertTraining, train_expert
-from exml.models import ConvNet
+from exml.experts._checkpoint import TrainingCheckpoint
+from exml.models import ConvNet, SlimResNet18
 from exml.samples import Samples
 
 
@@ -102,6 +108,123 @@ def test_augmentation_sees_pixels() -> None:
     training = ExpertTraining(epochs=1, augmentation=Watch())
     train_expert(linear(2), blobs(), training=training, mean=(100.0,), std=(0.1,))
     assert 0 < max(seen) <= 1
+
+
+def module_with_everything() -> nn.Module:
+    """Batch norm has buffers, dropout and augmentation draw numbers, convolutions have another order in memory."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(16, 2))
+
+
+class Noise:
+    """An augmentation that draws numbers, and kills the training at a step."""
+
+    def __init__(self, kill_at: int | None = None) -> None:
+        self.kill_at, self.steps = kill_at, 0
+
+    def __repr__(self) -> str:
+        return "Noise()"
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator, /) -> torch.Tensor:
+        self.steps += 1
+        if self.steps == self.kill_at:
+            raise KeyboardInterrupt
+        return images + 0.1 * torch.rand(images.shape, generator=generator)
+
+
+def train_with_everything(path: Path | None, kill_at: int | None = None, momentum: float = 0.9, seed: int = 0) -> Any:
+    noise = Noise(kill_at)
+    training = ExpertTraining(
+        epochs=3, batch_size=8, learning_rate=0.1, momentum=momentum, schedule="cosine", augmentation=noise
+    )
+    module = module_with_everything()
+    with suppress(KeyboardInterrupt):
+        train_expert(module, blobs(), training=training, seed=seed, checkpoint=path)
+    return module, noise.steps
+
+
+def equal(one: nn.Module, two: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+@pytest.fixture
+def save_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(inspect.unwrap(TrainingCheckpoint.save).__globals__, "PERIOD", 0.0)
+
+
+@pytest.mark.usefixtures("save_each_step")
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+@pytest.mark.parametrize("kill_at", [1, 2, 5, 6, 8, 15])
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, kill_at: int, momentum: float) -> None:
+    """There are five steps in each of three epochs."""
+    wanted, steps = train_with_everything(None, momentum=momentum)
+    assert steps == 15
+    path = tmp_path / "expert.training"
+    train_with_everything(path, kill_at, momentum)
+    module, steps = train_with_everything(path, momentum=momentum)
+    assert steps == 15 - (kill_at - 1)
+    assert equal(module, wanted)
+
+
+@pytest.mark.usefixtures("save_each_step")
+def test_a_checkpoint_of_other_training_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "expert.training"
+    train_with_everything(path, 9)
+    module, steps = train_with_everything(path, seed=1)
+    assert steps == 15
+    assert equal(module, train_with_everything(None, seed=1)[0])
+
+
+@pytest.mark.usefixtures("save_each_step")
+def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "expert.training"
+    train_with_everything(path, 9)
+    path.write_bytes(path.read_bytes()[:-50])
+    assert train_with_everything(path)[1] == 15
+
+
+@pytest.mark.usefixtures("save_each_step")
+def test_weights_of_nan_are_not_kept(tmp_path: Path) -> None:
+    samples = blobs()
+    samples.images[3] = float("nan")
+    with pytest.raises(NonFiniteError, match="epoch 1"):
+        train_expert(linear(2), samples, checkpoint=tmp_path / "expert.training", training=ExpertTraining(batch_size=8))
+    for path in tmp_path.iterdir():  # those of the steps before the image was seen
+        assert all(bool(tensor.isfinite().all()) for tensor in load_file(path).values())
+
+
+def test_between_two_checkpoints_passes_some_time(tmp_path: Path) -> None:
+    train_with_everything(tmp_path / "expert.training")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_order_of_memory_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without dropout, which draws in the order of memory."""
+    start = SlimResNet18(1, 2, width=4)
+
+    def train() -> nn.Module:
+        module = copy.deepcopy(start)
+        training = ExpertTraining(epochs=1, batch_size=16, learning_rate=0.01)
+        train_expert(module, blobs(), training=training)
+        return module
+
+    got = train()
+    assert all(parameter.is_contiguous() for parameter in got.parameters())
+    names = inspect.unwrap(ExpertTraining.__call__).__globals__
+    monkeypatch.setitem(names, "channels_last", lambda *_: nullcontext())
+    for one, two in zip(got.parameters(), train().parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+def test_bytes_teach_what_pixels_teach() -> None:
+    samples = blobs()
+    kept = attrs.evolve(samples, images=(255 * samples.images).to(torch.uint8))
+    floating = attrs.evolve(kept, images=kept.pixels())
+    modules = [linear(2), linear(2)]
+    for module, some in zip(modules, (kept, floating), strict=True):
+        train_expert(module, some, training=ExpertTraining(epochs=2))
+    assert equal(*modules)
 
 
 def test_progress_is_told_after_each_epoch() -> None:

@@ -1,0 +1,72 @@
+"""How far the training of an expert is, on disk, so that one that was killed goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from exml._files import write_tensors
+from exml.experts.expert import Expert
+from exml.samples import Samples
+
+PERIOD = 10.0
+"""Seconds of training between two checkpoints."""
+
+
+class TrainingCheckpoint:
+    """One file with the weights, the optimizer's momentum, and the number of steps made; written atomically.
+
+    Args:
+        path: of the file.
+        training: the settings.
+        expert: as it is before the first step.
+        samples: that it is trained on.
+        seed: of its training.
+    """
+
+    def __init__(self, path: Path, training: object, expert: Expert, samples: Samples, seed: int) -> None:
+        self._path, self._saved = path, time.monotonic()
+        # All that the numbers depend on: a checkpoint of other training is none.
+        key = hashlib.sha256(repr((training, seed, expert.image_shape, expert.mean, expert.std)).encode())
+        key.update(expert.fingerprint().encode())
+        for column in (samples.images, samples.labels):
+            key.update(column.cpu().contiguous().numpy().tobytes())
+        self._key = key.hexdigest()
+
+    def load(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Put module and optimizer where they were at the last save; gives the steps made until then, 0 without one."""
+        try:
+            with safe_open(self._path, "pt") as file:
+                metadata: dict[str, str] = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return 0
+        if metadata.get("key") != self._key:
+            return 0
+        module.load_state_dict({name.removeprefix("module."): state[name] for name in state if name[:7] == "module."})
+        for name, parameter in module.named_parameters():
+            if f"momentum.{name}" in state:
+                momentum = torch.empty_like(parameter).copy_(state[f"momentum.{name}"])
+                optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
+        return int(metadata["steps"])
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return time.monotonic() >= self._saved + PERIOD
+
+    def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        """Write down where module and optimizer are after so many steps."""
+        state: dict[str, Any] = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+        for name, parameter in module.named_parameters():
+            momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                state[f"momentum.{name}"] = momentum
+        write_tensors(self._path, state, {"key": self._key, "steps": str(steps)})
+        self._saved = time.monotonic()

@@ -1,5 +1,6 @@
 """Scenarios (Sec. 5): what the experts of a stream are trained on, and what the student is asked in the end."""
 
+import exml.scenarios.cifar10  # noqa: F401  # pyright: ignore[reportUnusedImport]  (it registers its scenarios)
 from exml.scenarios.digits import digit_images
 from exml.scenarios.mnist import mnist_images
 from exml.scenarios.registry import Split, describe, load, names, register

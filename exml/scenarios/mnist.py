@@ -1,7 +1,6 @@
 """The paper's scenarios on MNIST (Sec. 5, Table 1): real digits, 32x32 as LeNet-5 takes them.
 
-MNIST is looked for in the folder that ``EXML_DATA`` names; without that it is downloaded once into the user's cache.
-Nothing is read before one of these scenarios is loaded.
+See :func:`exml.datasets.mnist` for where the images come from. Nothing is read before one of these scenarios is loaded.
 """
 
 from __future__ import annotations
@@ -9,11 +8,12 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from torch import Tensor, nn
+import attrs
+from torch import nn
 
+from exml.datasets import dataset_folder, mnist
 from exml.experts import ExpertTraining
 from exml.samples import Samples
-from exml.scenarios._datasets import dataset_folder, mnist
 from exml.scenarios.registry import Split, register
 from exml.scenarios.scenario import Scenario
 from exml.scenarios.splits import joint, new_classes
@@ -24,15 +24,12 @@ LENET5 = {"name": "lenet5", "settings": {"channels": 1, "classes": 10, "image_si
 
 
 def mnist_images() -> dict[str, Samples]:
-    """The parts ``train`` (55,000 images), ``validation`` (5,000) and ``test`` (10,000) of MNIST, 32x32 and uint8.
-
-    They are always the same, and the classes of the validation part are equally frequent. Every call makes the images
-    anew from the bytes of the files, which are read once.
+    """The parts of :func:`exml.datasets.mnist`, 1x32x32 uint8: with two black pixels more on each side.
 
     Raises:
         DataError: when there is no MNIST, and none can be downloaded.
     """
-    return {part: _samples(*pair) for part, pair in mnist(dataset_folder()).items()}
+    return {part: _padded(samples) for part, samples in mnist().items()}
 
 
 @register("mnist-joint", description="1 experience of 10 classes, images 1x32x32; MNIST")
@@ -48,25 +45,22 @@ def mnist_nc(seed: int, split: Split) -> Scenario:
     return _new_classes(dataset_folder(), seed, split)
 
 
-# A recipe, a run and a source of real images load the same scenario each by itself; its images are 70 MiB.
+# A recipe, a run and a source of real images load the same scenario each by itself.
 @lru_cache(maxsize=1)
 def _joint(folder: Path, split: Split) -> Scenario:
-    train, test = _parts(folder, split)
+    parts = mnist(folder)
+    train, test = _padded(parts["train"]), _padded(parts[split])
     training = ExpertTraining(epochs=100, learning_rate=0.01)  # appendix A.1
     return joint(train, test, name="mnist-joint", architecture=LENET5, training=training)
 
 
 @lru_cache(maxsize=2)
 def _new_classes(folder: Path, seed: int, split: Split) -> Scenario:
-    train, test = _parts(folder, split)
+    parts = mnist(folder)
+    train, test = _padded(parts["train"]), _padded(parts[split])
     training = ExpertTraining(epochs=20, learning_rate=0.01)  # appendix A.1
     return new_classes(train, test, experiences=5, seed=seed, name="mnist-nc", architecture=LENET5, training=training)
 
 
-def _parts(folder: Path, split: Split) -> tuple[Samples, Samples]:
-    parts = mnist(folder)
-    return _samples(*parts["train"]), _samples(*parts[split])
-
-
-def _samples(images: Tensor, labels: Tensor) -> Samples:
-    return Samples.of(nn.functional.pad(images[:, None], (PADDING,) * 4), labels)
+def _padded(samples: Samples) -> Samples:
+    return attrs.evolve(samples, images=nn.functional.pad(samples.images, (PADDING,) * 4))

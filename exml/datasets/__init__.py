@@ -1,0 +1,15 @@
+"""Labelled images by name: their training, validation and test parts, as bytes, always the same (Sec. 5)."""
+
+from exml.datasets.cifar10 import cifar10
+from exml.datasets.fashion_mnist import fashion_mnist
+from exml.datasets.location import dataset_folder
+from exml.datasets.mnist import mnist
+from exml.datasets.parts import hold_out
+
+__all__ = [
+    "cifar10",
+    "dataset_folder",
+    "fashion_mnist",
+    "hold_out",
+    "mnist",
+]

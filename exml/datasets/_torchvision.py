@@ -1,0 +1,34 @@
+"""Datasets that torchvision reads, and downloads where it may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from exml.datasets.location import cache_folder
+from exml.errors import DataError
+
+
+def read(make: Callable[..., Any], folder: Path, place: Path, name: str, *, train: bool) -> Any:
+    """One of torchvision's datasets; it is downloaded, once, only into the folder of the cache.
+
+    Args:
+        make: its class.
+        folder: its root.
+        place: where its files should be, for messages.
+        name: for messages.
+        train: its training part, or its test part.
+
+    Raises:
+        DataError: when the files are not there and cannot be downloaded, or are not those of the dataset.
+    """
+    try:
+        return make(folder, train=train, download=folder == cache_folder())
+    # torchvision has no error of its own: it asserts, or fails where it stumbles.
+    except (RuntimeError, OSError, ValueError, AssertionError, IndexError, KeyError, TypeError) as error:
+        raise DataError(
+            expected=f"{name} in {place}, as torchvision lays it out",
+            got=" ".join(str(error).split()) or type(error).__name__,
+            remedy="set EXML_DATA to a folder that holds it, or unset it and be online once to download it",
+        ) from error

@@ -1,0 +1,78 @@
+"""CIFAR-10: 60,000 colour photographs of 32x32 pixels (Krizhevsky 2009)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from exml.datasets._torchvision import read
+from exml.datasets.location import dataset_folder
+from exml.datasets.parts import hold_out
+from exml.errors import DataError
+from exml.samples import Samples
+
+VALIDATION = 500
+"""Images of each class of the training set that no expert is trained on."""
+
+
+def cifar10(folder: Path | None = None) -> Mapping[str, Samples]:
+    """The parts ``train`` (45,000 images), ``validation`` (5,000) and ``test`` (10,000) of CIFAR-10, 3x32x32 uint8.
+
+    They are always the same, in the order of the files; the classes of the validation part are equally frequent. A
+    process reads them once.
+
+    Args:
+        folder: holds ``cifar10.npz`` with ``x_train`` ``(n, 32, 32, 3)`` uint8, ``y_train`` ``(n,)``, ``x_test`` and
+            ``y_test``, or ``cifar-10-batches-py`` as torchvision lays it out; :func:`dataset_folder` by default.
+
+    Raises:
+        DataError: when the files are not there and cannot be downloaded, or are not CIFAR-10's.
+    """
+    return _parts(dataset_folder() if folder is None else folder)
+
+
+@lru_cache(maxsize=1)
+def _parts(folder: Path) -> Mapping[str, Samples]:
+    arrays = folder / "cifar10.npz"
+    train, test = _of_arrays(arrays) if arrays.exists() else _of_batches(folder)
+    train, held_out = hold_out(train, VALIDATION, "cifar10")
+    return MappingProxyType({"train": train, "validation": held_out, "test": test})
+
+
+def _of_arrays(path: Path) -> tuple[Samples, Samples]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            train, test = (_samples(file[f"x_{part}"], file[f"y_{part}"]) for part in ("train", "test"))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise DataError(
+            expected=f"x_train, y_train, x_test and y_test, images (n, 32, 32, 3) uint8, in {path}",
+            got=" ".join(str(error).split()) or type(error).__name__,
+            remedy="get the file again, or remove it and give torchvision's cifar-10-batches-py",
+        ) from error
+    return train, test
+
+
+def _of_batches(folder: Path) -> tuple[Samples, Samples]:
+    from torchvision.datasets import CIFAR10  # here, as in the module of MNIST
+
+    place = folder / "cifar-10-batches-py"
+    found = [read(CIFAR10, folder, place, "CIFAR-10", train=train) for train in (True, False)]
+    train, test = (_samples(part.data, np.asarray(part.targets)) for part in found)
+    return train, test
+
+
+def _samples(images: np.ndarray, labels: np.ndarray) -> Samples:
+    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or labels.reshape(-1).shape != images.shape[:1]:
+        raise ValueError(f"images {images.shape} {images.dtype}, labels {labels.shape}")
+    ids: Tensor = torch.from_numpy(labels.reshape(-1).astype(np.int64))
+    if not bool(((ids >= 0) & (ids < 10)).all()):
+        raise ValueError("labels that are not 0 to 9")
+    return Samples.of(rearrange(torch.from_numpy(images), "n h w c -> n c h w").contiguous(), ids)

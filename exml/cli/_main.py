@@ -9,6 +9,7 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError, Parameter
 
 from exml.cli.lists import list_scenarios, list_strategies
+from exml.cli.reproduce import reproduce
 from exml.cli.run import run
 from exml.cli.sweep import sweep
 from exml.errors import ExmlError, RankError
@@ -21,6 +22,7 @@ app = App(
 )
 app.command(run)
 app.command(sweep)
+app.command(reproduce)
 app.command(list_strategies, name="strategies")
 app.command(list_scenarios, name="scenarios")
 

@@ -1,0 +1,41 @@
+"""The paper's tables and figures made again: every cell measured, resumable, beside the paper's own."""
+
+from exml.reproduction.cell import Cell, read_cell, read_cells
+from exml.reproduction.figure2 import figure2
+from exml.reproduction.figure3 import figure3
+from exml.reproduction.layout import PAPER_LAYOUT, Layout, TableColumn, TableRow
+from exml.reproduction.plan import PlannedCell, ReproductionPlan, plan
+from exml.reproduction.record import read_record
+from exml.reproduction.reproduction import Reproduction
+from exml.reproduction.run import Outcome, gather, run, write_tables
+from exml.reproduction.table import Column, Entry, Table, tables_of
+from exml.reproduction.text import as_json, conditions_text, markdown, table_text
+
+__all__ = [
+    "PAPER_LAYOUT",
+    "Cell",
+    "Column",
+    "Entry",
+    "Layout",
+    "Outcome",
+    "PlannedCell",
+    "Reproduction",
+    "ReproductionPlan",
+    "Table",
+    "TableColumn",
+    "TableRow",
+    "as_json",
+    "conditions_text",
+    "figure2",
+    "figure3",
+    "gather",
+    "markdown",
+    "plan",
+    "read_cell",
+    "read_cells",
+    "read_record",
+    "run",
+    "table_text",
+    "tables_of",
+    "write_tables",
+]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -24,6 +25,35 @@ def to_pixels(images: StoredImages) -> Images:
     tensor([[[[0.0000, 0.2000, 1.0000]]]])
     """
     return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def fitted(image: UInt8[Tensor, "channels height width"], size: int) -> UInt8[Tensor, "channels size size"]:
+    """The centre square of an image, resized to ``size`` pixels each way with antialiasing; as it is if that fits.
+
+    >>> fitted(torch.full((1, 6, 8), 7, dtype=torch.uint8), 3).tolist()
+    [[[7, 7, 7], [7, 7, 7], [7, 7, 7]]]
+    """
+    height, width = image.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[:, top : top + side, left : left + side]
+    if side == size:
+        return square
+    resized = torch.nn.functional.interpolate(square[None].float(), (size, size), mode="bilinear", antialias=True)[0]
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+@runtime_checkable
+class LabelledDataset(Protocol):
+    """What torchvision's datasets are like: a length, and an image with its class at each place."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]:
+        """An image and its class id."""
+        ...
 
 
 @attrs.frozen(eq=False)
@@ -96,6 +126,39 @@ class Samples:
             torch.full_like(labels, experience),
             targets,
         )
+
+    @classmethod
+    def from_dataset(cls, dataset: LabelledDataset, size: int | None = None) -> Samples:
+        """All images of a dataset as torchvision has them, with their class ids, as uint8.
+
+        Args:
+            dataset: gives pairs of an image and its class id at 0 to ``len(dataset) - 1``. An image is one of Pillow's,
+                an array ``(height, width)`` or ``(height, width, channels)`` uint8, or a tensor ``(channels, height,
+                width)``, uint8 or floating in pixel units from 0 to 1.
+            size: height and width of what comes out: the centre square of each image, resized with antialiasing.
+                Without it the images are as they are, and have one shape.
+
+        Raises:
+            ShapeError: for no images, images of several shapes, or values that are not from 0 to 1.
+
+        >>> digits = [(torch.full((1, 4, 4), 0.2), 7), (torch.full((1, 4, 4), 1.0), 3)]
+        >>> samples = Samples.from_dataset(digits)
+        >>> samples, samples.images[:, 0, 0, 0].tolist()
+        (Samples(2 images 1x4x4, classes 3, 7, cpu), [51, 255])
+        """
+        images: list[Tensor] = []
+        labels: list[int] = []
+        for index in range(len(dataset)):
+            image, label = dataset[index]
+            as_bytes = _as_bytes(image, index)
+            images.append(as_bytes if size is None else fitted(as_bytes, size))
+            labels.append(int(label))
+        shapes = {tuple(image.shape) for image in images}
+        if len(shapes) != 1:
+            raise ShapeError(
+                expected="images of one shape", got=str(sorted(shapes)) if shapes else "none", remedy="give a size"
+            )
+        return cls.of(torch.stack(images), torch.tensor(labels))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -174,3 +237,18 @@ class Samples:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Samples:
         return Samples.from_state({name: change(tensor) for name, tensor in self.state().items()})
+
+
+def _as_bytes(image: Any, index: int) -> Tensor:
+    tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    if not isinstance(image, Tensor) and tensor.ndim in (2, 3):
+        tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+    if tensor.is_floating_point() and bool(((tensor >= 0) & (tensor <= 1)).all()):
+        tensor = (tensor * 255).round().to(torch.uint8)
+    if tensor.ndim != 3 or tensor.dtype != torch.uint8:
+        raise ShapeError(
+            expected="an image (channels, height, width) uint8, or floating from 0 to 1",
+            got=f"{tuple(tensor.shape)} {tensor.dtype} at {index}",
+            remedy="give the dataset without a transform that normalises; the experts' mean and std do that",
+        )
+    return tensor

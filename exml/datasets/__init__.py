@@ -1,15 +1,20 @@
 """Labelled images by name: their training, validation and test parts, as bytes, always the same (Sec. 5)."""
 
 from exml.datasets.cifar10 import cifar10
+from exml.datasets.core50 import core50, core50_lists
 from exml.datasets.fashion_mnist import fashion_mnist
+from exml.datasets.image_folder import image_folder
 from exml.datasets.location import dataset_folder
 from exml.datasets.mnist import mnist
 from exml.datasets.parts import hold_out
 
 __all__ = [
     "cifar10",
+    "core50",
+    "core50_lists",
     "dataset_folder",
     "fashion_mnist",
     "hold_out",
+    "image_folder",
     "mnist",
 ]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from exml._rng import derive_seed
+from exml._types import Labels
 from exml.errors import DataError
 from exml.samples import Samples
 
@@ -33,10 +36,25 @@ def hold_out(train: Samples, per_class: int, name: str) -> tuple[Samples, Sample
     >>> len(train), validation.labels.bincount().tolist()
     (6, [2, 2])
     """
-    held_out = torch.zeros(len(train), dtype=torch.bool)
-    labels: list[int] = train.labels.unique().tolist()
-    for label in labels:
-        own: list[int] = (train.labels == label).nonzero().flatten().tolist()
+    mask = held_out(train.labels, per_class, name)
+    return train[~mask], train[mask]
+
+
+def held_out(labels: Labels, per_class: int, name: str) -> Bool[Tensor, " batch"]:
+    """Which images :func:`hold_out` holds out, by their labels alone.
+
+    Args:
+        labels: of all training images.
+        per_class: as above.
+        name: as above.
+
+    Raises:
+        DataError: as above.
+    """
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    classes: list[int] = labels.unique().tolist()
+    for label in classes:
+        own: list[int] = (labels == label).nonzero().flatten().tolist()
         if len(own) <= per_class:
             raise DataError(
                 expected=f"more than {per_class} training images of class {label} of {name}",
@@ -44,5 +62,5 @@ def hold_out(train: Samples, per_class: int, name: str) -> tuple[Samples, Sample
                 remedy="give all of its files, or hold fewer out",
             )
         own.sort(key=partial(derive_seed, 0, name))
-        held_out[own[:per_class]] = True
-    return train[~held_out], train[held_out]
+        mask[own[:per_class]] = True
+    return mask

@@ -1,0 +1,159 @@
+"""CORe50: 50 things from 10 categories, filmed in 11 sessions (Lomonaco and Maltoni 2017); 164,866 frames in all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+
+import attrs
+import torch
+
+from exml.datasets._decoding import decoded
+from exml.datasets.location import dataset_folder
+from exml.datasets.parts import held_out
+from exml.errors import DataError
+from exml.samples import Samples
+
+SIZE = 128
+"""Height and width of a frame."""
+TEST_SESSIONS = (3, 7, 10)
+"""Of the published protocol; the other eight are for training."""
+VALIDATION = 80
+"""Training frames of each class that no expert is trained on; a tenth, where a class has fewer than 800."""
+_FRAME = re.compile(r"C_(\d\d)_(\d\d)_(\d+)\.png")
+_BATCH = re.compile(r"train_batch_(\d+)_filelist\.txt")
+
+
+@attrs.frozen(order=True)
+class _Frame:
+    session: int
+    thing: int
+    number: int
+    name: str = attrs.field(order=False)
+
+
+def core50(
+    path: Path | str | None = None, *, lists: str | None = None, categories: bool = False
+) -> Mapping[str, Samples]:
+    """The parts ``train``, ``validation`` and ``test`` of CORe50, 3x128x128 uint8.
+
+    Test is what was filmed in sessions 3, 7 and 10. ``experiences`` of the samples is the session, or the number of the
+    training list, from 1; 0 in the test part of lists. Frames are in order of session, thing and time, and the classes
+    of the validation part are equally frequent. All files are read once, in some minutes, and then kept as bytes in the
+    user's cache, in one file of 8 GB, of which only what is looked at is loaded. No pickled file is read.
+
+    Args:
+        path: the folder ``core50_128x128`` as it was published, ``sN/oM/C_SS_OO_FFF.png`` with session SS and thing OO
+            from 1, or a folder of such frames without subfolders; by default that name in :func:`dataset_folder`.
+        lists: a folder of the published lists ``train_batch_NN_filelist.txt`` and ``test_filelist.txt`` below
+            ``batches_filelists``, which lies in ``path`` or beside it, such as ``"NC_inc/run0"``. Which frames there
+            are and when they come is read from them; the class is in the frame's name.
+        categories: the 10 categories are the classes, and not the 50 things.
+
+    Raises:
+        DataError: when there are no frames, or naming the file that is missing, broken, of another size or no list.
+        CheckpointError: when the cache cannot be written.
+    """
+    folder = dataset_folder() / "core50_128x128" if path is None else Path(path)
+    return _parts(folder, lists, categories)
+
+
+def core50_lists(path: Path | str | None = None) -> tuple[str, ...]:
+    """The published lists that lie in a folder or beside it, as ``lists`` of :func:`core50` takes them; sorted.
+
+    Args:
+        path: as for :func:`core50`.
+    """
+    folder = dataset_folder() / "core50_128x128" if path is None else Path(path)
+    found: set[str] = set()
+    for place in _places(folder):
+        found |= {file.parent.relative_to(place).as_posix() for file in place.glob("*/*/test_filelist.txt")}
+    return tuple(sorted(found))
+
+
+@lru_cache(maxsize=1)
+def _parts(folder: Path, lists: str | None, categories: bool) -> Mapping[str, Samples]:
+    frames = _frames(folder)
+    tested = [frame for frame in frames if frame.session in TEST_SESSIONS]
+    trained = [frame for frame in frames if frame.session not in TEST_SESSIONS]
+    things = torch.tensor([frame.thing for frame in trained], dtype=torch.int64)
+    count = int(things.unique(return_counts=True)[1].min()) if trained else 0
+    mask: list[bool] = held_out(things, min(VALIDATION, count // 10), "core50").tolist()
+    parts = {
+        "train": [frame for frame, held in zip(trained, mask, strict=True) if not held],
+        "validation": [frame for frame, held in zip(trained, mask, strict=True) if held],
+        "test": tested,
+    }
+    # In this order in the cache, so that a part is a slice of it, and no copy.
+    images = decoded(folder, [frame.name for part in parts.values() for frame in part], SIZE, fit=False)
+    batches = None if lists is None else _read_lists(folder, lists, frames)
+    found: dict[str, Samples] = {}
+    first = 0
+    for name, part in parts.items():
+        labels = torch.tensor([frame.thing - 1 for frame in part], dtype=torch.int64)
+        samples = Samples.of(images[first : first + len(part)], labels // 5 if categories else labels)
+        of_test = name == "test"
+        if batches is None:
+            numbers = [frame.session for frame in part]
+        else:
+            numbers = [batches.get((of_test, frame.name.split("/")[-1]), -1) for frame in part]
+        samples = attrs.evolve(samples, experiences=torch.tensor(numbers, dtype=torch.int64))
+        listed = samples.experiences >= 0
+        found[name] = samples if bool(listed.all()) else samples[listed]
+        first += len(part)
+    return MappingProxyType(found)
+
+
+def _frames(folder: Path) -> list[_Frame]:
+    files = [*folder.glob("s*/o*/*.png")] or [*folder.glob("*.png")]
+    frames: list[_Frame] = []
+    for file in files:
+        match = _FRAME.fullmatch(file.name)
+        if match is not None and 1 <= int(match[2]) <= 50:
+            frames.append(_Frame(int(match[1]), int(match[2]), int(match[3]), file.relative_to(folder).as_posix()))
+    if not frames:
+        raise DataError(
+            expected=f"frames sN/oM/C_SS_OO_FFF.png of CORe50 in {folder}",
+            got="none" if folder.is_dir() else "no such folder",
+            remedy="unpack the published core50_128x128.zip there, or set EXML_DATA to the folder that holds it",
+        )
+    return sorted(frames)
+
+
+def _read_lists(folder: Path, lists: str, frames: list[_Frame]) -> dict[tuple[bool, str], int]:
+    """The number of the list that each frame is in, from 1, and 0 of the test list; keys say whether it is for test."""
+    place = next((place / lists for place in _places(folder) if (place / lists).is_dir()), None)
+    files = [] if place is None else sorted(file for file in place.iterdir() if _BATCH.fullmatch(file.name))
+    if place is None or not files:
+        raise DataError(
+            expected=f"train_batch_NN_filelist.txt in batches_filelists/{lists}, in {folder} or beside it",
+            got="none",
+            remedy="unpack the published batches_filelists.zip there; core50_lists names those that are",
+        )
+    sessions = {frame.name.split("/")[-1]: frame.session for frame in frames}
+    found: dict[tuple[bool, str], int] = {}
+    for number, file in enumerate([place / "test_filelist.txt", *files]):
+        try:
+            lines = file.read_text(encoding="ascii").split("\n")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                expected=f"a list of frames in {file}", got=str(error), remedy="unpack the published lists again"
+            ) from error
+        for line in filter(None, map(str.strip, lines)):
+            name = line.split()[0].split("/")[-1]
+            if name not in sessions or (sessions[name] in TEST_SESSIONS) != (number == 0):
+                test = ", ".join(map(str, TEST_SESSIONS))
+                raise DataError(
+                    expected=f"frames that are in {folder}, for test those of sessions {test} and no others, in {file}",
+                    got=repr(line),
+                    remedy="unpack the published frames and lists again",
+                )
+            found[number == 0, name] = number
+    return found
+
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    return folder / "batches_filelists", folder.parent / "batches_filelists"

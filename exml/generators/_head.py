@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from exml._types import Labels
 from exml.engine import frozen
 from exml.errors import ExpertError
 from exml.experts import Expert
 
 
-def class_templates(expert: Expert, head: str | None, units: Labels) -> Tensor:
+def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units"]) -> Tensor:
     """The rows w_k of the classifier's weight for some output units, ``(len(units), hidden)``.
 
     Args:

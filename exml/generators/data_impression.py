@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -122,7 +122,9 @@ class DataImpression:
         return Samples.of(images, labels, task=expert.task, experience=context.experience, targets=targets)
 
 
-def _compared(expert: Expert, classes: Literal["known", "all"]) -> tuple[Labels, Labels, Labels]:
+def _compared(
+    expert: Expert, classes: Literal["known", "all"]
+) -> tuple[Int[Tensor, " units"], Int[Tensor, " units"], Int[Tensor, " known"]]:
     """Output units that a target is shared out between, their class ids, and where the expert's classes are there."""
     if classes == "known":
         return expert.own_units, expert.class_ids, torch.arange(len(expert.classes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, Literal
 
 import attrs
@@ -109,7 +110,7 @@ class Augmentation:
         True
         """
         filled = self.padding == "zeros" and any(self.fill)
-        fill = images.new_tensor(self.fill).view(-1, 1, 1) if filled else 0
+        fill = _tensor(self.fill, images.dtype, images.device) if filled else 0
         images = images - fill if filled else images
         if self.rotation or self.scale:
             matrices = inverse_affine(
@@ -133,6 +134,12 @@ class Augmentation:
 
     def _shift(self, draws: Float[Tensor, "8 batch"]) -> Int[Tensor, "2 batch"]:
         return (draws[3:5] * (2 * self.shift + 1)).long() - self.shift
+
+
+@lru_cache(maxsize=32)
+def _tensor(fill: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Float[Tensor, "channels 1 1"]:
+    with torch.inference_mode(False):  # kept for later calls, which may need gradients, or be captured on a device
+        return torch.tensor(fill, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 def _signed(draws: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:

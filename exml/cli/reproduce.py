@@ -111,14 +111,11 @@ def reproduce(
         resources=Resources(cpus=threads, gpus=_gpus(device, workers)),
     )
     errors = Console(stderr=True, quiet=quiet)
-    made = reproduction.plan(asked, out)
     if dry_run:
-        _foresee(made, console, errors, workers if backend == "ray" else len(_slots(asked, workers)))
+        _foresee(
+            reproduction.plan(asked, out), console, errors, workers if backend == "ray" else len(_slots(asked, workers))
+        )
         return 0
-    for line in _absent(made):
-        console.print(line, markup=False, soft_wrap=True)
-    if made.cells:
-        console.print(plan_line(made.as_sweep()), markup=False, soft_wrap=True)
     try:
         with SweepDisplay(errors) as display:
             outcome = reproduction.run(
@@ -132,6 +129,8 @@ def reproduce(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"; go on with: {again(resumed=resume)}") from None
     _show(console, outcome.tables, out)
+    for line in _absent(outcome.plan):
+        console.print(line, markup=False, soft_wrap=True)
     for cell in outcome.failed:
         errors.print(f"failed: {cell.name}: {cell.error}", markup=False, highlight=False, soft_wrap=True)
     return 1 if outcome.failed else 0

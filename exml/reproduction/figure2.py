@@ -11,7 +11,7 @@ from torch import Tensor
 from exml.report._canvas import new_figure
 from exml.samples import Samples
 
-ACROSS, DOWN = 10, 4
+ACROSS, DOWN = 10, 2
 """Classes side by side, images of each below each other; of more classes the first are shown."""
 
 

@@ -12,13 +12,15 @@ import attrs
 
 from exml import scenarios
 from exml._serialization import to_plain
-from exml.errors import DataError, ExmlError, SettingError, UnknownNameError
+from exml.errors import DataError, SettingError, UnknownNameError
 from exml.recipes import at_budget
 from exml.reproduction.cell import Cell, read_cell, slug
 from exml.reproduction.layout import BASELINES, PAPER_LAYOUT, Layout, TableRow
 from exml.reproduction.reproduction import FIGURES, Reproduction
 from exml.strategy import Strategy
 from exml.sweep import Plan, PlannedRun, Status, Sweep, Task
+from exml.sweep._imports import import_all
+from exml.sweep.backend import one_line
 
 IN_FIGURE_2 = ("model-inversion", "data-impression")
 """Strategies of Figure 2."""
@@ -59,6 +61,14 @@ class ReproductionPlan:
         """Those that there is something to do for; what has failed is begun again."""
         return tuple(cell for cell in self.cells if cell.run.status != "done")
 
+    def seen_in(self, out: Path) -> ReproductionPlan:
+        """The plan with what a folder has of it."""
+        cells = [
+            attrs.evolve(planned, run=attrs.evolve(planned.run, status=_status(planned.cell, planned.run.name, out)))
+            for planned in self.cells
+        ]
+        return attrs.evolve(self, cells=tuple(cells))
+
     def as_sweep(self) -> Plan:
         """The runs as those of a sweep, for what shows, foresees and carries them out."""
         runs = tuple(cell.run for cell in self.cells)
@@ -86,8 +96,8 @@ def plan(asked: Reproduction, out: Path | str | None = None, layout: Layout = PA
     Raises:
         SettingError: no such table, figure, scenario or strategy, or settings of training that there are not.
     """
+    import_all(layout.imports)
     _check(asked, layout)
-    out = None if out is None else Path(out)
     cells: dict[str, PlannedCell] = {}
     absent: dict[tuple[str, str], str] = {}
     wanted: dict[tuple[str, str], None] = {}
@@ -106,9 +116,10 @@ def plan(asked: Reproduction, out: Path | str | None = None, layout: Layout = PA
         del scenario  # with all its images
         for cell in _cells_of(column, rows, asked, layout, absent):
             if cell.buffer is None or cell.buffer >= experts:  # each needs a share of it
-                planned = _planned(attrs.evolve(cell, training=training), experts, asked, out)
+                planned = _planned(attrs.evolve(cell, training=training), experts, asked)
                 cells[planned.run.name] = planned
-    return ReproductionPlan(asked, tuple(cells.values()), absent, tuple(wanted))
+    made = ReproductionPlan(asked, tuple(cells.values()), absent, tuple(wanted))
+    return made if out is None else made.seen_in(Path(out))
 
 
 def _check(asked: Reproduction, layout: Layout) -> None:
@@ -169,9 +180,12 @@ def _cells_of(
         for row in dict.fromkeys([*rows, *figure3]):
             if row.is_baseline:
                 continue
+            if row.name not in layout.recipes:
+                absent[column, row.name] = "this version of exml has no such recipe"
+                continue
             try:
                 whole = layout.recipes[row.name](name, seed).build()
-            except (ExmlError, KeyError) as error:
+            except Exception as error:  # whatever a recipe raises, the other rows have nothing to do with it
                 absent[column, row.name] = _why_not(row, error)
                 continue
             made[row.name, seed] = at_budget(whole, asked.budget)
@@ -187,12 +201,10 @@ def _cells_of(
     return cells
 
 
-def _why_not(row: TableRow, error: ExmlError | KeyError) -> str:
-    if isinstance(error, KeyError):
-        return "this version of exml has no such recipe"
+def _why_not(row: TableRow, error: Exception) -> str:
     if isinstance(error, DataError):
         return "needs its auxiliary images in EXML_DATA" if row.strategy == "auxiliary" else "needs data in EXML_DATA"
-    return f"this scenario has no such strategy: {error}"
+    return one_line(f"this strategy cannot be made: {error}")
 
 
 def _with_buffer(strategy: Strategy, size: int) -> Strategy:
@@ -206,7 +218,7 @@ def _with_buffer(strategy: Strategy, size: int) -> Strategy:
     return attrs.evolve(strategy, buffer=attrs.evolve(buffer, size=size))
 
 
-def _planned(cell: Cell, experts: int, asked: Reproduction, out: Path | None) -> PlannedCell:
+def _planned(cell: Cell, experts: int, asked: Reproduction) -> PlannedCell:
     whole = [cell.scenario, cell.strategy, cell.seed, asked.device, asked.compile, asked.precision]
     digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:8]
     name = f"{cell.name.replace('/', '--')}--{digest}"
@@ -220,7 +232,7 @@ def _planned(cell: Cell, experts: int, asked: Reproduction, out: Path | None) ->
         parts=None if cell.is_baselines else Strategy.from_dict(cell.strategy),
         experts=experts,
     )
-    return PlannedCell(cell, run if out is None else attrs.evolve(run, status=_status(cell, name, out)))
+    return PlannedCell(cell, run)
 
 
 def _status(cell: Cell, name: str, out: Path) -> Status:

@@ -30,10 +30,12 @@ class Outcome:
     """What came of it.
 
     Args:
+        plan: what was asked for, as it was before the work.
         tables: all of them, of all cells in the folder.
         failed: the cells of this call that have failed.
     """
 
+    plan: ReproductionPlan
     tables: tuple[Table, ...]
     failed: tuple[Cell, ...]
 
@@ -82,9 +84,9 @@ def run(
         for observer in observers:
             observer(WaitingForProcess(out))
 
-    plan(asked, layout=layout)  # its faults come before anything is written
+    made = plan(asked, layout=layout)  # its faults come before anything is written
     with lock(out, on_wait if resume else None):
-        made = plan(asked, out, layout)
+        made = made.seen_in(out)
         for part in (*out.glob(".*.part"), *out.glob("cells/*/.*.part")):  # what a killed process left half-written
             part.unlink(missing_ok=True)
         record = read_record(out)
@@ -94,7 +96,7 @@ def run(
         draw(made, out, layout)
         names = {planned.cell.name for planned in made.cells}
         failed = tuple(cell for cell in read_cells(out) if cell.error is not None and cell.name in names)
-        return Outcome(write_tables(out, layout), failed)
+        return Outcome(made, write_tables(out, layout), failed)
 
 
 def write_tables(out: Path, layout: Layout = PAPER_LAYOUT) -> tuple[Table, ...]:

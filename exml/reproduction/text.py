@@ -34,7 +34,7 @@ def entry_text(entry: Entry) -> str:
         lines.append(f"n = {len(entry.seeds)}{budget}")
         if entry.failed:
             lines.append(f"*{len(entry.failed)} failed: {entry.failed[0]}*")
-    lines.append("paper: none" if entry.paper is None else f"paper: {spread(*entry.paper, digits=2)}")
+    lines.append("not in the paper" if entry.paper is None else f"paper: {spread(*entry.paper, digits=2)}")
     return BREAK.join(line.replace("|", "\\|") for line in lines)
 
 

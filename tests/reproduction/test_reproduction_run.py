@@ -1,0 +1,281 @@
+"""What a reproduction leaves behind, with cells measured in this process."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import attrs
+import matplotlib as mpl
+import pytest
+
+from exml import experiment, reproduction
+from exml.errors import CheckpointError, DataError, SettingError
+from exml.reproduction import Reproduction, _commit, read_cells
+from exml.scenarios import registry
+from exml.sweep import RunEnded, SweepStarted
+from tests import tiny
+from tests.reproduction.conftest import Here, small_layout
+
+ROOT = Path(__file__).resolve().parents[2]
+ASKED = Reproduction(parts=("table2",), seeds=(0, 1))
+
+
+@pytest.fixture(autouse=True)
+def _commit_is_known():
+    _commit.commit.cache_clear()
+    yield
+    _commit.commit.cache_clear()
+
+
+def measured(out):
+    """The bytes of each cell's file, but for the seconds."""
+    files = sorted((out / "cells").glob("*/*.json"))
+    return {str(path.relative_to(out)): json.dumps(tiny.forget_seconds(json.loads(path.read_text()))) for path in files}
+
+
+def test_cells_are_what_single_runs_say(tmp_path):
+    layout, out, seen = small_layout(), tmp_path / "out", []
+    outcome = reproduction.run(ASKED, out, backend=Here(), layout=layout, observers=[seen.append])
+    assert outcome.failed == ()
+    cells = {cell.name: cell for cell in read_cells(out)}
+    rows = ["exml--budget=1", "paper-model-inversion--budget=1", "paper-noise--budget=1", "baselines"]
+    columns = ("tiny-joint", "tiny-nc")
+    assert set(cells) == {f"{column}/{row}--seed={seed}" for column in columns for row in rows for seed in (0, 1)}
+    assert isinstance(seen[0], SweepStarted)
+    assert len([event for event in seen if isinstance(event, RunEnded)]) == len(cells)
+
+    single = experiment.run("tiny-nc", {"mi": tiny.inversion()}, tmp_path / "single", seed=1)
+    cell, (learned,) = cells["tiny-nc/paper-model-inversion--budget=1--seed=1"], single.strategies
+    assert (cell.accuracy, cell.stream_accuracy) == (learned.accuracy, learned.stream_accuracy)
+    assert cell.forgetting == learned.forgetting
+    assert cell.strategy == learned.strategy
+    assert cell.environments == single.environments
+    assert cell.commit == "abc1234"
+    assert cell.training["epochs"] == 2
+    baselines = cells["tiny-nc/baselines--seed=1"]
+    assert baselines.baselines == single.baselines
+    assert baselines.stream_accuracy == ()
+    cards = sorted((tmp_path / "single" / "experts").glob("*.json"))
+    assert cell.experts == tuple(json.loads(card.read_text())["sha256"][:12] for card in cards)
+    assert len(cell.experts) == 2
+    assert max(path.stat().st_size for path in (out / "cells").glob("*/*.json")) < 20_000
+
+
+def test_the_table_has_a_number_or_a_reason_everywhere(tmp_path):
+    layout, out = small_layout(), tmp_path / "out"
+    reproduction.run(ASKED, out, backend=Here(), layout=layout)
+    cells = {cell.name: cell for cell in read_cells(out)}
+    pair = [100 * cells[f"tiny-nc/paper-model-inversion--budget=1--seed={seed}"].stream_accuracy[-1] for seed in (0, 1)]
+    mean = (pair[0] + pair[1]) / 2
+    deviation = abs(pair[0] - pair[1]) / 2**0.5
+    assert statistics.stdev(pair) == pytest.approx(deviation)
+    text = (out / "table.md").read_text(encoding="utf-8")
+    lines = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in text.splitlines() if line.startswith("|")}
+    first = text.index("## Table 2"), text.index("## Table 3")
+    lines = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text[slice(*first)].splitlines()
+        if line.startswith("|")
+    }
+    assert lines["MI"][1] == f"**{mean:.1f} ± {deviation:.1f}**<br>n = 2, budget 1<br>paper: 43.23 ± 3.00"
+    alone = "*there is one expert only, nothing to combine*"
+    assert lines["Param. Avg."][0] == f"{alone}<br>not in the paper"
+    assert lines["Oracle"][1].endswith("<br>n = 2<br>paper: 99.40 ± 0.25")
+    assert "Noise (reference)" not in lines
+    assert text[first[1] :].count("*not asked for*") == 5
+    assert "Nothing was measured yet." in text
+    assert "abc1234" in text
+    assert layout.note in text
+
+    plain = json.loads((out / "table.json").read_text())["tables"]["table2"]
+    row = next(row for row in plain["rows"] if row["name"] == "paper-model-inversion")
+    entry = row["entries"]["tiny-nc"]
+    assert (entry["n"], entry["seeds"], entry["paper"]) == (2, [0, 1], [43.23, 3.0])
+    assert (entry["mean"], entry["deviation"]) == pytest.approx((mean, deviation))
+    assert all(
+        entry["reason"] or entry["mean"] is not None for row in plain["rows"] for entry in row["entries"].values()
+    )
+
+
+def test_one_that_was_stopped_goes_on_and_may_ask_for_more(tmp_path):
+    layout, out = small_layout(), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        reproduction.run(ASKED, out, backend=Here(stop_after=3), layout=layout)
+    assert len(read_cells(out)) == 3
+    assert "not measured yet" in (out / "table.md").read_text()
+    rest = Here()
+    more = attrs.evolve(ASKED, parts=("table2", "table3"))
+    reproduction.run(more, out, resume=True, backend=rest, layout=layout)
+    assert len(rest.asked) == 3 * 2 * 4 - 3
+    nothing = Here()
+    reproduction.run(more, out, resume=True, backend=nothing, layout=layout)
+    assert nothing.asked == []
+    assert "not asked for" not in (out / "table.md").read_text()
+
+
+def test_a_cell_that_fails_says_so_and_is_begun_again(tmp_path):
+    layout, out = small_layout(), tmp_path / "out"
+    asked = attrs.evolve(ASKED, scenarios=("tiny-nc",))
+    fails = {"noise--budget=1--seed=1": f"{out.resolve()}/x is | broken", "exml": "over"}
+    outcome = reproduction.run(asked, out, backend=Here(fails=fails), layout=layout)
+    assert sorted(cell.name for cell in outcome.failed) == [
+        "tiny-nc/exml--budget=1--seed=0",
+        "tiny-nc/exml--budget=1--seed=1",
+        "tiny-nc/paper-noise--budget=1--seed=1",
+    ]
+    text = (out / "table.md").read_text()
+    assert "*1 failed: seed 1: out/x is \\| broken*" in text
+    assert "*failed: seed 0: over*" in text
+    (failure,) = (out / "failures").glob("*noise*")
+    assert failure.read_text().endswith("Traceback: it broke")
+    again = Here()
+    assert reproduction.run(asked, out, resume=True, backend=again, layout=layout).failed == ()
+    assert len(again.asked) == 3
+    assert list((out / "failures").iterdir()) == []
+    assert "failed" not in (out / "table.md").read_text()
+
+
+def test_a_scenario_without_data_ends_no_other(tmp_path, monkeypatch):
+    def nowhere(seed, split):
+        raise DataError(expected="Tiny in /somewhere", got="nothing", remedy="set EXML_DATA")
+
+    monkeypatch.setitem(registry._FACTORIES, "tiny-joint", nowhere)
+    layout, out = small_layout(), tmp_path / "out"
+    asked = attrs.evolve(ASKED, recipes=("paper", "reference"))
+    made = reproduction.plan(asked, layout=layout)
+    assert {column for column, _ in made.absent} == {"tiny-joint", "tiny-nc"}
+    assert made.absent["tiny-nc", "reference-noise"] == "this version of exml has no such recipe"
+    assert reproduction.run(asked, out, backend=Here(), layout=layout).failed == ()
+    assert len(read_cells(out)) == 2 * 4
+    text = (out / "table.md").read_text()
+    assert text.count("*not measured: needs Tiny in EXML_DATA*") == 6
+    assert "Noise (reference)" in text
+
+
+def test_an_own_budget_and_training_are_further_cells(tmp_path):
+    layout, out = small_layout(), tmp_path / "out"
+    asked = attrs.evolve(ASKED, scenarios=("tiny-nc",), strategies=("noise",))
+    low = attrs.evolve(asked, budget=0.5, training="epochs=3")
+    reproduction.run(low, out, experts=tmp_path / "zoo", backend=Here(), layout=layout)
+    assert {path.name for path in (tmp_path / "zoo").iterdir()} == {"tiny-nc-epochs-3-0", "tiny-nc-epochs-3-1"}
+    (cell, _) = read_cells(out)
+    assert cell.name == "tiny-nc-epochs-3/paper-noise--budget=0.5--seed=0"
+    assert cell.strategy["training"]["iterations"] == 4
+    assert cell.training["epochs"] == 3
+    reproduction.run(attrs.evolve(low, budget=1.0), out, resume=True, backend=Here(), layout=layout)
+    assert len(read_cells(out)) == 4
+
+    changed = small_layout(iterations=6)  # the recipe is another one by now
+    again = Here()
+    reproduction.run(attrs.evolve(low, seeds=(0,)), out, resume=True, backend=again, layout=changed)
+    assert [task.parts["training"]["iterations"] for task in again.asked] == [3]
+
+
+def test_pictures(tmp_path):
+    layout, out = small_layout(), tmp_path / "out"
+    asked = Reproduction(
+        parts=("figure2", "figure3"), seeds=(1, 0), figure3_scenario="tiny-nc", buffer_sizes=(1, 4, 16), budget=0.25
+    )
+    reproduction.run(asked, out, backend=Here(), layout=layout)
+    cells = read_cells(out)
+    sizes = sorted(cell.buffer for cell in cells if cell.buffer is not None)
+    assert sizes == sorted([4, 16] * 2 * 2)  # a single sample is no share for two experts; two rows, two seeds
+    assert all(cell.strategy["buffer"]["size"] == cell.buffer for cell in cells if cell.buffer is not None)
+    assert {(cell.column, cell.row) for cell in cells if cell.buffer is None} == {
+        (column, "paper-model-inversion") for column in ("tiny-joint", "tiny-nc")
+    }
+    for name in ("figure2.png", "figure3.png"):
+        assert mpl.image.imread(out / name).std() > 0.01
+
+    figure = reproduction.figure3(cells, layout)
+    (axis,) = figure.axes
+    lines = {container.get_label(): container.lines[0] for container in axis.containers}
+    assert set(lines) == {"MI", "ours"}
+    found = [cell for cell in cells if cell.row == "exml" and cell.buffer == 16]
+    assert list(lines["ours"].get_xdata()) == [4, 16]
+    assert lines["ours"].get_ydata()[1] == pytest.approx(
+        100 * sum(cell.stream_accuracy[-1] for cell in found) / len(found)
+    )
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    layout = small_layout()
+    wrong = {
+        "a table or figure: table2, table3, figure2, figure3": {"parts": ("table4",)},
+        "a scenario of these tables: tiny-joint, tiny-nc": {"scenarios": ("tiny-ni",)},
+        "a row of the tables: baselines, model-inversion, noise, exml": {"strategies": ("luck",)},
+        "a scenario for Figure 3": {"parts": ("figure3",), "figure3_scenario": "cifar10-mt"},
+    }
+    for message, changes in wrong.items():
+        with pytest.raises(SettingError, match=message):
+            reproduction.run(attrs.evolve(ASKED, **changes), tmp_path / "out", layout=layout)
+    for changes in ({"seeds": (0, 0)}, {"seeds": ()}, {"budget": 0}, {"recipes": ("mine",)}, {"buffer_sizes": (0,)}):
+        with pytest.raises(SettingError):
+            attrs.evolve(ASKED, **changes)
+    with pytest.raises(SettingError, match="settings field=value"):
+        reproduction.run(attrs.evolve(ASKED, training="epoch=3"), tmp_path / "out", layout=layout)
+    with pytest.raises(CheckpointError, match=r"a reproduction in .*, got none"):
+        reproduction.run(ASKED, tmp_path / "out", resume=True, layout=layout)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.txt").touch()
+    with pytest.raises(CheckpointError, match="a new or empty folder"):
+        reproduction.run(ASKED, tmp_path / "full", layout=layout)
+
+
+DRIVER = """
+import sys
+
+sys.path.insert(0, {root!r})
+from exml import reproduction
+from exml.sweep import LocalProcesses
+from tests.reproduction.conftest import small_layout
+from tests.reproduction.test_reproduction_run import LONG
+
+if __name__ == "__main__":
+    layout = small_layout(imports=({module!r},), iterations=600)
+    reproduction.run(LONG, sys.argv[1], backend=LocalProcesses(1), layout=layout)
+"""
+MODULE = f"""
+import sys
+
+sys.path.insert(0, {str(ROOT)!r})
+from exml.scenarios import registry
+from tests import tiny
+
+registry._FACTORIES.update(tiny.FACTORIES)
+"""
+LONG = Reproduction(parts=("table2",), scenarios=("tiny-nc",), strategies=("baselines", "noise"), seeds=(0,))
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_a_cell(tmp_path):
+    (tmp_path / "tiny_module.py").write_text(MODULE)
+    driver = DRIVER.format(root=str(ROOT), module=str(tmp_path / "tiny_module.py"))
+    (tmp_path / "driver.py").write_text(driver)
+    out = tmp_path / "out"
+    with (tmp_path / "log.txt").open("wb") as log:
+        command = [sys.executable, str(tmp_path / "driver.py"), str(out)]
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until = time.monotonic() + 300
+        while not list(out.glob("runs/*noise*/checkpoint/checkpoint.safetensors")):
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < until, (tmp_path / "log.txt").read_text()
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert "baselines--seed=0.json" in str(list((out / "cells").glob("*/*")))
+    assert not list(out.glob("cells/*/*noise*"))
+
+    layout, rest = small_layout(iterations=600), Here()
+    reproduction.run(LONG, out, resume=True, backend=rest, layout=layout)  # waits until the worker has ended
+    assert [task.strategy for task in rest.asked] == ["paper-noise"]
+    reproduction.run(LONG, tmp_path / "whole", backend=Here(), layout=layout)
+    assert measured(out) == measured(tmp_path / "whole")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import MappingProxyType
+from typing import TypeAlias
 
 from exml.builder import CompleteBuilder
 from exml.errors import UnknownNameError
@@ -14,12 +14,32 @@ from exml.recipes.ours import exml
 from exml.recipes.paper import paper
 from exml.recipes.reference import reference
 
+Maker: TypeAlias = Callable[[str, int], CompleteBuilder]
 
-def _cell(make: Callable[[str, str, int], CompleteBuilder], strategy: str, scenario: str, seed: int) -> CompleteBuilder:
-    return make(scenario, strategy, seed)
+_CALLED = {
+    "model-inversion": "Model Inversion ED",
+    "data-impression": "Data Impression ED",
+    "auxiliary": "Aux. Data ED",
+    "replay": "Replay ED",
+    "noise": "Gaussian-noise ED",
+}
 
 
-RECIPES: Mapping[str, Callable[[str, int], CompleteBuilder]] = MappingProxyType(
+def _cells() -> dict[str, Maker]:
+    """The paper's strategies by name, twice."""
+
+    def cell(make: Callable[[str, str, int], CompleteBuilder], strategy: str, whose: str) -> Maker:
+        def build(scenario: str, seed: int = 0) -> CompleteBuilder:
+            return make(scenario, strategy, seed)
+
+        build.__doc__ = f"{_CALLED[strategy]} as {whose} has it, for the paper's eight scenarios."
+        return build
+
+    made = {f"paper-{strategy}": cell(paper, strategy, "the paper's text") for strategy in PAPER_STRATEGIES}
+    return made | {f"reference-{name}": cell(reference, name, "the paper's code") for name in PAPER_STRATEGIES}
+
+
+RECIPES: Mapping[str, Maker] = MappingProxyType(
     {
         "exml": exml,
         "model-inversion": model_inversion,
@@ -28,8 +48,7 @@ RECIPES: Mapping[str, Callable[[str, int], CompleteBuilder]] = MappingProxyType(
         "procedural": procedural,
         "replay": replay,
         "noise": noise,
-        **{f"paper-{strategy}": partial(_cell, paper, strategy) for strategy in PAPER_STRATEGIES},
-        **{f"reference-{strategy}": partial(_cell, reference, strategy) for strategy in PAPER_STRATEGIES},
+        **_cells(),
     }
 )
 """Each makes a builder for a scenario, given by its name and its seed.

@@ -68,7 +68,7 @@ def states(*modules):
     return [{name: tensor.clone() for name, tensor in module.state_dict().items()} for module in modules]
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("name", [name for name in recipes.RECIPES if not name.startswith(("paper-", "reference-"))])
 def test_every_recipe(monkeypatch, pair, name):
     monkeypatch.setitem(registry._FACTORIES, "tiny-nc", tiny.FACTORIES["tiny-nc"])
     strategy = recipes.recipe(name, "tiny-nc").build()

@@ -4,6 +4,7 @@ from exml.datasets.cifar10 import cifar10
 from exml.datasets.core50 import core50, core50_lists
 from exml.datasets.fashion_mnist import fashion_mnist
 from exml.datasets.image_folder import image_folder
+from exml.datasets.imagenet import imagenet, imagenet_weights
 from exml.datasets.location import dataset_folder
 from exml.datasets.mnist import mnist
 from exml.datasets.parts import hold_out
@@ -16,5 +17,7 @@ __all__ = [
     "fashion_mnist",
     "hold_out",
     "image_folder",
+    "imagenet",
+    "imagenet_weights",
     "mnist",
 ]

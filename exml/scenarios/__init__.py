@@ -1,8 +1,9 @@
 """Scenarios (Sec. 5): what the experts of a stream are trained on, and what the student is asked in the end."""
 
-import exml.scenarios.cifar10  # noqa: F401  # pyright: ignore[reportUnusedImport]  (it registers its scenarios)
+from exml.scenarios.cifar10 import cifar10_joint, cifar10_mt, cifar10_nc
+from exml.scenarios.core50 import core50_joint, core50_nc, core50_ni
 from exml.scenarios.digits import digit_images
-from exml.scenarios.mnist import mnist_images
+from exml.scenarios.mnist import mnist_images, mnist_joint, mnist_nc
 from exml.scenarios.registry import Split, describe, load, names, register
 from exml.scenarios.scenario import Experience, Scenario
 from exml.scenarios.source import ScenarioSource
@@ -13,11 +14,19 @@ __all__ = [
     "Scenario",
     "ScenarioSource",
     "Split",
+    "cifar10_joint",
+    "cifar10_mt",
+    "cifar10_nc",
+    "core50_joint",
+    "core50_nc",
+    "core50_ni",
     "describe",
     "digit_images",
     "joint",
     "load",
     "mnist_images",
+    "mnist_joint",
+    "mnist_nc",
     "multi_task",
     "names",
     "new_classes",

@@ -118,4 +118,5 @@ def _record(scenario: Scenario, experience: Experience, seed: int) -> dict[str, 
         "data": digest.hexdigest(),
         "architecture": dict(scenario.architecture),
         "settings": to_plain(scenario.training),
+        **({"pretrained": "imagenet"} if scenario.pretrained else {}),
     }

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from exml._rng import global_seed
+from exml.datasets import imagenet_weights
 from exml.distributed import ALONE, Ranks
 from exml.experts import ExpertStream, ExpertTraining
 from exml.models import Normalized, build
@@ -50,6 +51,7 @@ class Scenario:
         std: of each channel over all training images, in pixel units.
         architecture: name and settings in :mod:`exml.models`, of experts and student alike; ``classes`` output units.
         training: of the experts.
+        pretrained: modules begin with weights for ImageNet, :func:`exml.datasets.imagenet_weights`, but for their head.
 
     >>> from exml import scenarios
     >>> scenario = scenarios.load("digits-nc")
@@ -67,6 +69,7 @@ class Scenario:
     std: tuple[float, ...]
     architecture: Mapping[str, Any]
     training: ExpertTraining
+    pretrained: bool = False
 
     @property
     def tasks(self) -> tuple[tuple[int, ...], ...] | None:
@@ -86,9 +89,17 @@ class Scenario:
         return len(tests) < len(self.experiences)
 
     def make_module(self, seed: int, *path: int | str) -> nn.Module:
-        """A module of the scenario's architecture, the same initial weights for the same seed and path."""
+        """A module of the scenario's architecture, the same initial weights for the same seed and path.
+
+        Raises:
+            DataError: when it begins with weights that are not there and cannot be downloaded.
+            SettingError: when there are none for its architecture.
+        """
         with global_seed(seed, "initialisation", *path):
-            return build(self.architecture["name"], **self.architecture["settings"])
+            module = build(self.architecture["name"], **self.architecture["settings"])
+        if self.pretrained:
+            module.load_state_dict({**module.state_dict(), **imagenet_weights(self.architecture["name"])})
+        return module
 
     def make_student(self, seed: int) -> Normalized:
         """A student of the experts' architecture with initial weights of its own, for images in pixel units."""

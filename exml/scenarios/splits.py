@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import attrs
 import torch
 from torch import Tensor
 
 from exml._rng import make_generator
-from exml.errors import DataError
+from exml._types import Labels
+from exml.errors import DataError, SettingError
 from exml.experts import ExpertTraining
 from exml.samples import Samples, StoredImages, to_pixels
 from exml.scenarios.scenario import Experience, Scenario
 
+Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""Mean and std of each channel."""
 _PART = 1024
 """Images whose bytes are counted at once."""
 
@@ -26,54 +29,76 @@ def joint(
     name: str = "joint",
     architecture: Mapping[str, Any] | None = None,
     training: ExpertTraining | None = None,
+    statistics: Statistics | None = None,
 ) -> Scenario:
     """One experience with all classes: distillation without continual learning.
 
     Args:
-        train: labelled images in pixel units.
+        train: labelled images.
         test: images of the same classes.
         name: for reports.
         architecture: of experts and student; a :class:`~exml.models.ConvNet` for square images by default.
         training: of the experts; that of appendix A by default.
+        statistics: mean and std of each channel, in pixel units, by which experts and student normalise; by default
+            those of the training images.
 
     Raises:
         DataError: when a set is empty, or the test has classes or image shapes that the training set has not.
     """
     classes = _check(train, test, 1)
-    return _scenario(name, train, architecture, training, [_experience(1, classes, None, train, test)])
+    return _scenario(name, train, architecture, training, statistics, [_experience(1, classes, None, train, test)])
 
 
 def new_classes(
     train: Samples,
     test: Samples,
     *,
-    experiences: int,
+    experiences: int | None = None,
+    classes_each: Sequence[int] | None = None,
+    order: Sequence[int] | None = None,
     seed: int = 0,
     name: str = "new-classes",
     architecture: Mapping[str, Any] | None = None,
     training: ExpertTraining | None = None,
+    statistics: Statistics | None = None,
 ) -> Scenario:
     """NC: every experience has classes that no other one has; where they do not divide evenly the first have one more.
 
     Args:
         train: see :func:`joint`, like the others.
         test: see above.
-        experiences: how many.
+        experiences: how many; or give ``classes_each``.
+        classes_each: how many classes each experience has, all of them together.
+        order: the class ids in the order in which they come; by default the seed's.
         seed: for the order of the classes.
         name: see above.
         architecture: see above.
         training: see above.
+        statistics: see above.
 
     Raises:
         DataError: as :func:`joint`, when there are fewer classes than experiences, or an experience has no test images.
+        SettingError: with neither or both of ``experiences`` and ``classes_each``, or when ``classes_each`` or
+            ``order`` do not name every class once.
 
     >>> samples = Samples.of(torch.rand(12, 1, 8, 8), torch.arange(12) % 5)
     >>> scenario = new_classes(samples, samples, experiences=2)
     >>> [len(experience.classes) for experience in scenario.experiences]
     [3, 2]
+    >>> scenario = new_classes(samples, samples, classes_each=(1, 4), order=(2, 0, 1, 3, 4))
+    >>> [experience.classes for experience in scenario.experiences]
+    [(2,), (0, 1, 3, 4)]
     """
-    parts = _by_classes(train, test, experiences, seed, tasks=False)
-    return _scenario(name, train, architecture, training, parts)
+    if classes_each is not None and experiences is None:
+        experiences = len(classes_each)
+    elif classes_each is not None or experiences is None:
+        raise SettingError(
+            expected="experiences or classes_each, and not both",
+            got=f"{experiences} and {classes_each}",
+            remedy="give one of them",
+        )
+    parts = _by_classes(train, test, experiences, seed, tasks=False, classes_each=classes_each, order=order)
+    return _scenario(name, train, architecture, training, statistics, parts)
 
 
 def multi_task(
@@ -85,29 +110,71 @@ def multi_task(
     name: str = "multi-task",
     architecture: Mapping[str, Any] | None = None,
     training: ExpertTraining | None = None,
+    statistics: Statistics | None = None,
 ) -> Scenario:
     """MT: as :func:`new_classes`, and every image comes with the task label i - 1, also in the test."""
     parts = _by_classes(train, test, experiences, seed, tasks=True)
-    return _scenario(name, train, architecture, training, parts)
+    return _scenario(name, train, architecture, training, statistics, parts)
 
 
 def new_instances(
     train: Samples,
     test: Samples,
     *,
-    experiences: int,
+    experiences: int | None = None,
+    groups: Labels | None = None,
     seed: int = 0,
     name: str = "new-instances",
     architecture: Mapping[str, Any] | None = None,
     training: ExpertTraining | None = None,
+    statistics: Statistics | None = None,
 ) -> Scenario:
-    """NI: every experience has all classes and images of its own; all have the same test set.
+    """NI: every experience has images of its own, of all classes; all have the same test set.
 
-    The images of each class are dealt out in a random order, so that the shares differ by one image at most.
+    Args:
+        train: see :func:`joint`, like the others.
+        test: see above.
+        experiences: how many. The images of each class are dealt out in a random order, so that the shares differ by
+            one image at most. Or give ``groups``.
+        groups: of each training image the number of its experience, such as the session that it was taken in: any
+            integers, of which the lowest comes first.
+        seed: for the deal.
+        name: see above.
+        architecture: see above.
+        training: see above.
+        statistics: see above.
 
     Raises:
         DataError: as :func:`joint`, or when a class has fewer images than there are experiences.
+        SettingError: with neither or both of ``experiences`` and ``groups``, or not one group an image.
+
+    >>> samples = Samples.of(torch.rand(6, 1, 8, 8), torch.arange(6) % 2)
+    >>> scenario = new_instances(samples, samples, groups=torch.tensor([4, 4, 9, 9, 9, 9]))
+    >>> [len(experience.train) for experience in scenario.experiences]
+    [2, 4]
     """
+    if groups is None and experiences is not None:
+        shares = _dealt(train, test, experiences, seed)
+    elif experiences is None and groups is not None and groups.shape == train.labels.shape:
+        _check(train, test, 1)
+        shares = [(groups == group).nonzero().flatten() for group in groups.unique()]
+    else:
+        raise SettingError(
+            expected=f"either a number of experiences, or groups ({len(train)},)",
+            got=f"{experiences} and {None if groups is None else tuple(groups.shape)}",
+            remedy="give one of them",
+        )
+    shared = attrs.evolve(test, experiences=torch.zeros_like(test.labels), tasks=torch.full_like(test.labels, -1))
+    parts: list[Experience] = []
+    for index, share in enumerate(shares, 1):
+        own = _rows(train, share)
+        classes: tuple[int, ...] = tuple(own.labels.unique().tolist())
+        parts.append(attrs.evolve(_experience(index, classes, None, own, test), test=shared))
+    return _scenario(name, train, architecture, training, statistics, parts)
+
+
+def _dealt(train: Samples, test: Samples, experiences: int, seed: int) -> list[Tensor]:
+    """The rows of each experience, in ascending order."""
     classes = _check(train, test, experiences)
     shares: list[list[Tensor]] = [[] for _ in range(experiences)]
     begin = 0
@@ -124,15 +191,25 @@ def new_instances(
         for number in range(experiences):
             shares[(begin + number) % experiences].append(dealt[number::experiences])
         begin += len(index)  # a class goes on where the last one ended, so that sizes differ by one at most
-    shared = attrs.evolve(test, experiences=torch.zeros_like(test.labels), tasks=torch.full_like(test.labels, -1))
-    parts: list[Experience] = []
-    for index, share in enumerate(shares, 1):
-        own = train[torch.cat(share).sort().values]
-        parts.append(attrs.evolve(_experience(index, classes, None, own, test), test=shared))
-    return _scenario(name, train, architecture, training, parts)
+    return [torch.cat(share).sort().values for share in shares]
 
 
-def _by_classes(train: Samples, test: Samples, experiences: int, seed: int, *, tasks: bool) -> list[Experience]:
+def _rows(samples: Samples, index: Tensor) -> Samples:
+    """The samples at ascending places, without a copy where these have no gap."""
+    first, last = int(index[0]), int(index[-1])
+    return samples[first : last + 1] if last - first + 1 == len(index) else samples[index]
+
+
+def _by_classes(
+    train: Samples,
+    test: Samples,
+    experiences: int,
+    seed: int,
+    *,
+    tasks: bool,
+    classes_each: Sequence[int] | None = None,
+    order: Sequence[int] | None = None,
+) -> list[Experience]:
     classes = torch.tensor(_check(train, test, experiences))
     if len(classes) < experiences:
         raise DataError(
@@ -140,9 +217,24 @@ def _by_classes(train: Samples, test: Samples, experiences: int, seed: int, *, t
             got=str(len(classes)),
             remedy="take fewer experiences",
         )
-    order = classes[torch.randperm(len(classes), generator=make_generator("cpu", seed, "class-order"))]
+    shuffled = classes[torch.randperm(len(classes), generator=make_generator("cpu", seed, "class-order"))]
+    if order is not None:
+        if sorted(order) != classes.tolist():
+            raise SettingError(
+                expected=f"each of the classes {classes.tolist()} once",
+                got=str(tuple(order)),
+                remedy="correct the order",
+            )
+        shuffled = torch.tensor(order)
+    if classes_each is not None and (min(classes_each) < 1 or sum(classes_each) != len(classes)):
+        raise SettingError(
+            expected=f"classes_each of at least 1, {len(classes)} in all",
+            got=str(tuple(classes_each)),
+            remedy="share out all classes",
+        )
+    shares = shuffled.tensor_split(experiences) if classes_each is None else shuffled.split([*classes_each])
     parts: list[Experience] = []
-    for index, chosen in enumerate(order.tensor_split(experiences), 1):
+    for index, chosen in enumerate(shares, 1):
         own: tuple[int, ...] = tuple(sorted(chosen.tolist()))
         of_own = [samples[torch.isin(samples.labels, chosen.to(samples.labels.device))] for samples in (train, test)]
         if not len(of_own[1]):
@@ -180,11 +272,12 @@ def _scenario(
     train: Samples,
     architecture: Mapping[str, Any] | None,
     training: ExpertTraining | None,
+    statistics: Statistics | None,
     experiences: list[Experience],
 ) -> Scenario:
     channels, height, width = train.images.shape[1:]
     classes = int(train.labels.max()) + 1
-    mean, std = _moments(train.images)
+    mean, std = _moments(train.images) if statistics is None else statistics
     if architecture is None:
         settings = {"channels": channels, "classes": classes, "image_size": height}
         architecture = {"name": "conv-net", "settings": settings}
@@ -193,8 +286,8 @@ def _scenario(
         tuple(experiences),
         classes,
         (channels, height, width),
-        mean,
-        std,
+        tuple(mean),
+        tuple(std),
         architecture,
         training or ExpertTraining(),
     )

@@ -118,7 +118,7 @@ def test_no_component_is_left_out():
         if cls.__module__.split(".")[:2]
         in (["exml", "losses"], ["exml", "priors"], ["exml", "buffers"], ["exml", "generators"])
     )
-    sources = {generators.ImageFile, generators.PhotoPatches}
+    sources = {generators.DatasetImages, generators.ImageFile, generators.PhotoPatches}
     assert {cls.__name__ for cls in families if cls not in sources} == {cls.__name__ for cls in checked}
 
 

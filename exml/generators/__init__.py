@@ -4,6 +4,7 @@ from exml.generators.auxiliary_data import AuxiliaryData
 from exml.generators.buffered_images import BufferedImages
 from exml.generators.context import GenerationContext, NoJournal
 from exml.generators.data_impression import DataImpression
+from exml.generators.dataset_images import DatasetImages
 from exml.generators.gaussian_noise import GaussianNoise
 from exml.generators.image_file import ImageFile
 from exml.generators.in_memory import InMemory
@@ -18,6 +19,7 @@ __all__ = [
     "AuxiliaryData",
     "BufferedImages",
     "DataImpression",
+    "DatasetImages",
     "GaussianNoise",
     "GenerationContext",
     "ImageFile",

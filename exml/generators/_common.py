@@ -11,6 +11,7 @@ from exml._types import Images, Labels
 from exml.engine import frozen
 from exml.errors import BufferSizeError, DataError, ShapeError
 from exml.experts import Expert
+from exml.samples import StoredImages
 
 _LABEL_BATCH = 512
 
@@ -25,7 +26,7 @@ def check_size(size: int) -> None:
         )
 
 
-def check_images(images: Images, expert: Expert, whose: str) -> None:
+def check_images(images: StoredImages, expert: Expert, whose: str) -> None:
     """Raise unless there are images, and the expert takes such.
 
     Raises:

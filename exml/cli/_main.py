@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter
 
+from exml.cli.experts import experts
 from exml.cli.lists import list_scenarios, list_strategies
 from exml.cli.reproduce import reproduce
 from exml.cli.run import run
@@ -23,6 +24,7 @@ app = App(
 app.command(run)
 app.command(sweep)
 app.command(reproduce)
+app.command(experts)
 app.command(list_strategies, name="strategies")
 app.command(list_scenarios, name="scenarios")
 
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         int: The exit code: 0; 2 after a mistake in the input, with one message on stderr; 1 when another process of
-            the run has failed, or a run of a sweep; 130 after Ctrl-C.
+            the run has failed, or a run of a sweep, or an expert of a zoo is damaged; 130 after Ctrl-C.
     """
     try:
         command, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)

@@ -11,7 +11,6 @@ from exml.errors import SettingError
 from exml.recipes import PAPER_STRATEGIES, RECIPES, at_budget, paper, recipe, reference
 
 FLAT = ["mnist-joint", "mnist-nc", "cifar10-joint", "cifar10-nc", "core50-joint", "core50-nc", "core50-ni"]
-IMAGES = ["model-inversion", "data-impression", "replay", "noise"]
 # Appendix B, top to bottom. Distillation: lr, iterations, mini-batch.
 DISTILLATION = {"mnist": (0.01, 30_000, 32), "cifar10": (0.1, 50_000, 32), "core50": (0.001, 20_000, 10)}
 # Generation: lr, iterations, blur, BNS, weight decay, temperature, beta.
@@ -26,7 +25,7 @@ GENERATION = {
 
 
 @pytest.mark.parametrize("make", [paper, reference])
-@pytest.mark.parametrize("strategy", IMAGES)
+@pytest.mark.parametrize("strategy", PAPER_STRATEGIES)
 @pytest.mark.parametrize("scenario", FLAT)
 def test_every_row_of_appendix_b(make, scenario, strategy):
     dataset = scenario.partition("-")[0]
@@ -34,7 +33,8 @@ def test_every_row_of_appendix_b(make, scenario, strategy):
     training = built.training
     assert (training.learning_rate, training.iterations, training.batch_size) == DISTILLATION[dataset]
     assert (training.optimizer, training.momentum, training.schedule) == ("sgd", 0.0, "constant")
-    assert built.buffer.size == 5_000
+    whole = (make, dataset, strategy) == (reference, "mnist", "auxiliary")  # all of Fashion-MNIST
+    assert built.buffer.size == (60_000 if whole else 5_000)
     assert built.loss.cross_entropy == 1.0
     assert exml.Strategy.from_yaml(built.to_yaml()) == built
     if (dataset, strategy) not in GENERATION:
@@ -47,6 +47,21 @@ def test_every_row_of_appendix_b(make, scenario, strategy):
     weights = {type(prior).__name__: prior.weight for prior in built.prior.priors}
     expected = {"L2Norm": decay, "GaussianBlur": blur, "BatchNormStatistics": statistics}
     assert weights == {name: weight for name, weight in expected.items() if weight}
+
+
+@pytest.mark.parametrize("make", [paper, reference])
+def test_what_stands_in_for_the_data(make):
+    """Sec. 5: Fashion-MNIST for MNIST, ImageNet for CIFAR-10 and CORe50, whose images have 128 pixels."""
+    sources = {
+        name: make(name, "auxiliary").build().generator.source for name in ("mnist-nc", "cifar10-nc", "core50-ni")
+    }
+    assert sources == {
+        "mnist-nc": generators.DatasetImages("fashion-mnist", size=32),
+        "cifar10-nc": generators.DatasetImages("imagenet", size=32),
+        "core50-ni": generators.DatasetImages("imagenet", size=128),
+    }
+    loss = make("mnist-nc", "auxiliary").build().loss
+    assert loss.labels == ("given" if make is paper else "target")
 
 
 def test_mini_batches_of_the_generation():
@@ -83,7 +98,7 @@ def test_the_text_and_the_code_differ_where_the_page_says():
     assert isinstance(reference("mnist-nc", "noise").build().buffer, buffers.Latest)
 
 
-@given(budget=st.floats(0.0001, 1), strategy=st.sampled_from([*IMAGES, "exml"]))
+@given(budget=st.floats(0.0001, 1), strategy=st.sampled_from([*PAPER_STRATEGIES, "exml"]))
 def test_a_budget_scales_steps_by_itself_and_images_and_their_steps_by_its_root(budget, strategy):
     whole = recipe("exml").build() if strategy == "exml" else paper("mnist-nc", strategy).build()
     less = at_budget(whole, budget)

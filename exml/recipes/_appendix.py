@@ -66,7 +66,7 @@ class AuxiliaryRow:
     computer's memory as they are kept there, so it is as many as everywhere else.
     """
 
-    name: str
+    name: Literal["fashion-mnist", "imagenet"]
     size: int
     images: int
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from exml import generators
 from exml._types import Generator, Prior
 from exml.buffers import Cumulative
 from exml.builder import CompleteBuilder, StrategyBuilder
-from exml.generators import AuxiliaryData, DataImpression, GaussianNoise, ModelInversion, Replay
+from exml.generators import AuxiliaryData, DataImpression, DatasetImages, GaussianNoise, ModelInversion, Replay
 from exml.losses import ByClass, CenterLogits, Distillation, RawLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
 from exml.recipes._appendix import (
@@ -78,7 +77,7 @@ def paper(scenario: str, strategy: str, seed: int = 0) -> CompleteBuilder:
 def _generator(scenario: str, dataset: Dataset, strategy: str, seed: int) -> Generator:
     method = method_of(strategy)
     if strategy == "auxiliary":
-        return AuxiliaryData(generators.DatasetImages(AUXILIARY[dataset].name, size=AUXILIARY[dataset].size))
+        return AuxiliaryData(DatasetImages(AUXILIARY[dataset].name, size=AUXILIARY[dataset].size))
     if strategy == "replay":
         return Replay(ScenarioSource(scenario, seed))
     if method is None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import attrs
 
-from exml import generators
 from exml._types import BufferPolicy, Generator, Prior
 from exml.buffers import EqualParts, Latest
 from exml.builder import CompleteBuilder, StrategyBuilder
-from exml.generators import AuxiliaryData, DataImpression, GaussianNoise, ModelInversion, Replay
+from exml.generators import AuxiliaryData, DataImpression, DatasetImages, GaussianNoise, ModelInversion, Replay
 from exml.losses import CenterLogits, Distillation, RawLogits, SideBySide
 from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm
 from exml.recipes._appendix import (
@@ -108,7 +107,7 @@ def _priors(row: GenerationRow) -> list[Prior]:
 def _generator(scenario: str, dataset: Dataset, strategy: str, seed: int) -> Generator:
     method = method_of(strategy)
     if strategy == "auxiliary":
-        return AuxiliaryData(generators.DatasetImages(AUXILIARY[dataset].name, size=AUXILIARY[dataset].size))
+        return AuxiliaryData(DatasetImages(AUXILIARY[dataset].name, size=AUXILIARY[dataset].size))
     if strategy == "replay":
         return Replay(ScenarioSource(scenario, seed))
     if method is None:

@@ -130,6 +130,8 @@ def gather(folders: Sequence[Path], out: Path, layout: Layout = PAPER_LAYOUT) ->
             )
         for file in files:
             cell, mine = read_cell(file), out / "cells" / file.relative_to(folder / "cells")
+            if mine.exists() and mine.read_bytes() == file.read_bytes():
+                continue
             if cell.error is None or not mine.exists() or read_cell(mine).error is not None:
                 cell.save(out)
         record.merge(read_record(folder))

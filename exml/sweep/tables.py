@@ -29,7 +29,8 @@ def plan_table(plan: Plan, forecast: Forecast) -> Table:
     for kind, runs in groups.items():
         counts = [str(sum(run.status == status for run in runs)) for status in ("done", "failed")]
         seconds = forecast.seconds.get(kind)
-        time = "" if kind not in forecast.seconds else "?" if seconds is None else duration(seconds)
+        unknown = kind not in forecast.seconds or runs[0].parts is None
+        time = "" if unknown else "?" if seconds is None else duration(seconds)
         table.add_row(runs[0].scenario, label_of(runs[0].strategy, runs[0].fields), str(len(runs)), *counts, time)
     return table
 

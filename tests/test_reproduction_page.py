@@ -1,0 +1,107 @@
+"""The page about the paper's tables is made of the cells and of nothing else, and tells losses as well as wins."""
+
+import importlib.util
+from pathlib import Path
+
+import attrs
+import pytest
+
+from exml.report import Environment, Seconds
+from exml.reproduction import PAPER_LAYOUT, Cell, read_cells, read_record
+
+ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("reproduction_page", ROOT / "benchmarks" / "reproduction_page.py")
+reproduction_page = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(reproduction_page)
+
+# Tables 2 and 3 as printed, read from the paper a second time; a dash is an empty cell.
+PRINTED = """
+Oracle|93.71 0.28|99.42 0.19|87.37 1.11|96.58 0.86|96.58 0.86|85.73 0.29|96.04 1.08|-
+Ensemble Avg.|-|33.40 4.74|-|51.85 2.37|-|-|26.30 1.38|69.92 0.70
+Min. Entropy|-|39.41 5.27|-|52.03 2.67|-|-|42.41 0.96|61.36 1.86
+Param. Avg.|-|20.11 0.97|-|10.00 0.00|51.85 2.37|-|2.00 0.00|2.00 0.00
+Model Inversion ED|93.09 1.43|43.23 3.00|64.55 3.25|17.40 3.96|61.71 7.52|50.06 2.76|33.1 1.93|44.38 4.93
+Data Impression ED|92.12 0.88|36.05 6.74|52.64 5.82|24.70 6.85|61.15 3.92|52.91 2.09|17.57 3.57|43.26 2.36
+Aux. Data ED|89.35 0.18|35.48 6.35|76.94 2.68|41.35 5.83|60.72 3.70|81.82 0.29|34.87 1.16|44.51 2.91
+"""
+
+
+def cell(row, seed, accuracy, budget=0.1, device="cpu", **more):
+    place = Environment(versions={"exml": "1", "torch": "2"}, device=device, hardware="A processor", threads=1)
+    return Cell(
+        column="mnist-nc",
+        scenario="mnist-nc",
+        row=row,
+        seed=seed,
+        budget=budget,
+        training={"epochs": 20},
+        experts=("ab", "cd"),
+        stream_accuracy=(0.9, accuracy),
+        forgetting=0.5,
+        seconds=Seconds(generation=30.0),
+        environments=(place,),
+        **more,
+    )
+
+
+def test_the_page_is_what_the_cells_say():
+    results = reproduction_page.RESULTS
+    figures = [name for name in reproduction_page.FIGURES if (results / name).exists()]
+    text = reproduction_page.page(read_cells(results), read_record(results).reasons, figures)
+    assert reproduction_page.PAGE.read_text(encoding="utf-8") == text
+    for name in figures:
+        copy = ROOT / "docs" / "_static" / f"reproduction-{name}"
+        assert copy.read_bytes() == (results / name).read_bytes()
+        assert copy.stat().st_size < 1_000_000
+
+
+def test_the_figures_of_the_paper_are_those_that_it_prints():
+    columns = [column.name for column in PAPER_LAYOUT.columns]
+    found = {}
+    for line in PRINTED.strip().splitlines():
+        name, *values = (part.strip() for part in line.split("|"))
+        pairs = {column: value.split() for column, value in zip(columns, values, strict=True) if value != "-"}
+        found[name] = {column: (float(mean), float(spread)) for column, (mean, spread) in pairs.items()}
+    assert {name: dict(figures) for name, figures in PAPER_LAYOUT.figures.items()} == found
+    assert {row.paper for row in PAPER_LAYOUT.rows} - {None} == set(found)
+    text = reproduction_page.page([], {}, [])
+    assert text.count("51.85 ± 2.37") == 4  # both ensembles, Param. Avg., and the note on it
+
+
+def test_wins_and_losses_and_reasons():
+    cells = [cell("paper-model-inversion", seed, accuracy) for seed, accuracy in ((0, 0.50), (1, 0.54))]
+    cells += [cell("paper-data-impression", 0, 0.30), cell("paper-data-impression", 0, 0.60, budget=0.05)]
+    cells += [cell("exml", 0, 0.51), cell("paper-noise", 0, 0.0, error="no luck")]
+    reasons = {("core50-nc", "exml"): "needs CORe50 in EXML_DATA", ("mnist-joint", "exml"): None}
+    text = reproduction_page.page(cells, reasons, ["figure3.png"])
+    assert "| **52.0 ± 2.8**<br>n = 2, budget 0.1<br>paper: 43.23 ± 3.00 |" in text
+    assert "| **30.0**<br>n = 1, budget 0.1<br>paper: 36.05 ± 6.74 |" in text
+    assert "| *failed: seed 0: no luck*<br>not in the paper |" in text
+    assert "| *not measured: needs CORe50 in EXML_DATA*<br>not in the paper |" in text
+    assert "| *not measured yet*<br>not in the paper |" in text
+    words = " ".join(text.split())
+    assert "at or above the paper's figure: Model Inversion ED (+8.8); below it: Data Impression ED (-6.0" in words
+    assert "better than our recipe on the same stream: Model Inversion ED (+1.0)." in words
+    assert "**Not measured on a GPU yet.**" in text
+    assert "_static/reproduction-figure3.png" in text
+    assert "_static/reproduction-figure2.png" not in text
+    assert "Not measured on a GPU" not in reproduction_page.page([cell("exml", 0, 0.5, device="cuda:0")], {}, [])
+
+
+@pytest.mark.parametrize("most", ["mnist-nc:epochs=2", "mnist-nc"])
+def test_a_column_is_about_one_training_of_experts(most):
+    cells = []
+    for scenario in ("mnist-nc:epochs=2", "mnist-nc"):
+        for seed in range(3 if scenario == most else 1):
+            there = cell("exml", seed, 0.25 if scenario == most else 0.75)
+            cells.append(attrs.evolve(there, scenario=scenario))
+    text = reproduction_page.page(cells, {}, [])
+    assert "**25.0 ± 0.0**<br>n = 3" in text
+    assert "75.0" not in text
+    assert f"`{most}`" in text
+
+
+def test_other_experts_in_one_column_are_told():
+    there = cell("exml", 0, 0.5)
+    text = reproduction_page.page([there, attrs.evolve(there, experts=("x",), row="paper-noise")], {}, [])
+    assert "the experts of seed 0 were trained anew between two rows" in " ".join(text.split())

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import attrs
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional as transforms
 
 from exml.errors import ShapeError
 from exml.samples import Samples
@@ -151,3 +157,62 @@ def test_bytes_stay_bytes_wherever_they_go() -> None:
     floating = Samples.of(torch.full((1, 1, 2, 2), 0.5), torch.tensor([2]))
     mixed = Samples.concat([samples, floating]).images
     assert mixed[:, 0, 0, 0].tolist() == pytest.approx([0.2, 0.2, 0.5])
+
+
+class Pairs:
+    """A dataset as torchvision has them."""
+
+    def __init__(self, images: list[Any]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]:
+        return self.images[index], 2 * index
+
+
+@pytest.mark.parametrize("kind", ["pillow", "grey pillow", "array", "grey array", "bytes", "pixels"])
+def test_samples_of_any_labelled_dataset(kind: str) -> None:
+    draws = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3), dtype=np.uint8)
+    arrays = draws[..., 0] if kind.startswith("grey") else draws
+    make: dict[str, Callable[[np.ndarray], Any]] = {
+        "pillow": Image.fromarray,
+        "grey pillow": Image.fromarray,
+        "array": lambda array: array,
+        "grey array": lambda array: array,
+        "bytes": transforms.pil_to_tensor,
+        "pixels": transforms.to_tensor,
+    }
+    pillows = kind == "bytes"
+    samples = Samples.from_dataset(Pairs([make[kind](Image.fromarray(a) if pillows else a) for a in arrays]))
+    expected = arrays[:, None] if kind.startswith("grey") else arrays.transpose(0, 3, 1, 2)
+    assert samples.images.dtype == torch.uint8
+    np.testing.assert_array_equal(samples.images.numpy(), expected)
+    assert samples.labels.tolist() == [0, 2, 4]
+
+
+def test_samples_of_a_dataset_in_one_size() -> None:
+    images = [Image.new("RGB", (8 + number, 9), (number, 0, 0)) for number in range(3)]
+    samples = Samples.from_dataset(Pairs(images), size=4)
+    assert samples.images.shape == (3, 3, 4, 4)
+    assert samples.images[:, 0, 2, 2].tolist() == [0, 1, 2]
+    with pytest.raises(ShapeError, match="give a size"):
+        Samples.from_dataset(Pairs(images))
+
+
+@pytest.mark.parametrize(
+    ("images", "match"),
+    [
+        ([], "none"),
+        ([torch.full((1, 2, 2), -0.1)], "normalises"),
+        ([torch.full((1, 2, 2), 1.1)], "normalises"),
+        ([torch.full((1, 2, 2), float("nan"))], "normalises"),
+        ([torch.zeros(2, 2)], r"\(2, 2\)"),
+        ([torch.zeros(1, 2, 2, dtype=torch.int32)], "int32"),
+        ([np.zeros((2, 2, 1, 1), np.uint8)], r"\(2, 2, 1, 1\)"),
+    ],
+)
+def test_datasets_of_something_else_are_typed_errors(images: list[Any], match: str) -> None:
+    with pytest.raises(ShapeError, match=match):
+        Samples.from_dataset(Pairs(images))

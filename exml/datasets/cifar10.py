@@ -6,21 +6,20 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor
 
+from exml.datasets._arrays import read_arrays, require
 from exml.datasets._torchvision import read
 from exml.datasets.location import dataset_folder
 from exml.datasets.parts import hold_out
-from exml.errors import DataError
 from exml.samples import Samples
 
 VALIDATION = 500
 """Images of each class of the training set that no expert is trained on."""
+REMEDY = "get the file again, or remove it and give torchvision's cifar-10-batches-py"
 
 
 def cifar10(folder: Path | None = None) -> Mapping[str, Samples]:
@@ -48,16 +47,8 @@ def _parts(folder: Path) -> Mapping[str, Samples]:
 
 
 def _of_arrays(path: Path) -> tuple[Samples, Samples]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            train, test = (_samples(file[f"x_{part}"], file[f"y_{part}"]) for part in ("train", "test"))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise DataError(
-            expected=f"x_train, y_train, x_test and y_test, images (n, 32, 32, 3) uint8, in {path}",
-            got=" ".join(str(error).split()) or type(error).__name__,
-            remedy="get the file again, or remove it and give torchvision's cifar-10-batches-py",
-        ) from error
-    return train, test
+    arrays = read_arrays(path, ("x_train", "y_train", "x_test", "y_test"), REMEDY)
+    return _samples(arrays[0], arrays[1], path), _samples(arrays[2], arrays[3], path)
 
 
 def _of_batches(folder: Path) -> tuple[Samples, Samples]:
@@ -65,14 +56,20 @@ def _of_batches(folder: Path) -> tuple[Samples, Samples]:
 
     place = folder / "cifar-10-batches-py"
     found = [read(CIFAR10, folder, place, "CIFAR-10", train=train) for train in (True, False)]
-    train, test = (_samples(part.data, np.asarray(part.targets)) for part in found)
+    train, test = (_samples(part.data, np.asarray(part.targets), place) for part in found)
     return train, test
 
 
-def _samples(images: np.ndarray, labels: np.ndarray) -> Samples:
-    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or labels.reshape(-1).shape != images.shape[:1]:
-        raise ValueError(f"images {images.shape} {images.dtype}, labels {labels.shape}")
-    ids: Tensor = torch.from_numpy(labels.reshape(-1).astype(np.int64))
-    if not bool(((ids >= 0) & (ids < 10)).all()):
-        raise ValueError("labels that are not 0 to 9")
+def _samples(images: np.ndarray, labels: np.ndarray, path: Path) -> Samples:
+    labels = labels.reshape(-1)
+    fits = images.dtype == np.uint8 and images.shape == (len(labels), 32, 32, 3) and labels.dtype.kind in "iu"
+    fits = fits and bool(((labels >= 0) & (labels < 10)).all())
+    require(
+        fits,
+        path,
+        "images (n, 32, 32, 3) uint8 with labels 0 to 9",
+        f"{images.shape} {images.dtype} and {labels.shape} {labels.dtype}",
+        REMEDY,
+    )
+    ids = torch.from_numpy(labels.astype(np.int64))
     return Samples.of(rearrange(torch.from_numpy(images), "n h w c -> n c h w").contiguous(), ids)

@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from exml._types import State
+from exml.datasets._arrays import read_arrays, require
 from exml.datasets.image_folder import image_folder
 from exml.datasets.location import cache_folder, dataset_folder
 from exml.errors import DataError, SettingError
@@ -56,17 +56,10 @@ def imagenet(size: int, *, limit: int = 50_000, folder: Path | None = None) -> S
 
 
 def _of_arrays(path: Path) -> Samples:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images = file["x"]
-        if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
-            raise ValueError(f"{images.shape} {images.dtype}")
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise DataError(
-            expected=f"x (n, 32, 32, 3) uint8 in {path}",
-            got=" ".join(str(error).split()) or type(error).__name__,
-            remedy="get the file again, or remove it",
-        ) from error
+    remedy = "get the file again, or remove it"
+    [images] = read_arrays(path, ("x",), remedy)
+    fits = images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3)
+    require(fits, path, "x (n, 32, 32, 3) uint8", f"{images.shape} {images.dtype}", remedy)
     pixels = rearrange(torch.from_numpy(images), "n h w c -> n c h w").contiguous()
     return Samples.of(pixels, torch.zeros(len(pixels), dtype=torch.int64))
 

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torchvision import models as theirs
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from exml.errors import SettingError
-from exml.models import ConvNet, LeNet5, Normalized, SlimResNet18
+from exml.models import ConvNet, LeNet5, Normalized, SlimResNet18, build, describe, mobilenet_v2, resnet18
 
 
 def parameters(module: nn.Module) -> int:
@@ -29,23 +30,23 @@ def test_lenet5_takes_every_size_from_16(size: int) -> None:
 
 
 def test_slim_resnet18_computes_what_torchvision_does() -> None:
-    theirs = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=7).double()
-    theirs.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False).double()
-    theirs.maxpool = nn.Identity()  # type: ignore[assignment]
+    wide = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=7).double()
+    wide.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False).double()
+    wide.maxpool = nn.Identity()  # type: ignore[assignment]
     ours = SlimResNet18(channels=3, classes=7, width=64).double()
     generator = torch.Generator().manual_seed(0)
     state = {
         name: torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) / 10
         if tensor.is_floating_point()
         else tensor
-        for name, tensor in theirs.state_dict().items()
+        for name, tensor in wide.state_dict().items()
     }
-    theirs.load_state_dict(state)
+    wide.load_state_dict(state)
     # Both list their layers in the order of the computation.
     assert [tensor.shape for tensor in ours.state_dict().values()] == [tensor.shape for tensor in state.values()]
     ours.load_state_dict(dict(zip(ours.state_dict(), state.values(), strict=True)))
     images = torch.rand(2, 3, 32, 32, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
+    torch.testing.assert_close(ours.eval()(images), wide.eval()(images))
 
 
 def test_slim_resnet18_of_width_20_has_the_parameters_of_its_formula() -> None:
@@ -116,6 +117,9 @@ def test_normalized_saves_its_statistics_as_float32() -> None:
         lambda: ConvNet(1, 10, 8, widths=(1, 0)),
         lambda: ConvNet(1, True, 8),
         lambda: SlimResNet18(width=-1),
+        lambda: resnet18(channels=0),
+        lambda: mobilenet_v2(classes=0),
+        lambda: mobilenet_v2(classes=True),
         lambda: Normalized(nn.Flatten(), (0.0, 0.0), (1.0,)),
         lambda: Normalized(nn.Flatten(), (0.0,), (0.0,)),
         lambda: Normalized(nn.Flatten(), (), ()),
@@ -125,3 +129,26 @@ def test_settings_out_of_range_are_typed_errors(make: object) -> None:
     assert callable(make)
     with pytest.raises(SettingError, match="remedy"):
         make()
+
+
+def test_resnet18_is_the_slim_one_of_width_64() -> None:
+    torch.manual_seed(0)
+    wide = SlimResNet18(1, 4, width=64).eval()
+    torch.manual_seed(0)
+    net = resnet18(1, 4).eval()
+    images = torch.rand(2, 1, 16, 16)
+    assert torch.equal(net(images), wide(images))
+    assert describe(net) == {"name": "resnet18", "settings": {"channels": 1, "classes": 4}}
+
+
+def test_mobilenet_v2_is_torchvisions_with_another_head() -> None:
+    torch.manual_seed(0)
+    original, net = theirs.mobilenet_v2().double().eval(), mobilenet_v2(classes=7).double().eval()
+    state = original.state_dict()
+    head = {name: tensor[:7] if name.startswith("classifier") else tensor for name, tensor in state.items()}
+    net.load_state_dict(head)
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(net(images), original(images)[:, :7])
+    assert describe(net) == {"name": "mobilenet-v2", "settings": {"classes": 7}}
+    again = build("mobilenet-v2", classes=7)
+    assert [tensor.shape for tensor in again.state_dict().values()] == [tensor.shape for tensor in head.values()]

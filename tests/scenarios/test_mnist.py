@@ -137,7 +137,9 @@ def test_lists_and_help_read_no_data(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "exml", "scenarios"]
     done = subprocess.run(command, env=nowhere, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^mnist-nc +5 experiences of 2 classes \(10 in all\), images 1x32x32; MNIST *$", done.stdout, re.M)
+    assert re.search(
+        r"^mnist-nc +5 experiences of 2 classes \(10 in all\), images 1x32x32; MNIST *$", done.stdout, re.M
+    )
     with pytest.raises(UnknownNameError, match="mnist-joint, mnist-nc"):
         scenarios.describe("mnist")
 

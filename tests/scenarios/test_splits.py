@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.errors import DataError
+from exml.errors import DataError, SettingError
 from exml.samples import Samples
 from exml.scenarios import joint, multi_task, new_classes, new_instances
 
@@ -133,3 +135,82 @@ def test_faulty_data_are_typed_errors(train: Samples, test: Samples, experiences
 def test_an_experience_without_test_images_is_a_typed_error() -> None:
     with pytest.raises(DataError, match="test images of the classes"):
         new_classes(dataset([0, 1]), dataset([0]), experiences=2)
+
+
+@given(data=st.data(), classes=st.sets(st.integers(0, 12), min_size=1, max_size=8), seed=st.integers(0, 3))
+def test_classes_are_dealt_out_in_the_shares_that_are_asked_for(
+    data: st.DataObject, classes: set[int], seed: int
+) -> None:
+    samples = dataset([*classes] * 2)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(classes) - 1)))) if len(classes) > 1 else []
+    sizes = [high - low for low, high in itertools.pairwise([0, *cuts, len(classes)])]
+    order = data.draw(st.none() | st.permutations(sorted(classes)))
+    scenario = new_classes(samples, samples, classes_each=sizes, order=order, seed=seed)
+    own = [experience.classes for experience in scenario.experiences]
+    assert [len(part) for part in own] == sizes
+    assert sorted(itertools.chain(*own)) == sorted(classes)
+    if order is not None:
+        assert [set(part) for part in own] == [
+            set(order[low:high]) for low, high in itertools.pairwise([0, *cuts, len(classes)])
+        ]
+    for experience in scenario.experiences:
+        assert set(experience.train.labels.tolist()) == set(experience.classes)
+    assert sorted(itertools.chain(*(numbers(part.train) for part in scenario.experiences))) == list(range(len(samples)))
+
+
+@given(groups=st.lists(st.integers(-3, 4), min_size=1, max_size=30), data=st.data())
+def test_instances_go_by_group(groups: list[int], data: st.DataObject) -> None:
+    labels = data.draw(st.lists(st.integers(0, 3), min_size=len(groups), max_size=len(groups)))
+    samples = dataset(labels)
+    scenario = new_instances(samples, samples, groups=torch.tensor(groups))
+    for experience, group in zip(scenario.experiences, sorted(set(groups)), strict=True):
+        rows = [row for row, its in enumerate(groups) if its == group]
+        assert numbers(experience.train) == rows
+        assert experience.classes == tuple(sorted({labels[row] for row in rows}))
+        assert set(experience.train.experiences.tolist()) == {experience.index}
+        assert experience.test is scenario.experiences[0].test
+
+
+def test_a_group_without_gaps_is_no_copy() -> None:
+    samples = dataset([0, 1] * 3)
+    scenario = new_instances(samples, samples, groups=torch.tensor([0, 0, 1, 1, 1, 1]))
+    for experience, first in zip(scenario.experiences, (0, 2), strict=True):
+        assert experience.train.images.data_ptr() == samples.images[first:].data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({}, "not both"),
+        ({"experiences": 2, "classes_each": [1, 1]}, "not both"),
+        ({"classes_each": [1, 2]}, "2 in all"),
+        ({"classes_each": [2, 0]}, "at least 1"),
+        ({"experiences": 2, "order": [0, 0]}, "once"),
+        ({"experiences": 2, "order": [0]}, "once"),
+    ],
+)
+def test_shares_that_contradict_themselves_are_typed_errors(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(SettingError, match=match):
+        new_classes(dataset([0, 1]), dataset([0, 1]), **settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"experiences": 1, "groups": torch.tensor([0, 1])}, {"groups": torch.tensor([0])}]
+)
+def test_groups_that_contradict_themselves_are_typed_errors(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match="groups"):
+        new_instances(dataset([0, 1]), dataset([0, 1]), **settings)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_statistics_of_bytes_are_those_of_their_pixels(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(inspect.unwrap(joint).__globals__, "_PART", 7)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (40, channels, 5, 5), generator=generator, dtype=torch.uint8)
+    samples = Samples.of(images, torch.arange(40) % 2)
+    scenario = joint(samples, samples)
+    pixels = images.double().transpose(0, 1).flatten(1).numpy() / 255
+    assert scenario.mean == pytest.approx(tuple(pixels.mean(1)), rel=1e-7)
+    assert scenario.std == pytest.approx(tuple(pixels.std(1)), rel=1e-7)
+    given = joint(samples, samples, statistics=([0.5] * channels, [0.25] * channels))
+    assert (given.mean, given.std) == ((0.5,) * channels, (0.25,) * channels)

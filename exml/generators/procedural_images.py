@@ -19,6 +19,8 @@ from exml.generators.procedural import dead_leaves, smooth_noise, strokes
 from exml.samples import Samples
 
 _KINDS = ("strokes", "dead-leaves", "noise")
+_FAINTEST = 0.05
+"""What is darker than this is not stretched to white: it is a black image."""
 
 
 @component
@@ -35,6 +37,8 @@ class ProceduralImages:
         kinds: ``"strokes"``, ``"dead-leaves"``, ``"noise"``: which families, in turn; for unequal shares, put several
             generators in a :class:`Mixture`.
         polarity: of strokes: ``"light"`` on a dark ground, ``"dark"`` on a light one, or ``"any"``, half of each.
+        full_contrast: whether each image is stretched until its brightest value is 1, as in a scan; experts answer to
+            faint images alike, and there is less to learn from them.
 
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> samples = ProceduralImages(kinds=("strokes",))(expert, 6, 0)
@@ -44,6 +48,7 @@ class ProceduralImages:
 
     kinds: tuple[Literal["strokes", "dead-leaves", "noise"], ...] = attrs.field(default=_KINDS, converter=as_tuple)
     polarity: Literal["light", "dark", "any"] = attrs.field(default="light", validator=one_of("light", "dark", "any"))
+    full_contrast: bool = attrs.field(default=False, validator=one_of(True, False))
 
     @kinds.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
     def _check_kinds(self, _: object, kinds: tuple[object, ...]) -> None:
@@ -73,6 +78,8 @@ class ProceduralImages:
                 draws = make_generator(expert.device, seed, "procedural-images", begin, turn)
                 if len(places):
                     places.copy_(self._draw(kind, len(places), expert.image_shape, draws))
+            if self.full_contrast:
+                part /= part.amax((1, 2, 3), keepdim=True).clamp_min(_FAINTEST)
             context.journal.record(min(begin + batch, size), size, dict)
         return Samples.of(images, label(expert, images), task=expert.task, experience=context.experience)
 

@@ -36,7 +36,14 @@ def expert(shape):
     return Expert(nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 2)), (3, 7), shape)
 
 
-@pytest.mark.parametrize("generator", [ProceduralImages(), ProceduralImages(("strokes", "noise"), polarity="any")])
+@pytest.mark.parametrize(
+    "generator",
+    [
+        ProceduralImages(),
+        ProceduralImages(("strokes", "noise"), polarity="any"),
+        ProceduralImages(("strokes",), full_contrast=True),
+    ],
+)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 7)])
 def test_conforms(generator, shape):
     check_generator(generator, shape)
@@ -202,3 +209,11 @@ def test_nothing_to_make_is_an_error():
 def test_settings(settings):
     with pytest.raises(SettingError):
         ProceduralImages(**settings)
+
+
+def test_full_contrast_stretches_each_image_by_itself_and_changes_nothing_else():
+    plain = ProceduralImages(("strokes",))(expert((1, 16, 16)), 40, 3).images
+    stretched = ProceduralImages(("strokes",), full_contrast=True)(expert((1, 16, 16)), 40, 3).images
+    assert plain.amax((1, 2, 3)).min() < 0.9  # there is something to stretch
+    for before, after in zip(plain.double().numpy(), stretched.numpy(), strict=True):
+        np.testing.assert_allclose(after, before / before.max(), atol=1e-6)

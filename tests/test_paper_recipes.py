@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 import exml
 from exml import buffers, generators, priors
 from exml.errors import SettingError
+from exml.losses import RawLogits
 from exml.recipes import PAPER_STRATEGIES, RECIPES, at_budget, paper, recipe, reference
+from exml.scenarios import registry
 
 FLAT = ["mnist-joint", "mnist-nc", "cifar10-joint", "cifar10-nc", "core50-joint", "core50-nc", "core50-ni"]
 # Appendix B, top to bottom. Distillation: lr, iterations, mini-batch.
@@ -146,3 +148,14 @@ def test_priors_of_the_code():
             10.0, layers="last", statistic="variance", reduction="mean", per="batch", absent="ignore"
         ),
     )
+
+
+@pytest.mark.parametrize("make", [paper, reference])
+@pytest.mark.parametrize("strategy", PAPER_STRATEGIES)
+def test_heads_of_tasks_stay_apart_and_are_not_normalised(monkeypatch, make, strategy):
+    monkeypatch.setitem(registry._FACTORIES, "cifar10-mt", lambda seed, split: exml.scenarios.load("digits-mt", seed))
+    built = make("cifar10-mt", strategy, 2).build()
+    assert built.combiner.tasks == exml.scenarios.load("digits-mt", 2).tasks
+    assert built.normalizer == RawLogits()
+    assert built.loss.classes == "seen"
+    assert built.training.batch_size == (32 if make is paper else 128)

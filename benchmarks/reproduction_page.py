@@ -46,8 +46,8 @@ INTRODUCTION = """# Reproduction
 
 Tables 2 and 3 of the paper, and its Figures 2 and 3, measured again by one command:
 
-```console
-$ exml reproduce table2 table3 figure2 figure3 --seeds 5 --budget 1.0 --out runs/reproduction
+```sh
+exml reproduce table2 table3 figure2 figure3 --seeds 5 --budget 1.0 --out runs/reproduction
 ```
 
 A cell of a table shows ours in bold: the stream accuracy (Eq. 2) in percent, mean ± standard deviation of the sample
@@ -74,11 +74,11 @@ budget. A cell that failed is shown where nothing else was measured. What is emp
 
 A folder may be filled by many calls, and by several machines, each with scenarios, strategies and budgets of its own:
 
-```console
-$ exml reproduce table2 --scenarios mnist-joint,mnist-nc --seeds 3 --out A           # kill it at any moment, then
-$ exml reproduce table2 --scenarios mnist-joint,mnist-nc --seeds 3 --out A --resume  # go on, in the middle of a cell
-$ exml reproduce table2 --scenarios cifar10-nc --budget 0.05 --expert-epochs 4 --out A --resume
-$ exml reproduce --only-tables --from A --from B --out benchmarks/results/reproduction
+```sh
+exml reproduce table2 --scenarios mnist-joint,mnist-nc --seeds 3 --out A           # kill it at any moment, then
+exml reproduce table2 --scenarios mnist-joint,mnist-nc --seeds 3 --out A --resume  # go on, in the middle of a cell
+exml reproduce table2 --scenarios cifar10-nc --budget 0.05 --expert-epochs 4 --out A --resume
+exml reproduce --only-tables --from A --from B --out benchmarks/results/reproduction
 ```
 
 The page is written by `uv run python benchmarks/reproduction_page.py`.

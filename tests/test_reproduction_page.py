@@ -105,3 +105,14 @@ def test_other_experts_in_one_column_are_told():
     there = cell("exml", 0, 0.5)
     text = reproduction_page.page([there, attrs.evolve(there, experts=("x",), row="paper-noise")], {}, [])
     assert "the experts of seed 0 were trained anew between two rows" in " ".join(text.split())
+
+
+def test_a_mean_over_two_versions_of_a_recipe_is_told():
+    def replay(seed, weight):
+        return {"generator": {"kind": "replay", "seed": seed}, "parts": [{"weight": weight, "tasks": [[seed]]}]}
+
+    cells = [attrs.evolve(cell("exml", seed, 0.5), strategy=replay(seed, 1)) for seed in range(3)]
+    assert "versions of its recipe" not in reproduction_page.page(cells, {}, [])
+    cells[1] = attrs.evolve(cells[1], strategy=replay(1, 2))
+    text = " ".join(reproduction_page.page(cells, {}, []).split())
+    assert "the seeds of exml (ours) were measured with 2 versions of its recipe" in text

@@ -13,8 +13,9 @@ import attrs
 from exml import scenarios
 from exml._serialization import to_plain
 from exml.errors import DataError, SettingError, UnknownNameError
+from exml.experiment import stream_folder
 from exml.recipes import at_budget
-from exml.reproduction.cell import Cell, read_cell, slug
+from exml.reproduction.cell import Cell, read_cell
 from exml.reproduction.layout import BASELINES, PAPER_LAYOUT, Layout, TableRow
 from exml.reproduction.reproduction import FIGURES, Reproduction
 from exml.strategy import Strategy
@@ -260,7 +261,7 @@ def task_of(planned: PlannedCell, asked: Reproduction, out: Path, experts: Path,
         threads=asked.resources.cpus,
         imports=imports,
         folder=str(out / "runs" / run.name),
-        experts=str(experts.resolve() / f"{slug(run.scenario)}-{run.seed}"),
+        experts=str(experts.resolve() / stream_folder(run.scenario, run.seed)),
         log=str(out / "logs" / f"{run.name}.txt"),
         baselines=planned.cell.is_baselines,
     )

@@ -121,6 +121,7 @@ def _table(name: str, cells: Sequence[Cell], reasons: Reasons, layout: Layout) -
             used += shown
         columns.append(_column(head.name, head.title, used))
         notes += _differences(head.title, used)
+        notes += _versions(head.title, used, layout)
     rows = tuple(row for row in layout.rows if row.family in (None, "paper") or _is_there(row, columns, entries))
     return Table(name=name, columns=tuple(columns), rows=rows, entries=entries, notes=tuple(notes))
 
@@ -216,6 +217,28 @@ def _differences(title: str, used: Sequence[Cell]) -> list[str]:
     if not seeds:
         return []
     return [f"{title}: the experts of seed {', '.join(seeds)} were trained anew between two rows, and differ in bits."]
+
+
+def _versions(title: str, used: Sequence[Cell], layout: Layout) -> list[str]:
+    """Whether a row is a mean over different strategies, since its recipe changed between two calls."""
+    strategies: dict[str, list[Any]] = {}
+    for cell in used:
+        plain = _without_seed(cell.strategy)
+        if plain not in strategies.setdefault(cell.row, []):
+            strategies[cell.row].append(plain)
+    titles = {row.name: row.title for row in layout.rows}
+    return [
+        f"{title}: the seeds of {titles[name]} were measured with {len(found)} versions of its recipe."
+        for name, found in strategies.items()
+        if len(found) > 1
+    ]
+
+
+def _without_seed(plain: Any) -> Any:
+    """A strategy without what its recipe takes from the seed: the source of real images, and the classes of tasks."""
+    if isinstance(plain, Mapping):
+        return {key: _without_seed(part) for key, part in plain.items() if key not in ("seed", "tasks")}
+    return [_without_seed(part) for part in plain] if isinstance(plain, list) else plain
 
 
 def _is_there(row: TableRow, columns: Sequence[Column], entries: Mapping[tuple[str, str], Entry]) -> bool:

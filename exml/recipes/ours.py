@@ -35,7 +35,7 @@ def exml(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
       full contrast, since to faint images the experts answer all alike;
     - the student matches each teacher's logits over the classes that it knows, centred and side by side. The labels of
       such images mean nothing, so there is no cross-entropy. With task labels each teacher speaks of its own task;
-    - the teachers are asked about two views of each image, once in an experience, not at every step;
+    - the teachers are asked about eight views of each image, once in an experience, not at every step;
     - the student begins as a copy of the first expert, unless there is no other.
 
     Args:
@@ -62,7 +62,7 @@ def _matching(scenario: str, seed: int) -> CompleteBuilder:
     return (
         StrategyBuilder()
         .buffer(Cumulative(12_000))
-        .training(iterations=2_000, batch_size=64, learning_rate=0.005, optimizer="adam", schedule="one-cycle", views=2)
+        .training(iterations=5_000, batch_size=64, learning_rate=0.005, optimizer="adam", schedule="one-cycle", views=8)
         .generator(_drawings(loaded))
         .augmentation(Augmentation(shift=2))
         .normalizer(RawLogits() if loaded.has_tasks else CenterLogits())

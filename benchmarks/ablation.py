@@ -1,0 +1,224 @@
+"""Normalizer, combiner, augmentation and λ_CE: every combination, on the same stream and the same images.
+
+    uv run python benchmarks/ablation.py --scenario mnist-nc --work DIR    # measure; killed, it goes on
+    uv run python benchmarks/ablation.py --page-only                       # write the page again
+
+36 cells a seed. The images of each experience are made once, by Model Inversion ED as the paper's text has it, so that
+a cell costs its distillation alone. Measurements go to ``benchmarks/results/ablation_SCENARIO.json`` and from there to
+``docs/ablation.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from paper_cells import found, measure, origin, said
+
+from exml import recipes
+from exml._types import Combiner, Normalizer
+from exml.losses import ByClass, CenterLogits, MultiTask, ProductOfExperts, RawLogits, SideBySide, StandardizeLogits
+from exml.strategy import Strategy
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "ablation.md"
+SCENARIOS = ("mnist-nc", "cifar10-nc", "cifar10-mt")
+NORMALIZERS: Mapping[str, Normalizer] = {
+    "none": RawLogits(),
+    "centred": CenterLogits(),
+    "standardised": StandardizeLogits(),
+}
+COMBINERS: Mapping[str, Combiner] = {"Eq. 8": ByClass(), "side by side": SideBySide(), "product": ProductOfExperts()}
+AUGMENTED = ("augmented", "not augmented")
+WEIGHTS = (0.0, 1.0)
+
+TRAINING = {"batch_size": 32, "learning_rate": 0.005, "optimizer": "adam", "schedule": "one-cycle"}
+
+INTRODUCTION = """# Ablation
+
+What the parts of the distillation do, by themselves and together: the normalizer (Eqs. 6, 7), the combiner (Eq. 8), the
+augmentation and the weight λ of the cross-entropy (Eq. 10), each combination on the same experts and the same images.
+The images are those of `recipes.paper(scenario, "model-inversion")`; *not augmented* is about the distillation alone.
+Whatever is not in the tables is as there, but for the optimizer: Adam with one cycle, mini-batches of 32 and a rate of
+0.005. In so few steps the paper's SGD would tell how large the targets are rather than how good. This page is written
+by `uv run python benchmarks/ablation.py`. The page on [deviations](deviations.md) has more switches.
+"""
+
+
+def cells(scenario: str, images: float, steps: float) -> dict[str, Callable[[int], Strategy]]:
+    """Every combination, by the name of its folder."""
+    grid = itertools.product(NORMALIZERS, COMBINERS, AUGMENTED, WEIGHTS)
+    return {name_of(*cell): _cell(scenario, images, steps, *cell) for cell in grid}
+
+
+def name_of(normalizer: str, combiner: str, augmented: str, weight: float) -> str:
+    """Of a cell's folder."""
+    words = f"{normalizer} {combiner} {augmented} {weight:g}".lower()
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in words).split())
+
+
+def _cell(
+    scenario: str, images: float, steps: float, normalizer: str, combiner: str, augmented: str, weight: float
+) -> Callable[[int], Strategy]:
+    def make(seed: int) -> Strategy:
+        paper = recipes.paper(scenario, "model-inversion", seed).build()
+        training = attrs.evolve(recipes.at_budget(paper, steps).training, **TRAINING)
+        strategy = attrs.evolve(recipes.at_budget(paper, images), training=training)
+        generator: Any = strategy.generator
+        loss: Any = strategy.loss
+        inside: Combiner = COMBINERS[combiner]
+        if isinstance(paper.combiner, MultiTask):  # the heads of the tasks stay apart
+            inside = attrs.evolve(paper.combiner, combiner=inside)
+        return attrs.evolve(
+            strategy,
+            # The images are the same in all cells, whatever the augmentation of the distillation.
+            generator=attrs.evolve(generator, augmentation=strategy.augmentation),
+            normalizer=NORMALIZERS[normalizer],
+            combiner=inside,
+            augmentation=strategy.augmentation if augmented == "augmented" else None,
+            loss=attrs.evolve(loss, cross_entropy=weight),
+        )
+
+    return make
+
+
+def result(scenario: str) -> Path:
+    """Where the measurements of a scenario are."""
+    return ROOT / "benchmarks" / "results" / f"ablation_{scenario}.json"
+
+
+def gather(scenario: str, images: float, steps: float, seeds: Sequence[int], work: Path) -> dict[str, Any]:
+    """Accuracies in percent by cell and seed, and where they come from."""
+    made = cells(scenario, images, steps)
+    rows = {name: {str(seed): found(work, scenario, seed, name) for seed in seeds} for name in made}
+    strategy: Any = next(iter(made.values()))(seeds[0])
+    return {
+        "scenario": scenario,
+        "budget": {"images": images, "steps": steps},
+        "sizes": {
+            "buffer": strategy.buffer.size,
+            "inversion": strategy.generator.iterations,
+            "distillation": strategy.training.iterations,
+        },
+        **origin(work),
+        "accuracy": {name: {s: value for s, value in row.items() if value is not None} for name, row in rows.items()},
+    }
+
+
+def page(measured: Sequence[Mapping[str, Any]]) -> str:
+    """The page, made of nothing but the measurements."""
+    return "\n".join([INTRODUCTION, *(section(one) for one in measured)])
+
+
+def section(measured: Mapping[str, Any]) -> str:
+    """One scenario's tables and what they say on the whole."""
+    accuracy, sizes, budget = measured["accuracy"], measured["sizes"], measured["budget"]
+    seeds = sorted({seed for row in accuracy.values() for seed in row}, key=int)
+    head = [f"{combiner}, λ = {weight:g}" for combiner in COMBINERS for weight in WEIGHTS]
+    lines = [
+        f"## {measured['scenario']}",
+        "",
+        f"Stream accuracy in percent; seeds {', '.join(seeds)}, n = {len(seeds)} (± standard deviation); "
+        f"a buffer of {sizes['buffer']:,} samples, {sizes['inversion']:,} steps of inversion at most and "
+        f"{sizes['distillation']:,} of distillation an experience, which is `at_budget` {budget['images']:g} for the "
+        f"images and {budget['steps']:g} for the distillation.",
+        "",
+        f"Made by `uv run python benchmarks/ablation.py --scenario {measured['scenario']}` {said(measured)}.",
+        "",
+        f"| normalizer | | {' | '.join(head)} |",
+        f"| --- | --- |{' ---: |' * len(head)}",
+    ]
+    for normalizer, augmented in itertools.product(NORMALIZERS, AUGMENTED):
+        row = [_shown(accuracy.get(name_of(normalizer, c, augmented, w), {})) for c in COMBINERS for w in WEIGHTS]
+        lines.append(f"| {normalizer} | {augmented} | {' | '.join(row)} |")
+    lines += [
+        "",
+        "Averaged over all cells that differ in nothing else:",
+        "",
+        "| part | | mean |",
+        "| --- | --- | ---: |",
+    ]
+    lines += [f"| {part} | {value} | {mean} |" for part, value, mean in margins(accuracy)]
+    return "\n".join(lines) + "\n"
+
+
+def margins(accuracy: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """For each value of each part the mean over the combinations of the others that are there for all its values."""
+    parts: dict[str, Sequence[Any]] = {
+        "normalizer": list(NORMALIZERS),
+        "combiner": list(COMBINERS),
+        "augmentation": AUGMENTED,
+        "λ": WEIGHTS,
+    }
+    rows: list[tuple[str, str, str]] = []
+    for place, (part, values) in enumerate(parts.items()):
+        others = [options for at, options in enumerate(parts.values()) if at != place]
+        means: dict[Any, list[float]] = {value: [] for value in values}
+        for rest in itertools.product(*others):
+            names = [name_of(*(*rest[:place], value, *rest[place:])) for value in values]
+            found_here = [_mean(accuracy.get(name, {})) for name in names]
+            for value, mean in zip(values, found_here, strict=True):
+                if mean is not None and None not in found_here:
+                    means[value].append(mean)
+        for value in values:
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            rows.append((part, text, f"{statistics.fmean(means[value]):.1f}" if means[value] else "–"))
+    return rows
+
+
+def _mean(row: Mapping[str, Any]) -> float | None:
+    """None where nothing was measured, or a student diverged."""
+    numbers = [value for value in row.values() if value != "diverged"]
+    return statistics.fmean(numbers) if numbers and len(numbers) == len(row) else None
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    numbers = [value for value in row.values() if value != "diverged"]
+    if not numbers:
+        return "diverged" if row else "–"
+    spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+    lost = len(row) - len(numbers)
+    return f"{statistics.fmean(numbers):.1f}{spread}" + (f", {lost} diverged" if lost else "")
+
+
+def main() -> None:
+    """Measure, unless only the page is asked for, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenario", default="mnist-nc", choices=SCENARIOS)
+    parser.add_argument("--work", type=Path, default=Path("runs/ablation"), help="folder for experts, images and runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--images", type=float, default=0.003, help="budget of the images: each by its root")
+    parser.add_argument("--steps", type=float, default=0.006, help="budget of the steps of distillation")
+    parser.add_argument("--page-only", action="store_true")
+    given = parser.parse_args()
+
+    def save() -> None:
+        measured = gather(given.scenario, given.images, given.steps, given.seeds, given.work)
+        path = result(given.scenario)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        PAGE.write_text(page(measurements()), encoding="utf-8")
+
+    if not given.page_only:
+        torch.set_num_threads(1)
+        measure(cells(given.scenario, given.images, given.steps), given.scenario, given.seeds, given.work, save)
+    PAGE.write_text(page(measurements()), encoding="utf-8")
+    print(f"wrote {os.path.relpath(PAGE)}")
+
+
+def measurements() -> list[dict[str, Any]]:
+    """All that there are, in the order of the scenarios."""
+    paths = [result(scenario) for scenario in SCENARIOS]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Cells of a table on one stream: strategies that differ in one thing, with the same images wherever that is not it.
+
+Shared by ``benchmarks/deviations.py`` and ``benchmarks/ablation.py``. Inverting images takes most of the time of the
+paper's strategies. So the images of all experiences are made once for each way of making them, lie in a folder, and a
+cell costs its distillation alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors.torch import load_file, save_file
+
+import exml
+from exml import scenarios
+from exml.errors import NonFiniteError
+from exml.evaluation import evaluate_student
+from exml.experiment._environment import environment
+from exml.experts import ExpertStream
+from exml.generators import GenerationContext
+from exml.generators.context import ALONE
+
+ROOT = Path(__file__).parents[1]
+
+
+@exml.component
+@attrs.frozen
+class MadeImages:
+    """What a generator made before: ``experience-1.safetensors`` and so on in a folder."""
+
+    folder: str
+
+    @property
+    def uses_priors(self) -> bool:
+        """They have done their work."""
+        return False
+
+    def __call__(
+        self, expert: exml.Expert, size: int, seed: int, context: GenerationContext = ALONE, /
+    ) -> exml.Samples:
+        """The samples of the context's experience."""
+        samples = exml.Samples.from_state(load_file(f"{self.folder}/experience-{context.experience}.safetensors"))
+        assert len(samples) == size, f"{len(samples)} samples were made, {size} are asked for"
+        return samples.to(expert.device)
+
+
+def shared(strategy: exml.Strategy, scenario: str, seed: int, work: Path) -> exml.Strategy:
+    """The strategy with its images made, by an earlier cell or now; one that inverts nothing as it is."""
+    generator = strategy.generator
+    if not generator.uses_priors:
+        return strategy
+    experts = experts_of(work, scenario, seed)
+    shares = [strategy.buffer.share(number) for number in range(1, len(experts) + 1)]
+    plain = strategy.to_dict()
+    own = getattr(generator, "augmentation", None) is not None
+    parts = [plain["generator"], plain["prior"], None if own else plain["augmentation"], shares, scenario, seed]
+    folder = work / "images" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (expert, share) in enumerate(zip(experts, shares, strict=True), start=1):
+        path = folder / f"experience-{number}.safetensors"
+        if not path.exists():
+            context = GenerationContext(strategy.prior, strategy.augmentation, experience=number)
+            state = generator(expert, share, 1_000 * seed + number, context).state()
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+    return attrs.evolve(strategy, generator=MadeImages(str(folder)), prior=None)
+
+
+@lru_cache
+def experts_of(work: Path, scenario: str, seed: int) -> ExpertStream:
+    """The experts of a scenario and a seed: those in the folder ``experts/SCENARIO-SEED``, or trained into it."""
+    return scenarios.load(scenario, seed).train_experts(seed, work / "experts" / f"{scenario}-{seed}")
+
+
+def measure(
+    cells: Mapping[str, Callable[[int], exml.Strategy]],
+    scenario: str,
+    seeds: Sequence[int],
+    work: Path,
+    save: Callable[[], None],
+) -> None:
+    """Measure what has no result yet, seed by seed; a diverged student is a result too.
+
+    Args:
+        cells: makes each cell's strategy for a seed, by name.
+        scenario: its name.
+        seeds: of scenario, experts and students.
+        work: folder for experts, images and results.
+        save: called after each cell.
+    """
+    for seed in seeds:
+        loaded, experts = scenarios.load(scenario, seed), experts_of(work, scenario, seed)
+        for name, make in cells.items():
+            path, wanted = _path(work, scenario, seed, name), make(seed)
+            if path.exists() and json.loads(path.read_text(encoding="utf-8"))["strategy"] == _plain(wanted):
+                continue
+            print(f"{scenario}, seed {seed}: {name}", end=" ", flush=True)
+            began = time.process_time()
+            learner = exml.Learner(shared(wanted, scenario, seed, work), loaded.make_student(seed), seed=seed)
+            try:
+                learner.learn_stream(experts)
+                seen = evaluate_student(learner.student, loaded).stream_until(len(experts))
+                accuracy: float | str = round(100 * seen, 2)
+            except NonFiniteError:
+                accuracy = "diverged"
+            seconds = round(time.process_time() - began, 1)
+            print(accuracy, f"({seconds} s of the processor)", flush=True)
+            place = attrs.asdict(environment(torch.device("cpu")))
+            row = {"accuracy": accuracy, "processor_s": seconds, "strategy": _plain(wanted), "environment": place}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".part").write_text(json.dumps(row), encoding="utf-8")
+            path.with_suffix(".part").replace(path)
+            save()
+
+
+def _plain(strategy: exml.Strategy) -> Any:
+    return json.loads(strategy.to_json())
+
+
+def _path(work: Path, scenario: str, seed: int, name: str) -> Path:
+    return work / "cells" / f"{scenario}-{seed}" / f"{name}.json"
+
+
+def found(work: Path, scenario: str, seed: int, name: str) -> float | str | None:
+    """The stream accuracy of a cell in percent, "diverged", or None if it was not measured."""
+    path = _path(work, scenario, seed, name)
+    return json.loads(path.read_text(encoding="utf-8"))["accuracy"] if path.exists() else None
+
+
+def origin(work: Path) -> dict[str, Any]:
+    """Hardware, threads, versions and commit of what was measured, and what it took."""
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(work.glob("cells/*/*.json"))]
+    places = [row["environment"] for row in rows]
+    command = ["git", "log", "-1", "--format=%h", "--", "exml"]
+    return {
+        "hardware": sorted({place["hardware"] for place in places}),
+        "threads": sorted({place["threads"] for place in places}),
+        "versions": places[0]["versions"] if places else {},
+        "commit": subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip(),
+        "processor_minutes": round(sum(row["processor_s"] for row in rows) / 60, 1),
+    }
+
+
+def said(measured: Mapping[str, Any]) -> str:
+    """The origin in words."""
+    versions = ", ".join(f"{name} {text}" for name, text in measured["versions"].items())
+    hardware, threads = "; ".join(measured["hardware"]), " or ".join(map(str, measured["threads"]))
+    minutes = f"{measured['processor_minutes']:g} minutes of the processor"
+    return f"at commit {measured['commit']} on {hardware}, {threads} thread(s), in {minutes}; {versions}"

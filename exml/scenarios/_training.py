@@ -110,7 +110,8 @@ def _record(scenario: Scenario, experience: Experience, seed: int) -> dict[str, 
     """All that the weights depend on, as JSON for the card."""
     digest = hashlib.sha256(repr((scenario.mean, scenario.std)).encode())
     for tensor in (experience.train.images, experience.train.labels):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        for part in tensor.split(BATCH):  # the whole may be many gigabytes
+            digest.update(part.cpu().contiguous().numpy().tobytes())
     return {
         "scenario": scenario.name,
         "experience": experience.index,

@@ -119,14 +119,14 @@ def gather(folders: Sequence[Path], out: Path, layout: Layout = PAPER_LAYOUT) ->
         layout: of the tables.
 
     Raises:
-        CheckpointError: a folder without cells, a damaged cell, or ``out`` cannot be written.
+        CheckpointError: a folder of nothing of the kind, a damaged cell, or ``out`` cannot be written.
     """
     record = read_record(out)
     for folder in folders:
         files = list(cell_files(folder))
-        if not files:
+        if not files and not (folder / FILE).exists():
             raise CheckpointError(
-                expected=f"a reproduction in {folder}", got="no cells", remedy="name the folder of a reproduction"
+                expected=f"a reproduction in {folder}", got="none", remedy="name the folder of a reproduction"
             )
         for file in files:
             cell, mine = read_cell(file), out / "cells" / file.relative_to(folder / "cells")

@@ -120,9 +120,10 @@ def test_folders_become_one(tmp_path, capsys):
     made(2, error="broke").save(tmp_path / "b")
     (tmp_path / "b" / "figure2.png").write_bytes(b"a picture")
     asked = {"asked": {"core50-nc": {"exml": "needs CORe50 in EXML_DATA"}}, "version": 1}
-    (tmp_path / "b" / "reproduction.json").write_text(json.dumps(asked))
+    (tmp_path / "c").mkdir()  # where nothing could be measured
+    (tmp_path / "c" / "reproduction.json").write_text(json.dumps(asked))
     out = tmp_path / "out"
-    sources = ["--from", str(tmp_path / "a"), "--from", str(tmp_path / "b")]
+    sources = [part for name in "abc" for part in ("--from", str(tmp_path / name))]
     code, shown, _ = call(capsys, "--only-tables", *sources, "--out", str(out))
     assert code == 0
     assert "50.0 ± 10.0 (3)" in shown
@@ -151,7 +152,7 @@ def test_folders_become_one(tmp_path, capsys):
         (["table2", "--recipes", "mine"], "'paper', 'reference'"),
         (["table2", "--address", "here"], "--backend ray"),
         (["--from", "somewhere"], "--only-tables"),
-        (["--only-tables", "--from", "nowhere"], "a reproduction in nowhere, got no cells"),
+        (["--only-tables", "--from", "nowhere"], "a reproduction in nowhere, got none"),
         (["table2", "--resume"], "a reproduction in"),
         (["table9"], "table9"),
     ],

@@ -16,14 +16,52 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 from sybil.typing import Parser
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: here processes share the cores, not threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 collect_ignore_glob = ["docs/*.py", "docs/_*"]
+
+
+PROCESSES = (
+    "tests/distributed/test_processes.py",
+    "tests/reproduction/test_reproduction_run.py",
+    "tests/sweep/test_backends.py",
+    "tests/test_cli.py",
+    "tests/test_zoo.py",
+)
+"""Tests that start processes and wait for them. Two of these never run at the same time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """With ``-n`` nothing is benchmarked, since it would measure its neighbours too."""
+    if config.getoption("numprocesses", None):
+        config.option.benchmark_disable = True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n`` the examples of a page, which share their names, go to one process, and so does what starts others.
+
+    By the path of a test, since xdist 3.8 overlooks its own ``xdist_group`` under pytest 9.2
+    (https://github.com/pytest-dev/pytest-xdist/issues/1386).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPath(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "processes" if path in PROCESSES else path if path.endswith(".md") else nodeid
+
+    return ByPath(config, log)
 
 
 def run_commands(example: Example) -> None:

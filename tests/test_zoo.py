@@ -141,7 +141,6 @@ def test_one_that_fails_does_not_end_the_others(tmp_path):
     assert over[-1].accuracy == read_card(tmp_path / "tiny-joint-0" / "expert-1.json").accuracy is not None
 
 
-@pytest.mark.xdist_group("processes")
 def test_several_processes_make_the_same_bits_and_tell_the_same(tmp_path):
     names = ["digits-nc:epochs=1", "digits-joint:epochs=1,learning_rate=1e30"]
     told = {1: [], 2: []}
@@ -159,7 +158,6 @@ def test_several_processes_make_the_same_bits_and_tell_the_same(tmp_path):
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.xdist_group("processes")
 def test_a_worker_that_dies_is_an_error(tmp_path):
     def kill(event):
         if isinstance(event, ExpertTrained):
@@ -170,7 +168,6 @@ def test_a_worker_that_dies_is_an_error(tmp_path):
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.xdist_group("processes")
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /proc")
 def test_a_zoo_survives_kill_9_and_leaves_nobody_at_work(tmp_path):
     scenario = "digits-ni:epochs=3"

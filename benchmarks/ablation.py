@@ -115,7 +115,8 @@ def gather(scenario: str, images: float, steps: float, seeds: Sequence[int], wor
 
 def page(measured: Sequence[Mapping[str, Any]]) -> str:
     """The page, made of nothing but the measurements."""
-    return "\n".join([INTRODUCTION, *(section(one) for one in measured)])
+    sections = [section(one) for one in measured] or ["Nothing has been measured yet.\n"]
+    return "\n".join([INTRODUCTION, *sections])
 
 
 def section(measured: Mapping[str, Any]) -> str:

@@ -40,9 +40,9 @@ def test_experts_with_batch_norm_are_inverted(scenario_of, name):
 @pytest.mark.parametrize(
     ("name", "combiner", "loss", "student"),
     [
-        ("digits-joint", SideBySide(), MeanSquaredError("seen"), "continue"),
-        ("digits-nc", SideBySide(), MeanSquaredError("seen"), "first-expert"),
-        ("digits-ni", SideBySide(), MeanSquaredError("seen"), "first-expert"),
+        ("digits-joint", SideBySide(0.4), MeanSquaredError("seen"), "continue"),
+        ("digits-nc", SideBySide(0.4), MeanSquaredError("seen"), "first-expert"),
+        ("digits-ni", SideBySide(0.4), MeanSquaredError("seen"), "first-expert"),
         ("digits-mt", None, MeanSquaredError("seen"), "first-expert"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from exml._registry import component
+from exml._validators import in_range
 from exml.losses._pair import average
 from exml.samples import Samples
 from exml.targets import Target, TeacherLogits
@@ -18,6 +19,13 @@ class SideBySide:
     This is what the paper's code does in place of Eq. 8: labels are not used, and where classes overlap the target is
     the mean. Normalise the logits first, or the teacher with the larger ones wins.
 
+    An expert may prefer one of its classes whatever an image shows, and is then given images of others' classes too.
+    With a calibration c the target of its class k is ``y_k - c · mean(y_k)``, the mean over the mini-batch; the
+    previous student was taught by calibrated targets and stays as it is. (Ranks each take the mean of their part.)
+
+    Args:
+        calibration: c, from 0, as the paper has it, to 1.
+
     >>> import torch
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0]]), torch.tensor([True, False]), both)
@@ -26,7 +34,12 @@ class SideBySide:
     tensor([[1., 2.]])
     """
 
+    calibration: float = attrs.field(default=0.0, validator=in_range(0, 1))
+
     def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
         """The same classes for every sample."""
+        if self.calibration:
+            preference = expert.logits.mean(0, keepdim=True)
+            expert = attrs.evolve(expert, logits=expert.logits - self.calibration * preference)
         use_previous = previous.known.expand_as(previous.logits)
         return average(previous, expert, use_previous, expert.known.expand_as(expert.logits))

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +15,7 @@ from exml.targets import TeacherLogits
 
 CLASSES = 5
 TASKS = ((0, 1), (2, 3), (4,))
-COMBINERS = [ByClass(), ByClass("present"), SideBySide(), ProductOfExperts(), MultiTask(TASKS)]
+COMBINERS = [ByClass(), ByClass("present"), SideBySide(), SideBySide(0.4), ProductOfExperts(), MultiTask(TASKS)]
 
 
 def teacher(known, present=None):
@@ -167,3 +168,13 @@ def test_every_combiner_is_a_value(combiner):
     assert copy == combiner
     assert hash(copy) == hash(combiner)
     assert MultiTask([[0, 1], [2]]) == MultiTask(((0, 1), (2,)))
+
+
+def test_a_calibrated_expert_says_less_of_what_it_says_of_all_images_alike():
+    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    previous = TeacherLogits(rows + 1, torch.tensor([True, True, False, False]), torch.ones(4, dtype=torch.bool))
+    expert = TeacherLogits(rows * 3, torch.tensor([False, False, True, True]), torch.ones(4, dtype=torch.bool))
+    target = SideBySide(calibration=0.4)(previous, expert, samples((2,) * 6)).logits.numpy()
+    own = 3 * rows.double().numpy()[:, 2:]
+    np.testing.assert_allclose(target[:, :2], rows.numpy()[:, :2] + 1, rtol=1e-6)
+    np.testing.assert_allclose(target[:, 2:], own - 0.4 * own.mean(axis=0), rtol=1e-4, atol=1e-5)

@@ -344,7 +344,8 @@ def table(measured: Mapping[str, Any]) -> str:
         f"That is `at_budget` {budget['images']:g} for the images and {budget['steps']:g} for the distillation, "
         f"{steps:,} steps an experience, made by Adam with one cycle, since in so few the paper's SGD learns next to "
         "nothing. It is far less than the paper's budget, and these are effects at this one and at no other. "
-        "Where only the distillation differs, a cell has the very images of the code's way.",
+        "Where only the distillation differs, a cell has the very images of the code's way."
+        + (" One seed says nothing of the spread: a few points may be chance." if len(seeds) == 1 else ""),
         "",
         "Of the labels of the code's data impression, "
         + " and ".join(f"{share:g} % at β = {beta}" for beta, share in measured["unseen"].items())

@@ -27,6 +27,14 @@ def test_the_page_is_what_the_measurements_say(script):
     assert text == script.page(text, json.loads(script.RESULT.read_text(encoding="utf-8")))
 
 
+def test_every_matter_is_measured_or_says_why_not(script):
+    measured = json.loads(script.RESULT.read_text(encoding="utf-8"))["accuracy"]
+    for matter in script.MATTERS:
+        assert bool(matter.cells) != bool(matter.otherwise), matter.name
+        for how in matter.cells:
+            assert measured[script._folder(matter, how)], (matter.name, how)
+
+
 def test_each_cell_changes_its_own_matter(script):
     """Against the base of its row: one part of the strategy, or the generator with its augmentation."""
     made = {name: make(0).to_dict() for name, make in script.cells().items()}
@@ -64,5 +72,7 @@ def test_losses_are_told_as_well_as_wins(script):
     assert rows["| Pixels"].endswith("| free: +1.5 (n = 1) |")
     assert rows["| First experience"].endswith("| a copy: not measured |")
     assert "`reference-model-inversion` 42.0 ± 2.8, with a buffer of 354 samples and 212 steps of inversion" in text
+    assert "may be chance" not in text
+    assert "may be chance" in script.table({**found, "accuracy": {"model-inversion": {"0": 40.0}}})
     assert "18.5 % at β = 0.1 and 1 % at β = 10 are of classes that the expert never saw" in text
     assert "at commit abc1234 on A processor, 1 thread(s), in 7.5 minutes of the processor; torch 2.15.0" in text

@@ -122,7 +122,7 @@ def _hardware(cells: Sequence[Cell]) -> str:
     return _wrap(
         "**Not measured on a GPU yet.** All of this comes from a CPU, which is why some budgets are small, experts of "
         "CIFAR-10 had few epochs, and cells are missing. `benchmarks/run_on_gpu.sh` measures the MNIST and CIFAR-10 "
-        "columns at budget 1 with 5 seeds. The minutes are those of the clock while the two cores had other work to do, "
+        "columns at budget 1 with 5 seeds. Minutes are those of the clock while the two cores had other work to do, "
         "and some cells were stopped for a time: they are upper bounds."
     )
 

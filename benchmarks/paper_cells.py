@@ -101,8 +101,10 @@ def measure(
         loaded, experts = scenarios.load(scenario, seed), experts_of(work, scenario, seed)
         for name, make in cells.items():
             path, wanted = _path(work, scenario, seed, name), make(seed)
-            if path.exists() and json.loads(path.read_text(encoding="utf-8"))["strategy"] == _plain(wanted):
-                continue
+            if path.exists():
+                done = exml.Strategy.from_dict(json.loads(path.read_text(encoding="utf-8"))["strategy"])
+                if done == wanted:
+                    continue
             print(f"{scenario}, seed {seed}: {name}", end=" ", flush=True)
             began = time.process_time()
             learner = exml.Learner(shared(wanted, scenario, seed, work), loaded.make_student(seed), seed=seed)

@@ -47,7 +47,7 @@ def reference(scenario: str, strategy: str, seed: int = 0) -> CompleteBuilder:
 
     >>> strategy = reference("mnist-nc", "model-inversion").build()
     >>> strategy.combiner, strategy.buffer
-    (SideBySide(), EqualParts(size=5000))
+    (SideBySide(...), EqualParts(size=5000))
     >>> strategy.generator.clamp, strategy.generator.augmentation.parameters
     (3.0, 'batch')
     """

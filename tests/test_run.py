@@ -434,7 +434,7 @@ def test_two_processes_do_not_begin_in_one_folder(tmp_path):
     ("change", "error", "complaint"),
     [
         ({"scenario": "mnist-xy"}, UnknownNameError, "one of .*tiny-nc.*, got 'mnist-xy'"),
-        ({"strategies": {}}, SettingError, "at least one strategy"),
+        ({"strategies": {}, "baselines": False}, SettingError, "at least one strategy, or the baselines"),
         ({"strategies": {"../up": tiny.strategy()}}, SettingError, "'../up'"),
         ({"strategies": {"experts": tiny.strategy()}}, SettingError, "'experts'"),
         ({"seed": -1}, SettingError, "seed >= 0, got -1"),

@@ -15,18 +15,21 @@ import itertools
 import json
 import os
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from paper_cells import found, measure, origin, said
 
 from exml import recipes
 from exml._types import Combiner, Normalizer
 from exml.losses import ByClass, CenterLogits, MultiTask, ProductOfExperts, RawLogits, SideBySide, StandardizeLogits
 from exml.strategy import Strategy
+
+sys.path.insert(0, str(Path(__file__).parent))
+from paper_cells import found, measure, origin, said
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "ablation.md"

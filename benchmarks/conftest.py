@@ -7,6 +7,9 @@ import jaxtyping
 import pytest
 import torch
 
+collect_ignore = ["paper_cells.py"]
+"""The scripts beside it import it under that name; under a second one its component would be registered twice."""
+
 
 @pytest.hookimpl
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

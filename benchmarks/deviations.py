@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import Any, TypeAlias
 
 import attrs
 import torch
-from paper_cells import experts_of, found, measure, origin, said
 
 from exml import recipes
 from exml.buffers import Cumulative
@@ -29,6 +29,9 @@ from exml.generators import DataImpression
 from exml.losses import ByClass, RawLogits, StandardizeLogits
 from exml.priors import Augmentation, GaussianBlur, Sum
 from exml.strategy import Strategy
+
+sys.path.insert(0, str(Path(__file__).parent))
+from paper_cells import experts_of, found, measure, origin, said
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "deviations.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def dataset_folder() -> Path:
-    """What ``EXML_DATA`` names; else :func:`cache_folder`, which downloads go to.
+    """What ``EXML_DATA`` names; else exml's own folder in the user's cache, which downloads go to.
 
     To a folder that somebody named nothing is ever added.
     """

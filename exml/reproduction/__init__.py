@@ -5,7 +5,7 @@ from exml.reproduction.figure2 import figure2
 from exml.reproduction.figure3 import figure3
 from exml.reproduction.layout import PAPER_LAYOUT, Layout, TableColumn, TableRow
 from exml.reproduction.plan import PlannedCell, ReproductionPlan, plan
-from exml.reproduction.record import read_record
+from exml.reproduction.record import Record, read_record
 from exml.reproduction.reproduction import Reproduction
 from exml.reproduction.run import Outcome, gather, run, write_tables
 from exml.reproduction.table import Column, Entry, Table, tables_of
@@ -19,6 +19,7 @@ __all__ = [
     "Layout",
     "Outcome",
     "PlannedCell",
+    "Record",
     "Reproduction",
     "ReproductionPlan",
     "Table",

@@ -96,6 +96,8 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         schedule: Literal["constant", "cosine", "one-cycle"] = "constant",
         views: int = 0,
         clip_norm: float | None = None,
+        ridge: float | None = None,
+        batch_norm: Literal["batch", "running"] = "batch",
     ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, Given]:
         """How the student is trained in each experience; see :class:`exml.engine.Training`."""
         training = Training(
@@ -108,6 +110,8 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
             schedule=schedule,
             views=views,
             clip_norm=clip_norm,
+            ridge=ridge,
+            batch_norm=batch_norm,
         )
         return self._with(training=training)
 

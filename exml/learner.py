@@ -19,7 +19,7 @@ from exml._serialization import to_plain
 from exml._types import ClassMask, Scalar, State
 from exml.checkpoint import CheckpointFolder
 from exml.distributed import ALONE, Ranks
-from exml.engine import EAGER, Execution, PreviousStudent, distill
+from exml.engine import EAGER, Execution, PreviousStudent, distill, readout
 from exml.errors import (
     CheckpointError,
     ExpertError,
@@ -166,6 +166,8 @@ class Learner:
         self._classes = check_student(self.student, expert)
         expert.check(self._classes)
         rehearse(self.student, expert, self.strategy, self._classes)
+        if self.strategy.training.ridge is not None:
+            readout(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
         self._run.admit(expert)
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))

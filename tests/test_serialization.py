@@ -65,6 +65,8 @@ def test_files(tmp_path, name):
         learning_rate=st.floats(1e-9, 1e3),
         momentum=st.floats(0, 1),
         clip_norm=st.none() | st.floats(0.1, 9),
+        ridge=st.none() | st.floats(1e-6, 9),
+        batch_norm=st.sampled_from(["batch", "running"]),
     )
 )
 def test_numbers_survive(training):

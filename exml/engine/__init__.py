@@ -1,5 +1,6 @@
 """The hot loops: where all the time of a run goes."""
 
+from exml.engine._readout import readout
 from exml.engine.allocator import keep_freed_memory
 from exml.engine.distillation import PreviousStudent, distill, make_target
 from exml.engine.execution import EAGER, Execution, ExecutionWarning
@@ -22,5 +23,6 @@ __all__ = [
     "keep_freed_memory",
     "lowered",
     "make_target",
+    "readout",
     "recorded",
 ]

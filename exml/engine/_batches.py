@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import attrs
@@ -33,7 +33,33 @@ def fresh(
     return draw
 
 
-def banked(
+@attrs.frozen(eq=False)
+class Bank:
+    """Augmented images whose targets are known; every rank has the whole of it."""
+
+    images: Images
+    target: Target
+    labels: Labels
+
+    def parts(self) -> Iterator[tuple[Images, Target]]:
+        """All of it in order, some at a time."""
+        for rows in torch.arange(len(self.images), device=self.images.device).split(_ASKED):
+            yield self.images[rows], self._target(rows)
+
+    def batches(self, shard: Shard, draws: torch.Generator) -> Batches:
+        """Mini-batches drawn from it, with replacement; of each, this rank's rows."""
+
+        def draw() -> tuple[Images, Target, Labels]:
+            rows = _drawn(len(self.images), shard, draws)
+            return self.images.index_select(0, rows), self._target(rows), self.labels.index_select(0, rows)
+
+        return draw
+
+    def _target(self, rows: Labels) -> Target:
+        return Target(*(getattr(self.target, field.name).index_select(0, rows) for field in attrs.fields(Target)))
+
+
+def fill_bank(
     memory: Samples,
     shard: Shard,
     augmentation: Augmentation | None,
@@ -42,11 +68,10 @@ def banked(
     *,
     views: int,
     seed: int,
-) -> Batches:
+) -> Bank:
     """Augment every image ``views`` times and ask the teachers about each view once, before the first step.
 
-    The same seed makes the same bank, so that a resumed run need not have kept it. Every rank has the whole bank, and
-    asks about its share of it.
+    The same seed makes the same bank, so that a resumed run need not have kept it. Every rank asks about its share.
     """
     images: list[Images] = []
     targets: list[Target] = []
@@ -58,15 +83,8 @@ def banked(
             whole = _augmented(batch, augmentation, draws, ALONE.shard(len(batch)))
             images.append(whole.images)
             targets.append(_collected(ask(whole[part.rows]), part) if part.own else _collected(ask(whole[:1]), part))
-    bank, labels = torch.cat(images), memory.labels.repeat(views)
     columns = [torch.cat([getattr(target, field.name) for target in targets]) for field in attrs.fields(Target)]
-
-    def draw() -> tuple[Images, Target, Labels]:
-        rows = _drawn(len(bank), shard, draws)
-        target = Target(*(column.index_select(0, rows) for column in columns))
-        return bank.index_select(0, rows), target, labels.index_select(0, rows)
-
-    return draw
+    return Bank(torch.cat(images), Target(*columns), memory.labels.repeat(views))
 
 
 _ASKED = 512

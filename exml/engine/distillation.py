@@ -13,8 +13,9 @@ from torch import nn
 from exml._rng import derive_seed
 from exml._types import Augmentation, ClassMask, Combiner, Loss, Normalizer, Scalar
 from exml.distributed import ALONE, Ranks
-from exml.engine._batches import banked, fresh
+from exml.engine._batches import fill_bank, fresh
 from exml.engine._gradients import backward
+from exml.engine._readout import solve_readout
 from exml.engine._steps import compile_whole, exchanging, in_form
 from exml.engine._synchronized import synchronized
 from exml.engine.execution import EAGER, Execution
@@ -22,6 +23,7 @@ from exml.engine.lowering import lowered
 from exml.engine.training import Training
 from exml.experts import Expert
 from exml.models import channels_last
+from exml.priors.activation import BATCH_NORM
 from exml.samples import Samples
 from exml.targets import Target, TeacherLogits
 
@@ -70,7 +72,7 @@ def distill(
     student is that of one rank but for rounding, as long as the loss is the mean over its images and no dropout draws.
 
     Args:
-        student: the module to train; left in training mode.
+        student: the module to train; left in the modes that it was trained in.
         previous: f_{i-1}, None in the first experience.
         expert: f_i^S, on the student's device.
         memory: M_i, on the student's device.
@@ -93,6 +95,10 @@ def distill(
     device, probe = memory.images.device, memory.images[:2]
     draws, shard = torch.Generator(device), ranks.shard(training.batch_size)
     student.train()
+    if training.batch_norm == "running":
+        for layer in student.modules():
+            if isinstance(layer, BATCH_NORM):
+                layer.eval()
     with ExitStack() as stack:
         stack.enter_context(channels_last(student, optimizer))
         stack.enter_context(synchronized(student, shard))
@@ -107,12 +113,16 @@ def distill(
                 return make_target(previous, expert, batch, normalizer, combiner, classes)
 
         bank = None
-        if training.views:
+        if training.views or (training.ridge is not None and start == 0):
             ask_once = partial(ask, previous, asked)
-            bank = banked(memory, shard, augmentation, ask_once, draws, views=training.views, seed=seed)
+            bank = fill_bank(memory, shard, augmentation, ask_once, draws, views=training.views or 1, seed=seed)
+            if training.ridge is not None and start == 0:
+                for tensor in solve_readout(student, bank.parts(), classes, training.ridge).parameters():
+                    ranks.share(tensor.detach())
+        drawn = bank.batches(shard, draws) if bank is not None and training.views else None
 
         def form(pupil: nn.Module, previous: PreviousStudent | None, expert: Expert) -> Callable[[], None]:
-            draw = bank or fresh(memory, shard, augmentation, partial(ask, previous, expert), draws)
+            draw = drawn or fresh(memory, shard, augmentation, partial(ask, previous, expert), draws)
 
             def step() -> None:
                 nonlocal value

@@ -31,6 +31,15 @@ class Training:
             draw from the bank. It saves the teachers' share of a step (a third) where an experience has more than
             V times as many draws as the buffer has images; the bank takes V times the memory of the buffer.
         clip_norm: the largest norm of the whole gradient; None does not clip.
+        ridge: r > 0: before the first step of an experience the student's last linear layer is set, for the classes
+            that have targets, to the least squares solution from the student's features φ to the targets ỹ, each image
+            once and as augmented: ``min Σ ‖W φ + b - ỹ‖² + λ ‖W‖²``, where λ is r times the mean over the features of
+            ``Σ (φ - mean φ)²``. It costs a forward pass, and steps from there distort the features less than steps from
+            a strange layer do (Kumar et al., "Fine-tuning can distort pretrained features", 2022). The features are
+            those of evaluation mode: best with ``batch_norm="running"``. None: the layer begins as it was.
+        batch_norm: statistics by which the student's batch norm normalises in training: those of the ``"batch"``, which
+            change the running ones, or the ``"running"`` ones, which stay. A student that began as an expert has those
+            of the expert's data, and images that stand in for the data would change them for the worse.
 
     >>> training = Training(iterations=100, batch_size=32, learning_rate=0.1, schedule="cosine")
     >>> [round(training.learning_rate_at(k), 3) for k in (0, 50, 99)]
@@ -48,6 +57,8 @@ class Training:
     )
     views: int = attrs.field(default=0, validator=in_range(0, integer=True))
     clip_norm: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
+    ridge: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
+    batch_norm: Literal["batch", "running"] = attrs.field(default="batch", validator=one_of("batch", "running"))
 
     def make_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         """A fresh optimizer over the student's parameters; its learning rate is set before each step."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from exml.engine import frozen
 from exml.errors import ExpertError
 from exml.experts import Expert
+from exml.models.classifier import Classifier, answering, candidates
 
 
 def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units"]) -> Tensor:
@@ -25,7 +24,7 @@ def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units
     Raises:
         ExpertError: when no layer or more than one is left; names them.
     """
-    layers = _candidates(expert)
+    layers = candidates(expert.module, len(expert.outputs))
     if head is not None:
         found = [head] if head in layers else []
     else:
@@ -41,32 +40,7 @@ def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units
     return weight[units.to(weight.device)]
 
 
-def _candidates(expert: Expert) -> dict[str, nn.Linear | nn.Conv2d]:
-    outputs = len(expert.outputs)
-    return {
-        name: part
-        for name, part in expert.module.named_modules()
-        if (isinstance(part, nn.Linear) and part.out_features == outputs)
-        or (isinstance(part, nn.Conv2d) and part.out_channels == outputs and part.kernel_size == (1, 1))
-    }
-
-
-@torch.no_grad()
-def _answering(expert: Expert, layers: dict[str, nn.Linear | nn.Conv2d]) -> list[str]:
-    """Those layers whose output is what the expert answers, found by asking it once."""
-    said: dict[str, Tensor] = {}
-
-    def listener(name: str) -> Any:
-        def listen(_part: nn.Module, _inputs: Any, output: Tensor) -> None:
-            said[name] = output.detach().flatten(1)
-
-        return listen
-
-    handles = [part.register_forward_hook(listener(name)) for name, part in layers.items()]
-    try:
-        with frozen(expert.module):
-            logits = expert.logits(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [name for name, output in said.items() if torch.equal(output, logits)]
+def _answering(expert: Expert, layers: dict[str, Classifier]) -> list[str]:
+    grey = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
+    with frozen(expert.module):
+        return answering(expert.module, layers, grey)

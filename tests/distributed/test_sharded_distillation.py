@@ -72,6 +72,8 @@ def distilled(ranks, *, kind="batch norm", dtype=torch.float64, execution=exml.e
         {"clip_norm": 0.5},
         {"optimizer": "adam", "learning_rate": 0.003},
         {"kind": "frozen batch norm"},
+        {"ridge": 0.01, "batch_norm": "running", "views": 2},
+        {"ridge": 0.1},
     ],
     ids=str,
 )

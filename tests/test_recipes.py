@@ -56,6 +56,23 @@ def test_experts_without_batch_norm_are_matched_on_drawings(scenario_of, name, c
     assert (strategy.loss, strategy.student) == (loss, student)
 
 
+@pytest.mark.parametrize("name", ["digits-joint", "digits-nc", "digits-mt"])
+def test_experts_of_photographs_are_gone_on_from(monkeypatch, name):
+    """The default for large networks: batch norm keeps what the first expert saw, the last layer is solved for."""
+    grey = scenarios.load(name)
+    architecture = {"name": "slim-resnet18", "settings": {"channels": 3, "classes": 10, "width": 2}}
+    colour = attrs.evolve(grey, architecture=architecture, mean=(0.5,) * 3, std=(0.2,) * 3)
+    monkeypatch.setattr(scenarios, "load", lambda *_: colour)
+    strategy = recipe("exml", name).build()
+    assert strategy.generator == ProceduralImages(polarity="any", full_contrast=True)
+    assert (strategy.prior, strategy.loss) == (None, MeanSquaredError("seen"))
+    several = len(grey.experiences) > 1
+    assert strategy.combiner == (SideBySide(0.4, scale="previous") if several else SideBySide())
+    assert strategy.student == ("first-expert" if several else "continue")
+    training = strategy.training
+    assert (training.batch_norm, training.ridge) == (("running", 0.01) if several else ("batch", None))
+
+
 @pytest.mark.parametrize("name", ["model-inversion", "data-impression"])
 def test_the_papers_priors_are_those_that_the_experts_allow(scenario_of, name):
     plain = (L2Norm(0.001), GaussianBlur(0.001))

@@ -29,6 +29,7 @@ def reproduce(
     recipes: str = "paper",
     seeds: str = "5",
     budget: float = 1.0,
+    own_budget: float | None = None,
     expert_epochs: Whole | None = None,
     expert_training: str = "",
     experts: Path | None = None,
@@ -65,6 +66,7 @@ def reproduce(
         seeds: How many, from 0, or a list with commas.
         budget: Share of the arithmetic, in (0, 1]: iterations of a distillation times this; the buffer and the
             iterations of an inversion each times its square root.
+        own_budget: The same for our own recipe, which takes minutes where the paper's take hours; by default as budget.
         expert_epochs: Of the experts, instead of those of appendix A.
         expert_training: Other settings of the experts' training, such as learning_rate=0.05,schedule=cosine.
         experts: Folder of the experts, one SCENARIO-SEED for each stream; OUT/experts by default.
@@ -102,6 +104,7 @@ def reproduce(
         recipes=_names(recipes),  # pyright: ignore[reportArgumentType]  # checked there
         seeds=_seeds(seeds),
         budget=budget,
+        own_budget=own_budget,
         training=",".join([*epochs, *_names(expert_training)]),
         figure3_scenario=figure3_scenario,
         buffer_sizes=_whole(buffer_sizes, "buffer_sizes"),

@@ -15,10 +15,10 @@ from exml.recipes._scenarios import combiner_for, has_batch_norm
 def exml(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """Model inversion that holds fast to batch-norm statistics; without batch norm, functions matched on drawings.
 
-    Two strategies in one, since the experts reveal different things; each was chosen on validation images.
+    Three strategies in one, since the experts reveal different things; each was chosen on validation images.
 
-    Experts **with batch norm** tell what their data were like, and images are inverted from them. It departs from Model
-    Inversion ED in two ways, tried on the validation split of digits-nc:
+    Experts **of grey images with batch norm** tell what their data were like, and images are inverted from them. It
+    departs from Model Inversion ED in two ways, tried on the validation split of digits-nc:
 
     - batch-norm statistics, of all layers, weigh ten times as much, and are the only prior;
     - λ_CE = 10. The squared distance of logits is a sum over classes of squares of tens, and beside it a cross-entropy
@@ -39,11 +39,24 @@ def exml(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     - the teachers are asked about four views of each image, once in an experience, not at every step;
     - the student begins as a copy of the first expert, unless there is no other.
 
+    Experts **of colour images with batch norm** are larger, and a step of their inversion costs what a step of training
+    does. Tried on the validation split of cifar10-nc, whose students were measured with and without task labels:
+
+    - drawings again, of all kinds, and the logits of both teachers over all classes that they know, also with task
+      labels: an image that resembles no class teaches every head;
+    - experts are put on the scale of the first one, and less 0.4 of what each says of all images alike;
+    - the student begins as a copy of the first expert and keeps its running statistics of batch norm, which are those
+      of photographs; if there is no other expert, it begins as it is and learns its own statistics;
+    - its last layer begins an experience in closed form. That alone, in seconds, gave 21 of the 24 % on cifar10-nc.
+
     Args:
         scenario: decides what the experts are like, and whether the targets are the heads of tasks.
         seed: of the scenario, which decides what the tasks are.
     """
-    return _inversion(scenario, seed) if has_batch_norm(scenario, seed) else _matching(scenario, seed)
+    if not has_batch_norm(scenario, seed):
+        return _matching(scenario, seed)
+    loaded = scenarios.load(scenario, seed)
+    return _inversion(scenario, seed) if len(loaded.mean) == 1 else _continuing(loaded)
 
 
 def _inversion(scenario: str, seed: int) -> CompleteBuilder:
@@ -70,6 +83,40 @@ def _matching(scenario: str, seed: int) -> CompleteBuilder:
         .combiner(combiner_for(scenario, seed, ByClass() if loaded.has_tasks else SideBySide(calibration=0.4)))
         .loss(MeanSquaredError("seen"))
         .student("first-expert" if len(loaded.experiences) > 1 else "continue")
+    )
+
+
+def _continuing(loaded: scenarios.Scenario) -> CompleteBuilder:
+    builder = (
+        StrategyBuilder()
+        .generator(_drawings(loaded))
+        .augmentation(Augmentation(shift=3, rotation=15.0, flip=0.5))
+        .normalizer(CenterLogits())
+        .loss(MeanSquaredError("seen"))
+    )
+    if len(loaded.experiences) == 1:
+        return (
+            builder.buffer(Cumulative(12_000))
+            .combiner(SideBySide())
+            .training(
+                iterations=2_000, batch_size=64, learning_rate=0.005, optimizer="adam", schedule="one-cycle", views=2
+            )
+        )
+    return (
+        builder.buffer(Cumulative(3_000))
+        .combiner(SideBySide(calibration=0.4, scale="previous"))
+        .student("first-expert")
+        .training(
+            iterations=300,
+            batch_size=64,
+            learning_rate=0.002,
+            optimizer="adam",
+            schedule="one-cycle",
+            views=2,
+            clip_norm=1.0,
+            ridge=0.01,
+            batch_norm="running",
+        )
     )
 
 

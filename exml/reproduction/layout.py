@@ -15,6 +15,8 @@ Family: TypeAlias = Literal["paper", "reference"]
 """Whose settings an Ex-Model Distillation has: those of the paper's text, or those of its code."""
 BASELINES = "baselines"
 """Name of the cell that has all baselines of a scenario and seed."""
+OWN = "exml"
+"""The row of our own recipe."""
 
 
 @attrs.frozen
@@ -143,7 +145,7 @@ PAPER_LAYOUT = Layout(
         TableRow(name="Param. Avg.", title="Param. Avg.", strategy=BASELINES, paper="Param. Avg."),
         *_distillations("paper"),
         *_distillations("reference"),
-        TableRow(name="exml", title="exml (ours)", strategy="exml"),
+        TableRow(name=OWN, title="exml (ours)", strategy=OWN),
     ),
     recipes=recipes.RECIPES,
     figures=PAPER_FIGURES,

@@ -191,7 +191,8 @@ def _cells_of(
                 continue
             made[row.name, seed] = at_budget(whole, asked.budget)
             if row in rows:
-                cells.append(cell(row.name, seed, budget=asked.budget, strategy=made[row.name, seed].to_dict()))
+                budget = asked.budget_of(row.name)
+                cells.append(cell(row.name, seed, budget=budget, strategy=at_budget(whole, budget).to_dict()))
     for seed in asked.seeds:
         for size in asked.buffer_sizes:
             for row in figure3:

@@ -8,7 +8,7 @@ import attrs
 
 from exml._validators import in_range, one_of
 from exml.errors import SettingError
-from exml.reproduction.layout import Family
+from exml.reproduction.layout import OWN, Family
 from exml.sweep import Resources
 
 FIGURES = ("figure2", "figure3")
@@ -32,6 +32,8 @@ class Reproduction:
         recipes: whose settings an Ex-Model Distillation has.
         seeds: of scenarios, experts and students.
         budget: see :func:`exml.recipes.at_budget`.
+        own_budget: that of our own recipe in the tables, which takes minutes where appendix B takes hours; None: as the
+            others.
         training: of the experts, where it shall not be that of the scenario: what stands behind the colon in a name
             such as ``"mnist-nc:epochs=4"``.
         figure3_scenario: the column that Figure 3 is about.
@@ -58,6 +60,7 @@ class Reproduction:
         default=(0, 1, 2, 3, 4), validator=[_distinct, attrs.validators.deep_iterable(in_range(0, integer=True))]
     )
     budget: float = attrs.field(default=1.0, validator=in_range(0, 1, open_low=True))
+    own_budget: float | None = attrs.field(default=None, validator=in_range(0, 1, open_low=True, optional=True))
     training: str = ""
     figure3_scenario: str = "cifar10-mt"
     buffer_sizes: tuple[int, ...] = attrs.field(
@@ -72,3 +75,7 @@ class Reproduction:
     def scenario(self, column: str) -> str:
         """The name of a column's scenario with the training that its experts shall have."""
         return f"{column}:{self.training}" if self.training else column
+
+    def budget_of(self, row: str) -> float:
+        """That of a row of the tables."""
+        return self.own_budget if row == OWN and self.own_budget is not None else self.budget

@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -178,3 +179,31 @@ def test_a_calibrated_expert_says_less_of_what_it_says_of_all_images_alike():
     own = 3 * rows.double().numpy()[:, 2:]
     np.testing.assert_allclose(target[:, :2], rows.numpy()[:, :2] + 1, rtol=1e-6)
     np.testing.assert_allclose(target[:, 2:], own - 0.4 * own.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("calibration", [0.0, 0.4])
+def test_an_expert_is_as_sure_as_the_previous_student(calibration):
+    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    everything = torch.ones(4, dtype=torch.bool)
+    previous = TeacherLogits(rows + 1, torch.tensor([True, True, False, False]), everything)
+    expert = TeacherLogits(rows * 30, torch.tensor([False, False, True, False]), everything)
+    combiner = SideBySide(calibration, scale="previous")
+    target = combiner(previous, expert, samples((2,) * 6)).logits.double().numpy()
+    np.testing.assert_allclose(target[:, :2], rows.numpy()[:, :2] + 1, rtol=1e-6)
+    assert (target[:, 2] ** 2).mean() == pytest.approx((target[:, :2] ** 2).mean(), rel=1e-4)
+    unscaled = SideBySide(calibration)(previous, expert, samples((2,) * 6)).logits.double().numpy()
+    ratios = target[:, 2] / unscaled[:, 2]
+    np.testing.assert_allclose(ratios, ratios[0], rtol=1e-4)
+    assert 0 < ratios[0] < 1
+
+
+def test_there_is_no_scale_to_take_over():
+    """No previous student, a mute one, or a mute expert: logits stay as they are, and finite."""
+    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    head = torch.tensor([True, True, False, False])
+    expert = TeacherLogits(rows, ~head, torch.ones(4, dtype=torch.bool))
+    combiner, labels = SideBySide(scale="previous"), samples((2,) * 6)
+    for previous in (TeacherLogits.none(rows), TeacherLogits(torch.zeros(6, 4), head, head)):
+        assert torch.equal(combiner(previous, expert, labels).logits[:, 2:], rows[:, 2:])
+    mute = attrs.evolve(expert, logits=torch.zeros(6, 4))
+    assert not combiner(TeacherLogits(rows, head, head), mute, labels).logits[:, 2:].any()

@@ -50,6 +50,7 @@ def test_every_argument_arrives(tmp_path, capsys, small, monkeypatch):
     monkeypatch.setattr(command, "PAPER_LAYOUT", small_layout())
     arguments = ["table2", "figure3", "--scenarios", "tiny-nc, tiny-joint", "--strategies", "noise,exml"]
     arguments += ["--recipes", "paper,reference", "--seeds", "0,3", "--budget", "0.25", "--expert-epochs", "4"]
+    arguments += ["--own-budget", "0.5"]
     arguments += ["--expert-training", "learning_rate=0.05,schedule=cosine", "--experts", str(tmp_path / "zoo")]
     arguments += ["--figure3-scenario", "tiny-nc", "--buffer-sizes", "10,20", "--threads", "2", "--workers", "3"]
     code, out, _ = call(capsys, *arguments, "--out", str(tmp_path / "out"), "--resume", "--compile", "capture")
@@ -62,6 +63,7 @@ def test_every_argument_arrives(tmp_path, capsys, small, monkeypatch):
         recipes=("paper", "reference"),
         seeds=(0, 3),
         budget=0.25,
+        own_budget=0.5,
         training="epochs=4,learning_rate=0.05,schedule=cosine",
         figure3_scenario="tiny-nc",
         buffer_sizes=(10, 20),

@@ -173,6 +173,10 @@ def test_an_own_budget_and_training_are_further_cells(tmp_path):
     reproduction.run(attrs.evolve(low, budget=1.0), out, resume=True, backend=Here(), layout=layout)
     assert len(read_cells(out)) == 4
 
+    other = attrs.evolve(low, strategies=("noise", "exml"), own_budget=1.0)
+    budgets = {cell.cell.row: cell.cell.budget for cell in reproduction.plan(other, layout=layout).cells}
+    assert budgets == {"paper-noise": 0.5, "exml": 1.0}
+
     changed = small_layout(iterations=6)  # the recipe is another one by now
     again = Here()
     reproduction.run(attrs.evolve(low, seeds=(0,)), out, resume=True, backend=again, layout=changed)

@@ -299,7 +299,7 @@ def gather(work: Path, seeds: list[int]) -> dict[str, Any]:
         "budget": budget,
         "sizes": sizes,
         "unseen": unseen,
-        **origin(work),
+        **origin(work, SCENARIO, seeds),
         "accuracy": measured,
     }
 

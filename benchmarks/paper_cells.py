@@ -24,6 +24,7 @@ import exml
 from exml import scenarios
 from exml.errors import NonFiniteError
 from exml.evaluation import evaluate_student
+from exml.experiment import stream_folder
 from exml.experiment._environment import environment
 from exml.experts import ExpertStream
 from exml.generators import GenerationContext
@@ -77,8 +78,8 @@ def shared(strategy: exml.Strategy, scenario: str, seed: int, work: Path) -> exm
 
 @lru_cache
 def experts_of(work: Path, scenario: str, seed: int) -> ExpertStream:
-    """The experts of a scenario and a seed: those in the folder ``experts/SCENARIO-SEED``, or trained into it."""
-    return scenarios.load(scenario, seed).train_experts(seed, work / "experts" / f"{scenario}-{seed}")
+    """The experts of a scenario and a seed: those in ``experts``, which is a zoo, or trained into it."""
+    return scenarios.load(scenario, seed).train_experts(seed, work / "experts" / stream_folder(scenario, seed))
 
 
 def measure(
@@ -129,7 +130,7 @@ def _plain(strategy: exml.Strategy) -> Any:
 
 
 def _path(work: Path, scenario: str, seed: int, name: str) -> Path:
-    return work / "cells" / f"{scenario}-{seed}" / f"{name}.json"
+    return work / "cells" / stream_folder(scenario, seed) / f"{name}.json"
 
 
 def found(work: Path, scenario: str, seed: int, name: str) -> float | str | None:
@@ -138,9 +139,11 @@ def found(work: Path, scenario: str, seed: int, name: str) -> float | str | None
     return json.loads(path.read_text(encoding="utf-8"))["accuracy"] if path.exists() else None
 
 
-def origin(work: Path) -> dict[str, Any]:
-    """Hardware, threads, versions and commit of what was measured, and what it took."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(work.glob("cells/*/*.json"))]
+def origin(work: Path, scenario: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Hardware, threads, versions and commit of what was measured of a scenario, and what it took."""
+    folders = [_path(work, scenario, seed, "*").parent for seed in seeds]
+    paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     places = [row["environment"] for row in rows]
     command = ["git", "log", "-1", "--format=%h", "--", "exml"]
     return {

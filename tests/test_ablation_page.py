@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from exml.losses import ByClass, MultiTask
+from exml.samples import Samples
+from exml.targets import TeacherLogits
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -48,7 +51,21 @@ def test_tasks_stay_apart_in_every_cell(script, monkeypatch):
     monkeypatch.setattr(script.recipes, "paper", lambda *_: flat.combiner(tasks))
     combiners = [make(0).combiner for make in script.cells("cifar10-mt", 0.005, 0.01).values()]
     assert all(combiner.tasks == tasks.tasks for combiner in combiners)
-    assert {type(combiner.combiner).__name__ for combiner in combiners} == {"ByClass", "SideBySide", "ProductOfExperts"}
+    assert {type(combiner.combiner).__name__ for combiner in combiners} == {"ByClass", "ProductOfExperts"}
+    assert {make(0).student for make in script.cells("cifar10-mt", 0.005, 0.01).values()} == {"first-expert"}
+
+
+def test_within_tasks_side_by_side_is_eq_8(script):
+    """Which is why the table has no column for it."""
+    tasks = ((0, 2), (1, 3))
+    known = torch.tensor([True, False, True, False])
+    heads = [TeacherLogits(torch.randn(6, 4), mask, mask) for mask in (known, ~known)]
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    samples = Samples(torch.zeros(6, 1, 2, 2), labels, labels % 2, 1 + labels % 2)
+    ours, theirs = (MultiTask(tasks, script.COMBINERS[name])(*heads, samples) for name in ("side by side", "Eq. 8"))
+    assert torch.equal(ours.logits, theirs.logits)
+    assert torch.equal(ours.defined, theirs.defined)
+    assert torch.equal(ours.candidates, theirs.candidates)
 
 
 def test_margins_are_means_over_whole_rows_of_the_grid(script):
@@ -58,7 +75,7 @@ def test_margins_are_means_over_whole_rows_of_the_grid(script):
         for weight in script.WEIGHTS:
             accuracy[script.name_of("centred", combiner, "augmented", weight)] = {"0": 30.0}
     accuracy[script.name_of("standardised", "Eq. 8", "not augmented", 1.0)] = {"0": "diverged"}
-    rows = {(part, value): mean for part, value, mean in script.margins(accuracy)}
+    rows = {(part, value): mean for part, value, mean in script.margins("mnist-nc", accuracy)}
     # Of 12 rows 11 are whole; in 6 of them "centred" has 30, in 5 it has 10.
     assert rows["normalizer", "centred"] == f"{(6 * 30 + 5 * 10) / 11:.1f}"
     assert rows["normalizer", "none"] == rows["normalizer", "standardised"] == "10.0"

@@ -28,6 +28,7 @@ import torch
 
 from exml import recipes
 from exml._types import Combiner, Normalizer
+from exml.engine import Execution
 from exml.losses import ByClass, CenterLogits, MultiTask, ProductOfExperts, RawLogits, SideBySide, StandardizeLogits
 from exml.strategy import Strategy
 
@@ -230,6 +231,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--images", type=float, default=0.003, help="budget of the images: each by its root")
     parser.add_argument("--steps", type=float, default=0.006, help="budget of the steps of distillation")
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help="of the distillations")
     parser.add_argument("--page-only", action="store_true")
     given = parser.parse_args()
     if _plain(given.scenario) not in SCENARIOS:
@@ -244,7 +246,14 @@ def main() -> None:
 
     if not given.page_only:
         torch.set_num_threads(1)
-        measure(cells(given.scenario, given.images, given.steps), given.scenario, given.seeds, given.work, save)
+        measure(
+            cells(given.scenario, given.images, given.steps),
+            given.scenario,
+            given.seeds,
+            given.work,
+            save,
+            Execution(precision=given.precision),
+        )
     PAGE.write_text(page(measurements()), encoding="utf-8")
     print(f"wrote {os.path.relpath(PAGE)}")
 

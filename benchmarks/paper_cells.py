@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 import exml
 from exml import scenarios
+from exml.engine import Execution
 from exml.errors import NonFiniteError
 from exml.evaluation import evaluate_student
 from exml.experiment import stream_folder
@@ -31,6 +32,7 @@ from exml.generators import GenerationContext
 from exml.generators.context import ALONE
 
 ROOT = Path(__file__).parents[1]
+DEFAULT = Execution()
 
 
 @exml.component
@@ -88,6 +90,7 @@ def measure(
     seeds: Sequence[int],
     work: Path,
     save: Callable[[], None],
+    execution: Execution = DEFAULT,
 ) -> None:
     """Measure what has no result yet, seed by seed; a diverged student is a result too.
 
@@ -97,6 +100,7 @@ def measure(
         seeds: of scenario, experts and students.
         work: folder for experts, images and results.
         save: called after each cell.
+        execution: of the distillations.
     """
     for seed in seeds:
         loaded, experts = scenarios.load(scenario, seed), experts_of(work, scenario, seed)
@@ -108,7 +112,8 @@ def measure(
                     continue
             print(f"{scenario}, seed {seed}: {name}", end=" ", flush=True)
             began = time.process_time()
-            learner = exml.Learner(shared(wanted, scenario, seed, work), loaded.make_student(seed), seed=seed)
+            ready, student = shared(wanted, scenario, seed, work), loaded.make_student(seed)
+            learner = exml.Learner(ready, student, seed=seed, execution=execution)
             try:
                 learner.learn_stream(experts)
                 seen = evaluate_student(learner.student, loaded).stream_until(len(experts))
@@ -118,7 +123,8 @@ def measure(
             seconds = round(time.process_time() - began, 1)
             print(accuracy, f"({seconds} s of the processor)", flush=True)
             place = attrs.asdict(environment(torch.device("cpu")))
-            row = {"accuracy": accuracy, "processor_s": seconds, "strategy": _plain(wanted), "environment": place}
+            row = {"accuracy": accuracy, "processor_s": seconds, "precision": execution.precision}
+            row |= {"strategy": _plain(wanted), "environment": place}
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".part").write_text(json.dumps(row), encoding="utf-8")
             path.with_suffix(".part").replace(path)
@@ -149,6 +155,7 @@ def origin(work: Path, scenario: str, seeds: Sequence[int]) -> dict[str, Any]:
     return {
         "hardware": sorted({place["hardware"] for place in places}),
         "threads": sorted({place["threads"] for place in places}),
+        "precision": sorted({row.get("precision", "float32") for row in rows}),
         "versions": places[0]["versions"] if places else {},
         "commit": subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip(),
         "processor_minutes": round(sum(row["processor_s"] for row in rows) / 60, 1),
@@ -159,5 +166,6 @@ def said(measured: Mapping[str, Any]) -> str:
     """The origin in words."""
     versions = ", ".join(f"{name} {text}" for name, text in measured["versions"].items())
     hardware, threads = "; ".join(measured["hardware"]), " or ".join(map(str, measured["threads"]))
+    numbers = "" if "bfloat16" not in measured.get("precision", ()) else ", networks in bfloat16"
     minutes = f"{measured['processor_minutes']:g} minutes of the processor"
-    return f"at commit {measured['commit']} on {hardware}, {threads} thread(s), in {minutes}; {versions}"
+    return f"at commit {measured['commit']} on {hardware}, {threads} thread(s){numbers}, in {minutes}; {versions}"

@@ -58,7 +58,8 @@ Three things keep the two from being the same experiment:
   conditions say so; how far the baselines are from the paper's says how much the streams differ. So the honest
   comparison is down a column: all its rows are about the same experts.
 - **The budget.** At a budget b below 1, a distillation makes b times the iterations of appendix B, and an inversion √b
-  times its iterations for √b times the images ({py:func}`exml.recipes.at_budget`).
+  times its iterations for √b times the images ({py:func}`exml.recipes.at_budget`). Our own recipe takes minutes where
+  the paper's take hours, so it may have a budget of its own (`--own-budget`): look at what each cell took, below.
 - **The text and the code.** The rows of Ex-Model Distillation follow the paper's text; those called *reference* follow
   its code, which differs.
 

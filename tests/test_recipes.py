@@ -64,13 +64,18 @@ def test_experts_of_photographs_are_gone_on_from(monkeypatch, name):
     colour = attrs.evolve(grey, architecture=architecture, mean=(0.5,) * 3, std=(0.2,) * 3)
     monkeypatch.setattr(scenarios, "load", lambda *_: colour)
     strategy = recipe("exml", name).build()
-    assert strategy.generator == ProceduralImages(polarity="any", full_contrast=True)
-    assert (strategy.prior, strategy.loss) == (None, MeanSquaredError("seen"))
-    several = len(grey.experiences) > 1
-    assert strategy.combiner == (SideBySide(0.4, scale="previous") if several else SideBySide())
-    assert strategy.student == ("first-expert" if several else "continue")
+    drawings, several = ProceduralImages(polarity="any", full_contrast=True), len(grey.experiences) > 1
+    assert strategy.loss == MeanSquaredError("seen")
     training = strategy.training
-    assert (training.batch_norm, training.ridge) == (("running", 0.01) if several else ("batch", None))
+    if several:
+        assert (strategy.generator, strategy.prior) == (drawings, None)
+        assert (strategy.combiner, strategy.student) == (SideBySide(0.4, scale="previous"), "first-expert")
+        assert (training.batch_norm, training.ridge) == ("running", 0.01)
+    else:
+        assert isinstance(strategy.generator, ModelInversion)
+        assert (strategy.generator.start, strategy.prior) == (drawings, BatchNormStatistics(10.0))
+        assert (strategy.combiner, strategy.student) == (SideBySide(), "continue")
+        assert (training.batch_norm, training.ridge) == ("batch", None)
 
 
 @pytest.mark.parametrize("name", ["model-inversion", "data-impression"])

@@ -75,7 +75,7 @@ def reproduce(
         device: Where to work, as torch names it: 'cpu' or 'cuda'.
         compile: 'capture' makes each step of the hot loops one CUDA graph, 'always' compiles the networks as well;
             'auto' tries where enough work is ahead, and keeps what is fastest.
-        precision: Of the networks; 'bfloat16' is for accelerators that have it.
+        precision: Of the networks; 'bfloat16' is for devices that have it: most GPUs, CPUs with AVX-512 BF16 or AMX.
         threads: Processor cores of each cell.
         backend: Processes of this machine, or Ray (pip install exml[ray]).
         workers: Cells at a time; by default as many as there is room for, on a GPU one each.

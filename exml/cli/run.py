@@ -58,7 +58,7 @@ def run(
         device: Where to work, as torch names it: 'cpu', 'cuda', 'cuda:1'; 'auto' is an accelerator if there is one.
         compile: 'capture' makes each step of the hot loops one CUDA graph, 'always' compiles the networks as well;
             'auto' tries where enough work is ahead, and keeps what is fastest.
-        precision: Of the networks; 'bfloat16' is for accelerators that have it.
+        precision: Of the networks; 'bfloat16' is for devices that have it: most GPUs, CPUs with AVX-512 BF16 or AMX.
         checkpoint_every: Steps of generation or distillation between two checkpoints.
         resume: Go on with the run in the folder.
         quiet: Print nothing but errors.

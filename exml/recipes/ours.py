@@ -11,11 +11,13 @@ from exml.priors import Augmentation, BatchNormStatistics
 from exml.recipes._budget import budget
 from exml.recipes._scenarios import combiner_for, has_batch_norm
 
+_TURNED = Augmentation(shift=3, rotation=15.0, flip=0.5)
+
 
 def exml(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     """Model inversion that holds fast to batch-norm statistics; without batch norm, functions matched on drawings.
 
-    Three strategies in one, since the experts reveal different things; each was chosen on validation images.
+    Four strategies in one, since the experts reveal different things; each was chosen on validation images.
 
     Experts **of grey images with batch norm** tell what their data were like, and images are inverted from them. It
     departs from Model Inversion ED in two ways, tried on the validation split of digits-nc:
@@ -39,15 +41,21 @@ def exml(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     - the teachers are asked about four views of each image, once in an experience, not at every step;
     - the student begins as a copy of the first expert, unless there is no other.
 
-    Experts **of colour images with batch norm** are larger, and a step of their inversion costs what a step of training
-    does. Tried on the validation split of cifar10-nc, whose students were measured with and without task labels:
+    **Several** experts **of colour images with batch norm** are larger, and a step of their inversion costs what a step
+    of training does. Tried on the validation split of cifar10-nc, whose students were measured with and without task
+    labels:
 
     - drawings again, of all kinds, and the logits of both teachers over all classes that they know, also with task
-      labels: an image that resembles no class teaches every head;
+      labels: an image that resembles no class teaches every head. Inverting the drawings gained nothing here;
     - experts are put on the scale of the first one, and less 0.4 of what each says of all images alike;
     - the student begins as a copy of the first expert and keeps its running statistics of batch norm, which are those
-      of photographs; if there is no other expert, it begins as it is and learns its own statistics;
+      of photographs;
     - its last layer begins an experience in closed form. That alone, in seconds, gave 21 of the 24 % on cifar10-nc.
+
+    **One** such expert of all classes leaves nothing to go on from: the student begins as it is and learns statistics
+    of its own, from images that should have those of the data. So the inversion starts from the drawings, and some
+    fifteen steps bring them there. Tried on the validation split of cifar10-joint: in 1,200 steps of distillation,
+    drawings as they are taught 52 %, and inverted 66 %; in 5,000 they taught 76 %, of a teacher's 80.
 
     Args:
         scenario: decides what the experts are like, and whether the targets are the heads of tasks.
@@ -56,7 +64,9 @@ def exml(scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
     if not has_batch_norm(scenario, seed):
         return _matching(scenario, seed)
     loaded = scenarios.load(scenario, seed)
-    return _inversion(scenario, seed) if len(loaded.mean) == 1 else _continuing(loaded)
+    if len(loaded.mean) == 1:
+        return _inversion(scenario, seed)
+    return _continuing(loaded) if len(loaded.experiences) > 1 else _copying(loaded)
 
 
 def _inversion(scenario: str, seed: int) -> CompleteBuilder:
@@ -87,25 +97,9 @@ def _matching(scenario: str, seed: int) -> CompleteBuilder:
 
 
 def _continuing(loaded: scenarios.Scenario) -> CompleteBuilder:
-    builder = (
-        StrategyBuilder()
-        .generator(_drawings(loaded))
-        .augmentation(Augmentation(shift=3, rotation=15.0, flip=0.5))
-        .normalizer(CenterLogits())
-        .loss(MeanSquaredError("seen"))
-    )
-    if len(loaded.experiences) == 1:
-        return (
-            builder.buffer(Cumulative(12_000))
-            .combiner(SideBySide())
-            .training(
-                iterations=2_000, batch_size=64, learning_rate=0.005, optimizer="adam", schedule="one-cycle", views=2
-            )
-        )
     return (
-        builder.buffer(Cumulative(3_000))
-        .combiner(SideBySide(calibration=0.4, scale="previous"))
-        .student("first-expert")
+        StrategyBuilder()
+        .buffer(Cumulative(3_000))
         .training(
             iterations=300,
             batch_size=64,
@@ -117,6 +111,26 @@ def _continuing(loaded: scenarios.Scenario) -> CompleteBuilder:
             ridge=0.01,
             batch_norm="running",
         )
+        .generator(_drawings(loaded))
+        .augmentation(_TURNED)
+        .normalizer(CenterLogits())
+        .combiner(SideBySide(calibration=0.4, scale="previous"))
+        .loss(MeanSquaredError("seen"))
+        .student("first-expert")
+    )
+
+
+def _copying(loaded: scenarios.Scenario) -> CompleteBuilder:
+    return (
+        StrategyBuilder()
+        .buffer(Cumulative(6_000))
+        .training(iterations=5_000, batch_size=32, learning_rate=0.003, optimizer="adam", schedule="one-cycle", views=4)
+        .generator(ModelInversion(iterations=15, learning_rate=0.1, batch_size=256, start=_drawings(loaded)))
+        .priors(BatchNormStatistics(10.0))
+        .augmentation(_TURNED)
+        .normalizer(CenterLogits())
+        .combiner(SideBySide())
+        .loss(MeanSquaredError("seen"))
     )
 
 

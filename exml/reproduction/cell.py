@@ -10,9 +10,11 @@ from typing import Any, Literal
 import attrs
 
 from exml._files import write_json
+from exml.errors import ConfigError
 from exml.experiment._record import read_versioned
 from exml.report import BaselineResult, Environment, Seconds
 from exml.reproduction.layout import BASELINES
+from exml.strategy import Strategy
 
 VERSION = 1
 """Of the files; those of another version are refused."""
@@ -93,6 +95,14 @@ def slug(scenario: str) -> str:
 def read_cell(path: Path) -> Cell:
     """Read a file; raises :class:`exml.errors.CheckpointError` if it is damaged, or of another version."""
     return read_versioned(path, Cell, VERSION, f"a cell of version {VERSION} in {path}")
+
+
+def in_full(strategy: Any) -> Any:
+    """A cell's strategy with the fields that came after its measurement, at their defaults; as it is if unreadable."""
+    try:
+        return Strategy.from_dict(strategy).to_dict()
+    except ConfigError:
+        return strategy
 
 
 def read_cells(folder: Path) -> tuple[Cell, ...]:

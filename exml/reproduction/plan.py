@@ -15,7 +15,7 @@ from exml._serialization import to_plain
 from exml.errors import DataError, SettingError, UnknownNameError
 from exml.experiment import stream_folder
 from exml.recipes import at_budget
-from exml.reproduction.cell import Cell, read_cell
+from exml.reproduction.cell import Cell, in_full, read_cell
 from exml.reproduction.layout import BASELINES, PAPER_LAYOUT, Layout, TableRow
 from exml.reproduction.reproduction import FIGURES, Reproduction
 from exml.strategy import Strategy
@@ -241,7 +241,7 @@ def _status(cell: Cell, name: str, out: Path) -> Status:
     file = out / "cells" / f"{cell.name}.json"
     if file.exists():
         found = read_cell(file)
-        if (found.strategy, found.training) == (cell.strategy, cell.training):
+        if (in_full(found.strategy), found.training) == (cell.strategy, cell.training):
             return "done" if found.error is None else "failed"
     return "begun" if (out / "runs" / name / "run.json").exists() else "new"
 

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from exml.report import Environment
-from exml.reproduction.cell import Cell
+from exml.reproduction.cell import Cell, in_full
 from exml.reproduction.layout import BASELINES, Layout, TableRow
 
 Reasons = Mapping[tuple[str, str], str | None]
@@ -223,7 +223,7 @@ def _versions(title: str, used: Sequence[Cell], layout: Layout) -> list[str]:
     """Whether a row is a mean over different strategies, since its recipe changed between two calls."""
     strategies: dict[str, list[Any]] = {}
     for cell in used:
-        plain = _without_seed(cell.strategy)
+        plain = _without_seed(in_full(cell.strategy))
         if plain not in strategies.setdefault(cell.row, []):
             strategies[cell.row].append(plain)
     titles = {row.name: row.title for row in layout.rows}

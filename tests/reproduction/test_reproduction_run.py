@@ -183,6 +183,25 @@ def test_an_own_budget_and_training_are_further_cells(tmp_path):
     assert [task.parts["training"]["iterations"] for task in again.asked] == [3]
 
 
+def test_a_field_that_came_after_a_measurement_does_not_make_it_another(tmp_path):
+    layout, out = small_layout(), tmp_path / "out"
+    asked = attrs.evolve(ASKED, scenarios=("tiny-nc",), strategies=("noise",))
+    reproduction.run(asked, out, backend=Here(), layout=layout)
+    earlier, _ = read_cells(out)
+    training = {key: value for key, value in earlier.strategy["training"].items() if key != "clip_norm"}
+    attrs.evolve(earlier, strategy=earlier.strategy | {"training": training}).save(out)
+    again = Here()
+    reproduction.run(asked, out, resume=True, backend=again, layout=layout)
+    assert again.asked == []
+    assert "versions of its recipe" not in (out / "table.md").read_text()
+
+    attrs.evolve(earlier, strategy=earlier.strategy | {"training": training | {"clip_norm": 1.0}}).save(out)
+    reproduction.gather([], out, layout)
+    assert "versions of its recipe" in (out / "table.md").read_text()
+    reproduction.run(asked, out, resume=True, backend=again, layout=layout)
+    assert [task.seed for task in again.asked] == [earlier.seed]
+
+
 def test_pictures(tmp_path):
     layout, out = small_layout(), tmp_path / "out"
     asked = Reproduction(

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from exml._at_once import at_once
 from exml._types import Baseline, Images, Labels, Logits, Predictor
 from exml.baselines import Oracle
 from exml.distributed import ALONE, Ranks
@@ -19,8 +20,6 @@ from exml.experts import ExpertStream
 from exml.samples import Samples
 from exml.scenarios import Scenario
 
-MINI_BATCH = 512
-"""Test images in one forward pass of a student."""
 CHUNK = 2**26
 """Values of test images that are floating at once, 256 MiB; whoever asks experts loads each once a chunk."""
 
@@ -69,7 +68,8 @@ def student_predictor(student: nn.Module, tasks: Sequence[Sequence[int]] | None 
     def predict(images: Images, _tasks: Labels | None) -> Logits:
         device = next((parameter.device for parameter in student.parameters()), images.device)
         with frozen(student):
-            return torch.cat([student(batch.to(device)) for batch in images.split(MINI_BATCH)]).to(images.device)
+            parts = [student(batch.to(device)) for batch in images.split(at_once(images.shape[1:]))]
+        return torch.cat(parts).to(images.device)
 
     return predict if tasks is None else within_tasks(predict, tasks)
 

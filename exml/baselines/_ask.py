@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from exml._at_once import at_once
 from exml._types import Images
 from exml.engine import frozen
 from exml.experts import Expert
 from exml.targets import TeacherLogits
-
-MINI_BATCH = 512
-"""Images in one forward pass: enough to keep a device busy, little enough for large images."""
 
 
 @torch.no_grad()
@@ -28,7 +26,7 @@ def ask(expert: Expert, images: Images, classes: int) -> TeacherLogits:
     try:
         expert.check(classes)
         with frozen(expert.module):
-            parts = [expert.teach(batch, classes) for batch in images.split(MINI_BATCH)]
+            parts = [expert.teach(batch, classes) for batch in images.split(at_once(images.shape[1:]))]
     finally:
         expert.to(home)
     return TeacherLogits(torch.cat([part.logits for part in parts]), parts[0].known, parts[0].present)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import attrs
 
+from exml._at_once import at_once
 from exml._types import Generator
 from exml._validators import positive_int
 from exml.costs.cost import Cost, ExperienceCost, Memory
@@ -23,8 +24,6 @@ _MEETING = 0.05
 """Seconds between two looks of a rank at whether the leader has begun an experience."""
 _DRAWN = 4
 """How often all images of a generator are in memory while it begins: as drawn, scaled, shifted, and copied."""
-_TOGETHER = 512
-"""Images that a generator which does not iterate, and a bank, go over together."""
 _TARGET = _FLOAT + 1 + 1
 """Bytes of one class in the target of a view: a logit, whether it is defined, whether it is a candidate."""
 
@@ -133,7 +132,7 @@ class CostModel:
         needed = [0.0]
         made = counts(strategy.generator, images, experience)
         for (leaf, iterations), count, leaf_sizes in zip(self._leaves, made, sizes.generation, strict=True):
-            together = self._own(min(batch_of(leaf, count), count if iterations else _TOGETHER))
+            together = self._own(min(batch_of(leaf, count), count if iterations else self._together))
             waiting = (count - together) * sizes.image
             needed += [leaf_sizes.memory(together) + waiting, _DRAWN * count * sizes.image]
         kept = max(held - images, 0)
@@ -144,7 +143,7 @@ class CostModel:
             teachers = sizes.expert + (3 * sizes.student if experience > 1 else 0)
             working = sizes.activations * self._own(training.batch_size)
             # A bank is made of parts, about which the teachers are asked, and which are there until they are joined.
-            bank, part = self.bank(held), min(held, _TOGETHER)
+            bank, part = self.bank(held), min(held, self._together)
             joined = max(2 * bank, bank + part * (sizes.asked - self.bank(1) / training.views)) if training.views else 0
             # Ranks send all gradients at once, in a tensor of their own.
             trained = (1 + _slots(training) + (self.ranks > 1)) * sizes.parameters
@@ -161,6 +160,11 @@ class CostModel:
         sizes, training = self.sizes, self.strategy.training
         students = 1 + (experience > 1) + (self.strategy.student == "reset")
         return held * float(sizes.sample) + students * sizes.student + _slots(training) * sizes.parameters
+
+    @property
+    def _together(self) -> int:
+        """Images that a generator which does not iterate, and a bank, go over together."""
+        return at_once((self.sizes.image // _FLOAT,))
 
     @cached_property
     def _leaves(self) -> tuple[tuple[Generator, int], ...]:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import attrs
 import torch
 
+from exml._at_once import at_once
 from exml._rng import derive_seed
 from exml._types import Augmentation, Images, Labels
 from exml.distributed import ALONE, Shard
@@ -43,7 +44,7 @@ class Bank:
 
     def parts(self) -> Iterator[tuple[Images, Target]]:
         """All of it in order, some at a time."""
-        for rows in torch.arange(len(self.images), device=self.images.device).split(_ASKED):
+        for rows in torch.arange(len(self.images), device=self.images.device).split(at_once(self.images.shape[1:])):
             yield self.images[rows], self._target(rows)
 
     def batches(self, shard: Shard, draws: torch.Generator) -> Batches:
@@ -75,20 +76,17 @@ def fill_bank(
     """
     images: list[Images] = []
     targets: list[Target] = []
+    size = at_once(memory.images.shape[1:])
     for view in range(views):
         draws.manual_seed(derive_seed(seed, "bank", view))
-        for start in range(0, len(memory), _ASKED):
-            batch = memory[start : start + _ASKED]
+        for start in range(0, len(memory), size):
+            batch = memory[start : start + size]
             part = shard.ranks.shard(len(batch))
             whole = _augmented(batch, augmentation, draws, ALONE.shard(len(batch)))
             images.append(whole.images)
             targets.append(_collected(ask(whole[part.rows]), part) if part.own else _collected(ask(whole[:1]), part))
     columns = [torch.cat([getattr(target, field.name) for target in targets]) for field in attrs.fields(Target)]
     return Bank(torch.cat(images), Target(*columns), memory.labels.repeat(views))
-
-
-_ASKED = 512
-"""Images that the teachers are asked about at a time."""
 
 
 def _augmented(batch: Samples, augmentation: Augmentation | None, draws: torch.Generator, shard: Shard) -> Samples:

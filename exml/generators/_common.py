@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
+from exml._at_once import at_once
 from exml._types import Images, Labels
 from exml.engine import frozen
 from exml.errors import BufferSizeError, DataError, ShapeError
 from exml.experts import Expert
 from exml.samples import StoredImages
-
-_LABEL_BATCH = 512
 
 
 def check_size(size: int) -> None:
@@ -48,7 +47,7 @@ def check_images(images: StoredImages, expert: Expert, whose: str) -> None:
 def label(expert: Expert, images: Images) -> Labels:
     """The expert's own predictions for images in pixel units, in mini-batches, in evaluation mode."""
     with frozen(expert.module):
-        return torch.cat([expert.labels(part) for part in images.split(_LABEL_BATCH)])
+        return torch.cat([expert.labels(part) for part in images.split(at_once(images.shape[1:]))])
 
 
 def balanced(size: int, classes: int, device: torch.device) -> Labels:

@@ -46,6 +46,7 @@ NORMALIZERS: Mapping[str, Normalizer] = {
 COMBINERS: Mapping[str, Combiner] = {"Eq. 8": ByClass(), "side by side": SideBySide(), "product": ProductOfExperts()}
 AUGMENTED = ("augmented", "not augmented")
 WEIGHTS = (0.0, 1.0)
+BUDGET = {"images": 0.003, "steps": 0.006}
 
 TRAINING = {"batch_size": 32, "learning_rate": 0.005, "optimizer": "adam", "schedule": "one-cycle"}
 CONTINUING = {
@@ -165,7 +166,7 @@ def section(measured: Mapping[str, Any]) -> str:
         f"{sizes['distillation']:,} of distillation an experience, which is `at_budget` {budget['images']:g} for the "
         f"images and {budget['steps']:g} for the distillation.",
         "",
-        f"Made by `uv run python benchmarks/ablation.py --scenario {measured['scenario']}` {said(measured)}.",
+        f"Made by `{_command(measured)}` {said(measured)}.",
         "",
         f"| normalizer | | {' | '.join(head)} |",
         f"| --- | --- |{' ---: |' * len(head)}",
@@ -182,6 +183,12 @@ def section(measured: Mapping[str, Any]) -> str:
     ]
     lines += [f"| {part} | {value} | {mean} |" for part, value, mean in margins(measured["scenario"], accuracy)]
     return "\n".join(lines) + "\n"
+
+
+def _command(measured: Mapping[str, Any]) -> str:
+    options = [f"--{name} {value:g}" for name, value in measured["budget"].items() if value != BUDGET[name]]
+    options += [f"--precision {name}" for name in measured.get("precision", ()) if name != "float32"]
+    return " ".join(["uv run python benchmarks/ablation.py", f"--scenario {measured['scenario']}", *options])
 
 
 def margins(scenario: str, accuracy: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
@@ -229,8 +236,8 @@ def main() -> None:
     parser.add_argument("--scenario", default="mnist-nc", help=" or ".join(SCENARIOS))
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"), help="folder for experts, images and runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--images", type=float, default=0.003, help="budget of the images: each by its root")
-    parser.add_argument("--steps", type=float, default=0.006, help="budget of the steps of distillation")
+    parser.add_argument("--images", type=float, default=BUDGET["images"], help="budget of the images: each by its root")
+    parser.add_argument("--steps", type=float, default=BUDGET["steps"], help="budget of the steps of distillation")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help="of the distillations")
     parser.add_argument("--page-only", action="store_true")
     given = parser.parse_args()

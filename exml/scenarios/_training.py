@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exml._serialization import to_plain
+from exml._serialization import from_plain, to_plain
 from exml.distributed import Ranks
-from exml.errors import ExpertError
-from exml.experts import Expert, ExpertStream, load_expert, read_card, save_expert, train_expert
+from exml.errors import ConfigError, ExpertError
+from exml.experts import Expert, ExpertStream, ExpertTraining, load_expert, read_card, save_expert, train_expert
 from exml.samples import Samples
 
 if TYPE_CHECKING:
@@ -87,11 +87,13 @@ def train_experts(
 def _is_there(path: Path, record: dict[str, Any]) -> bool:
     """Whether a whole expert with this record lies at the path; one that was cut short is made again."""
     try:
-        training = read_card(path).training
+        training = dict(read_card(path).training)
+        # An expert that was trained before a setting was added is one of the same settings.
+        training["settings"] = to_plain(from_plain(training.get("settings"), ExpertTraining))
         if any(training.get(name) != value for name, value in record.items()):
             return False
         load_expert(path)
-    except ExpertError:
+    except (ExpertError, ConfigError):
         return False
     return True
 

@@ -97,6 +97,32 @@ def test_a_last_mini_batch_of_one_image_is_left_out(count: int, steps: int) -> N
     assert len(batches) == steps
 
 
+def test_in_bfloat16_the_network_rounds_and_weights_and_loss_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+    loss = nn.functional.cross_entropy
+    monkeypatch.setattr(
+        nn.functional, "cross_entropy", lambda logits, units: seen.append(logits.dtype) or loss(logits, units)
+    )
+    rounded, exact = linear(2), linear(2)
+    inside: list[torch.dtype] = []
+
+    def record(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        if layer.training:
+            inside.append(output.dtype)
+
+    rounded[1].register_forward_hook(record)
+    settings = ExpertTraining(epochs=20, batch_size=8, learning_rate=0.3, precision="bfloat16")
+    samples = blobs()
+    expert = train_expert(rounded, samples, training=settings, mean=(0.5,), std=(0.25,))
+    train_expert(exact, samples, training=attrs.evolve(settings, precision="float32"), mean=(0.5,), std=(0.25,))
+    assert set(inside) == {torch.bfloat16}
+    assert set(seen) == {torch.float32}
+    assert rounded[1].weight.dtype == torch.float32
+    assert not torch.equal(rounded[1].weight, exact[1].weight)
+    torch.testing.assert_close(rounded[1].weight, exact[1].weight, rtol=0.05, atol=0.05)
+    assert expert.labels(samples.images).equal(samples.labels)
+
+
 def test_augmentation_sees_pixels() -> None:
     seen: list[float] = []
 
@@ -258,7 +284,15 @@ def test_data_and_head_must_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"epochs": 0}, {"learning_rate": 0.0}, {"momentum": 1.5}, {"schedule": "linear"}, {"batch_size": 2.5}]
+    "settings",
+    [
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"momentum": 1.5},
+        {"schedule": "linear"},
+        {"precision": "half"},
+        {"batch_size": 2.5},
+    ],
 )
 def test_settings_out_of_range_are_typed_errors(settings: dict[str, object]) -> None:
     with pytest.raises(SettingError):

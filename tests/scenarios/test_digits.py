@@ -192,6 +192,17 @@ def test_experts_of_other_settings_are_trained_anew(tmp_path: Path, change: str)
     assert json.loads((tmp_path / "expert-1.json").read_text())["sha256"] != before
 
 
+def test_an_expert_from_before_a_setting_was_added_is_not_trained_anew(tmp_path: Path) -> None:
+    scenario = quick("digits-joint")
+    scenario.train_experts(0, tmp_path)
+    path = tmp_path / "expert-1.json"
+    card = json.loads(path.read_text())
+    del card["training"]["settings"]["precision"]
+    path.write_text(json.dumps(card))
+    scenario.train_experts(0, tmp_path)
+    assert json.loads(path.read_text()) == card
+
+
 def test_the_joint_expert_is_right_on_97_of_100_test_digits() -> None:
     scenario = scenarios.load("digits-joint")
     [expert] = scenario.train_experts(0)

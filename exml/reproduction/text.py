@@ -72,6 +72,8 @@ def training_text(column: Column) -> str:
         for name in ("learning_rate", "schedule")
         if training.get(name) is not None
     ]
+    parts += ["augmented images"] if training.get("augmentation") is not None else []
+    parts += [training["precision"]] if training.get("precision", "float32") != "float32" else []
     return ", ".join(parts)
 
 

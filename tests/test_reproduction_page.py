@@ -105,10 +105,10 @@ def test_the_training_of_the_experts_is_told():
     there = cell("exml", 0, 0.5)
     trained = {"epochs": 8, "learning_rate": 0.05, "schedule": "cosine", "augmentation": None, "precision": "float32"}
     plain = reproduction_page.page([attrs.evolve(there, training=trained)], {}, [])
-    assert "| 8 epochs, learning rate 0.05, schedule cosine |" in plain
+    assert "- experts: 8 epochs, learning rate 0.05, schedule cosine\n" in plain
     other = trained | {"augmentation": {"kind": "augmentation", "shift": 2}, "precision": "bfloat16"}
     page = reproduction_page.page([attrs.evolve(there, training=other)], {}, [])
-    assert "| 8 epochs, learning rate 0.05, schedule cosine, augmented images, bfloat16 |" in page
+    assert "- experts: 8 epochs, learning rate 0.05, schedule cosine, augmented images, bfloat16\n" in page
 
 
 def test_other_experts_in_one_column_are_told():

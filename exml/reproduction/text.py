@@ -49,16 +49,20 @@ def table_text(table: Table) -> str:
 
 def conditions_text(table: Table) -> str:
     """How the columns of a table were measured, as Markdown."""
-    rows: list[list[str]] = []
+    items: list[str] = []
     for column in table.columns:
         if column.scenario is None:
             continue
         entries = [(row, table.entries[row.name, column.name]) for row in table.rows]
         seconds = [f"{row.title} {duration(entry.seconds)}" for row, entry in entries if entry.seconds is not None]
-        rows.append([column.title, f"`{column.scenario}`", training_text(column), BREAK.join(seconds), places(column)])
-    if not rows:
-        return "Nothing was measured yet.\n"
-    return grid(["", "scenario", "experts", "a cell took", "on"], rows)
+        items += [
+            f"- **{column.title}**, `{column.scenario}`",
+            f"  - experts: {training_text(column)}",
+            f"  - a cell took: {', '.join(seconds)}",
+            *(f"  - on: {place}" for place in places(column)),
+        ]
+        items += [f"  - at commit {', '.join(column.commits)}"] if column.commits else []
+    return "\n".join(items) + "\n" if items else "Nothing was measured yet.\n"
 
 
 def training_text(column: Column) -> str:
@@ -77,8 +81,8 @@ def training_text(column: Column) -> str:
     return ", ".join(parts)
 
 
-def places(column: Column) -> str:
-    """Hardware, versions and commits of a column."""
+def places(column: Column) -> list[str]:
+    """Hardware and versions of a column, each once."""
     lines: list[str] = []
     for environment in column.environments:
         how = "" if environment.compile == "never" else f", compile {environment.compile}"
@@ -86,9 +90,7 @@ def places(column: Column) -> str:
         versions = ", ".join(f"{name} {environment.versions[name]}" for name in ("exml", "torch"))
         threads = f"{environment.threads} thread{'s' if environment.threads > 1 else ''}"
         lines.append(f"{environment.hardware}, {environment.device}, {threads}{how}; {versions}")
-    if column.commits:
-        lines.append(f"commit {', '.join(column.commits)}")
-    return BREAK.join(dict.fromkeys(lines))
+    return list(dict.fromkeys(lines))
 
 
 def markdown(tables: Sequence[Table], layout: Layout) -> str:

@@ -31,12 +31,12 @@ from exml.priors import Augmentation, GaussianBlur, Sum
 from exml.strategy import Strategy
 
 sys.path.insert(0, str(Path(__file__).parent))
+from page_part import with_part, write_page
 from paper_cells import experts_of, found, measure, origin, said
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "deviations.json"
 PAGE = ROOT / "docs" / "deviations.md"
-BEGIN, END = "% measured: written by benchmarks/deviations.py\n", "% end of measured\n"
 SCENARIO = "mnist-nc"
 IMAGES, STEPS = 0.003, 0.008
 """Budgets: of images and their inversion (each by its root), and of the steps of distillation."""
@@ -377,8 +377,7 @@ def _mean(values: list[Any], *, signed: bool = False) -> str:
 
 def page(text: str, measured: Mapping[str, Any]) -> str:
     """The page with its table made anew."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table(measured) + END + rest.split(END)[1]
+    return with_part(text, "deviations.py", table(measured))
 
 
 def main() -> None:
@@ -404,8 +403,7 @@ def main() -> None:
 
 def write() -> None:
     """The table into its page."""
-    text = page(PAGE.read_text(encoding="utf-8"), json.loads(RESULT.read_text(encoding="utf-8")))
-    PAGE.write_text(text, encoding="utf-8")
+    write_page(PAGE, RESULT, page)
 
 
 if __name__ == "__main__":

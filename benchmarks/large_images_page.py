@@ -3,21 +3,21 @@
     uv run python benchmarks/large_images_page.py
 
 Reads what ``benchmarks/large_images.py`` has written to ``benchmarks/results/`` and writes the part of
-``docs/datasets.md`` between its two marks; the rest of the page is written by hand.
+``docs/datasets.md`` between its two marks.
 """
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from page_part import with_part, write_page
+
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "large_images_cpu.json"
 PAGE = ROOT / "docs" / "datasets.md"
-BEGIN, END = "% measured: written by benchmarks/large_images_page.py\n", "% end of measured\n"
 STREAMS = ("new instances", "new classes")
 
 
@@ -46,8 +46,7 @@ def measured(found: Mapping[str, Any]) -> str:
 
 def page(text: str, found: Mapping[str, Any]) -> str:
     """A page with its measured part made anew."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + measured(found) + "\n" + END + rest.split(END)[1]
+    return with_part(text, "large_images_page.py", f"\n{measured(found)}\n")
 
 
 def _gibibytes(mebibytes: float) -> str:
@@ -65,14 +64,5 @@ def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
-def main() -> None:
-    """Write the page."""
-    found = json.loads(RESULT.read_text(encoding="utf-8"))
-    text = page(PAGE.read_text(encoding="utf-8"), found)
-    temporary = PAGE.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(PAGE)
-
-
 if __name__ == "__main__":
-    main()
+    write_page(PAGE, RESULT, page)

@@ -3,21 +3,21 @@
     uv run python benchmarks/streams_page.py
 
 Reads what ``benchmarks/long_stream.py`` has written to ``benchmarks/results/`` and writes the part of
-``docs/streams.md`` between its two marks; the rest of the page is written by hand.
+``docs/streams.md`` between its two marks.
 """
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from page_part import with_part, write_page
+
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "long_stream_cpu.json"
 PAGE = ROOT / "docs" / "streams.md"
-BEGIN, END = "% measured: written by benchmarks/streams_page.py\n", "% end of measured\n"
 
 
 def measured(found: Mapping[str, Any]) -> str:
@@ -50,8 +50,7 @@ def measured(found: Mapping[str, Any]) -> str:
 
 def page(text: str, found: Mapping[str, Any]) -> str:
     """A page with its measured part made anew."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + measured(found) + END + rest.split(END)[1]
+    return with_part(text, "streams_page.py", measured(found))
 
 
 def _told(name: str, row: Mapping[str, Any]) -> str:
@@ -65,14 +64,5 @@ def _told(name: str, row: Mapping[str, Any]) -> str:
     return text
 
 
-def main() -> None:
-    """Write the page."""
-    found = json.loads(RESULT.read_text(encoding="utf-8"))
-    text = page(PAGE.read_text(encoding="utf-8"), found)
-    temporary = PAGE.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(PAGE)
-
-
 if __name__ == "__main__":
-    main()
+    write_page(PAGE, RESULT, page)

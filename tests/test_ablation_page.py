@@ -1,8 +1,6 @@
 """The page about the ablation says what was measured."""
 
-import importlib.util
-import sys
-from pathlib import Path
+import importlib
 
 import pytest
 import torch
@@ -11,19 +9,10 @@ from exml.losses import ByClass, MultiTask
 from exml.samples import Samples
 from exml.targets import TeacherLogits
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("ablation_script", BENCHMARKS / "ablation.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return importlib.import_module("ablation")
 
 
 def test_the_page_is_what_the_measurements_say(script):

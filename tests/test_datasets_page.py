@@ -1,13 +1,8 @@
 """What the page about datasets says was measured of large photographs is what was measured."""
 
-import importlib.util
 import json
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("large_images_page", ROOT / "benchmarks" / "large_images_page.py")
-large_images_page = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(large_images_page)
+import large_images_page
 
 
 def test_the_page_is_what_the_measurements_say():

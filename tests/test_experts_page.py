@@ -1,13 +1,8 @@
 """What the page about experts says was measured is what was measured."""
 
-import importlib.util
 import json
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("expert_training_page", ROOT / "benchmarks" / "expert_training_page.py")
-expert_training_page = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(expert_training_page)
+import expert_training_page
 
 
 def test_the_page_is_what_the_measurements_say():

@@ -1,16 +1,11 @@
 """The page about speed is made of the measurements and of nothing else, and tells losses as well as wins."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
+import performance
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("performance", ROOT / "benchmarks" / "performance.py")
-performance = importlib.util.module_from_spec(SPEC)
-sys.modules["performance"] = performance  # where attrs looks for the names in its annotations
-SPEC.loader.exec_module(performance)
 
 PLACE = {
     "hardware": "A processor, A GPU",

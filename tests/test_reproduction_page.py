@@ -1,18 +1,15 @@
 """The page about the paper's tables is made of the cells and of nothing else, and tells losses as well as wins."""
 
-import importlib.util
 from pathlib import Path
 
 import attrs
 import pytest
+import reproduction_page
 
 from exml.report import Environment, Seconds
 from exml.reproduction import PAPER_LAYOUT, Cell, read_cells, read_record
 
 ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("reproduction_page", ROOT / "benchmarks" / "reproduction_page.py")
-reproduction_page = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(reproduction_page)
 
 # Tables 2 and 3 as printed, read from the paper a second time; a dash is an empty cell.
 PRINTED = """

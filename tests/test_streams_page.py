@@ -1,13 +1,8 @@
 """What the page about long streams says was measured is what was measured."""
 
-import importlib.util
 import json
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("streams_page", ROOT / "benchmarks" / "streams_page.py")
-streams_page = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(streams_page)
+import streams_page
 
 
 def test_the_page_is_what_the_measurements_say():

@@ -1,30 +1,15 @@
 """The straightforward Algorithm 1 is the paper's, and the comparison with it counts what it says."""
 
 import copy
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
+import straightforward
+import time_to_accuracy
 import torch
 from torch import nn
 
 from tests import tiny
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-
-
-def module(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[name] = loaded
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-straightforward = module("straightforward")
-time_to_accuracy = module("time_to_accuracy")
 
 
 def test_a_budget_of_1_is_the_papers():

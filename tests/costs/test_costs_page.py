@@ -1,22 +1,14 @@
 """The page about costs is made of one result, and tells where the model errs."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import attrs
+import costs_page
 import pytest
 
 import exml
 from exml.costs import Link, Sizes, at_speed, count
 from tests import tiny
-
-ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("costs_page", ROOT / "benchmarks" / "costs_page.py")
-costs_page = importlib.util.module_from_spec(SPEC)
-sys.modules["costs_page"] = costs_page
-SPEC.loader.exec_module(costs_page)
 
 
 @pytest.fixture(scope="module")

@@ -253,6 +253,25 @@ def test_panels_and_bars_of_the_accuracies(result, panels):
     ]
 
 
+def test_a_long_title_is_in_sight():
+    """The name of a scenario has the training of its experts in it."""
+    scenario = "cifar10-joint:epochs=8,learning_rate=0.05,schedule=cosine,augmentation=cifar10,precision=bfloat16"
+    result = make(length=1)
+    experiences = result.experiences
+    figures = [
+        accuracy_figure(attrs.evolve(result, scenario=scenario)),
+        samples_figure(memory(experiences), experiences, f"{scenario}, seed 0: images in the last buffer"),
+    ]
+    for figure in figures:
+        figure.draw_without_rendering()
+        title = figure.get_suptitle()
+        assert title.replace("\n", "").replace(" ", "").startswith(scenario)
+        (text,) = [text for text in figure.texts if text.get_text() == title]
+        extent = text.get_window_extent()
+        assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1
+        assert all(axis.get_tightbbox().y1 <= extent.y0 for axis in figure.axes)
+
+
 def test_every_bar_is_in_sight():
     axis = accuracy_figure(make(shared=True)).axes[0]
     bottom, top = axis.get_ylim()

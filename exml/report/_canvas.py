@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +22,20 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def fitted(title: str, width: float, size: float) -> str:
+    """A title in lines that fit into so many inches at a font size; the names of scenarios may be long.
+
+    >>> fitted("mnist-nc, seed 0", 4.0, 10)
+    'mnist-nc, seed 0'
+    >>> fitted("cifar10-nc:epochs=8,learning_rate=0.05,schedule=cosine, seed 0", 4.0, 10).splitlines()
+    ['cifar10-nc:epochs=8, learning_rate=0.05,', 'schedule=cosine, seed 0']
+    """
+    letters = max(1, int(72 * width / (0.6 * size)))
+    if len(title) <= letters:
+        return title
+    return textwrap.fill(re.sub(r",(?=\S)", ", ", title), letters, break_on_hyphens=False)
 
 
 def save_figure(figure: Figure, path: Path | str, /) -> None:

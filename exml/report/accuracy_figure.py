@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from exml.report._canvas import COLOURS, GREY, MARKERS, new_figure
+from exml.report._canvas import COLOURS, GREY, MARKERS, fitted, new_figure
 from exml.report.result import BaselineResult, Result, StrategyResult
 
 
@@ -23,8 +23,10 @@ def accuracy_figure(result: Result) -> Figure:
     """
     rows = len(result.strategies) + len(result.baselines)
     panels = 1 if len(result.experiences) == 1 else 3 if len(result.strategies) == 1 and not result.shared_test else 2
-    figure = new_figure(1.5 + 4.2 * panels, max(3.4, 1.7 + 0.34 * rows))
-    figure.suptitle(f"{result.scenario}, seed {result.seed}, {result.split} images", fontsize=11)
+    width = 1.5 + 4.2 * panels
+    figure = new_figure(width, max(3.4, 1.7 + 0.34 * rows))
+    title = f"{result.scenario}, seed {result.seed}, {result.split} images"
+    figure.suptitle(fitted(title, width, 11), fontsize=11)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     _bars(axes[0], result)
     breaks = Patch(facecolor="white", edgecolor="#555555", hatch="///", label="breaks them")

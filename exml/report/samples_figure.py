@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from exml.report._canvas import new_figure
+from exml.report._canvas import fitted, new_figure
 from exml.report.result import ExperienceResult
 from exml.samples import Samples
 
@@ -34,7 +34,7 @@ def samples_figure(memory: Samples, experiences: Sequence[ExperienceResult], tit
     cell = 10.0 / cells
     row_height = cell * (down * height) / (across * width) + 0.32
     figure = new_figure(11.0, 0.8 + row_height * len(rows))
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(fitted(title, 11.0, 11), fontsize=11)
     axes = figure.subplots(len(rows), cells, squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.03})
     for line, experience in zip(axes, rows, strict=True):
         classes = _spread(experience.classes, MOST_CLASSES)

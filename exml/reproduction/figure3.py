@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from exml.report._canvas import COLOURS, MARKERS, new_figure
+from exml.report._canvas import COLOURS, MARKERS, fitted, new_figure
 from exml.reproduction.cell import Cell
 from exml.reproduction.layout import Layout
 
@@ -43,7 +43,8 @@ def figure3(cells: Sequence[Cell], layout: Layout) -> Figure:
             )
         seeds, budgets = {cell.seed for cell in here}, {cell.budget for cell in here if cell.budget is not None}
         budget = " and ".join(f"{budget:g}" for budget in sorted(budgets))
-        axis.set_title(f"{scenario}, budget {budget}, up to {len(seeds)} seed(s)", fontsize=10, loc="left")
+        title = f"{scenario}, budget {budget}, up to {len(seeds)} seed(s)"
+        axis.set_title(fitted(title, 4.2, 10), fontsize=10, loc="left")
         axis.set_xscale("log")
         axis.set_xticks(sorted({cell.buffer for cell in here if cell.buffer is not None}))
         axis.xaxis.set_major_formatter(ScalarFormatter())

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from exml.report._canvas import COLOURS, MARKERS, new_figure
+from exml.report._canvas import COLOURS, MARKERS, fitted, new_figure
 from exml.sweep.groups import Group, groups_of
 from exml.sweep.results import SweepResult
 
@@ -47,7 +47,7 @@ def comparison_figure(result: SweepResult) -> Figure:
                 _draw(axis, group, labels.index(group.label), strategies.index(group.strategy))
         axis.set_yticks(range(len(labels)), labels, fontsize=8)
         axis.set_ylim(len(labels) - 0.4, -0.6)  # the first on top
-        axis.set_title(scenario, fontsize=10, loc="left")
+        axis.set_title(fitted(scenario, 4.0, 10), fontsize=10, loc="left")
         axis.set_xlabel("stream accuracy (Eq. 2), %", fontsize=9)
         axis.grid(axis="y", color="#EEEEEE", linewidth=0.8)
         axis.set_axisbelow(True)

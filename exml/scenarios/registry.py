@@ -84,7 +84,7 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
     (1, 5)
     >>> load("digits-nc:epochs=4,learning_rate=0.05,schedule=cosine").training
     ExpertTraining(epochs=4, batch_size=32, learning_rate=0.05, momentum=0.9, weight_decay=0.0005, schedule='cosine',
-        augmentation=None)
+        augmentation=None, precision='float32')
     """
     factory = _factory(name)
     if split not in ("test", "validation"):

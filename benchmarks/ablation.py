@@ -27,10 +27,11 @@ import attrs
 import torch
 
 from exml import recipes
-from exml._types import Combiner, Normalizer
+from exml.combiners import ByClass, MultiTask, ProductOfExperts, SideBySide
 from exml.engine import Execution
-from exml.losses import ByClass, CenterLogits, MultiTask, ProductOfExperts, RawLogits, SideBySide, StandardizeLogits
-from exml.strategy import Strategy
+from exml.learning.strategy import Strategy
+from exml.normalizers import CenterLogits, RawLogits, StandardizeLogits
+from exml.protocols import Combiner, Normalizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from paper_cells import found, measure, origin, said

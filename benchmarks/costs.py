@@ -32,17 +32,20 @@ import attrs
 import torch
 
 import exml
-from exml import events
-from exml._files import write_json
+from exml.augmentation import Augmentation
+from exml.combiners import ByClass
+from exml.core.files import write_json
 from exml.costs import CostModel, Link, at_speed, count, measure
 from exml.costs._tally import tally
 from exml.distributed import ALONE, Ranks, join
 from exml.engine import Training, keep_freed_memory
-from exml.experiment._environment import environment
 from exml.generators import ModelInversion
-from exml.losses import ByClass, CenterLogits, Distillation
+from exml.learning import events
+from exml.losses import Distillation
 from exml.models import ConvNet, SlimResNet18
-from exml.priors import Augmentation, BatchNormStatistics
+from exml.normalizers import CenterLogits
+from exml.priors import BatchNormStatistics
+from exml.runs._environment import environment
 
 OUT = Path(__file__).parent / "results" / "costs_cpu.json"
 CLASSES = 32

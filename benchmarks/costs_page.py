@@ -18,9 +18,9 @@ from typing import Any, TypeAlias
 import attrs
 
 from exml.buffers import Cumulative, Reservoir, Unbounded
+from exml.core.errors import BufferSizeError
 from exml.costs import Cost, CostModel, GenerationSizes, Line, Link, Sizes, at_speed
-from exml.errors import BufferSizeError
-from exml.strategy import Strategy
+from exml.learning.strategy import Strategy
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "costs_cpu.json"

@@ -24,11 +24,13 @@ import attrs
 import torch
 
 from exml import recipes
+from exml.augmentation import Augmentation
 from exml.buffers import Cumulative
+from exml.combiners import ByClass
 from exml.generators import DataImpression
-from exml.losses import ByClass, RawLogits, StandardizeLogits
-from exml.priors import Augmentation, GaussianBlur, Sum
-from exml.strategy import Strategy
+from exml.learning.strategy import Strategy
+from exml.normalizers import RawLogits, StandardizeLogits
+from exml.priors import GaussianBlur, Sum
 
 sys.path.insert(0, str(Path(__file__).parent))
 from page_part import with_part, write_page

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exml import experiment
+from exml import runs
+from exml.learning.strategy import Strategy
 from exml.recipes import RECIPES, recipe
-from exml.report import Result
-from exml.strategy import Strategy
+from exml.runs import Result
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "digits.json"
@@ -51,7 +51,7 @@ def measure(scenario: str, seed: int, names: Sequence[str], work: Path) -> None:
                     del strategies[done.name]
     if strategies:
         out = work / "-".join((scenario, str(seed), *strategies))
-        experiment.run(scenario, strategies, out, seed=seed, resume=out.exists())
+        runs.run(scenario, strategies, out, seed=seed, resume=out.exists())
 
 
 def gather(results: list[Result]) -> dict[str, Any]:

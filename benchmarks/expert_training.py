@@ -24,12 +24,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from exml._files import write_json
+from exml.core.files import write_json
+from exml.core.samples import Samples
 from exml.engine import keep_freed_memory
-from exml.experiment._environment import environment
 from exml.experts import ExpertTraining, train_expert
 from exml.models import LeNet5, SlimResNet18
-from exml.samples import Samples
+from exml.runs._environment import environment
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "expert_training_cpu.json"

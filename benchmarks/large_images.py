@@ -28,20 +28,23 @@ import torch
 
 import exml
 from exml import scenarios
-from exml._files import write_json
+from exml.augmentation import Augmentation
 from exml.baselines import EnsembleAverage, MinEntropy, Oracle, ParameterAverage
 from exml.buffers import Cumulative
+from exml.combiners import ByClass, SideBySide
+from exml.core.files import write_json
 from exml.datasets import core50, dataset_folder
 from exml.datasets.imagenet import MEAN, STD
 from exml.engine import keep_freed_memory
-from exml.evaluation import evaluate_baseline, evaluate_student
-from exml.experiment._environment import environment
 from exml.experts import ExpertTraining
 from exml.generators import AuxiliaryData, DatasetImages, ModelInversion, ProceduralImages
-from exml.losses import ByClass, CenterLogits, Distillation, MeanSquaredError, SideBySide
-from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm
+from exml.learning.strategy import Strategy
+from exml.losses import Distillation, MeanSquaredError
+from exml.normalizers import CenterLogits
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
+from exml.runs._environment import environment
+from exml.runs.evaluation import evaluate_baseline, evaluate_student
 from exml.scenarios import Scenario
-from exml.strategy import Strategy
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "large_images_cpu.json"
@@ -145,15 +148,15 @@ class Clock:
         self.seconds: dict[str, float] = {"generation": 0.0, "distillation": 0.0}
         self._since = time.process_time()
 
-    def __call__(self, event: exml.events.Event, /) -> None:
-        """See :class:`exml.events.Observer`."""
+    def __call__(self, event: exml.learning.events.Event, /) -> None:
+        """See :class:`exml.learning.events.Observer`."""
         now = time.process_time()
         match event:
-            case exml.events.BufferUpdated():
+            case exml.learning.events.BufferUpdated():
                 self.seconds["generation"] += now - self._since
-            case exml.events.ExperienceFinished():
+            case exml.learning.events.ExperienceFinished():
                 self.seconds["distillation"] += now - self._since
-            case exml.events.ExperienceStarted():
+            case exml.learning.events.ExperienceStarted():
                 pass
             case _:
                 return

@@ -31,15 +31,17 @@ import torch
 
 import exml
 from exml import scenarios
-from exml._files import write_json
-from exml._rng import derive_seed
 from exml.buffers import Cumulative, Reservoir
-from exml.experiment._environment import environment
+from exml.combiners import ByClass
+from exml.core.files import write_json
+from exml.core.rng import derive_seed
 from exml.experts import ExpertTraining, save_expert, train_expert
 from exml.generators import ModelInversion
-from exml.losses import ByClass, CenterLogits, Distillation
+from exml.losses import Distillation
 from exml.models import ConvNet
+from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics
+from exml.runs._environment import environment
 
 ROOT = Path(__file__).parents[1]
 BUFFERS = {

@@ -23,15 +23,16 @@ import attrs
 import torch
 
 import exml
-from exml import events, scenarios
-from exml._files import write_json
+from exml import scenarios
+from exml.core.files import write_json
 from exml.engine import keep_freed_memory
-from exml.evaluation import evaluate_student
-from exml.experiment._environment import environment
 from exml.generators import BufferedImages, ProceduralImages
+from exml.learning import events
+from exml.learning.strategy import Strategy
 from exml.recipes import recipe
+from exml.runs._environment import environment
+from exml.runs.evaluation import evaluate_student
 from exml.scenarios import Scenario
-from exml.strategy import Strategy
 
 ROOT = Path(__file__).parents[1]
 SCENARIO = "digits-nc"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from exml._files import write_text
+from exml.core.files import write_text
 
 END = "% end of measured\n"
 

@@ -22,14 +22,13 @@ from safetensors.torch import load_file, save_file
 
 import exml
 from exml import scenarios
+from exml.core.errors import NonFiniteError
 from exml.engine import Execution
-from exml.errors import NonFiniteError
-from exml.evaluation import evaluate_student
-from exml.experiment import stream_folder
-from exml.experiment._environment import environment
 from exml.experts import ExpertStream
-from exml.generators import GenerationContext
-from exml.generators.context import ALONE
+from exml.protocols import ALONE, GenerationContext
+from exml.runs import stream_folder
+from exml.runs._environment import environment
+from exml.runs.evaluation import evaluate_student
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = Execution()

@@ -26,12 +26,14 @@ from ratios import INVERSIONS, described, our_inversion, trained_like
 from torch import nn
 
 import exml
-from exml._files import write_text
+from exml.augmentation import Augmentation
+from exml.combiners import ProductOfExperts
+from exml.core.files import write_text
 from exml.distributed import ALONE, Ranks, join, local_device
 from exml.engine import EAGER, PreviousStudent, Training, distill, keep_freed_memory
-from exml.losses import CenterLogits, MeanSquaredError, ProductOfExperts
+from exml.losses import MeanSquaredError
 from exml.models import LeNet5, SlimResNet18
-from exml.priors import Augmentation
+from exml.normalizers import CenterLogits
 
 WARM_UP = 2
 DISTILLATIONS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {

@@ -33,14 +33,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import exml
-from exml._files import write_text
+from exml.augmentation import Augmentation
+from exml.combiners import ProductOfExperts
+from exml.core.files import write_text
 from exml.distributed import ALONE, Ranks
 from exml.engine import Execution, PreviousStudent, Training, distill, invert, keep_freed_memory, lowered
 from exml.engine._steps import Captured
-from exml.experiment._environment import environment
-from exml.losses import CenterLogits, MeanSquaredError, ProductOfExperts
+from exml.losses import MeanSquaredError
 from exml.models import LeNet5, SlimResNet18
-from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm, Sum
+from exml.normalizers import CenterLogits
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
+from exml.runs._environment import environment
 
 WARM_UP = 8
 Step = Callable[[], Any]
@@ -294,7 +297,7 @@ def memory(device: str, execution: Execution) -> dict[str, Any]:
     with ExitStack() as stack:
         forms = bare_inversions(network, images, stack)
         bare = {name: peak_bytes(step, device) / 2**20 for name, step in forms.items()}
-    ours = peak_bytes(lambda: our_inversion(case, network, images, 2, exml.generators.NoJournal(), execution), device)
+    ours = peak_bytes(lambda: our_inversion(case, network, images, 2, exml.protocols.NoJournal(), execution), device)
     return {
         "ours_mb": round(ours / 2**20, 1),
         "bare_mb": round(bare[PLAIN], 1),

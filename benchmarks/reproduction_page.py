@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from exml.reproduction import (
+from reproduction import (
     PAPER_LAYOUT,
     Cell,
     Layout,
@@ -25,7 +25,7 @@ from exml.reproduction import (
     table_text,
     tables_of,
 )
-from exml.reproduction.table import Reasons
+from reproduction.table import Reasons
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reproduction"

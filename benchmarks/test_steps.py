@@ -16,11 +16,14 @@ import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
 import exml
+from exml.augmentation import Augmentation
+from exml.combiners import ProductOfExperts
 from exml.engine import Execution, PreviousStudent, Training, distill, invert, lowered
-from exml.generators import NoJournal
-from exml.losses import CenterLogits, MeanSquaredError, ProductOfExperts
+from exml.losses import MeanSquaredError
 from exml.models import LeNet5, SlimResNet18
-from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm, Sum
+from exml.normalizers import CenterLogits
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
+from exml.protocols import NoJournal
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 STEPS = 5

@@ -35,14 +35,15 @@ import attrs
 import torch
 
 import exml
-from exml import events, scenarios
-from exml._files import write_json
-from exml.evaluation import evaluate_student
-from exml.experiment._environment import environment
+from exml import scenarios
+from exml.core.files import write_json
 from exml.experts import ExpertStream
+from exml.learning import events
+from exml.learning.strategy import Strategy
 from exml.models import Normalized
+from exml.runs._environment import environment
+from exml.runs.evaluation import evaluate_student
 from exml.scenarios import Scenario
-from exml.strategy import Strategy
 
 sys.path.insert(0, str(Path(__file__).parent))
 import straightforward

@@ -23,9 +23,8 @@ from sphinx.util.nodes import make_refnode
 
 logger = logging.getLogger(__name__)
 
-TITLES = {coverage_check.CONTRACT: "Shapes and protocols"}
 FIRST = ["exml", "exml.experts", "exml.generators", "exml.priors", "exml.losses", "exml.buffers", "exml.baselines"]
-LAST = ["exml.errors", "exml._types"]
+LAST = ["exml.core.errors", "exml.protocols"]
 
 
 def write_pages(app: Sphinx) -> None:
@@ -56,7 +55,7 @@ def _index(modules: list[str]) -> str:
 
 
 def _page(module: str, names: list[coverage_check.Name]) -> str:
-    parts = [_title(TITLES.get(module, module)), f".. automodule:: {module}\n"]
+    parts = [_title(module), f".. automodule:: {module}\n"]
     listed = names
     if module == coverage_check.PACKAGE:  # the front door also shows what it passes on
         listed = coverage_check.public_names(sys.modules[module])

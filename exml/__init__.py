@@ -1,50 +1,10 @@
 """exml: learn one model from a stream of other people's trained models, without their data.
 
 Ex-Model continual learning (Carta, Cossu, Lomonaco and Bacciu, arXiv 2112.06511). Equation and section numbers in this
-documentation are those of the paper.
+documentation are those of the paper. Everything here is imported when it is first used.
 """
 
-from exml import (
-    baselines,
-    buffers,
-    engine,
-    errors,
-    events,
-    experts,
-    generators,
-    losses,
-    models,
-    priors,
-    recipes,
-    scenarios,
-)
-from exml._registry import component
-from exml.builder import StrategyBuilder
-from exml.experts import Expert, ExpertStream
-from exml.learner import Learner
-from exml.samples import Samples
-from exml.strategy import Strategy
+import lazy_loader
 
-__all__ = [
-    "Expert",
-    "ExpertStream",
-    "Learner",
-    "Samples",
-    "Strategy",
-    "StrategyBuilder",
-    "baselines",
-    "buffers",
-    "component",
-    "engine",
-    "errors",
-    "events",
-    "experts",
-    "generators",
-    "losses",
-    "models",
-    "priors",
-    "recipes",
-    "scenarios",
-]
-
-__version__ = "0.1.0"
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = "0.2.0"

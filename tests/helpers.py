@@ -4,9 +4,12 @@ import torch
 from torch import nn
 
 import exml
+from exml.augmentation import Augmentation
+from exml.combiners import ByClass
 from exml.generators import ModelInversion
-from exml.losses import ByClass, CenterLogits, Distillation
-from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm, Sum
+from exml.losses import Distillation
+from exml.normalizers import CenterLogits
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
 
 SHAPE = (1, 6, 6)
 

@@ -5,9 +5,9 @@ import importlib
 import pytest
 import torch
 
-from exml.losses import ByClass, MultiTask
-from exml.samples import Samples
-from exml.targets import TeacherLogits
+from exml.combiners import ByClass, MultiTask
+from exml.core.samples import Samples
+from exml.core.targets import TeacherLogits
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import exml
-from exml import cli, experiment
+from exml import cli, runs
 from exml.recipes import RECIPES
-from exml.report import Result
+from exml.runs import Result
 from exml.scenarios import registry
 from tests import tiny
 
@@ -340,7 +340,7 @@ def test_the_command_as_a_process_killed_and_resumed(tmp_path, plain):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("digits-joint, seed 0: accuracy on the test images, %\n")
-    experiment.run("digits-joint", {"plain": tiny.strategy()}, tmp_path / "b")
+    runs.run("digits-joint", {"plain": tiny.strategy()}, tmp_path / "b")
     for file in ("student.safetensors", "experts/expert-1.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert tiny.measured(tmp_path / "a") == tiny.measured(tmp_path / "b")

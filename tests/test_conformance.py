@@ -6,7 +6,7 @@ import torch
 
 import exml
 from exml import buffers, generators, losses, priors
-from exml._registry import _KINDS
+from exml.core.registry import _KINDS
 from exml.testing import (
     check_augmentation,
     check_buffer,
@@ -153,7 +153,7 @@ class Strongest:
             torch.where(previous.known, previous.logits, lowest), torch.where(expert.known, expert.logits, lowest)
         )
         seen = (previous.known | expert.known).expand_as(largest)
-        return exml.targets.Target(torch.where(seen, largest, 0.0), seen, seen)
+        return exml.core.targets.Target(torch.where(seen, largest, 0.0), seen, seen)
 
 
 @exml.component

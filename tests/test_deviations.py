@@ -14,11 +14,15 @@ from torch import nn
 from torch.nn import functional
 
 from exml import Expert, Learner, Samples, recipes
+from exml.augmentation import Augmentation
 from exml.buffers import EqualParts, Latest
-from exml.generators import DataImpression, GaussianNoise, GenerationContext, ModelInversion
-from exml.losses import CenterLogits, CrossEntropy, Distillation, MeanSquaredError, SideBySide
-from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm, Sum, record_activations
-from exml.targets import Target, TeacherLogits
+from exml.combiners import SideBySide
+from exml.core.targets import Target, TeacherLogits
+from exml.generators import DataImpression, GaussianNoise, ModelInversion
+from exml.losses import CrossEntropy, Distillation, MeanSquaredError
+from exml.normalizers import CenterLogits
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum, record_activations
+from exml.protocols import GenerationContext
 
 BATCH_NORM = BatchNormStatistics(10.0, layers="last", statistic="variance", reduction="mean", per="batch")
 BLUR = GaussianBlur(0.01, kernel_size=7, padding="zeros", squared=False)

@@ -19,8 +19,10 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from exml import scenarios
 from exml.baselines import EnsembleAverage, MinEntropy, Oracle, ParameterAverage
-from exml.errors import BaselineError, NonFiniteError, ShapeError
-from exml.evaluation import (
+from exml.core.errors import BaselineError, NonFiniteError, ShapeError
+from exml.core.samples import Samples
+from exml.experts import ExpertStream, ExpertTraining
+from exml.runs.evaluation import (
     Evaluation,
     accuracy,
     accuracy_matrix,
@@ -34,8 +36,6 @@ from exml.evaluation import (
     student_predictor,
     within_tasks,
 )
-from exml.experts import ExpertStream, ExpertTraining
-from exml.samples import Samples
 
 SHAPE = (1, 3, 3)
 

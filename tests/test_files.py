@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from exml._files import write_atomically, write_json, write_tensors, write_text
-from exml.errors import CheckpointError
+from exml.core.errors import CheckpointError
+from exml.core.files import write_atomically, write_json, write_tensors, write_text
 
 resource = pytest.importorskip("resource", reason="file size limits are POSIX")
 
@@ -101,7 +101,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
     script = (
         "import pathlib, sys, time\n"
-        "from exml._files import write_atomically\n"
+        "from exml.core.files import write_atomically\n"
         "def write(path):\n"
         "    path.write_text('half')\n"
         "    print('writing', flush=True)\n"

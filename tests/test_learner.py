@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 import exml
-import exml.targets
-from exml import events
-from exml.engine import Training
-from exml.errors import (
+import exml.core.targets
+from exml.combiners import MultiTask, ProductOfExperts
+from exml.core.errors import (
     BufferSizeError,
     CheckpointError,
     ExpertError,
@@ -21,8 +20,11 @@ from exml.errors import (
     ShapeError,
     StreamError,
 )
+from exml.engine import Training
 from exml.generators import GaussianNoise
-from exml.losses import MeanSquaredError, MultiTask, ProductOfExperts, RawLogits
+from exml.learning import events
+from exml.losses import MeanSquaredError
+from exml.normalizers import RawLogits
 from tests.helpers import SHAPE, experts, network, same, strategy, weights
 
 
@@ -291,7 +293,7 @@ class Wrong:
     def __call__(self, first, second, third, /):
         if self.fault == "target":
             narrow = torch.zeros(2, 1)
-            return exml.targets.Target(narrow, narrow.bool(), narrow.bool())
+            return exml.core.targets.Target(narrow, narrow.bool(), narrow.bool())
         return first.sum(1) if self.fault == "shape" else first.sum() / 0 * 0
 
 
@@ -418,7 +420,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("exml._files.save_file", full)
+        patch.setattr("exml.core.files.save_file", full)
         with pytest.raises(CheckpointError, match="No space left"):
             learner.learn(experts()[1])
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before

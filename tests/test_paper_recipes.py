@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import exml
 from exml import buffers, generators, priors
-from exml.errors import SettingError
-from exml.losses import RawLogits
+from exml.core.errors import SettingError
+from exml.normalizers import RawLogits
 from exml.recipes import PAPER_STRATEGIES, RECIPES, at_budget, paper, recipe, reference
 from exml.scenarios import registry
 

@@ -7,8 +7,9 @@ import attrs
 import pytest
 
 from exml import scenarios
+from exml.combiners import ByClass, MultiTask, SideBySide
 from exml.generators import ModelInversion, ProceduralImages
-from exml.losses import ByClass, Distillation, MeanSquaredError, MultiTask, SideBySide
+from exml.losses import Distillation, MeanSquaredError
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
 from exml.recipes import recipe
 

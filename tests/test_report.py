@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import exml
-from exml import events
-from exml.errors import CheckpointError, ConfigError, SettingError
-from exml.report import (
+from exml.core.errors import CheckpointError, ConfigError, SettingError
+from exml.learning import events
+from exml.runs import (
     BaselineEvaluated,
     BaselineResult,
     BaselinesStarted,

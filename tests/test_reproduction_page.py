@@ -5,9 +5,9 @@ from pathlib import Path
 import attrs
 import pytest
 import reproduction_page
+from reproduction import PAPER_LAYOUT, Cell, read_cells, read_record
 
-from exml.report import Environment, Seconds
-from exml.reproduction import PAPER_LAYOUT, Cell, read_cells, read_record
+from exml.runs import Environment, Seconds
 
 ROOT = Path(__file__).parents[1]
 

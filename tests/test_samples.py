@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from exml.errors import ShapeError
-from exml.samples import Samples
+from exml.core.errors import ShapeError
+from exml.core.samples import Samples
 
 
 def numbered(count: int, first: int = 0, targets: int | None = None) -> Samples:

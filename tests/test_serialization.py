@@ -10,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exml
-from exml._registry import class_of, kind_of
-from exml._serialization import from_plain, to_plain
-from exml._types import Prior
-from exml.errors import ConfigError, SettingError, UnknownNameError
+from exml.augmentation import Augmentation
+from exml.combiners import ByClass, MultiTask
+from exml.core.errors import ConfigError, SettingError, UnknownNameError
+from exml.core.registry import class_of, kind_of
+from exml.core.serialization import from_plain, to_plain
 from exml.generators import DataImpression, Mixture, ModelInversion, ProceduralImages
-from exml.losses import ByClass, CenterLogits, Distillation, MultiTask
-from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm, Sum
+from exml.losses import Distillation
+from exml.normalizers import CenterLogits
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
+from exml.protocols import Prior
 
 
 def full(**changes):

@@ -18,11 +18,8 @@ import torch
 from torch import nn
 
 import exml
-from exml import events
-from exml._rng import global_seed
 from exml.buffers import Cumulative, Reservoir
-from exml.engine import Training
-from exml.errors import (
+from exml.core.errors import (
     BufferSizeError,
     CheckpointError,
     ExpertError,
@@ -32,12 +29,22 @@ from exml.errors import (
     StreamError,
     UnknownNameError,
 )
-from exml.experiment import Stop, run_stream, stream_strategy
-from exml.experiment._arrivals import Arrivals, Refused
-from exml.experiment._ledger import Ledger
+from exml.core.rng import global_seed
+from exml.engine import Training
 from exml.experts import Expert, load_expert, read_cards, save_expert
+from exml.learning import events
 from exml.models import ConvNet
-from exml.report import ExpertRefused, ProgressDisplay, StrategyStarted, WaitingForExpert
+from exml.runs import (
+    ExpertRefused,
+    ProgressDisplay,
+    Stop,
+    StrategyStarted,
+    WaitingForExpert,
+    run_stream,
+    stream_strategy,
+)
+from exml.runs._folder_watcher import Arrivals, Refused
+from exml.runs._stream_log import Ledger
 from exml.testing import run_on_ranks
 from tests import tiny
 from tests.test_cli import Nursery, call
@@ -699,7 +706,11 @@ def test_several_ranks_learn_one_stream(folder, tmp_path, size):
 
     def work(ranks, resume=False, last=None):
         def kill(event, /):
-            if last is not None and isinstance(event, exml.events.ExperienceStarted) and event.experience == last:
+            if (
+                last is not None
+                and isinstance(event, exml.learning.events.ExperienceStarted)
+                and event.experience == last
+            ):
                 raise InterruptedError
 
         out = tmp_path / "shared"

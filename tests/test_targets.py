@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 
-from exml.targets import Target, TeacherLogits
+from exml.core.targets import Target, TeacherLogits
 
 
 def test_nobody_knows_no_class_and_has_no_unit() -> None:

@@ -18,15 +18,31 @@ import pytest
 import torch
 from rich.console import Console
 
-from exml import cli, experiment, scenarios
-from exml._serialization import from_plain
-from exml.errors import CheckpointError, DataError, ExmlError, NonFiniteError, RankError, SettingError, StreamError
-from exml.evaluation import evaluate_baseline
-from exml.experiment import ExpertTrained, ZooDisplay, ZooEvaluation, ZooStarted, evaluate_zoo, stream_folder, train_zoo
-from exml.experiment._baselines import BASELINES
-from exml.experiment._lock import lock
+from exml import cli, scenarios
+from exml.core.errors import (
+    CheckpointError,
+    DataError,
+    ExmlError,
+    NonFiniteError,
+    RankError,
+    SettingError,
+    StreamError,
+)
+from exml.core.serialization import from_plain
 from exml.experts import ExpertStream, read_card
-from exml.report import WaitingForProcess
+from exml.runs import (
+    ExpertTrained,
+    WaitingForProcess,
+    ZooDisplay,
+    ZooEvaluation,
+    ZooStarted,
+    evaluate_zoo,
+    stream_folder,
+    train_zoo,
+)
+from exml.runs._baselines import BASELINES
+from exml.runs._lock import lock
+from exml.runs.evaluation import evaluate_baseline
 from exml.scenarios import registry
 from tests import tiny
 

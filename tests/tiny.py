@@ -8,10 +8,12 @@ import torch
 
 import exml
 from exml import scenarios
+from exml.combiners import ProductOfExperts
 from exml.engine import Training
 from exml.experts import ExpertTraining
 from exml.generators import GaussianNoise, ModelInversion, Replay
-from exml.losses import CenterLogits, MeanSquaredError, ProductOfExperts
+from exml.losses import MeanSquaredError
+from exml.normalizers import CenterLogits
 
 CLASSES = 4
 MAKERS = {

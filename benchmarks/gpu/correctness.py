@@ -28,10 +28,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 from measuring import CASES, Distillation, Inversion, Launches, arguments, prepare, provenance
 
-from exml._files import write_json
+from exml.augmentation import Augmentation
+from exml.core.files import write_json
 from exml.engine import EAGER, Execution, ExecutionWarning
-from exml.generators import NoJournal
-from exml.priors import Augmentation
+from exml.protocols import NoJournal
 
 EXACT = 2e-2
 """Of float32 against float64, relative to the change."""

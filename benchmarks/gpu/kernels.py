@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import ROOT, arguments, commit
 from reduce_kernels import reduce
 
-from exml._files import write_json
+from exml.core.files import write_json
 
 FOLDER = Path("benchmarks") / "kernels"
 

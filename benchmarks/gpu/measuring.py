@@ -15,12 +15,14 @@ import attrs
 import torch
 from torch import nn
 
+from exml.augmentation import Augmentation
+from exml.combiners import ProductOfExperts
+from exml.core.samples import Samples
 from exml.engine import EAGER, Execution, PreviousStudent, Training, distill, invert, keep_freed_memory
-from exml.experiment._environment import environment
 from exml.experts import Expert
-from exml.losses import CenterLogits, MeanSquaredError, ProductOfExperts
-from exml.priors import Augmentation
-from exml.samples import Samples
+from exml.losses import MeanSquaredError
+from exml.normalizers import CenterLogits
+from exml.runs._environment import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import ratios

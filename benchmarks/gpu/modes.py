@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from measuring import Distillation, Inversion, Launches, Windows, arguments, median_and_quartiles, prepare, provenance
 
-from exml._files import write_json
+from exml.core.files import write_json
 from exml.engine import Execution, ExecutionWarning
 
 LOOPS = {"inversion": Inversion, "distillation": Distillation}

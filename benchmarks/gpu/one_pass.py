@@ -24,7 +24,7 @@ from torch.func import functional_call, vmap
 sys.path.insert(0, str(Path(__file__).parent))
 from measuring import CASES, arguments, median_and_quartiles, prepare, provenance, ratios, synchronize, trained_like
 
-from exml._files import write_json
+from exml.core.files import write_json
 from exml.engine import lowered
 
 EXPERTS = 5

@@ -31,17 +31,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 from measuring import arguments, prepare, provenance, synchronize
 
 import exml
-from exml import events
-from exml._files import write_json
-from exml.checkpoint import CheckpointFolder
+from exml.augmentation import Augmentation
+from exml.combiners import ByClass
+from exml.core.files import write_json
+from exml.core.samples import Samples
 from exml.engine import Execution
 from exml.experts import ExpertTraining, save_expert, train_expert
 from exml.generators import ModelInversion
-from exml.losses import ByClass, CenterLogits, Distillation
+from exml.learning import events
+from exml.learning.checkpoint import CheckpointFolder
+from exml.learning.strategy import Strategy
+from exml.losses import Distillation
 from exml.models import SlimResNet18
-from exml.priors import Augmentation, GaussianBlur, L2Norm
-from exml.samples import Samples
-from exml.strategy import Strategy
+from exml.normalizers import CenterLogits
+from exml.priors import GaussianBlur, L2Norm
 
 EXPERTS, CLASSES, SHAPE = 5, 10, (3, 32, 32)
 IMAGES = 200

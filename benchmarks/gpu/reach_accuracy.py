@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import time_to_accuracy
 from measuring import arguments, commit, prepare
 
-from exml._files import write_json
+from exml.core.files import write_json
 
 BUDGET = 0.1
 

@@ -16,12 +16,12 @@ import attrs
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+import reproduction
 from measuring import arguments, provenance
+from reproduction import Reproduction
 
-from exml import reproduction
-from exml._files import write_json
-from exml.reproduction import Reproduction
-from exml.sweep import LocalProcesses, Resources, RunEnded, SweepEvent
+from exml.core.files import write_json
+from exml.runs.sweep import LocalProcesses, Resources, RunEnded, SweepEvent
 
 MNIST = ("mnist-joint", "mnist-nc")
 CIFAR10 = ("cifar10-joint", "cifar10-nc", "cifar10-mt")

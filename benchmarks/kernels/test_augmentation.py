@@ -17,7 +17,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms import v2
 
 from benchmarks.kernels.measure import PLACES, Place, assert_close, gradient_of, measure, on
-from exml.priors import Augmentation
+from exml.augmentation import Augmentation
 
 SETTINGS = {
     "shift": Augmentation.mnist(),

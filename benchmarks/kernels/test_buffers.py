@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.kernels.measure import DEVICES, Place, measure, on
 from exml.buffers import ClassBalanced, Cumulative, Reservoir
-from exml.samples import Samples
+from exml.core.samples import Samples
 
 SIZE = 5_000
 POLICIES = {

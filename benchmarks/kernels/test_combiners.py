@@ -5,9 +5,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from benchmarks.kernels.measure import DEVICES, Place, assert_close, measure, on
-from exml.losses import ByClass, ProductOfExperts, SideBySide
-from exml.samples import Samples
-from exml.targets import TeacherLogits
+from exml.combiners import ByClass, ProductOfExperts, SideBySide
+from exml.core.samples import Samples
+from exml.core.targets import TeacherLogits
 
 COMBINERS = {"ByClass": ByClass(), "ProductOfExperts": ProductOfExperts(), "SideBySide": SideBySide()}
 SIZES = ((32, 10), (512, 10), (128, 100))

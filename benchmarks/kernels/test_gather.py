@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset, default_collate
 
 from benchmarks.kernels.measure import DEVICES, Place, measure, on
-from exml.samples import Samples
+from exml.core.samples import Samples
 
 SIZE = 5_000
 BATCHES = (32, 128, 512)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from exml._at_once import at_once
-from exml._types import Images
+from exml.core.batching import at_once
+from exml.core.expert import Expert
+from exml.core.shapes import Images
+from exml.core.targets import TeacherLogits
 from exml.engine import frozen
-from exml.experts import Expert
-from exml.targets import TeacherLogits
 
 
 @torch.no_grad()

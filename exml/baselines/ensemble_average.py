@@ -7,12 +7,12 @@ from typing import Literal
 import attrs
 import torch
 
-from exml._registry import component
-from exml._types import Images, Labels, Logits, Predictor
-from exml._validators import one_of
 from exml.baselines._ask import ask
-from exml.errors import StreamError
-from exml.experts import ExpertStream
+from exml.core.errors import StreamError
+from exml.core.registry import component
+from exml.core.shapes import Images, Labels, Logits
+from exml.core.validators import one_of
+from exml.protocols import Experts, Predictor
 
 
 @component
@@ -45,7 +45,7 @@ class EnsembleAverage:
     )
     units: Literal["present", "known"] = attrs.field(default="present", validator=one_of("present", "known"))
 
-    def __call__(self, experts: ExpertStream, classes: int, /) -> Predictor:
+    def __call__(self, experts: Experts, classes: int, /) -> Predictor:
         """A predictor that asks every expert of the stream anew in each call; it needs no task labels.
 
         Raises:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import attrs
 import torch
 
-from exml._registry import component
-from exml._types import Images, Labels, Logits, Predictor
 from exml.baselines._ask import ask
-from exml.errors import BaselineError
-from exml.experts import ExpertStream
+from exml.core.errors import BaselineError
+from exml.core.registry import component
+from exml.core.shapes import Images, Labels, Logits
+from exml.protocols import Experts, Predictor
 
 
 @component
@@ -29,7 +29,7 @@ class Oracle:
     tensor([[  -inf, 0.5000, 0.5000]])
     """
 
-    def __call__(self, experts: ExpertStream, classes: int, /) -> Predictor:
+    def __call__(self, experts: Experts, classes: int, /) -> Predictor:
         """A predictor whose second argument must be, for each image, the place (from 0) of its expert in the stream.
 
         In a scenario with tasks, these are the task labels t_i; elsewhere they are experience minus one. Only the

@@ -8,11 +8,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from exml._registry import component
-from exml._types import Images, Labels, Logits, Predictor
 from exml.baselines._ask import ask
-from exml.errors import BaselineError, StreamError
-from exml.experts import Expert, ExpertStream
+from exml.core.errors import BaselineError, StreamError
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.shapes import Images, Labels, Logits
+from exml.protocols import Experts, Predictor
 
 
 @component
@@ -34,7 +35,7 @@ class ParameterAverage:
     tensor([[2.0000, 1.5000,   -inf]])
     """
 
-    def __call__(self, experts: ExpertStream, classes: int, /) -> Predictor:
+    def __call__(self, experts: Experts, classes: int, /) -> Predictor:
         """Average them now, in one pass with two models in memory; the predictor needs neither experts nor task labels.
 
         Raises:
@@ -50,7 +51,7 @@ class ParameterAverage:
         return predict
 
 
-def average(experts: ExpertStream) -> Expert:
+def average(experts: Experts) -> Expert:
     """The expert with the mean weights, and the classes of all."""
     first: Expert | None = None
     classes: set[int] = set()

@@ -11,9 +11,9 @@ from typing import Annotated
 
 from cyclopts import Parameter, Token
 
-from exml.errors import SettingError
+from exml.core.errors import SettingError
+from exml.learning.strategy import Strategy
 from exml.recipes import recipe
-from exml.strategy import Strategy
 
 
 def _whole(_: object, tokens: Sequence[Token]) -> int:

@@ -10,10 +10,9 @@ from cyclopts import App, CycloptsError, Parameter
 
 from exml.cli.experts import experts
 from exml.cli.lists import list_scenarios, list_strategies
-from exml.cli.reproduce import reproduce
 from exml.cli.run import run
 from exml.cli.sweep import sweep
-from exml.errors import ExmlError, RankError
+from exml.core.errors import ExmlError, RankError
 
 app = App(
     name="exml",
@@ -23,7 +22,6 @@ app = App(
 )
 app.command(run)
 app.command(sweep)
-app.command(reproduce)
 app.command(experts)
 app.command(list_strategies, name="strategies")
 app.command(list_scenarios, name="scenarios")
@@ -39,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         int: The exit code: 0; 2 after a mistake in the input, with one message on stderr; 1 when another process of
             the run has failed, or a run of a sweep, or an expert of a zoo is damaged; 130 after Ctrl-C.
     """
+    return run_app(app, arguments)
+
+
+def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
+    """Run a command line of some app as :func:`main` does."""
     try:
         command, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
         code = command(*bound.args, **bound.kwargs)

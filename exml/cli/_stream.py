@@ -17,15 +17,16 @@ import attrs
 import yaml
 from rich.console import Console
 
-from exml import experiment
+from exml import runs
 from exml.cli._arguments import again
+from exml.core.errors import ConfigError, SettingError
+from exml.core.execution import Execution
 from exml.distributed import join
-from exml.engine import Execution, keep_freed_memory
-from exml.errors import ConfigError, SettingError
+from exml.engine import keep_freed_memory
 from exml.experts import ExpertCard
+from exml.learning.strategy import Strategy
 from exml.recipes import RECIPES
-from exml.report import ExpertRefused, ProgressDisplay, RunEvent
-from exml.strategy import Strategy
+from exml.runs import ExpertRefused, ProgressDisplay, RunEvent
 
 
 @attrs.frozen
@@ -76,7 +77,7 @@ class StreamArguments:
                 stopping(self.follow) as stop,
                 ProgressDisplay(Console(stderr=True, quiet=quiet or not ranks.leader)) as display,
             ):
-                result = experiment.run_stream(
+                result = runs.run_stream(
                     stream,
                     strategy,
                     out,
@@ -131,7 +132,7 @@ def strategy_of(text: str, seed: int) -> tuple[str, Strategy | Callable[[Mapping
             got=repr(text),
             remedy="choose one, for a stream has one student, or give a YAML file",
         )
-    return text, partial(experiment.stream_strategy, text, seed=seed)
+    return text, partial(runs.stream_strategy, text, seed=seed)
 
 
 def architecture_of(text: str) -> dict[str, Any]:
@@ -167,9 +168,9 @@ def _architecture(plain: str, text: str) -> dict[str, Any]:
 
 
 @contextmanager
-def stopping(follow: bool) -> Generator[experiment.Stop]:
+def stopping(follow: bool) -> Generator[runs.Stop]:
     """What SIGINT and SIGTERM ask inside the block of a run that follows a folder; a second one interrupts."""
-    stop = experiment.Stop()
+    stop = runs.Stop()
 
     def ask(_signal: int, _frame: FrameType | None, /) -> None:
         if stop.asked:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from exml import experiment
+from exml import runs
 from exml.cli._arguments import Flag, Whole
 from exml.engine import keep_freed_memory
 
@@ -43,8 +43,8 @@ def train(
     keep_freed_memory()
     console = Console(stderr=True, quiet=quiet)
     try:
-        with experiment.ZooDisplay(console) as display:
-            folders = experiment.train_zoo(
+        with runs.ZooDisplay(console) as display:
+            folders = runs.train_zoo(
                 scenarios, out, seeds=range(seeds), workers=workers, device=device, observers=[display]
             )
     except KeyboardInterrupt:
@@ -75,13 +75,13 @@ def evaluate(
     """
     keep_freed_memory()
     with Console(stderr=True, quiet=quiet).status("Asking the experts") as status:
-        evaluation = experiment.evaluate_zoo(
+        evaluation = runs.evaluate_zoo(
             zoo,
             split=split,
             device=device,
             progress=lambda done, total: status.update(f"Asked the experts of {done} of {total} streams"),
         )
-    Console(quiet=quiet, highlight=False).print(experiment.zoo_table(evaluation))
+    Console(quiet=quiet, highlight=False).print(runs.zoo_table(evaluation))
     for file, fault in evaluation.faults.items():
         sys.stderr.write(f"exml: {zoo / file}: {fault}\n")
     return 1 if evaluation.faults else 0

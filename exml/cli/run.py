@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from exml import experiment
+from exml import runs
 from exml.cli._arguments import Flag, Whole, again, strategies_of
 from exml.cli._stream import StreamArguments
+from exml.core.execution import Execution
 from exml.distributed import TIMEOUT, join
-from exml.engine import Execution, keep_freed_memory
-from exml.report import ProgressDisplay, result_table
+from exml.engine import keep_freed_memory
+from exml.runs import ProgressDisplay, result_table
 
 
 def run(
@@ -86,7 +87,7 @@ def run(
             join(timeout=rank_timeout) as ranks,
             ProgressDisplay(Console(stderr=True, quiet=quiet or not ranks.leader)) as display,
         ):
-            result = experiment.run(
+            result = runs.run(
                 scenario,
                 strategies,
                 out,

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from exml import sweep as sweeps
 from exml.cli._arguments import Flag, Whole, again
-from exml.errors import SettingError
-from exml.sweep import LocalProcesses, RayCluster, Sweep, SweepDisplay, plan_line, plan_table, sweep_table
+from exml.core.errors import SettingError
+from exml.runs import sweep as sweeps
+from exml.runs.sweep import LocalProcesses, RayCluster, Sweep, SweepDisplay, plan_line, plan_table, sweep_table
 
 
 def sweep(

@@ -10,13 +10,14 @@ import attrs
 import torch
 from torch import nn
 
-from exml._admission import check_student
-from exml._types import ClassMask, Generator, Scalar
-from exml.engine import EAGER, Execution, PreviousStudent, distill
-from exml.experts import Expert
-from exml.generators import GenerationContext
-from exml.samples import Samples
-from exml.strategy import Strategy
+from exml.core.execution import EAGER, Execution
+from exml.core.expert import Expert
+from exml.core.samples import Samples
+from exml.core.shapes import ClassMask, Scalar
+from exml.engine import PreviousStudent, distill
+from exml.learning.preflight import check_student
+from exml.learning.strategy import Strategy
+from exml.protocols import GenerationContext, Generator
 
 
 class Enough(Exception):  # noqa: N818  (no error: the way out of a loop)

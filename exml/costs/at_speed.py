@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exml.costs.rates import DistillationRates, GenerationRates, Line, Link, Rates
 from exml.costs.sizes import Sizes
-from exml.strategy import Strategy
+from exml.learning.strategy import Strategy
 
 _ALONE = Link()
 

@@ -7,16 +7,16 @@ import time
 import torch
 from torch import nn
 
-from exml._rng import global_seed
+from exml.core.execution import EAGER, Execution
+from exml.core.expert import Expert
+from exml.core.rng import global_seed
 from exml.costs._trials import Trials
 from exml.costs.cost import Cost
 from exml.costs.measure import rates_of, timed_as
 from exml.costs.model import CostModel
 from exml.costs.rates import Link
 from exml.costs.sizes import sizes_of
-from exml.engine import EAGER, Execution
-from exml.experts import Expert
-from exml.strategy import Strategy
+from exml.learning.strategy import Strategy
 
 SHARED_MEMORY = Link(latency=2e-4, bytes_per_second=1e9)
 """Two ranks of one machine, in round numbers; see ``benchmarks/costs.py``."""

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import attrs
 
-from exml._roles import plays
-from exml._types import Generator
+from exml.core.roles import plays
 from exml.generators import BufferedImages, DataImpression, Mixture, ModelInversion
+from exml.protocols import Generator
 
 _ITERATIONS, _BATCH = "iterations", "batch_size"
 

@@ -11,18 +11,19 @@ import attrs
 import torch
 from torch import nn
 
-from exml._rng import global_seed, make_generator
-from exml._types import Generator, Scalar
 from exml.buffers import Unbounded
+from exml.core.execution import EAGER, Execution
+from exml.core.expert import Expert
+from exml.core.rng import global_seed, make_generator
+from exml.core.samples import Samples
+from exml.core.shapes import Scalar
 from exml.costs._trials import Enough, Trials
 from exml.costs.leaves import batch_of, counts, iterations_of, leaves, shortened
 from exml.costs.rates import DistillationRates, GenerationRates, Line, Link, Rates
-from exml.engine import EAGER, Execution
-from exml.experts import Expert
 from exml.generators import GaussianNoise
-from exml.learner import Learner
-from exml.samples import Samples
-from exml.strategy import Strategy
+from exml.learning.learner import Learner
+from exml.learning.strategy import Strategy
+from exml.protocols import Generator
 
 _ALONE = Link()
 

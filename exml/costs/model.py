@@ -8,16 +8,16 @@ from functools import cached_property
 
 import attrs
 
-from exml._at_once import at_once
-from exml._types import Generator
-from exml._validators import positive_int
+from exml.core.batching import at_once
+from exml.core.errors import SettingError
+from exml.core.validators import positive_int
 from exml.costs.cost import Cost, ExperienceCost, Memory
 from exml.costs.leaves import batch_of, counts, iterations_of, leaves
 from exml.costs.rates import Rates
 from exml.costs.sizes import Sizes
 from exml.engine import Training
-from exml.errors import SettingError
-from exml.strategy import Strategy
+from exml.learning.strategy import Strategy
+from exml.protocols import Generator
 
 _FLOAT = 4
 _MEETING = 0.05

@@ -6,7 +6,7 @@ import math
 
 import attrs
 
-from exml._validators import in_range
+from exml.core.validators import in_range
 
 _AT_LEAST_0 = in_range(0)
 

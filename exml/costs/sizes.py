@@ -8,16 +8,17 @@ import attrs
 import torch
 from torch import nn
 
-from exml._rng import global_seed
-from exml._types import Generator
+from exml.core.activation import BATCH_NORM
+from exml.core.execution import EAGER
+from exml.core.expert import Expert
+from exml.core.rng import global_seed
 from exml.costs._tally import Tally, tally
 from exml.costs._trials import Trials
 from exml.costs.leaves import leaves, shortened
 from exml.costs.rates import Line
-from exml.engine import EAGER, lowered
-from exml.experts import Expert
-from exml.priors.activation import BATCH_NORM
-from exml.strategy import Strategy
+from exml.engine import lowered
+from exml.learning.strategy import Strategy
+from exml.protocols import Generator
 
 _FEW, _MANY = 4, 8
 

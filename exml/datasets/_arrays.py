@@ -7,7 +7,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from exml.errors import DataError
+from exml.core.errors import DataError
 
 
 def read_arrays(path: Path, names: tuple[str, ...], remedy: str) -> tuple[np.ndarray, ...]:
@@ -29,6 +29,6 @@ def read_arrays(path: Path, names: tuple[str, ...], remedy: str) -> tuple[np.nda
 
 
 def require(fits: bool, path: Path, expected: str, got: str, remedy: str) -> None:
-    """Raise :class:`~exml.errors.DataError` unless what is in the file is what was expected."""
+    """Raise :class:`~exml.core.errors.DataError` unless what is in the file is what was expected."""
     if not fits:
         raise DataError(expected=f"{expected} in {path}", got=got, remedy=remedy)

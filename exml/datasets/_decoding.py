@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from exml._files import write_atomically
+from exml.core.errors import DataError
+from exml.core.files import write_atomically
+from exml.core.samples import fitted
 from exml.datasets.location import cache_folder
-from exml.errors import DataError
-from exml.samples import fitted
 
 _LAYOUT = "1"
 _TOGETHER = 512

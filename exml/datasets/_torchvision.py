@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from exml.core.errors import DataError
 from exml.datasets.location import cache_folder
-from exml.errors import DataError
 
 
 def read(make: Callable[..., Any], folder: Path, place: Path, name: str, *, train: bool) -> Any:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from exml.core.samples import Samples
 from exml.datasets._arrays import read_arrays, require
 from exml.datasets._torchvision import read
 from exml.datasets.location import dataset_folder
 from exml.datasets.parts import hold_out
-from exml.samples import Samples
 
 VALIDATION = 500
 """Images of each class of the training set that no expert is trained on."""

@@ -11,11 +11,11 @@ from types import MappingProxyType
 import attrs
 import torch
 
+from exml.core.errors import DataError
+from exml.core.samples import Samples
 from exml.datasets._decoding import decoded
 from exml.datasets.location import dataset_folder
 from exml.datasets.parts import held_out
-from exml.errors import DataError
-from exml.samples import Samples
 
 SIZE = 128
 """Height and width of a frame."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from exml.core.samples import Samples
 from exml.datasets.location import dataset_folder
 from exml.datasets.mnist import VALIDATION, grey_parts
-from exml.samples import Samples
 
 
 def fashion_mnist(folder: Path | None = None) -> Mapping[str, Samples]:

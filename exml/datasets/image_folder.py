@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from exml.core.errors import DataError, SettingError
+from exml.core.samples import Samples
 from exml.datasets._decoding import decoded
-from exml.errors import DataError, SettingError
-from exml.samples import Samples
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 

@@ -13,12 +13,12 @@ from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from exml._types import State
+from exml.core.errors import DataError, SettingError
+from exml.core.samples import Samples
+from exml.core.shapes import State
 from exml.datasets._arrays import read_arrays, require
 from exml.datasets.image_folder import image_folder
 from exml.datasets.location import cache_folder, dataset_folder
-from exml.errors import DataError, SettingError
-from exml.samples import Samples
 
 FOLDERS = ("imagenet", "imagenet1000_128")
 """Where photographs are looked for; the first one that is there is taken."""

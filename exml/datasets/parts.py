@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from exml._rng import derive_seed
-from exml._types import Labels
-from exml.errors import DataError
-from exml.samples import Samples
+from exml.core.errors import DataError
+from exml.core.rng import derive_seed
+from exml.core.samples import Samples
+from exml.core.shapes import Labels
 
 
 def hold_out(train: Samples, per_class: int, name: str) -> tuple[Samples, Samples]:

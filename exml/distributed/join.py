@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
-from exml.distributed._watch import Watch
+from exml.core.errors import RankError, SettingError
+from exml.core.ranks import ALONE, Ranks
+from exml.distributed._heartbeat import Watch
 from exml.distributed.process_group import ProcessGroup
-from exml.distributed.ranks import ALONE, Ranks
-from exml.errors import RankError, SettingError
 
 TIMEOUT = 25.0
 """Seconds after which a rank that does not answer counts as dead."""
@@ -27,9 +27,9 @@ def join(*, timeout: float = TIMEOUT) -> Generator[Ranks]:
 
     Read are the variables that every launcher sets: ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``, ``MASTER_PORT``.
     A rank that dies, hangs or raises ends all of them within ``timeout`` and 10 seconds (a launcher may take longer to
-    clear away a process that was stopped): those that wait for it raise a :class:`exml.errors.RankError` or, where they
-    cannot, are ended. One rank says why, on stderr or by its exception; in the others the error is marked ``reported``.
-    What they had written before is whole.
+    clear away a process that was stopped): those that wait for it raise an :class:`~exml.core.errors.RankError` or,
+    where they cannot, are ended. One rank says why, on stderr or by its exception; in the others the error is marked
+    ``reported``. What they had written before is whole.
 
     Args:
         timeout: seconds; longer if one rank may be that much slower than another, say in writing a checkpoint.

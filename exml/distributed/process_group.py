@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
+from exml.core.errors import RankError
+from exml.core.ranks import Ranks
 from exml.distributed._mailbox import Mailbox, place
-from exml.distributed.ranks import Ranks
-from exml.errors import RankError
 
 _LOOK = 0.05
 """Seconds between two looks at whether the others are there."""

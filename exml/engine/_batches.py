@@ -8,13 +8,14 @@ from typing import TypeAlias
 import attrs
 import torch
 
-from exml._at_once import at_once
-from exml._rng import derive_seed
-from exml._types import Augmentation, Images, Labels
-from exml.distributed import ALONE, Shard
+from exml.core.batching import at_once
+from exml.core.ranks import ALONE, Shard
+from exml.core.rng import derive_seed
+from exml.core.samples import Samples
+from exml.core.shapes import Images, Labels
+from exml.core.targets import Target
 from exml.engine._shards import augment
-from exml.samples import Samples
-from exml.targets import Target
+from exml.protocols import Augmentation
 
 Ask: TypeAlias = Callable[[Samples], Target]
 """The combined target of the teachers for a mini-batch."""

@@ -9,9 +9,9 @@ import attrs
 from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from exml.engine._frugal import FrozenConv2d, is_relu, relu
-from exml.priors._moments import tap
-from exml.priors.activation import BATCH_NORM
+from exml.core.activation import BATCH_NORM
+from exml.core.moments import tap
+from exml.engine._frozen_ops import FrozenConv2d, is_relu, relu
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LEAST_SLOPE = 1e-2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from exml._types import Scalar
-from exml.distributed import Shard
+from exml.core.ranks import Shard
+from exml.core.shapes import Scalar
 
 
 def backward(loss: Scalar, student: nn.Module, shard: Shard) -> Scalar:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from exml._types import Augmentation as AnyAugmentation
-from exml._types import Images
-from exml.distributed import Shard
-from exml.priors import Augmentation, Chain
+from exml.augmentation import Augmentation, Chain
+from exml.core.ranks import Shard
+from exml.core.shapes import Images
+from exml.protocols import Augmentation as AnyAugmentation
 
 
 def augment(augmentation: AnyAugmentation | None, images: Images, draws: torch.Generator, shard: Shard) -> Images:

@@ -10,7 +10,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import nn
 
-from exml.engine.execution import Execution, ExecutionWarning
+from exml.core.execution import Execution, ExecutionWarning
 
 Step: TypeAlias = Callable[[], None]
 """One step; all that it reads and writes are tensors that stay where they are."""

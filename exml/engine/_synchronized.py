@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from exml.distributed import Shard
-from exml.priors._moments import add_line, moments
-from exml.priors.activation import BATCH_NORM
+from exml.core.activation import BATCH_NORM
+from exml.core.moments import add_line, moments
+from exml.core.ranks import Shard
 
 
 @contextmanager

@@ -10,22 +10,23 @@ import attrs
 import torch
 from torch import nn
 
-from exml._rng import derive_seed
-from exml._types import Augmentation, ClassMask, Combiner, Loss, Normalizer, Scalar
-from exml.distributed import ALONE, Ranks
+from exml.core.activation import BATCH_NORM
+from exml.core.execution import EAGER, Execution
+from exml.core.expert import Expert
+from exml.core.ranks import ALONE, Ranks
+from exml.core.rng import derive_seed
+from exml.core.samples import Samples
+from exml.core.shapes import ClassMask, Scalar
+from exml.core.targets import Target, TeacherLogits
 from exml.engine._batches import fill_bank, fresh
 from exml.engine._gradients import backward
-from exml.engine._readout import solve_readout
+from exml.engine._ridge_head import solve_readout
 from exml.engine._steps import compile_whole, exchanging, in_form
 from exml.engine._synchronized import synchronized
-from exml.engine.execution import EAGER, Execution
 from exml.engine.lowering import lowered
 from exml.engine.training import Training
-from exml.experts import Expert
 from exml.models import channels_last
-from exml.priors.activation import BATCH_NORM
-from exml.samples import Samples
-from exml.targets import Target, TeacherLogits
+from exml.protocols import Augmentation, Combiner, Loss, Normalizer
 
 
 @attrs.frozen(eq=False)

@@ -11,16 +11,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from exml._rng import derive_seed
-from exml._types import Augmentation, Images, Journal, Labels, Logits, Prior
-from exml.distributed import ALONE, Ranks, Shard
-from exml.engine._flight import Flight
+from exml.core.activation import Activation
+from exml.core.errors import NonFiniteError
+from exml.core.execution import EAGER, Execution
+from exml.core.ranks import ALONE, Ranks, Shard
+from exml.core.rng import derive_seed
+from exml.core.shapes import Images, Labels, Logits
+from exml.engine._active_images import Flight
 from exml.engine._shards import augment
 from exml.engine._steps import compile_whole, exchanging, in_form
-from exml.engine.execution import EAGER, Execution
 from exml.engine.lowering import Lowered, Network, recorded
-from exml.errors import NonFiniteError
-from exml.priors import Activation
+from exml.protocols import Augmentation, Journal, Prior
 
 Objective: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
 """The data term of each image, of the module's outputs and the images' positions in the mini-batch."""

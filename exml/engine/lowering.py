@@ -15,11 +15,11 @@ from jaxtyping import config
 from torch import fx, nn
 from torch.fx import graph_module
 
-from exml._types import Images, Logits
+from exml.core.activation import Activation, record_activations
+from exml.core.shapes import Images, Logits
 from exml.engine._folding import Tap, fold
-from exml.engine._frugal import out_of_place
+from exml.engine._frozen_ops import out_of_place
 from exml.engine.frozen import frozen
-from exml.priors.activation import Activation, record_activations
 
 Network: TypeAlias = Callable[[Images], tuple[Logits, Sequence[Activation]]]
 """A frozen network: logits, and what entered its batch-norm layers if that was asked for."""

@@ -9,8 +9,8 @@ import attrs
 import torch
 from torch import nn
 
-from exml._registry import component
-from exml._validators import in_range, one_of, positive_int
+from exml.core.registry import component
+from exml.core.validators import in_range, one_of, positive_int
 
 
 @component

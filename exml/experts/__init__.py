@@ -1,7 +1,7 @@
 """What comes in: experts and streams of them."""
 
+from exml.core.expert import Expert
 from exml.experts.card import ExpertCard, read_card, save_expert
-from exml.experts.expert import Expert
 from exml.experts.folder import read_cards
 from exml.experts.loading import ExpertFiles, load_expert, read_expert
 from exml.experts.open_stream import OpenStream

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from exml._files import write_tensors
-from exml.experts.expert import Expert
-from exml.samples import Samples
+from exml.core.expert import Expert
+from exml.core.files import write_tensors
+from exml.core.samples import Samples
 
 PERIOD = 10.0
 """Seconds of training between two checkpoints."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NoReturn
 
-from exml.errors import ExmlError, ExpertError
+from exml.core.errors import ExmlError, ExpertError
 
 
 def fault(path: Path, error: Exception, expected: str, remedy: str) -> NoReturn:

@@ -11,13 +11,13 @@ from typing import Any, Literal, NoReturn
 import attrs
 from torch import nn
 
-from exml._files import write_json, write_tensors
-from exml._registry import component
-from exml._serialization import from_plain, to_plain
-from exml._validators import in_range
-from exml.errors import ConfigError, ExpertError, SettingError
+from exml.core.errors import ConfigError, ExpertError, SettingError
+from exml.core.expert import Expert
+from exml.core.files import write_json, write_tensors
+from exml.core.registry import component
+from exml.core.serialization import from_plain, to_plain
+from exml.core.validators import in_range
 from exml.experts._fault import fault
-from exml.experts.expert import Expert
 from exml.models import describe
 
 

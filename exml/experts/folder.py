@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from exml.errors import ExpertError, StreamError
+from exml.core.errors import ExpertError, StreamError
 from exml.experts.card import ExpertCard, read_card
 
 

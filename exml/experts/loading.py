@@ -10,12 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
-from exml._rng import global_seed
-from exml._types import State
-from exml.errors import ExmlError, ExpertError
+from exml.core.errors import ExmlError, ExpertError
+from exml.core.expert import Expert
+from exml.core.rng import global_seed
+from exml.core.shapes import State
 from exml.experts._fault import fault
 from exml.experts.card import ExpertCard, read_card
-from exml.experts.expert import Expert
 from exml.models import build
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import attrs
 
-from exml.errors import StreamError
-from exml.experts._ahead import ahead
-from exml.experts.expert import Expert
+from exml.core.errors import StreamError
+from exml.core.expert import Expert
+from exml.experts._prefetch import ahead
 from exml.experts.loading import read_expert
 
 

@@ -8,8 +8,8 @@ from typing import overload
 
 import attrs
 
-from exml.experts._ahead import ahead
-from exml.experts.expert import Expert
+from exml.core.expert import Expert
+from exml.experts._prefetch import ahead
 from exml.experts.folder import read_cards
 from exml.experts.loading import load_expert, read_expert
 

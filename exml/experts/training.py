@@ -11,15 +11,15 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from exml._registry import component
-from exml._rng import derive_seed, global_seed, make_generator
-from exml._types import Augmentation
-from exml._validators import in_range, one_of, positive_int
-from exml.errors import ExpertError, NonFiniteError
+from exml.core.errors import ExpertError, NonFiniteError
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import derive_seed, global_seed, make_generator
+from exml.core.samples import Samples
+from exml.core.validators import in_range, one_of, positive_int
 from exml.experts._checkpoint import TrainingCheckpoint
-from exml.experts.expert import Expert
 from exml.models import channels_last
-from exml.samples import Samples
+from exml.protocols import Augmentation
 
 
 @component

@@ -2,7 +2,6 @@
 
 from exml.generators.auxiliary_data import AuxiliaryData
 from exml.generators.buffered_images import BufferedImages
-from exml.generators.context import GenerationContext, NoJournal
 from exml.generators.data_impression import DataImpression
 from exml.generators.dataset_images import DatasetImages
 from exml.generators.gaussian_noise import GaussianNoise
@@ -21,12 +20,10 @@ __all__ = [
     "DataImpression",
     "DatasetImages",
     "GaussianNoise",
-    "GenerationContext",
     "ImageFile",
     "InMemory",
     "Mixture",
     "ModelInversion",
-    "NoJournal",
     "PhotoPatches",
     "ProceduralImages",
     "Replay",

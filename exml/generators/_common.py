@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from exml._at_once import at_once
-from exml._types import Images, Labels
+from exml.core.batching import at_once
+from exml.core.errors import BufferSizeError, DataError, ShapeError
+from exml.core.expert import Expert
+from exml.core.samples import StoredImages
+from exml.core.shapes import Images, Labels
 from exml.engine import frozen
-from exml.errors import BufferSizeError, DataError, ShapeError
-from exml.experts import Expert
-from exml.samples import StoredImages
 
 
 def check_size(size: int) -> None:
-    """Raise :class:`exml.errors.BufferSizeError` unless there is something to generate."""
+    """Raise :class:`exml.core.errors.BufferSizeError` unless there is something to generate."""
     if size < 1:
         raise BufferSizeError(
             expected="at least 1 sample to generate",

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from exml.core.errors import ExpertError
+from exml.core.expert import Expert
 from exml.engine import frozen
-from exml.errors import ExpertError
-from exml.experts import Expert
 from exml.models.classifier import Classifier, answering, candidates
 
 

@@ -7,14 +7,14 @@ import math
 import attrs
 import torch
 
-from exml._rng import derive_seed
-from exml._types import Augmentation, Generator, Images, State
+from exml.core.expert import Expert
+from exml.core.rng import derive_seed
+from exml.core.shapes import Images, State
 from exml.engine import inverter
 from exml.engine.inversion import Finished, Objective
-from exml.experts import Expert
 from exml.generators._common import check_images
-from exml.generators._journals import PartJournal, part_of
-from exml.generators.context import GenerationContext, NoJournal
+from exml.generators._nested_journal import PartJournal, part_of
+from exml.protocols import Augmentation, GenerationContext, Generator, NoJournal
 
 
 def invert_all(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import attrs
 import torch
 
-from exml._registry import component
-from exml._rng import make_generator
-from exml.experts import Expert
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import make_generator
+from exml.core.samples import Samples, to_pixels
 from exml.generators._common import check_images, check_size, label
-from exml.generators.context import ALONE, GenerationContext
 from exml.generators.source import Source
-from exml.samples import Samples, to_pixels
+from exml.protocols import STANDALONE, GenerationContext
 
 
 @component
@@ -36,7 +36,7 @@ class AuxiliaryData:
         """False: no pixel is optimised."""
         return False
 
-    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ALONE, /) -> Samples:
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units: different images, unless the source has fewer, then with replacement.
 
         Raises:

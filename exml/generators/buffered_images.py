@@ -5,14 +5,13 @@ from __future__ import annotations
 import attrs
 import torch
 
-from exml._registry import component
-from exml._rng import derive_seed, make_generator
-from exml._types import Generator
-from exml.experts import Expert
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import derive_seed, make_generator
+from exml.core.samples import Samples
 from exml.generators._common import check_images, check_size, label
-from exml.generators.context import ALONE, GenerationContext
 from exml.generators.gaussian_noise import GaussianNoise
-from exml.samples import Samples
+from exml.protocols import STANDALONE, GenerationContext, Generator
 
 
 @component
@@ -38,7 +37,7 @@ class BufferedImages:
         """False: no pixel is optimised."""
         return False
 
-    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ALONE, /) -> Samples:
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units.
 
         Raises:

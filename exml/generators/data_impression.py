@@ -10,17 +10,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from exml._registry import component
-from exml._rng import make_generator
-from exml._types import Augmentation, Generator, Labels, Logits
-from exml._validators import in_range, one_of, positive_int
-from exml.experts import Expert
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import make_generator
+from exml.core.samples import Samples
+from exml.core.shapes import Labels, Logits
+from exml.core.validators import in_range, one_of, positive_int
 from exml.generators._common import balanced, check_size
 from exml.generators._head import class_templates
 from exml.generators._inversion import invert_all
-from exml.generators.context import ALONE, GenerationContext
 from exml.generators.gaussian_noise import GaussianNoise
-from exml.samples import Samples
+from exml.protocols import STANDALONE, Augmentation, GenerationContext, Generator
 
 _LEAST = 1e-3  # of a concentration at β = 1: a Dirichlet distribution has none that is 0
 
@@ -77,7 +77,7 @@ class DataImpression:
         """True: pixels are optimised."""
         return True
 
-    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ALONE, /) -> Samples:
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units; their ``targets`` are y^di over the global class ids.
 
         Raises:

@@ -10,11 +10,11 @@ import attrs
 import torch
 from torch import nn
 
-from exml._registry import component
-from exml._types import Labels
-from exml._validators import one_of, positive_int
+from exml.core.registry import component
+from exml.core.samples import Samples, StoredImages, fitted
+from exml.core.shapes import Labels
+from exml.core.validators import one_of, positive_int
 from exml.datasets import cifar10, dataset_folder, fashion_mnist, imagenet, mnist
-from exml.samples import Samples, StoredImages, fitted
 
 GREY = {"mnist": mnist, "fashion-mnist": fashion_mnist}
 

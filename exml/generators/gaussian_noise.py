@@ -5,13 +5,13 @@ from __future__ import annotations
 import attrs
 import torch
 
-from exml._registry import component
-from exml._rng import make_generator
-from exml._validators import in_range
-from exml.experts import Expert
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import make_generator
+from exml.core.samples import Samples
+from exml.core.validators import in_range
 from exml.generators._common import check_size, label
-from exml.generators.context import ALONE, GenerationContext
-from exml.samples import Samples
+from exml.protocols import STANDALONE, GenerationContext
 
 
 @component
@@ -36,8 +36,8 @@ class GaussianNoise:
         """False: no pixel is optimised."""
         return False
 
-    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ALONE, /) -> Samples:
-        """Make ``size`` samples in pixel units; raises :class:`exml.errors.BufferSizeError` if that is less than 1."""
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
+        """Make ``size`` samples in pixel units; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""
         check_size(size)
         draws = make_generator(expert.device, seed, "gaussian-noise")
         noise = torch.randn(size, *expert.image_shape, generator=draws, device=expert.device)

@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from exml._files import write_tensors
-from exml._registry import component
-from exml._types import Labels
-from exml.errors import DataError
-from exml.samples import StoredImages
+from exml.core.errors import DataError
+from exml.core.files import write_tensors
+from exml.core.registry import component
+from exml.core.samples import StoredImages
+from exml.core.shapes import Labels
 
 
 @component

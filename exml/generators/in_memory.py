@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from exml._types import Images, Labels
+from exml.core.shapes import Images, Labels
 
 
 @attrs.frozen(eq=False)

@@ -8,15 +8,15 @@ from itertools import accumulate, pairwise
 import attrs
 import torch
 
-from exml._registry import component
-from exml._rng import derive_seed
-from exml._types import Generator, State
-from exml.errors import SettingError
-from exml.experts import Expert
+from exml.core.errors import SettingError
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import derive_seed
+from exml.core.samples import Samples
+from exml.core.shapes import State
 from exml.generators._common import check_size
-from exml.generators._journals import PartJournal, part_of
-from exml.generators.context import ALONE, GenerationContext
-from exml.samples import Samples
+from exml.generators._nested_journal import PartJournal, part_of
+from exml.protocols import STANDALONE, GenerationContext, Generator
 
 
 @component
@@ -55,7 +55,7 @@ class Mixture:
         """Whether one of the generators optimises pixels."""
         return any(generator.uses_priors for generator in self.generators)
 
-    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ALONE, /) -> Samples:
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples; a generator whose share rounds to nothing makes none.
 
         Raises:

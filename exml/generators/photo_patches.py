@@ -8,11 +8,11 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from exml._registry import component
-from exml._rng import make_generator
-from exml._types import Images, Labels
-from exml._validators import positive_int
-from exml.errors import SettingError
+from exml.core.errors import SettingError
+from exml.core.registry import component
+from exml.core.rng import make_generator
+from exml.core.shapes import Images, Labels
+from exml.core.validators import positive_int
 from exml.generators._common import as_tuple
 
 _HEIGHT, _WIDTH = 427, 640

@@ -7,16 +7,16 @@ from typing import Literal
 import attrs
 import torch
 
-from exml._registry import component
-from exml._rng import make_generator
-from exml._types import Images
-from exml._validators import one_of
-from exml.errors import SettingError
-from exml.experts import Expert
+from exml.core.errors import SettingError
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import make_generator
+from exml.core.samples import Samples
+from exml.core.shapes import Images
+from exml.core.validators import one_of
 from exml.generators._common import as_tuple, check_size, label
-from exml.generators.context import ALONE, GenerationContext
 from exml.generators.procedural import dead_leaves, smooth_noise, strokes
-from exml.samples import Samples
+from exml.protocols import STANDALONE, GenerationContext
 
 _KINDS = ("strokes", "dead-leaves", "noise")
 _FAINTEST = 0.05
@@ -64,8 +64,8 @@ class ProceduralImages:
         """False: no pixel is optimised."""
         return False
 
-    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ALONE, /) -> Samples:
-        """Make ``size`` samples in pixel units; raises :class:`exml.errors.BufferSizeError` if that is less than 1."""
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
+        """Make ``size`` samples in pixel units; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""
         check_size(size)
         _, height, width = expert.image_shape
         # About as many pixels at a time as a processor's cache holds; a function of the image shape alone.

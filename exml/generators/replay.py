@@ -5,14 +5,14 @@ from __future__ import annotations
 import attrs
 import torch
 
-from exml._registry import component
-from exml._rng import make_generator
-from exml.errors import DataError
-from exml.experts import Expert
+from exml.core.errors import DataError
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import make_generator
+from exml.core.samples import Samples, to_pixels
 from exml.generators._common import check_images, check_size
-from exml.generators.context import ALONE, GenerationContext
 from exml.generators.source import Source
-from exml.samples import Samples, to_pixels
+from exml.protocols import STANDALONE, GenerationContext
 
 
 @component
@@ -40,7 +40,7 @@ class Replay:
         """False: no pixel is optimised."""
         return False
 
-    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ALONE, /) -> Samples:
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples: different images, unless the source has fewer of these classes, then it is gone round.
 
         Raises:

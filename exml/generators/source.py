@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from exml._types import Labels
-from exml.samples import StoredImages
+from exml.core.samples import StoredImages
+from exml.core.shapes import Labels
 
 
 @runtime_checkable

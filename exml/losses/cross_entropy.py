@@ -8,10 +8,10 @@ import attrs
 import torch
 from torch.nn import functional
 
-from exml._registry import component
-from exml._types import Labels, Logits, Scalar
-from exml._validators import one_of
-from exml.targets import Target
+from exml.core.registry import component
+from exml.core.shapes import Labels, Logits, Scalar
+from exml.core.targets import Target
+from exml.core.validators import one_of
 
 
 @component

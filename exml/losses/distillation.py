@@ -6,12 +6,12 @@ from typing import Literal
 
 import attrs
 
-from exml._registry import component
-from exml._types import Labels, Logits, Scalar
-from exml._validators import in_range, one_of
+from exml.core.registry import component
+from exml.core.shapes import Labels, Logits, Scalar
+from exml.core.targets import Target
+from exml.core.validators import in_range, one_of
 from exml.losses.cross_entropy import CrossEntropy
 from exml.losses.mean_squared_error import MeanSquaredError
-from exml.targets import Target
 
 
 @component

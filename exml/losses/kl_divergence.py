@@ -6,10 +6,10 @@ import attrs
 import torch
 from torch.nn import functional
 
-from exml._registry import component
-from exml._types import Labels, Logits, Scalar
-from exml._validators import in_range
-from exml.targets import Target
+from exml.core.registry import component
+from exml.core.shapes import Labels, Logits, Scalar
+from exml.core.targets import Target
+from exml.core.validators import in_range
 
 
 @component

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 import attrs
 
-from exml._registry import component
-from exml._types import Labels, Logits, Loss, Scalar
-from exml.targets import Target
+from exml.core.registry import component
+from exml.core.shapes import Labels, Logits, Scalar
+from exml.core.targets import Target
+from exml.protocols import Loss
 
 
 def _tuple(losses: Iterable[Loss]) -> tuple[Loss, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import attrs
 
-from exml._registry import component
-from exml._types import Labels, Logits, Loss, Scalar
-from exml._validators import in_range
-from exml.targets import Target
+from exml.core.registry import component
+from exml.core.shapes import Labels, Logits, Scalar
+from exml.core.targets import Target
+from exml.core.validators import in_range
+from exml.protocols import Loss
 
 
 @component(kind="weighted-loss")

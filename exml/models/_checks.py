@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from exml.errors import SettingError
+from exml.core.errors import SettingError
 
 
 def require_positive_ints(owner: str, /, **settings: int) -> None:
-    """Raise :class:`~exml.errors.SettingError` for the first setting that is not an integer from 1."""
+    """Raise :class:`~exml.core.errors.SettingError` for the first setting that is not an integer from 1."""
     for name, value in settings.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SettingError(

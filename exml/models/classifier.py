@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exml._types import Images
+from exml.core.shapes import Images
 
 Classifier = nn.Linear | nn.Conv2d
 """A convolution is one if its kernel is 1x1."""

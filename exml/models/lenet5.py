@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from exml._types import Images, Logits
-from exml.errors import SettingError
+from exml.core.errors import SettingError
+from exml.core.shapes import Images, Logits
 from exml.models._checks import require_positive_ints
 from exml.models.registry import register
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from exml._types import Images, Logits
-from exml.errors import SettingError
+from exml.core.errors import SettingError
+from exml.core.shapes import Images, Logits
 from exml.models.registry import register
 
 

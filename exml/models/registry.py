@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from exml.errors import ExmlError, SettingError, UnknownNameError
+from exml.core.errors import ExmlError, SettingError, UnknownNameError
 
 FactoryT = TypeVar("FactoryT", bound=Callable[..., nn.Module])
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from exml._types import Images, Logits
+from exml.core.shapes import Images, Logits
 from exml.models._checks import require_positive_ints
 from exml.models.registry import register
 

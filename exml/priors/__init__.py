@@ -1,10 +1,8 @@
-"""Natural image priors (Sec. 4.1): penalties on images that look like nothing in nature, and augmentation."""
+"""Natural image priors (Sec. 4.1): penalties on images that do not look natural."""
 
-from exml.priors.activation import Activation, record_activations, statistics_of
-from exml.priors.augmentation import Augmentation
+from exml.core.activation import Activation, record_activations, statistics_of
 from exml.priors.batch_norm import BatchNormStatistics
 from exml.priors.blur import GaussianBlur
-from exml.priors.chain import Chain
 from exml.priors.l2_norm import L2Norm
 from exml.priors.sum import Sum
 from exml.priors.total_variation import TotalVariation
@@ -12,9 +10,7 @@ from exml.priors.weighted import Weighted
 
 __all__ = [
     "Activation",
-    "Augmentation",
     "BatchNormStatistics",
-    "Chain",
     "GaussianBlur",
     "L2Norm",
     "Sum",

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from exml._types import Images
+from exml.core.shapes import Images
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 

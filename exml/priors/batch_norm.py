@@ -8,11 +8,11 @@ from typing import Any, Literal
 import attrs
 import torch
 
-from exml._registry import component
-from exml._types import Images, Scalar
-from exml._validators import in_range, one_of
-from exml.errors import ExpertError, SettingError
-from exml.priors.activation import Activation, statistics_of
+from exml.core.activation import Activation, statistics_of
+from exml.core.errors import ExpertError, SettingError
+from exml.core.registry import component
+from exml.core.shapes import Images, Scalar
+from exml.core.validators import in_range, one_of
 
 
 def _names(value: Any) -> Any:

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import attrs
 import torch
 
-from exml._registry import component
-from exml._types import Images, Scalar
-from exml._validators import in_range, one_of, positive_int
-from exml.errors import SettingError
+from exml.core.activation import Activation
+from exml.core.errors import SettingError
+from exml.core.registry import component
+from exml.core.shapes import Images, Scalar
+from exml.core.validators import in_range, one_of, positive_int
 from exml.priors._blurring import change_by_matrices, change_by_sums, gaussian
-from exml.priors.activation import Activation
 
 
 def _odd(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from exml._registry import component
-from exml._types import Images, Prior, Scalar
-from exml.priors.activation import Activation
+from exml.core.activation import Activation
+from exml.core.registry import component
+from exml.core.shapes import Images, Scalar
+from exml.protocols import Prior
 
 
 def _tuple(priors: Iterable[Prior]) -> tuple[Prior, ...]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import attrs
 import torch
 
-from exml._registry import component
-from exml._types import Images, Scalar
-from exml._validators import in_range
-from exml.priors.activation import Activation
+from exml.core.activation import Activation
+from exml.core.registry import component
+from exml.core.shapes import Images, Scalar
+from exml.core.validators import in_range
 
 
 @component

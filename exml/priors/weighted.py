@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import attrs
 
-from exml._registry import component
-from exml._types import Images, Prior, Scalar
-from exml._validators import in_range
-from exml.priors.activation import Activation
+from exml.core.activation import Activation
+from exml.core.registry import component
+from exml.core.shapes import Images, Scalar
+from exml.core.validators import in_range
+from exml.protocols import Prior
 
 
 @component(kind="weighted-prior")

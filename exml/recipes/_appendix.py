@@ -13,8 +13,8 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from exml.errors import SettingError
-from exml.priors import Augmentation
+from exml.augmentation import Augmentation
+from exml.core.errors import SettingError
 
 Dataset: TypeAlias = Literal["mnist", "cifar10", "core50"]
 Method: TypeAlias = Literal["model-inversion", "data-impression"]

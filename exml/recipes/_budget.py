@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exml.buffers import Cumulative
-from exml.builder import Given, Missing, StrategyBuilder
+from exml.learning.builder import Given, Missing, StrategyBuilder
 
 
 def budget(views: int = 0) -> StrategyBuilder[Missing, Missing, Given, Missing, Given]:

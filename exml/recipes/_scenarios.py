@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from exml import scenarios
-from exml._types import Combiner
-from exml.losses import MultiTask
-from exml.priors.activation import BATCH_NORM
+from exml.combiners import MultiTask
+from exml.core.activation import BATCH_NORM
+from exml.protocols import Combiner
 
 
 def combiner_for(scenario: str, seed: int, flat: Combiner) -> Combiner:

@@ -7,8 +7,8 @@ from typing import Any
 
 import attrs
 
-from exml.errors import SettingError
-from exml.strategy import Strategy
+from exml.core.errors import SettingError
+from exml.learning.strategy import Strategy
 
 _LEAST = 10
 """Samples: the smallest buffer of Sec. 5.1, "Buffer size"."""

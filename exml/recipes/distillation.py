@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from exml import scenarios
-from exml._types import Generator, Prior
-from exml.builder import CompleteBuilder
+from exml.augmentation import Augmentation
+from exml.combiners import ByClass
 from exml.generators import (
     AuxiliaryData,
     DataImpression,
@@ -14,8 +14,11 @@ from exml.generators import (
     ProceduralImages,
     Replay,
 )
-from exml.losses import ByClass, CenterLogits, Distillation
-from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm
+from exml.learning.builder import CompleteBuilder
+from exml.losses import Distillation
+from exml.normalizers import CenterLogits
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
+from exml.protocols import Generator, Prior
 from exml.recipes._budget import budget
 from exml.recipes._scenarios import combiner_for, has_batch_norm
 

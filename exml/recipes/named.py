@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
-from exml.builder import CompleteBuilder
-from exml.errors import UnknownNameError
+from exml.core.errors import UnknownNameError
+from exml.learning.builder import CompleteBuilder
 from exml.recipes._appendix import PAPER_STRATEGIES
 from exml.recipes.distillation import auxiliary, data_impression, model_inversion, noise, procedural, replay
 from exml.recipes.ours import exml

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from exml import scenarios
+from exml.augmentation import Augmentation
 from exml.buffers import Cumulative
-from exml.builder import CompleteBuilder, StrategyBuilder
+from exml.combiners import ByClass, SideBySide
 from exml.generators import ModelInversion, ProceduralImages
-from exml.losses import ByClass, CenterLogits, Distillation, MeanSquaredError, RawLogits, SideBySide
-from exml.priors import Augmentation, BatchNormStatistics
+from exml.learning.builder import CompleteBuilder, StrategyBuilder
+from exml.losses import Distillation, MeanSquaredError
+from exml.normalizers import CenterLogits, RawLogits
+from exml.priors import BatchNormStatistics
 from exml.recipes._budget import budget
 from exml.recipes._scenarios import combiner_for, has_batch_norm
 

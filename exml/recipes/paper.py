@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from exml._types import Generator, Prior
 from exml.buffers import Cumulative
-from exml.builder import CompleteBuilder, StrategyBuilder
+from exml.combiners import ByClass
 from exml.generators import AuxiliaryData, DataImpression, DatasetImages, GaussianNoise, ModelInversion, Replay
-from exml.losses import ByClass, CenterLogits, Distillation, RawLogits
+from exml.learning.builder import CompleteBuilder, StrategyBuilder
+from exml.losses import Distillation
+from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
+from exml.protocols import Generator, Prior
 from exml.recipes._appendix import (
     AUGMENTATION,
     AUXILIARY,

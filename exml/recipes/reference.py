@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import attrs
 
-from exml._types import BufferPolicy, Generator, Prior
+from exml.augmentation import Augmentation
 from exml.buffers import EqualParts, Latest
-from exml.builder import CompleteBuilder, StrategyBuilder
+from exml.combiners import SideBySide
 from exml.generators import AuxiliaryData, DataImpression, DatasetImages, GaussianNoise, ModelInversion, Replay
-from exml.losses import CenterLogits, Distillation, RawLogits, SideBySide
-from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm
+from exml.learning.builder import CompleteBuilder, StrategyBuilder
+from exml.losses import Distillation
+from exml.normalizers import CenterLogits, RawLogits
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
+from exml.protocols import BufferPolicy, Generator, Prior
 from exml.recipes._appendix import (
     AUXILIARY,
     BUFFER,

@@ -6,10 +6,10 @@ from typing import Any
 
 import attrs
 
-from exml._serialization import from_plain, to_plain
-from exml.errors import ConfigError, SettingError
+from exml.augmentation import Augmentation
+from exml.core.errors import ConfigError, SettingError
+from exml.core.serialization import from_plain, to_plain
 from exml.experts import ExpertTraining
-from exml.priors import Augmentation
 
 AUGMENTATIONS = {
     "none": None,

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exml._serialization import from_plain, to_plain
-from exml.distributed import Ranks
-from exml.errors import ConfigError, ExpertError
-from exml.experts import Expert, ExpertStream, ExpertTraining, load_expert, read_card, save_expert, train_expert
-from exml.samples import Samples
+from exml.core.errors import ConfigError, ExpertError
+from exml.core.expert import Expert
+from exml.core.ranks import Ranks
+from exml.core.samples import Samples
+from exml.core.serialization import from_plain, to_plain
+from exml.experts import ExpertStream, ExpertTraining, load_expert, read_card, save_expert, train_expert
 
 if TYPE_CHECKING:
     from exml.scenarios.scenario import Experience, Scenario

@@ -39,7 +39,7 @@ def cifar10_mt(seed: int, split: Split) -> Scenario:
     """Five tasks with two classes each, and task labels.
 
     One head of ten units serves all tasks: the units of a task's two classes are its head, and with the task label, as
-    in :func:`exml.evaluation.within_tasks` and :class:`exml.losses.MultiTask`, the others do not count.
+    in :func:`exml.runs.evaluation.within_tasks` and :class:`exml.combiners.MultiTask`, the others do not count.
     """
     return _scenario(dataset_folder(), "mt", seed, split)
 

@@ -13,11 +13,11 @@ from typing import Literal
 import attrs
 import torch
 
-from exml._rng import make_generator
+from exml.core.rng import make_generator
+from exml.core.samples import Samples
 from exml.datasets import core50, core50_lists, dataset_folder
 from exml.datasets.imagenet import MEAN, STD
 from exml.experts import ExpertTraining
-from exml.samples import Samples
 from exml.scenarios.registry import Split, register
 from exml.scenarios.scenario import Scenario
 from exml.scenarios.splits import joint, new_classes, new_instances

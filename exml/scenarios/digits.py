@@ -7,9 +7,9 @@ from functools import lru_cache
 import torch
 from einops import rearrange
 
-from exml._rng import derive_seed
+from exml.core.rng import derive_seed
+from exml.core.samples import Samples
 from exml.experts import ExpertTraining
-from exml.samples import Samples
 from exml.scenarios.registry import Split, register
 from exml.scenarios.scenario import Scenario
 from exml.scenarios.splits import joint, multi_task, new_classes, new_instances

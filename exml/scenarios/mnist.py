@@ -11,9 +11,9 @@ from pathlib import Path
 import attrs
 from torch import nn
 
+from exml.core.samples import Samples
 from exml.datasets import dataset_folder, mnist
 from exml.experts import ExpertTraining
-from exml.samples import Samples
 from exml.scenarios.registry import Split, register
 from exml.scenarios.scenario import Scenario
 from exml.scenarios.splits import joint, new_classes

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 import attrs
 
-from exml.errors import SettingError, UnknownNameError
+from exml.core.errors import SettingError, UnknownNameError
 from exml.experts import ExpertTraining
 from exml.scenarios._settings import changed
 from exml.scenarios.scenario import Scenario
@@ -71,7 +71,7 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
     Args:
         name: one of :func:`names`; after a colon it may change settings of how the experts are trained, the fields of
             :class:`~exml.experts.ExpertTraining`. An augmentation is one of those that
-            :class:`~exml.priors.Augmentation` has a name for, or ``none``. What the scenario is called is all of this.
+            :class:`~exml.augmentation.Augmentation` has a name for, or ``none``. All of this is the scenario's name.
         seed: for the order of the classes, or which images go where.
         split: what the experiences' ``test`` is: the test set, or a part of the rest that no expert was trained on
             either, with which settings are chosen without a look at the test set.

@@ -10,12 +10,12 @@ import attrs
 import torch
 from torch import nn
 
-from exml._rng import global_seed
+from exml.core.ranks import ALONE, Ranks
+from exml.core.rng import global_seed
+from exml.core.samples import Samples
 from exml.datasets import imagenet_weights
-from exml.distributed import ALONE, Ranks
 from exml.experts import ExpertStream, ExpertTraining
 from exml.models import Normalized, build
-from exml.samples import Samples
 from exml.scenarios._training import train_experts
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import attrs
 
-from exml._registry import component
-from exml._types import Labels
-from exml._validators import in_range
-from exml.errors import DataError
-from exml.samples import StoredImages
+from exml.core.errors import DataError
+from exml.core.registry import component
+from exml.core.samples import StoredImages
+from exml.core.shapes import Labels
+from exml.core.validators import in_range
 from exml.scenarios.registry import load
 
 

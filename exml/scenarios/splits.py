@@ -9,11 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from exml._rng import make_generator
-from exml._types import Labels
-from exml.errors import DataError, SettingError
+from exml.core.errors import DataError, SettingError
+from exml.core.rng import make_generator
+from exml.core.samples import Samples, StoredImages, to_pixels
+from exml.core.shapes import Labels
 from exml.experts import ExpertTraining
-from exml.samples import Samples, StoredImages, to_pixels
 from exml.scenarios.scenario import Experience, Scenario
 
 Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from exml._types import BufferPolicy
-from exml.samples import Samples
+from exml.core.samples import Samples
+from exml.protocols import BufferPolicy
 from exml.testing.component import check_component, require
 
 

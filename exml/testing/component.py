@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 
-from exml._registry import kind_of
-from exml._roles import plays
-from exml._serialization import from_plain, to_plain
-from exml.errors import UnknownNameError
+from exml.core.errors import UnknownNameError
+from exml.core.registry import kind_of
+from exml.core.roles import plays
+from exml.core.serialization import from_plain, to_plain
 
 
 def require(holds: bool, what: str, component: object) -> None:

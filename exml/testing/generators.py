@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from exml._types import Generator
-from exml.experts import Expert
+from exml.core.expert import Expert
+from exml.protocols import Generator
 from exml.testing.component import check_component, require
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from exml._types import ClassMask, Combiner, Labels, Loss, Normalizer
-from exml.samples import Samples
-from exml.targets import Target, TeacherLogits
+from exml.core.samples import Samples
+from exml.core.shapes import ClassMask, Labels
+from exml.core.targets import Target, TeacherLogits
+from exml.protocols import Combiner, Loss, Normalizer
 from exml.testing.component import check_component, require
 
 _CLASSES = 6

@@ -8,9 +8,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from exml._types import Augmentation, Images, Prior
-from exml.distributed import Ranks
+from exml.core.ranks import Ranks
+from exml.core.shapes import Images
 from exml.priors import record_activations
+from exml.protocols import Augmentation, Prior
 from exml.testing.component import check_component, require
 from exml.testing.ranks import run_on_ranks
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from exml.distributed import Ranks
+from exml.core.ranks import Ranks
 
 Result = TypeVar("Result")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from exml.baselines import EnsembleAverage, MinEntropy, Oracle, _ask
-from exml.errors import BaselineError, ExpertError, NonFiniteError, SettingError, StreamError
+from exml.core.errors import BaselineError, ExpertError, NonFiniteError, SettingError, StreamError
 from exml.experts import Expert, ExpertStream
 
 CLASSES = 7

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from exml.baselines import ParameterAverage
-from exml.errors import BaselineError, StreamError
+from exml.core.errors import BaselineError, StreamError
 from exml.experts import Expert, ExpertStream
 from exml.models import ConvNet
 

@@ -47,7 +47,7 @@ def test_cumulative_keeps_earlier_samples_with_equal_probability():
 @pytest.mark.parametrize("policy", [Cumulative(4), ClassBalanced(4)])
 def test_a_share_of_nothing_is_refused(policy):
     assert policy.share(4) == 1
-    with pytest.raises(exml.errors.BufferSizeError, match="at least 5 samples"):
+    with pytest.raises(exml.core.errors.BufferSizeError, match="at least 5 samples"):
         policy.share(5)
 
 
@@ -82,7 +82,7 @@ def test_unbounded_keeps_everything_in_order():
 )
 @pytest.mark.parametrize("size", [0, -1, 2.5, "many", True])
 def test_sizes_are_positive_integers(make, size):
-    with pytest.raises(exml.errors.SettingError, match="an integer >= 1"):
+    with pytest.raises(exml.core.errors.SettingError, match="an integer >= 1"):
         make(size)
 
 

@@ -9,11 +9,12 @@ import torch
 
 import exml
 from exml import recipes
+from exml.augmentation import Augmentation
 from exml.buffers import ClassBalanced, Cumulative, Reservoir, Unbounded
+from exml.core.errors import BufferSizeError, ExpertError
 from exml.costs import CostModel, Line, count, estimate, measure
 from exml.costs.leaves import batch_of, iterations_of, shortened
 from exml.engine import Execution, Training
-from exml.errors import BufferSizeError, ExpertError
 from exml.generators import (
     AuxiliaryData,
     BufferedImages,
@@ -24,7 +25,7 @@ from exml.generators import (
     ModelInversion,
     ProceduralImages,
 )
-from exml.priors import Augmentation, BatchNormStatistics
+from exml.priors import BatchNormStatistics
 from exml.scenarios import registry
 from tests import tiny
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from exml.buffers import Cumulative, Reservoir, Unbounded
+from exml.core.errors import BufferSizeError, SettingError
 from exml.costs import (
     CostModel,
     DistillationRates,
@@ -23,7 +24,6 @@ from exml.costs import (
     leaves,
 )
 from exml.engine import Training
-from exml.errors import BufferSizeError, SettingError
 from exml.generators import BufferedImages, GaussianNoise, Mixture, ModelInversion, ProceduralImages
 from exml.priors import BatchNormStatistics
 from tests import tiny

@@ -11,9 +11,10 @@ from exml.buffers import Cumulative
 from exml.costs import CostModel, DistillationRates, GenerationRates, Rates, count
 from exml.costs._tally import tally
 from exml.engine import Training
-from exml.generators import DataImpression, GaussianNoise, GenerationContext, Mixture, ModelInversion
+from exml.generators import DataImpression, GaussianNoise, Mixture, ModelInversion
 from exml.models import SlimResNet18
 from exml.priors import BatchNormStatistics
+from exml.protocols import GenerationContext
 from tests import tiny
 
 

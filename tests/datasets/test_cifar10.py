@@ -13,8 +13,8 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
+from exml.core.errors import DataError
 from exml.datasets import cifar10
-from exml.errors import DataError
 
 BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 

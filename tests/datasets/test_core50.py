@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from exml.core.errors import DataError
 from exml.datasets import core50, core50_lists
 from exml.datasets._decoding import _write
-from exml.errors import DataError
 
 THINGS, FRAMES = (1, 2, 6, 50), 3
 TEST = (3, 7, 10)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exml.core.errors import DataError
+from exml.core.samples import Samples
 from exml.datasets import dataset_folder, hold_out
-from exml.errors import DataError
-from exml.samples import Samples
 
 
 def numbered(labels: list[int]) -> Samples:

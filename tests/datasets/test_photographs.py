@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torchvision.models import mobilenet_v2
 from torchvision.transforms.v2 import functional as transforms
 
+from exml.core.errors import DataError, SettingError
+from exml.core.samples import fitted
 from exml.datasets import image_folder, imagenet, imagenet_weights
-from exml.errors import DataError, SettingError
-from exml.samples import fitted
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 

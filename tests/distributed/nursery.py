@@ -13,7 +13,8 @@ import time
 import torch
 
 import exml
-from exml import cli, events
+from exml import cli
+from exml.learning import events
 from exml.scenarios import registry
 from tests import tiny
 
@@ -70,7 +71,7 @@ def is_there(event, place):
 def fail(fault):
     """Die, stop, hang or raise."""
     if fault == "raise":
-        raise exml.errors.DataError(expected="an image", got="none", remedy="look for one")
+        raise exml.core.errors.DataError(expected="an image", got="none", remedy="look for one")
     if fault == "hang":
         time.sleep(1_000)
     os.kill(os.getpid(), signal.SIGKILL if fault == "kill" else signal.SIGSTOP)

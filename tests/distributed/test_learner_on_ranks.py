@@ -6,15 +6,17 @@ import pytest
 import torch
 
 import exml
-from exml import events
-from exml.checkpoint import CheckpointFolder
+from exml.augmentation import Augmentation
+from exml.core.errors import SettingError, StreamError
 from exml.distributed import ALONE
 from exml.engine import Training
-from exml.errors import SettingError, StreamError
 from exml.generators import ModelInversion
-from exml.losses import CenterLogits, Distillation
+from exml.learning import events
+from exml.learning.checkpoint import CheckpointFolder
+from exml.losses import Distillation
 from exml.models import ConvNet
-from exml.priors import Augmentation, BatchNormStatistics, L2Norm, Sum
+from exml.normalizers import CenterLogits
+from exml.priors import BatchNormStatistics, L2Norm, Sum
 from exml.testing import run_on_ranks
 from tests import tiny
 
@@ -24,7 +26,7 @@ def strategy(**changes):
         "generator": ModelInversion(iterations=6, batch_size=5),
         "prior": Sum((L2Norm(1e-3), BatchNormStatistics(1.0))),
         "augmentation": Augmentation(shift=1),
-        "combiner": exml.losses.ByClass(),
+        "combiner": exml.combiners.ByClass(),
         "normalizer": CenterLogits(),
         "buffer": exml.buffers.Cumulative(13),
         "loss": Distillation(),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import exml
-from exml.report import Result
+from exml.runs import Result
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

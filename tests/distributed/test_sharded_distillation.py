@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 import exml
+from exml.augmentation import Augmentation
+from exml.combiners import ByClass
 from exml.distributed import ALONE
 from exml.engine import Execution, ExecutionWarning, PreviousStudent, Training, distill
 from exml.engine._synchronized import synchronized
-from exml.losses import ByClass, CenterLogits, Distillation
+from exml.losses import Distillation
 from exml.models import ConvNet
-from exml.priors import Augmentation
+from exml.normalizers import CenterLogits
 from exml.testing import run_on_ranks
 
 SHAPE = (1, 8, 8)

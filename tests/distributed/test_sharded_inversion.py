@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from exml.augmentation import Augmentation, Chain
 from exml.distributed import ALONE
 from exml.engine import EAGER, Execution, ExecutionWarning, inverter
-from exml.engine._flight import Flight
-from exml.generators import NoJournal
+from exml.engine._active_images import Flight
 from exml.models import SlimResNet18
-from exml.priors import Augmentation, BatchNormStatistics, Chain, GaussianBlur, L2Norm, Sum, TotalVariation, Weighted
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum, TotalVariation, Weighted
+from exml.protocols import NoJournal
 from exml.testing import run_on_ranks
 from tests.engine.test_inversion import jitter
 

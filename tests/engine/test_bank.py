@@ -5,11 +5,13 @@ import torch
 from torch import nn
 
 import exml
+from exml.augmentation import Augmentation
+from exml.combiners import ByClass
+from exml.core.errors import SettingError
 from exml.engine import PreviousStudent, Training, distill
-from exml.errors import SettingError
-from exml.losses import ByClass, CenterLogits, Distillation
+from exml.losses import Distillation
 from exml.models import ConvNet
-from exml.priors import Augmentation
+from exml.normalizers import CenterLogits
 
 SHAPE = (1, 8, 8)
 

@@ -20,12 +20,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import exml
+from exml.augmentation import Augmentation
+from exml.combiners import ByClass
 from exml.engine import Execution, ExecutionWarning, PreviousStudent, Training, _steps, distill, invert
 from exml.engine._steps import Choice, Fallback
-from exml.generators import NoJournal
-from exml.losses import ByClass, CenterLogits, Distillation
+from exml.losses import Distillation
 from exml.models import ConvNet, LeNet5, SlimResNet18
-from exml.priors import Augmentation, BatchNormStatistics, GaussianBlur, L2Norm, Sum
+from exml.normalizers import CenterLogits
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
+from exml.protocols import NoJournal
 
 DYNAMO = ("ignore:The .grad attribute", "ignore::DeprecationWarning", "ignore::FutureWarning")
 """What PyTorch's own compiler warns of itself."""

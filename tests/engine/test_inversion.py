@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from exml.core.errors import ExpertError, NonFiniteError
 from exml.engine import invert
-from exml.errors import ExpertError, NonFiniteError
-from exml.generators import NoJournal
 from exml.priors import BatchNormStatistics
+from exml.protocols import NoJournal
 from tests.generators.helpers import Ends, KilledError, KillingJournal, hooks_of, snapshot_of
 
 

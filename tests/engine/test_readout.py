@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 import exml
+from exml.combiners import SideBySide
+from exml.core.errors import SettingError
+from exml.core.targets import Target
 from exml.engine import PreviousStudent, Training, distill
-from exml.engine._readout import solve_readout
-from exml.errors import SettingError
-from exml.losses import MeanSquaredError, RawLogits, SideBySide
-from exml.targets import Target
+from exml.engine._ridge_head import solve_readout
+from exml.losses import MeanSquaredError
+from exml.normalizers import RawLogits
 
 SHAPE = (1, 4, 4)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from exml.errors import ExpertError, UnknownNameError
+from exml.core.errors import ExpertError, UnknownNameError
 from exml.experts import Expert, ExpertCard, load_expert, read_card, save_expert
 from exml.models import ConvNet
 

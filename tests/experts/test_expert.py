@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from exml.errors import ExpertError, NonFiniteError
+from exml.core.errors import ExpertError, NonFiniteError
 from exml.experts import Expert
 
 

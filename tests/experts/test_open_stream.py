@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import exml
-from exml.errors import ExpertError, StreamError
+from exml.core.errors import ExpertError, StreamError
 from exml.experts import ExpertStream, OpenStream, load_expert, save_expert
 from exml.models import ConvNet
 from tests.helpers import experts, network, same, strategy, weights

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from exml.errors import ExpertError, StreamError
+from exml.core.errors import ExpertError, StreamError
 from exml.experts import Expert, ExpertStream, save_expert
 from exml.models import ConvNet
 

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from exml.errors import ExpertError, NonFiniteError, SettingError
+from exml.core.errors import ExpertError, NonFiniteError, SettingError
+from exml.core.samples import Samples
 from exml.experts import Expert, ExpertTraining, train_expert
 from exml.experts._checkpoint import TrainingCheckpoint
 from exml.models import ConvNet, SlimResNet18
-from exml.samples import Samples
 
 
 def blobs(count: int = 40, classes: tuple[int, ...] = (3, 7), seed: int = 0) -> Samples:

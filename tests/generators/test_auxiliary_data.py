@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.errors import BufferSizeError, DataError, ShapeError
-from exml.generators import AuxiliaryData, GenerationContext, InMemory, PhotoPatches
+from exml.core.errors import BufferSizeError, DataError, ShapeError
+from exml.generators import AuxiliaryData, InMemory, PhotoPatches
+from exml.protocols import GenerationContext
 from exml.testing import check_generator
 from tests.generators.helpers import expert, snapshot_of
 

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 import exml
-from exml.errors import ShapeError
-from exml.generators import BufferedImages, GaussianNoise, GenerationContext, ModelInversion, ProceduralImages
-from exml.losses import ByClass, CenterLogits, Distillation
+from exml.combiners import ByClass
+from exml.core.errors import ShapeError
+from exml.generators import BufferedImages, GaussianNoise, ModelInversion, ProceduralImages
+from exml.losses import Distillation
 from exml.models import ConvNet
+from exml.normalizers import CenterLogits
+from exml.protocols import GenerationContext
 
 SHAPE = (1, 8, 8)
 

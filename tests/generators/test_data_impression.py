@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from exml.errors import BufferSizeError, ExpertError, SettingError
+from exml.core.errors import BufferSizeError, ExpertError, SettingError
 from exml.experts import Expert
-from exml.generators import DataImpression, GenerationContext, ProceduralImages
+from exml.generators import DataImpression, ProceduralImages
 from exml.generators.data_impression import class_similarity
+from exml.protocols import GenerationContext
 from exml.testing import check_generator
 from tests.generators.helpers import KilledError, KillingJournal, expert, hooks_of, snapshot_of
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from exml._serialization import from_plain, to_plain
-from exml.errors import DataError, SettingError
+from exml.core.errors import DataError, SettingError
+from exml.core.serialization import from_plain, to_plain
 from exml.experts import Expert
 from exml.generators import AuxiliaryData, DatasetImages, Source
 

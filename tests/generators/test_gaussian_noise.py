@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.errors import BufferSizeError, SettingError
+from exml.core.errors import BufferSizeError, SettingError
 from exml.experts import Expert
-from exml.generators import GaussianNoise, GenerationContext
+from exml.generators import GaussianNoise
+from exml.protocols import GenerationContext
 from exml.testing import check_generator
 from tests.generators.helpers import expert, network, snapshot_of
 

@@ -6,16 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.errors import BufferSizeError, SettingError
-from exml.generators import (
-    DataImpression,
-    GaussianNoise,
-    GenerationContext,
-    Mixture,
-    ModelInversion,
-    ProceduralImages,
-)
-from exml.samples import Samples
+from exml.core.errors import BufferSizeError, SettingError
+from exml.core.samples import Samples
+from exml.generators import DataImpression, GaussianNoise, Mixture, ModelInversion, ProceduralImages
+from exml.protocols import GenerationContext
 from exml.testing import check_generator
 from tests.generators.helpers import Ends, KilledError, KillingJournal, expert
 

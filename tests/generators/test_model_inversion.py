@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from exml.errors import BufferSizeError, NonFiniteError, SettingError, ShapeError
+from exml.core.errors import BufferSizeError, NonFiniteError, SettingError, ShapeError
+from exml.core.samples import Samples
 from exml.experts import Expert
-from exml.generators import GenerationContext, ModelInversion, ProceduralImages
-from exml.samples import Samples
+from exml.generators import ModelInversion, ProceduralImages
+from exml.protocols import GenerationContext
 from exml.testing import check_generator
 from tests.generators.helpers import Ends, KilledError, KillingJournal, expert, hooks_of, snapshot_of
 

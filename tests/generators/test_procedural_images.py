@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from exml.errors import BufferSizeError, SettingError
+from exml.core.errors import BufferSizeError, SettingError
 from exml.experts import Expert
-from exml.generators import GenerationContext, ProceduralImages
+from exml.generators import ProceduralImages
 from exml.generators.procedural import dead_leaves, smooth_noise, strokes
 from exml.generators.procedural._draws import palette
 from exml.generators.procedural.strokes import _curves, _distance
+from exml.protocols import GenerationContext
 from exml.testing import check_generator
 from tests.generators.helpers import Ends, network
 

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.errors import BufferSizeError, DataError, ShapeError
-from exml.generators import GenerationContext, ImageFile, InMemory, Replay
+from exml.core.errors import BufferSizeError, DataError, ShapeError
+from exml.generators import ImageFile, InMemory, Replay
+from exml.protocols import GenerationContext
 from exml.testing import check_generator
 from tests.generators.helpers import expert
 

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
-from exml._serialization import from_plain, to_plain
-from exml.errors import CheckpointError, DataError, SettingError
+from exml.core.errors import CheckpointError, DataError, SettingError
+from exml.core.serialization import from_plain, to_plain
 from exml.generators import ImageFile, InMemory, PhotoPatches, Source
 
 BYTES = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.errors import SettingError, ShapeError
-from exml.losses import ByClass, MultiTask, ProductOfExperts, SideBySide
-from exml.samples import Samples
-from exml.targets import TeacherLogits
+from exml.combiners import ByClass, MultiTask, ProductOfExperts, SideBySide
+from exml.core.errors import SettingError, ShapeError
+from exml.core.samples import Samples
+from exml.core.targets import TeacherLogits
 
 CLASSES = 5
 TASKS = ((0, 1), (2, 3), (4,))

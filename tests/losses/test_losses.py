@@ -6,10 +6,10 @@ import torch
 from scipy.special import log_softmax, rel_entr, softmax
 from torch.nn import functional
 
-from exml._registry import class_of, kind_of
-from exml.errors import SettingError
+from exml.core.errors import SettingError
+from exml.core.registry import class_of, kind_of
+from exml.core.targets import Target
 from exml.losses import CrossEntropy, Distillation, KLDivergence, MeanSquaredError, Sum, Weighted
-from exml.targets import Target
 
 LOSSES = [
     MeanSquaredError(),

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import normalize, scale
 
-from exml.errors import SettingError
-from exml.losses import CenterLogits, L2NormalizeLogits, RawLogits, StandardizeLogits
+from exml.core.errors import SettingError
+from exml.normalizers import CenterLogits, L2NormalizeLogits, RawLogits, StandardizeLogits
 
 KNOWN = torch.tensor([True, False, True, True, False])
 NORMALIZERS = [RawLogits(), CenterLogits(), StandardizeLogits(), L2NormalizeLogits()]

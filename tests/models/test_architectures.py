@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models as theirs
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from exml.errors import SettingError
+from exml.core.errors import SettingError
 from exml.models import ConvNet, LeNet5, Normalized, SlimResNet18, build, describe, mobilenet_v2, resnet18
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from exml import models
-from exml.errors import SettingError, UnknownNameError
+from exml.core.errors import SettingError, UnknownNameError
 
 
 @models.register("test-two-layers")

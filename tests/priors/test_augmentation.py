@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from exml.errors import SettingError
-from exml.priors import Augmentation
-from exml.priors._jitter import adjust_brightness, adjust_contrast, adjust_saturation
-from exml.priors._warp import inverse_affine, move, warp
+from exml.augmentation import Augmentation
+from exml.augmentation._jitter import adjust_brightness, adjust_contrast, adjust_saturation
+from exml.augmentation._warp import inverse_affine, move, warp
+from exml.core.errors import SettingError
 
 
 def seeded(seed=0):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from exml.errors import ExpertError, SettingError
+from exml.core.errors import ExpertError, SettingError
 from exml.priors import BatchNormStatistics, record_activations
 
 

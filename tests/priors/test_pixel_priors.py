@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.errors import SettingError
+from exml.core.errors import SettingError
 from exml.priors import GaussianBlur, L2Norm, TotalVariation
 from exml.priors._blurring import _gaussian, _matrix, change_by_matrices, change_by_sums, gaussian
 

@@ -3,20 +3,11 @@
 import pytest
 import torch
 
-from exml._registry import class_of, kind_of
-from exml._types import Augmentation as AnyAugmentation
-from exml._types import Prior
-from exml.priors import (
-    Augmentation,
-    BatchNormStatistics,
-    Chain,
-    GaussianBlur,
-    L2Norm,
-    Sum,
-    TotalVariation,
-    Weighted,
-    record_activations,
-)
+from exml.augmentation import Augmentation, Chain
+from exml.core.registry import class_of, kind_of
+from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum, TotalVariation, Weighted, record_activations
+from exml.protocols import Augmentation as AnyAugmentation
+from exml.protocols import Prior
 
 PRIORS = [
     L2Norm(0.1),

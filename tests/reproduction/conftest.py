@@ -5,11 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from reproduction import Layout, TableColumn, TableRow
 
-from exml.reproduction import Layout, TableColumn, TableRow
+from exml.runs.sweep import Ended, Failure
+from exml.runs.sweep._attempt import attempt
 from exml.scenarios import registry
-from exml.sweep import Ended, Failure
-from exml.sweep._attempt import attempt
 from tests import tiny
 
 
@@ -83,6 +83,6 @@ def _tiny(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_pictures_of_runs(monkeypatch):
-    monkeypatch.setattr("exml.experiment._work.save_figure", lambda figure, path: Path(path).write_bytes(b""))
-    monkeypatch.setattr("exml.experiment._work.accuracy_figure", lambda *_: None)
-    monkeypatch.setattr("exml.experiment._work.samples_figure", lambda *_: None)
+    monkeypatch.setattr("exml.runs._scenario_run.save_figure", lambda figure, path: Path(path).write_bytes(b""))
+    monkeypatch.setattr("exml.runs._scenario_run.accuracy_figure", lambda *_: None)
+    monkeypatch.setattr("exml.runs._scenario_run.samples_figure", lambda *_: None)

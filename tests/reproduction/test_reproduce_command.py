@@ -5,11 +5,12 @@ from pathlib import Path
 
 import attrs
 import pytest
+import reproduction
+from reproduction import Cell, Outcome, read_cells
 
-from exml import cli, reproduction
+from exml import cli
 from exml.cli import reproduce as command
-from exml.report import Environment, Seconds
-from exml.reproduction import Cell, Outcome, read_cells
+from exml.runs import Environment, Seconds
 from tests.reproduction.conftest import small_layout
 
 

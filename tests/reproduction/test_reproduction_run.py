@@ -12,12 +12,13 @@ from pathlib import Path
 import attrs
 import matplotlib as mpl
 import pytest
+import reproduction
+from reproduction import Reproduction, _commit, read_cells
 
-from exml import experiment, reproduction
-from exml.errors import CheckpointError, DataError, SettingError
-from exml.reproduction import Reproduction, _commit, read_cells
+from exml import runs
+from exml.core.errors import CheckpointError, DataError, SettingError
+from exml.runs.sweep import RunEnded, SweepStarted
 from exml.scenarios import registry
-from exml.sweep import RunEnded, SweepStarted
 from tests import tiny
 from tests.reproduction.conftest import Here, small_layout
 
@@ -49,7 +50,7 @@ def test_cells_are_what_single_runs_say(tmp_path):
     assert isinstance(seen[0], SweepStarted)
     assert len([event for event in seen if isinstance(event, RunEnded)]) == len(cells)
 
-    single = experiment.run("tiny-nc", {"mi": tiny.inversion()}, tmp_path / "single", seed=1)
+    single = runs.run("tiny-nc", {"mi": tiny.inversion()}, tmp_path / "single", seed=1)
     cell, (learned,) = cells["tiny-nc/paper-model-inversion--budget=1--seed=1"], single.strategies
     assert (cell.accuracy, cell.stream_accuracy) == (learned.accuracy, learned.stream_accuracy)
     assert cell.forgetting == learned.forgetting
@@ -259,7 +260,7 @@ import sys
 
 sys.path.insert(0, {root!r})
 from exml import reproduction
-from exml.sweep import LocalProcesses
+from exml.runs.sweep import LocalProcesses
 from tests.reproduction.conftest import small_layout
 from tests.reproduction.test_reproduction_run import LONG
 

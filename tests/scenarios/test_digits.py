@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from exml import scenarios
-from exml.errors import DataError, SettingError, UnknownNameError
+from exml.core.errors import DataError, SettingError, UnknownNameError
 from exml.experts import ExpertTraining
 from exml.generators import Source
 

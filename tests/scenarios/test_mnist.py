@@ -19,8 +19,8 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 
 from exml import scenarios
+from exml.core.errors import DataError, UnknownNameError
 from exml.datasets.mnist import _parts, mnist
-from exml.errors import DataError, UnknownNameError
 from exml.experts import ExpertTraining
 from exml.recipes import recipe
 from exml.scenarios.mnist import _joint, _new_classes

@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from exml import scenarios
+from exml.core.errors import DataError, SettingError
 from exml.datasets import cifar10, core50
-from exml.errors import DataError, SettingError
 from exml.experts import Expert, ExpertTraining, load_expert
-from exml.generators import GenerationContext, Replay
+from exml.generators import Replay
 from exml.models import build
+from exml.protocols import GenerationContext
 from exml.scenarios.cifar10 import _scenario as cifar10_scenario
 from exml.scenarios.core50 import _scenario as core50_scenario
 

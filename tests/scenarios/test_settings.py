@@ -6,9 +6,9 @@ import attrs
 import pytest
 
 from exml import scenarios
-from exml.errors import SettingError, UnknownNameError
+from exml.augmentation import Augmentation
+from exml.core.errors import SettingError, UnknownNameError
 from exml.experts import ExpertTraining
-from exml.priors import Augmentation
 
 
 @pytest.mark.parametrize(

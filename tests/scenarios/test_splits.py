@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.errors import DataError, SettingError
-from exml.samples import Samples
+from exml.core.errors import DataError, SettingError
+from exml.core.samples import Samples
 from exml.scenarios import joint, multi_task, new_classes, new_instances
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import attrs
 import pytest
 
-from exml import sweep
-from exml._registry import class_of
-from exml.errors import SettingError
-from exml.sweep import Choice, LocalProcesses, RayCluster, Resources, Sweep, Task, ray_cluster
-from exml.sweep import local as local_module
-from exml.sweep._imports import import_all
+from exml.core.errors import SettingError
+from exml.core.registry import class_of
+from exml.runs import sweep
+from exml.runs.sweep import Choice, LocalProcesses, RayCluster, Resources, Sweep, Task, ray_cluster
+from exml.runs.sweep import local as local_module
+from exml.runs.sweep._imports import import_all
 from tests import tiny
 from tests.sweep.test_sweep_run import table
 

@@ -5,11 +5,11 @@ import pytest
 import yaml
 
 import exml
-from exml import sweep
-from exml.errors import CheckpointError, ConfigError, ExmlError, SettingError, UnknownNameError
+from exml.core.errors import CheckpointError, ConfigError, ExmlError, SettingError, UnknownNameError
 from exml.recipes import recipe
-from exml.sweep import Choice, Resources, Sweep
-from exml.sweep._fields import short_names, with_field
+from exml.runs import sweep
+from exml.runs.sweep import Choice, Resources, Sweep
+from exml.runs.sweep._fields import short_names, with_field
 from tests import tiny
 
 
@@ -225,9 +225,9 @@ def test_the_plan_sees_how_far_each_run_is(folder):
 
 
 def exml_run(out, seed):
-    from exml import experiment
+    from exml import runs
 
-    experiment.run("tiny-nc", {"noise": tiny.strategy()}, out, seed=seed)
+    runs.run("tiny-nc", {"noise": tiny.strategy()}, out, seed=seed)
 
 
 def test_what_is_saved_says_where_the_files_are(folder):

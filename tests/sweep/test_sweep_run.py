@@ -16,11 +16,11 @@ import matplotlib as mpl
 import pytest
 from rich.console import Console
 
-from exml import experiment, sweep
-from exml.errors import CheckpointError
-from exml.report import Result, WaitingForProcess
-from exml.strategy import Strategy
-from exml.sweep import Ended, Failure, RunEnded, Sweep, SweepDisplay, SweepStarted, groups_of
+from exml import runs
+from exml.core.errors import CheckpointError
+from exml.learning.strategy import Strategy
+from exml.runs import Result, WaitingForProcess, sweep
+from exml.runs.sweep import Ended, Failure, RunEnded, Sweep, SweepDisplay, SweepStarted, groups_of
 from tests import tiny
 
 
@@ -43,16 +43,16 @@ class Here:
             known = Path(self.memory.name) / task.name
             if not known.exists():
                 parts = Strategy.from_dict(task.parts)
-                experiment.run(task.scenario, {task.strategy: parts}, known, seed=task.seed)
+                runs.run(task.scenario, {task.strategy: parts}, known, seed=task.seed)
             shutil.copytree(known, task.folder)
             yield Ended(task.name, None)
 
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    monkeypatch.setattr("exml.experiment._work.save_figure", lambda figure, path: path.write_bytes(b""))
-    monkeypatch.setattr("exml.experiment._work.accuracy_figure", lambda *_: None)
-    monkeypatch.setattr("exml.experiment._work.samples_figure", lambda *_: None)
+    monkeypatch.setattr("exml.runs._scenario_run.save_figure", lambda figure, path: path.write_bytes(b""))
+    monkeypatch.setattr("exml.runs._scenario_run.accuracy_figure", lambda *_: None)
+    monkeypatch.setattr("exml.runs._scenario_run.samples_figure", lambda *_: None)
 
 
 @pytest.fixture

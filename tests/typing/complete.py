@@ -6,11 +6,13 @@ import attrs
 import torch
 
 import exml
-from exml._types import ClassMask, Images, Logits, Scalar
-from exml.builder import Given, StrategyBuilder
+from exml.augmentation import Augmentation
+from exml.combiners import ByClass
+from exml.core.shapes import ClassMask, Images, Logits, Scalar
 from exml.generators import ModelInversion, ProceduralImages
-from exml.losses import ByClass, Distillation
-from exml.priors import Augmentation, GaussianBlur, L2Norm
+from exml.learning.builder import Given, StrategyBuilder
+from exml.losses import Distillation
+from exml.priors import GaussianBlur, L2Norm
 
 
 @exml.component

@@ -1,8 +1,10 @@
 """A type checker refuses each line that ends in `# error`, and no other."""
 
 import exml
+from exml.combiners import ByClass
 from exml.generators import ProceduralImages
-from exml.losses import ByClass, CenterLogits, Distillation, MeanSquaredError
+from exml.losses import Distillation, MeanSquaredError
+from exml.normalizers import CenterLogits
 from exml.priors import L2Norm
 
 empty = exml.StrategyBuilder()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exml._types import Images
+from exml.core.shapes import Images
 from exml.generators.procedural._draws import palette, pixel_centres, uniform
 
 _LEAVES = 40

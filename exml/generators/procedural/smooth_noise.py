@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from exml._types import Images
+from exml.core.shapes import Images
 from exml.generators.procedural._draws import palette, uniform
 
 

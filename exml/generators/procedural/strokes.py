@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from exml._types import Images
+from exml.core.shapes import Images
 from exml.generators.procedural._draws import palette, pixel_centres, uniform
 
 _STROKES = 5  # at most in one image

@@ -1,0 +1,30 @@
+from . import augmentation as augmentation
+from . import baselines as baselines
+from . import buffers as buffers
+from . import combiners as combiners
+from . import datasets as datasets
+from . import distributed as distributed
+from . import engine as engine
+from . import experts as experts
+from . import generators as generators
+from . import learning as learning
+from . import losses as losses
+from . import models as models
+from . import normalizers as normalizers
+from . import priors as priors
+from . import protocols as protocols
+from . import recipes as recipes
+from . import runs as runs
+from . import scenarios as scenarios
+from . import testing as testing
+from .core.errors import ExmlError as ExmlError
+from .core.expert import Expert as Expert
+from .core.registry import component as component
+from .core.samples import Samples as Samples
+from .engine.training import Training as Training
+from .experts.stream import ExpertStream as ExpertStream
+from .learning.builder import StrategyBuilder as StrategyBuilder
+from .learning.learner import Learner as Learner
+from .learning.strategy import Strategy as Strategy
+
+__version__: str

@@ -1,0 +1,88 @@
+"""Affine warps, each image by a matrix of its own, and the simpler ones that need no interpolation."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from exml.core.shapes import Images
+
+Padding: TypeAlias = Literal["border", "zeros", "reflection"]
+"""What lies beyond the border: the outermost pixels, zeros, or the image mirrored."""
+
+
+def inverse_affine(
+    angle: Float[Tensor, " batch"],
+    scale: Float[Tensor, " batch"],
+    mirror: Float[Tensor, " batch"],
+    shift: Float[Tensor, "2 batch"],
+) -> Float[Tensor, "batch 2 3"]:
+    """Where each pixel of the result comes from, in pixels from the centre of the image.
+
+    The image is mirrored, scaled, turned and shifted, in this order; what is returned undoes that, from the last to the
+    first: ``A = M · R(-angle) / scale`` and ``-A · shift`` beside it.
+
+    Args:
+        angle: radians, counter-clockwise as one sees it.
+        scale: > 1 enlarges.
+        mirror: -1 swaps left and right, 1 does not.
+        shift: pixels to the right and down.
+    """
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    right = torch.stack((mirror * cos, -mirror * sin), 1)
+    down = torch.stack((sin, cos), 1)
+    turned = torch.stack((right, down), 1)
+    return torch.cat((turned, -(turned * shift.T[:, None]).sum(2, keepdim=True)), 2)
+
+
+def warp(images: Images, matrices: Float[Tensor, "batch 2 3"], padding: Padding) -> Images:
+    """Read each pixel p of the result at ``matrix · (p, 1)`` of the image, bilinearly; p in pixels from the centre.
+
+    Differentiable in the images. The grid is written out, because ``affine_grid`` is a matrix product, and those round
+    to ten bits where a program allows TF32: a shift by whole pixels would blur.
+    """
+    precise = torch.promote_types(images.dtype, torch.float32)
+    height, width = images.shape[-2:]
+    x = torch.arange(width, dtype=precise, device=images.device)[:, None] - (width - 1) / 2
+    y = torch.arange(height, dtype=precise, device=images.device)[:, None] - (height - 1) / 2
+    right, down = matrices.to(precise).unbind(1)
+    scaled = torch.stack((right * (2 / width), down * (2 / height)), 2)  # batch, factors of (x, y, 1), (right, down)
+    across, along, shift = scaled[:, :, None].unbind(1)
+    grid = (along * y)[:, :, None] + (across * x + shift)[:, None]  # the one sum that is as large as the images
+    # Read channels last, a CPU takes half as long again, the copy included.
+    source = images.to(precise, memory_format=torch.contiguous_format)
+    warped = functional.grid_sample(source, grid, padding_mode=padding, align_corners=False)
+    return warped.to(images.dtype)
+
+
+def move(
+    images: Images, mirrored: Bool[Tensor, " batch"] | None, shift: Int[Tensor, "2 batch"], padding: Padding
+) -> Images:
+    """Mirror, then shift by whole pixels to the right and down: each pixel of the result is one of the image, exactly.
+
+    What :func:`warp` would do, without interpolation: several times faster, and with a gradient that copies too.
+    """
+    batch, channels, height, width = images.shape
+    x = torch.arange(width, device=images.device) - shift[0, :, None]
+    y = torch.arange(height, device=images.device) - shift[1, :, None]
+    if mirrored is not None:
+        x = torch.where(mirrored[:, None], width - 1 - x, x)
+    places = _held(y, height, padding)[:, :, None] * width + _held(x, width, padding)[:, None]
+    everywhere = places.view(batch, 1, -1).expand(-1, channels, -1)
+    moved = images.flatten(2).gather(2, everywhere).view(images.shape)
+    if padding != "zeros":
+        return moved
+    inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None]
+    return torch.where(inside, moved, 0)
+
+
+def _held(places: Int[Tensor, "batch length"], length: int, padding: Padding) -> Int[Tensor, "batch length"]:
+    """Where to read for places beyond the border."""
+    if padding == "reflection":
+        folded = places % (2 * length)
+        return torch.minimum(folded, 2 * length - 1 - folded)
+    return places.clamp(0, length - 1)

@@ -1,0 +1,39 @@
+"""Several augmentations are one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+import torch
+
+from exml.core.registry import component
+from exml.core.shapes import Images
+from exml.protocols import Augmentation
+
+
+def _tuple(augmentations: Iterable[Augmentation]) -> tuple[Augmentation, ...]:
+    return tuple(augmentations)
+
+
+@component(kind="chain-of-augmentations")
+@attrs.frozen
+class Chain:
+    """Augmentations one after the other, itself an augmentation; of none it changes nothing.
+
+    Args:
+        augmentations: the first is applied first.
+
+    >>> from exml.priors import Augmentation
+    >>> chain = Chain((Augmentation(shift=2), Augmentation(brightness=0.2)))
+    >>> chain(torch.rand(4, 3, 8, 8), torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 3, 8, 8])
+    """
+
+    augmentations: tuple[Augmentation, ...] = attrs.field(converter=_tuple)
+
+    def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
+        """Apply them all, drawing from one generator."""
+        for augmentation in self.augmentations:
+            images = augmentation(images, generator)
+        return images

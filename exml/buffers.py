@@ -1,0 +1,224 @@
+"""Buffer policies: which samples of earlier experiences M_i keeps (Sec. 3, "Buffer Update")."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+
+from exml.core.errors import BufferSizeError
+from exml.core.registry import component
+from exml.core.samples import Samples
+from exml.core.shapes import Labels
+from exml.core.validators import positive_int
+
+
+def subset(length: int, size: int, generator: torch.Generator) -> Labels:
+    """``min(size, length)`` distinct indices below ``length``, in ascending order, each set equally probable."""
+    drawn = torch.randperm(length, generator=generator, device=generator.device)[:size]
+    return drawn.sort().values
+
+
+def share_of(size: int, experience: int) -> int:
+    """⌊N / i⌋, Eq. 5.
+
+    Raises:
+        BufferSizeError: when that is nothing.
+    """
+    if size < experience:
+        raise BufferSizeError(
+            expected=f"a buffer of at least {experience} samples for experience {experience}",
+            got=str(size),
+            remedy="give the buffer a larger size, or use exml.buffers.Unbounded",
+        )
+    return size // experience
+
+
+@component
+@attrs.frozen
+class ClassBalanced:
+    """Keep N samples, as many of each class as the rarer classes allow.
+
+    Unlike :class:`Cumulative`, experiences with many classes get more room than those with few. A class with fewer
+    samples than its share keeps them all, and what it leaves is shared among the others.
+
+    Args:
+        size: N, at least the number of experiences.
+
+    >>> new = Samples.of(torch.zeros(6, 1, 2, 2), torch.tensor([0, 0, 0, 0, 1, 2]))
+    >>> ClassBalanced(4)(None, new, torch.Generator().manual_seed(0)).labels.tolist()
+    [0, 0, 1, 2]
+    """
+
+    size: int = attrs.field(validator=positive_int())
+
+    def share(self, experience: int, /) -> int:
+        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is nothing."""
+        return share_of(self.size, experience)
+
+    def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
+        """M_i from M_{i-1} and D_i; samples keep their order."""
+        union = new if memory is None else Samples.concat([memory, new])
+        classes, counts = union.labels.unique(return_counts=True)
+        kept: list[torch.Tensor] = []
+        room = self.size
+        for rank, position in enumerate(counts.argsort(stable=True).tolist()):
+            members = (union.labels == classes[position]).nonzero().squeeze(1)
+            chosen = subset(len(members), room // (len(classes) - rank), generator)
+            kept.append(members[chosen])
+            room -= len(chosen)
+        return union[torch.cat(kept).sort().values]
+
+
+@component
+@attrs.frozen
+class Cumulative:
+    r"""Keep N samples: ⌊N/i⌋ new ones and a uniform subsample of the earlier ones (Sec. 3, "Buffer Update").
+
+    .. math:: \mathcal{M}_i = subsample(\mathcal{M}_{i-1}) \cup \mathcal{D}_i, \quad
+        |\mathcal{D}_i| = N / i, \quad |subsample(\mathcal{M}_{i-1})| = N - N / i
+
+    Args:
+        size: N, at least the number of experiences.
+
+    >>> policy = Cumulative(5_000)
+    >>> [policy.share(experience) for experience in (1, 2, 3)]
+    [5000, 2500, 1666]
+    """
+
+    size: int = attrs.field(validator=positive_int())
+
+    def share(self, experience: int, /) -> int:
+        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is nothing."""
+        return share_of(self.size, experience)
+
+    def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
+        """M_i from M_{i-1} and D_i; earlier samples keep their order."""
+        if memory is None:
+            return new
+        kept = subset(len(memory), self.size - len(new), generator)
+        return Samples.concat([memory[kept], new])
+
+
+@component
+@attrs.frozen
+class EqualParts:
+    """Keep ⌊N/i⌋ samples of every experience, drawn from what there was of each.
+
+    This is what the paper's code does for the subsample of :class:`Cumulative`, which draws N - N/i of all earlier
+    samples and leaves to chance how many are of which experience. M_i has up to i - 1 samples less than N.
+
+    Args:
+        size: N, at least the number of experiences.
+
+    >>> new = Samples.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3]), experience=2)
+    >>> old = Samples.of(torch.ones(9, 1, 2, 2), torch.arange(9), experience=1)
+    >>> EqualParts(9)(old, new, torch.Generator().manual_seed(0)).experiences.tolist()
+    [1, 1, 1, 1, 2, 2, 2, 2]
+    """
+
+    size: int = attrs.field(validator=positive_int())
+
+    def share(self, experience: int, /) -> int:
+        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is nothing."""
+        return share_of(self.size, experience)
+
+    def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
+        """M_i from M_{i-1} and D_i; experiences stay in their order."""
+        if memory is None:
+            return new
+        parts = [(memory.experiences == past).nonzero().squeeze(1) for past in memory.experiences.unique()]
+        kept = torch.cat([part[subset(len(part), len(new), generator)] for part in parts])
+        return Samples.concat([memory[kept], new])
+
+
+@component
+@attrs.frozen
+class Latest:
+    """Keep the samples of this experience alone: M_i = D_i.
+
+    Earlier classes live on in the previous student's answers about new images. This is what the paper's code does with
+    auxiliary data, which are the same in all experiences.
+
+    Args:
+        size: how many samples every experience makes.
+
+    >>> new = Samples.of(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=2)
+    >>> old = Samples.of(torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=1)
+    >>> Latest(3)(old, new, torch.Generator()).experiences.tolist()
+    [2, 2, 2]
+    """
+
+    size: int = attrs.field(validator=positive_int())
+
+    def share(self, experience: int, /) -> int:
+        """``size``, whatever the experience."""
+        return self.size
+
+    def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
+        """M_i is D_i."""
+        return new
+
+
+@component
+@attrs.frozen
+class Reservoir:
+    """Keep N samples, each sample made so far with the same probability (Vitter's Algorithm R, 1985).
+
+    Every experience makes the same number of samples, so the cost of an experience does not fall along the stream as
+    it does with :class:`Cumulative`, and the stream may be of any length.
+
+    Args:
+        size: N.
+        per_experience: how many samples every experience makes.
+
+    >>> policy = Reservoir(2, per_experience=4)
+    >>> new = Samples.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3]), experience=1)
+    >>> len(policy(None, new, torch.Generator().manual_seed(0)))
+    2
+    """
+
+    size: int = attrs.field(validator=positive_int())
+    per_experience: int = attrs.field(validator=positive_int())
+
+    def share(self, experience: int, /) -> int:
+        """``per_experience``, whatever the experience."""
+        return self.per_experience
+
+    def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
+        """M_i from M_{i-1} and D_i; how many samples came before is (i - 1) * ``per_experience``."""
+        held = 0 if memory is None else len(memory)
+        before = 0 if memory is None else (int(new.experiences[0]) - 1) * self.per_experience
+        union = new if memory is None else Samples.concat([memory, new])
+        slots = list(range(held))
+        draws = torch.rand(len(new), generator=generator, device=generator.device, dtype=torch.float64).tolist()
+        for position, draw in enumerate(draws):
+            if len(slots) < self.size:
+                slots.append(held + position)
+                continue
+            slot = int(draw * (before + position + 1))
+            if slot < self.size:
+                slots[slot] = held + position
+        return union[torch.tensor(slots, device=union.labels.device)]
+
+
+@component
+@attrs.frozen
+class Unbounded:
+    """Keep all samples. Memory grows with the stream: an upper bound to compare with, not a policy for long streams.
+
+    Args:
+        per_experience: how many samples every experience makes.
+
+    >>> Unbounded(100).share(7)
+    100
+    """
+
+    per_experience: int = attrs.field(validator=positive_int())
+
+    def share(self, experience: int, /) -> int:
+        """``per_experience``, whatever the experience."""
+        return self.per_experience
+
+    def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
+        """The union of M_{i-1} and D_i, in order."""
+        return new if memory is None else Samples.concat([memory, new])

@@ -1,0 +1,225 @@
+"""Combiners: make one target of two teachers' normalized logits (Eq. 8)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+import attrs
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from exml.core.errors import SettingError, ShapeError
+from exml.core.registry import component
+from exml.core.samples import Samples
+from exml.core.shapes import EntryMask
+from exml.core.targets import Target, TeacherLogits
+from exml.core.validators import in_range, one_of
+from exml.protocols import Combiner
+
+
+def seen_by(previous: TeacherLogits, expert: TeacherLogits) -> EntryMask:
+    """For each image, the classes that either teacher knows."""
+    return (previous.known | expert.known).expand_as(expert.logits)
+
+
+def average(previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryMask, use_expert: EntryMask) -> Target:
+    """The mean of the values in use, 0 and not defined where there is none; candidates are all classes seen."""
+    total = torch.where(use_previous, previous.logits, 0) + torch.where(use_expert, expert.logits, 0)
+    halves = torch.where(use_previous & use_expert, 0.5, 1.0).to(total.dtype)
+    return Target(total * halves, use_previous | use_expert, seen_by(previous, expert))
+
+
+@component
+@attrs.frozen
+class ByClass:
+    """The teacher that knows the label of an image gives the target; if both do, their mean (Eq. 8).
+
+    A teacher speaks of its own units only. Where both know the label, the target spans the classes of either: the mean
+    where both have a unit, the value of the one that has it elsewhere. As printed, the third case of Eq. 8 repeats
+    y^ExM; this is its evident sense, (y^ExM + y^S) / 2. A label that nobody knows leaves its row undefined.
+
+    Args:
+        units: of a teacher that is asked, the classes it was trained on (``"known"``) or all it has a unit for
+            (``"present"``).
+
+    >>> import torch
+    >>> both = torch.tensor([True, True])
+    >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([True, False]), both)
+    >>> expert = TeacherLogits(torch.tensor([[0.0, 2.0], [0.0, 4.0]]), torch.tensor([False, True]), both)
+    >>> target = ByClass()(previous, expert, Samples.of(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])))
+    >>> target.logits
+    tensor([[1., 0.],
+            [0., 4.]])
+    >>> target.defined
+    tensor([[ True, False],
+            [False,  True]])
+    """
+
+    units: Literal["known", "present"] = attrs.field(default="known", validator=one_of("known", "present"))
+
+    def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
+        """The target of each sample, by its label."""
+        asked = previous.known[samples.labels], expert.known[samples.labels]
+        units = (previous.known, expert.known) if self.units == "known" else (previous.present, expert.present)
+        return average(previous, expert, asked[0][:, None] & units[0], asked[1][:, None] & units[1])
+
+
+def _nested(value: Any) -> Any:
+    return tuple(_nested(part) for part in value) if isinstance(value, list | tuple) else value
+
+
+def _class_ids(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    tasks = value if isinstance(value, tuple) else ()
+    ids = [classes if isinstance(classes, tuple) else () for classes in tasks]
+    if not ids or not all(ids) or not all(type(name) is int and name >= 0 for classes in ids for name in classes):
+        raise SettingError(
+            expected=f"for {type(instance).__name__}.{attribute.name} the class ids (from 0) of every task",
+            got=repr(value),
+            remedy="list them as ((0, 1), (2, 3))",
+        )
+
+
+@lru_cache(maxsize=32)
+def _table(tasks: tuple[tuple[int, ...], ...], classes: int, device: torch.device) -> Bool[Tensor, "tasks classes"]:
+    if (largest := max(map(max, tasks))) >= classes:
+        raise ShapeError(
+            expected=f"class ids below {classes}, the width of the logits",
+            got=str(largest),
+            remedy="correct the combiner's tasks, or give the student more outputs",
+        )
+    with torch.inference_mode(False):  # kept for later calls, which may need gradients
+        table = torch.zeros(len(tasks), classes, dtype=torch.bool)
+        for row, ids in zip(table, tasks, strict=True):
+            row[list(ids)] = True
+        return table.to(device)
+
+
+@component
+@attrs.frozen
+class MultiTask:
+    """An image concerns only the classes of its own task, as with one head a task (Sec. 5, CIFAR10-MT).
+
+    Both the target and the candidates of another combiner's target are cut down to those classes, so that neither loss
+    compares classes of different tasks.
+
+    Args:
+        tasks: ``tasks[t]`` has the global class ids of task label t; tasks may share classes.
+        combiner: makes the target; with :class:`ByClass` the teacher that knows the label gives it, which for a new
+            task is the expert, and for an old one the previous student.
+
+    >>> head = torch.tensor([True, True, False, False])
+    >>> previous = TeacherLogits(torch.full((2, 4), 1.0), head, head)
+    >>> expert = TeacherLogits(torch.full((2, 4), 5.0), ~head, ~head)
+    >>> samples = Samples(torch.zeros(2, 1, 2, 2), torch.tensor([0, 3]), torch.tensor([0, 1]), torch.tensor([1, 2]))
+    >>> target = MultiTask(((0, 1), (2, 3)))(previous, expert, samples)
+    >>> target.logits
+    tensor([[1., 1., 0., 0.],
+            [0., 0., 5., 5.]])
+    >>> target.candidates.int()
+    tensor([[1, 1, 0, 0],
+            [0, 0, 1, 1]], dtype=torch.int32)
+    """
+
+    tasks: tuple[tuple[int, ...], ...] = attrs.field(converter=_nested, validator=_class_ids)
+    combiner: Combiner = attrs.field(factory=ByClass)
+
+    def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
+        """The combiner's target within each sample's task.
+
+        Raises:
+            ShapeError: for a sample whose task label is none of ``tasks``, such as -1; on an accelerator this is a
+                device assertion, since to look would halt the device at each step.
+        """
+        target = self.combiner(previous, expert, samples)
+        table = _table(self.tasks, target.logits.shape[1], target.logits.device)
+        rows = torch.where(samples.tasks < 0, len(self.tasks), samples.tasks)  # -1 would mean the last row
+        try:
+            own = table[rows]
+        except IndexError as error:
+            raise ShapeError(
+                expected=f"samples with task labels 0 to {len(self.tasks) - 1}",
+                got=str(sorted(set(samples.tasks.tolist()))),
+                remedy="give every expert its task, or choose a combiner without tasks",
+            ) from error
+        return Target(torch.where(own, target.logits, 0), target.defined & own, target.candidates & own)
+
+
+@component
+@attrs.frozen
+class ProductOfExperts:
+    """Add the logits of the previous student and the expert over all units that they have, trained or not.
+
+    The sum of logits is the logarithm of the product of unnormalised probabilities. What the never-trained units of an
+    expert say is evidence too: they are low where the image is none of its own. A previous student that knows no class
+    yet contributes nothing. Needs experts with a head of the full width; the others abstain on the classes they lack.
+
+    >>> import torch
+    >>> both = torch.tensor([True, True])
+    >>> previous = TeacherLogits(torch.tensor([[1.0, -3.0]]), torch.tensor([True, False]), both)
+    >>> expert = TeacherLogits(torch.tensor([[-1.0, 2.0]]), torch.tensor([False, True]), both)
+    >>> ProductOfExperts()(previous, expert, Samples.of(torch.zeros(1, 1, 2, 2), torch.tensor([0]))).logits
+    tensor([[ 0., -1.]])
+    """
+
+    def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
+        """The same classes for every sample; labels are not used."""
+        use_previous = previous.present & previous.known.any()
+        total = torch.where(use_previous, previous.logits, 0) + torch.where(expert.present, expert.logits, 0)
+        defined = (use_previous | expert.present).expand_as(total)
+        return Target(total, defined, seen_by(previous, expert))
+
+
+@component
+@attrs.frozen
+class SideBySide:
+    """Write the previous student's and the expert's logits side by side, each over the classes it knows.
+
+    This is what the paper's code does in place of Eq. 8: labels are not used, and where classes overlap the target is
+    the mean. Normalise the logits first, or the teacher with the larger ones wins.
+
+    An expert may prefer one of its classes whatever an image shows, and is then given images of others' classes too.
+    With a calibration c the target of its class k is ``y_k - c · mean(y_k)``, the mean over the mini-batch; the
+    previous student was taught by calibrated targets and stays as it is. (Ranks each take the mean of their part.)
+
+    Experts are also more or less sure of themselves, whoever is right. With ``scale="previous"`` the (calibrated)
+    logits of the expert are multiplied by one number, so that over the mini-batch the mean square of its classes is
+    that of the previous student's; the first expert sets the scale for all.
+
+    Args:
+        calibration: c, from 0, as the paper has it, to 1.
+        scale: ``"own"``, as the paper has it, or ``"previous"``.
+
+    >>> import torch
+    >>> both = torch.tensor([True, True])
+    >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0]]), torch.tensor([True, False]), both)
+    >>> expert = TeacherLogits(torch.tensor([[0.0, 2.0]]), torch.tensor([False, True]), both)
+    >>> SideBySide()(previous, expert, Samples.of(torch.zeros(1, 1, 2, 2), torch.tensor([0]))).logits
+    tensor([[1., 2.]])
+    """
+
+    calibration: float = attrs.field(default=0.0, validator=in_range(0, 1))
+    scale: Literal["own", "previous"] = attrs.field(default="own", validator=one_of("own", "previous"))
+
+    def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
+        """The same classes for every sample."""
+        if self.calibration:
+            preference = expert.logits.mean(0, keepdim=True)
+            expert = attrs.evolve(expert, logits=expert.logits - self.calibration * preference)
+        if self.scale == "previous":
+            expert = attrs.evolve(expert, logits=expert.logits * _ratio(previous, expert))
+        use_previous = previous.known.expand_as(previous.logits)
+        return average(previous, expert, use_previous, expert.known.expand_as(expert.logits))
+
+
+def _ratio(previous: TeacherLogits, expert: TeacherLogits) -> Tensor:
+    """Of the root mean squares; 1 where one of them is 0 or there is no previous student."""
+
+    def square(teacher: TeacherLogits) -> Tensor:
+        known = teacher.known.to(teacher.logits.dtype)
+        return (teacher.logits.square() * known).sum() / (known.sum() * len(teacher.logits)).clamp_min(1)
+
+    wanted, there = square(previous), square(expert)
+    fits = (wanted > 0) & (there > 0)
+    return torch.where(fits, wanted / torch.where(fits, there, 1), 1).sqrt()

@@ -1,0 +1,130 @@
+"""What enters the batch-norm layers of an expert, recorded without computing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from exml.core.moments import var_mean
+from exml.core.ranks import Shard
+
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@attrs.frozen(eq=False)
+class Activation:
+    """The input of one batch-norm layer in the last forward pass, with the statistics of the training data.
+
+    An engine that folds the layer into the convolution before it never computes that input. It records the layer's
+    output instead, and how to get back: ``input = recorded * scale + shift``, channel by channel.
+
+    Args:
+        layer: the qualified name of the layer in its module.
+        recorded: ``(batch, channels, ...)``, with its graph.
+        running_mean: ``(channels,)``.
+        running_var: ``(channels,)``.
+        scale: ``(channels,)``; None: ``recorded`` is the input itself.
+        shift: ``(channels,)``; with ``scale``.
+        token: takes the gradient of :meth:`var_mean` to where the values were recorded; an engine may give one.
+        shard: which rows of a batch these are, where the others are on other ranks.
+    """
+
+    layer: str
+    recorded: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    token: Tensor | None = None
+    shard: Shard | None = None
+
+    @property
+    def input(self) -> Tensor:
+        """``(batch, channels, ...)``, what entered the layer, with its graph; computed if it was not recorded."""
+        if self.scale is None or self.shift is None:
+            return self.recorded
+        axes = (-1, *(1,) * (self.recorded.ndim - 2))
+        return self.recorded * self.scale.view(axes) + self.shift.view(axes)
+
+    def var_mean(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+        """Biased variance and mean of each channel of the input, over the batch and all positions, in one pass.
+
+        The batch is the whole one, also where this rank holds a :attr:`shard` of it.
+
+        >>> values = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+        >>> [row.tolist() for row in Activation("bn", values, torch.zeros(2), torch.ones(2)).var_mean()]
+        [[1.0, 0.0], [2.0, 0.0]]
+        """
+        return statistics_of([self])
+
+
+def statistics_of(activations: Sequence[Activation]) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+    """:meth:`Activation.var_mean` of several layers, one after another; a handful of operations for all of them.
+
+    Args:
+        activations: of one forward pass, at least one.
+
+    Returns:
+        tuple[Tensor, Tensor]: biased variances and means, ``(channels,)``, of all layers in a row.
+
+    >>> values = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    >>> layer = Activation("bn", values, torch.zeros(2), torch.ones(2))
+    >>> [row.tolist() for row in statistics_of([layer, layer])]
+    [[1.0, 0.0, 1.0, 0.0], [2.0, 0.0, 2.0, 0.0]]
+    """
+    moments = [var_mean(activation.recorded, activation.token) for activation in activations]
+    var, mean = (torch.cat(rows) for rows in zip(*moments, strict=True))
+    shard = activations[0].shard
+    if shard is not None:
+        var, mean = shard.moments(var, mean)  # one exchange for all layers
+    if all(activation.scale is None for activation in activations):
+        return var, mean
+    scale = torch.cat([torch.ones_like(a.running_mean) if a.scale is None else a.scale for a in activations])
+    shift = torch.cat([torch.zeros_like(a.running_mean) if a.shift is None else a.shift for a in activations])
+    return var * scale.square(), torch.addcmul(shift, mean, scale)
+
+
+@contextmanager
+def record_activations(module: nn.Module) -> Generator[list[Activation]]:
+    """Record the input of every BatchNorm1d/2d/3d layer with running statistics; each forward pass fills the list anew.
+
+    A layer that one pass calls twice is there twice. The hooks are gone after the block, also after an exception.
+
+    >>> net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
+    >>> with record_activations(net) as activations:
+    ...     _ = net(torch.zeros(4, 3))
+    ...     [(activation.layer, tuple(activation.input.shape)) for activation in activations]
+    [('0', (4, 3))]
+    """
+    recorded: list[Activation] = []
+    layers = {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, BATCH_NORM) and part.running_mean is not None
+    }
+
+    def clear(_module: nn.Module, _inputs: Any) -> None:
+        recorded.clear()
+
+    def recorder(name: str) -> Any:
+        def record(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            mean, var = part.running_mean, part.running_var
+            assert isinstance(mean, Tensor)
+            assert isinstance(var, Tensor)
+            recorded.append(Activation(name, inputs[0], mean, var))
+
+        return record
+
+    handles = [module.register_forward_pre_hook(clear)]
+    handles += [part.register_forward_pre_hook(recorder(name)) for name, part in layers.items()]
+    try:
+        yield recorded
+    finally:
+        for handle in handles:
+            handle.remove()

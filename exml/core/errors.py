@@ -1,0 +1,116 @@
+"""Every error that exml raises on purpose: what was expected, what was got, and the remedy.
+
+All of them derive from :class:`ExmlError`, so ``except exml.core.errors.ExmlError`` catches a mistake in the input and
+lets a bug through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ExmlError(Exception):
+    """Bad input, found before it could do harm.
+
+    Args:
+        expected: what would have been right.
+        got: what was there instead.
+        remedy: what to do about it, as a sentence without its full stop.
+
+    >>> raise ExmlError(expected="3 channels", got="1", remedy="repeat the grey channel")
+    Traceback (most recent call last):
+    exml.core.errors.ExmlError: expected 3 channels, got 1; remedy: repeat the grey channel
+    """
+
+    def __init__(self, *, expected: str, got: str, remedy: str) -> None:
+        super().__init__(f"expected {expected}, got {got}; remedy: {remedy}")
+        self.expected = expected
+        self.got = got
+        self.remedy = remedy
+
+
+class SettingError(ExmlError, ValueError):
+    """A component was made with a value outside its range."""
+
+
+class StrategyError(ExmlError):
+    """A strategy cannot be built; :attr:`problems` lists everything that is missing or contradictory, at once.
+
+    Args:
+        problems: one sentence each, with its remedy.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        super().__init__(
+            expected="a complete strategy", got=f"{len(problems)} problem(s)", remedy=f"mend each:{listed}"
+        )
+        self.problems = tuple(problems)
+
+
+class ConfigError(ExmlError, ValueError):
+    """A YAML or JSON strategy does not describe a strategy; :attr:`path` names the place.
+
+    Args:
+        path: keys from the root to the fault, e.g. ``generator.iterations``.
+        expected: what would have been right.
+        got: what was there instead.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, path: str, *, expected: str, got: str, remedy: str) -> None:
+        super().__init__(expected=f"{expected} at {path or 'the root'}", got=got, remedy=remedy)
+        self.path = path
+
+
+class UnknownNameError(ExmlError, KeyError):
+    """A name (of a scenario, a strategy, a model, a kind of component) that nobody registered."""
+
+    __str__ = Exception.__str__
+
+
+class ExpertError(ExmlError):
+    """An expert contradicts its card: classes, output units, image shape, or it cannot be loaded."""
+
+
+class StreamError(ExmlError):
+    """A stream has no experts, or is not the stream that a run was begun with."""
+
+
+class ShapeError(ExmlError, ValueError):
+    """Images, labels or logits of the wrong shape, type or range of class ids."""
+
+
+class NonFiniteError(ExmlError, ArithmeticError):
+    """NaN or infinity in weights, logits or a loss."""
+
+
+class BufferSizeError(ExmlError, ValueError):
+    """A buffer too small for its stream: a share of it would hold no image."""
+
+
+class CheckpointError(ExmlError):
+    """A checkpoint that is absent, truncated, or of another run; the file itself is left as it is."""
+
+
+class BaselineError(ExmlError):
+    """A baseline that these experts do not allow, such as averaging the parameters of two architectures."""
+
+
+class DataError(ExmlError):
+    """A dataset that is absent or not in the layout that was expected."""
+
+
+class RankError(ExmlError):
+    """Another rank of a distributed run has died, hangs, or has raised an error of its own.
+
+    Args:
+        expected: what would have been right.
+        got: what was there instead.
+        remedy: what to do about it.
+        reported: whether another rank has said so already, so that this one need not.
+    """
+
+    def __init__(self, *, expected: str, got: str, remedy: str, reported: bool = False) -> None:
+        super().__init__(expected=expected, got=got, remedy=remedy)
+        self.reported = reported

@@ -1,0 +1,220 @@
+"""One expert f_i^S of the stream (Sec. 2): somebody's trained classifier and what must be known to ask it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
+from typing import Any
+
+import attrs
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from exml.core.errors import ExpertError, NonFiniteError
+from exml.core.shapes import ClassMask, Images, Labels
+from exml.core.targets import TeacherLogits
+
+
+def _tuple(values: Any) -> tuple[Any, ...]:
+    return tuple(values.tolist() if isinstance(values, Tensor) else values)
+
+
+def _own_classes(expert: Expert) -> tuple[int, ...]:
+    return expert.classes
+
+
+@attrs.frozen(eq=False, slots=False)
+class Expert:
+    """A trained classifier, the global ids of the classes it knows, and how its images are normalised.
+
+    Its head may have one unit for each of its own classes, or be of the full width with most units never trained:
+    ``outputs`` says which unit is which class.
+
+    Args:
+        module: takes normalised images ``(batch, *image_shape)``, gives logits ``(batch, len(outputs))``.
+        classes: global ids of the classes it was trained on.
+        image_shape: ``(channels, height, width)``.
+        outputs: the global class id of each output unit, None for a unit that names no class. Default: ``classes``.
+        mean: of each channel, in pixel units; one number serves all channels.
+        std: of each channel, in pixel units, > 0.
+        task: the task label t_i, where the scenario has tasks.
+        name: for reports.
+
+    Raises:
+        ExpertError: when ids repeat, are negative, or ``classes`` has one without an output unit.
+
+    >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    >>> expert = Expert(head, classes=(3, 7), image_shape=(1, 8, 8))
+    >>> expert.logits(torch.rand(5, 1, 8, 8)).shape
+    torch.Size([5, 2])
+    >>> expert.labels(torch.rand(5, 1, 8, 8)).unique().tolist() in ([3], [7], [3, 7])
+    True
+    """
+
+    module: nn.Module = attrs.field(repr=lambda module: type(module).__name__)
+    classes: tuple[int, ...] = attrs.field(converter=_tuple)
+    image_shape: tuple[int, int, int] = attrs.field(converter=_tuple)
+    outputs: tuple[int | None, ...] = attrs.field(
+        default=attrs.Factory(_own_classes, takes_self=True), converter=_tuple, kw_only=True
+    )
+    mean: tuple[float, ...] = attrs.field(default=(0.0,), converter=_tuple, kw_only=True)
+    std: tuple[float, ...] = attrs.field(default=(1.0,), converter=_tuple, kw_only=True)
+    task: int | None = attrs.field(default=None, kw_only=True)
+    name: str = attrs.field(default="expert", kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        units = [unit for unit in self.outputs if unit is not None]
+        problem: tuple[str, str] | None = None
+        if not self.classes:
+            problem = "at least one class", "none"
+        elif len(set(self.classes)) < len(self.classes) or len(set(units)) < len(units):
+            problem = "each class id once", f"classes {self.classes}, outputs {self.outputs}"
+        elif min(*self.classes, *units, 0) < 0:
+            problem = "class ids from 0", f"classes {self.classes}, outputs {self.outputs}"
+        elif missing := sorted(set(self.classes) - set(units)):
+            problem = "an output unit for every class", f"none for {missing} in outputs {self.outputs}"
+        elif len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            problem = "image_shape (channels, height, width)", str(self.image_shape)
+        elif {len(self.mean), len(self.std)} - {1, self.image_shape[0]} or min(self.std) <= 0:
+            problem = f"mean and std of 1 or {self.image_shape[0]} channels, std > 0", f"{self.mean}, {self.std}"
+        if problem is not None:
+            expected, got = problem
+            raise ExpertError(expected=f"{expected} (expert {self.name!r})", got=got, remedy="correct its card")
+
+    @property
+    def device(self) -> torch.device:
+        """Where its first parameter is; the CPU for a module without any."""
+        return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> Expert:
+        """This expert with its module moved (in place, as ``nn.Module.to`` does) to a device."""
+        return attrs.evolve(self, module=self.module.to(device))
+
+    def normalize(self, pixels: Images) -> Images:
+        """From pixel units to the units of its module, ``(x - mean) / std``."""
+        return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
+
+    def denormalize(self, images: Images) -> Images:
+        """From the units of its module back to pixel units."""
+        return images * self._channels(self.std, images) + self._channels(self.mean, images)
+
+    def logits(self, pixels: Images) -> Float[Tensor, "batch units"]:
+        """One column an output unit, for images in pixel units."""
+        return self.module(self.normalize(pixels))
+
+    def teach(self, pixels: Images, classes: int) -> TeacherLogits:
+        """Its logits laid out over ``classes`` global class ids, for images in pixel units."""
+        logits = self.logits(pixels)
+        known = self._sent(("known", classes), logits, lambda: _mask(self.classes, classes))
+        present = self._sent(("present", classes), logits, lambda: _mask(self._ids, classes))
+        if self.outputs != tuple(range(classes)):
+            columns = self._sent("columns", logits, lambda: torch.tensor(self._ids))
+            units = self._sent("units", logits, lambda: torch.tensor([self.outputs.index(name) for name in self._ids]))
+            logits = logits.new_zeros(len(logits), classes).index_copy(1, columns, logits[:, units])
+        return TeacherLogits(logits, known, present)
+
+    def labels(self, pixels: Images) -> Labels:
+        """The most probable of its own classes, as global ids: argmax f_i^S(x) (Sec. 4, auxiliary data)."""
+        best = self.own_logits(self.logits(pixels)).argmax(1)
+        return self._sent("class_ids", best, lambda: self.class_ids)[best]
+
+    def own_logits(self, logits: Float[Tensor, "batch units"]) -> Float[Tensor, "batch known"]:
+        """Of its output units, only those of its own classes, in the order of ``classes``."""
+        if self.outputs == self.classes:
+            return logits
+        return logits[:, self._sent("own_units", logits, lambda: self.own_units)]
+
+    @cached_property
+    def class_ids(self) -> Labels:
+        """``classes`` as an int64 tensor on the CPU."""
+        return torch.tensor(self.classes)
+
+    @cached_property
+    def own_units(self) -> Labels:
+        """The output unit of each of its classes, in the order of ``classes``, on the CPU."""
+        return torch.tensor([self.outputs.index(known) for known in self.classes])
+
+    @torch.no_grad()
+    def check(self, classes: int | None = None) -> None:
+        """Ask it once, before any work: do its outputs match its card, and are they finite?
+
+        Args:
+            classes: how many the student has; every id must be below.
+
+        Raises:
+            ExpertError: wrong image shape, number of outputs, or a class id that the student does not have.
+            NonFiniteError: NaN or infinity in its weights or logits.
+        """
+        if classes is not None and max(self._ids) >= classes:
+            raise ExpertError(
+                expected=f"class ids below {classes}, the student's outputs (expert {self.name!r})",
+                got=str(max(self._ids)),
+                remedy="give the student more outputs, or correct the card's outputs",
+            )
+        for name, tensor in self.module.state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise NonFiniteError(
+                    expected=f"finite weights (expert {self.name!r})",
+                    got=f"NaN or infinity in {name}",
+                    remedy="leave this expert out of the stream, or get a sound copy",
+                )
+        training = self.module.training
+        self.module.eval()
+        try:
+            logits = self.logits(torch.zeros(2, *self.image_shape, device=self.device))
+        except (RuntimeError, ValueError) as error:
+            raise ExpertError(
+                expected=f"a module that takes images {self.image_shape} (expert {self.name!r})",
+                got=str(error).splitlines()[0],
+                remedy="correct image_shape on its card",
+            ) from error
+        finally:
+            self.module.train(training)
+        if logits.shape != (2, len(self.outputs)):
+            raise ExpertError(
+                expected=f"logits (2, {len(self.outputs)}) as its card says (expert {self.name!r})",
+                got=str(tuple(logits.shape)),
+                remedy="correct outputs on its card: one class id (or None) an output unit",
+            )
+        if not bool(logits.isfinite().all()):
+            raise NonFiniteError(
+                expected=f"finite logits (expert {self.name!r})",
+                got="NaN or infinity for a black image",
+                remedy="leave this expert out of the stream, or get a sound copy",
+            )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over its weights and class ids: the same expert has the same one on every machine."""
+        digest = hashlib.sha256(repr((self.classes, self.outputs, self.task)).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def _ids(self) -> list[int]:
+        return [name for name in self.outputs if name is not None]
+
+    @cached_property
+    def _constants(self) -> dict[Hashable, Tensor]:
+        return {}
+
+    def _sent(self, name: Hashable, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        """A constant on the device of a tensor, in its type if it is floating; sent there once, not at every call."""
+        key = name, like.device, like.dtype
+        if key not in self._constants:
+            with torch.inference_mode(False):  # kept for later calls, which may need gradients
+                constant = make()
+                self._constants[key] = constant.to(like.device, like.dtype if constant.is_floating_point() else None)
+        return self._constants[key]
+
+    def _channels(self, values: tuple[float, ...], like: Images) -> Tensor:
+        return self._sent(values, like, lambda: torch.tensor(values, dtype=like.dtype).view(-1, 1, 1))
+
+
+def _mask(ids: Sequence[int], classes: int) -> ClassMask:
+    mask = torch.zeros(classes, dtype=torch.bool)
+    mask[list(ids)] = True
+    return mask

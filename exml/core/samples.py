@@ -1,0 +1,254 @@
+"""Samples: the pairs ⟨x, y⟩ that generators make and buffers keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import attrs
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from exml.core.errors import ShapeError
+from exml.core.shapes import Images, Labels, State
+
+StoredImages: TypeAlias = Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]
+"""Images as somebody keeps them: floating, in pixel units, or uint8, where 255 is 1.0 in pixel units."""
+
+
+def to_pixels(images: StoredImages) -> Images:
+    """Floating images in pixel units of such as are kept as uint8; floating ones are given back as they are.
+
+    >>> to_pixels(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8))
+    tensor([[[[0.0000, 0.2000, 1.0000]]]])
+    """
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def fitted(image: UInt8[Tensor, "channels height width"], size: int) -> UInt8[Tensor, "channels size size"]:
+    """The centre square of an image, resized to ``size`` pixels each way with antialiasing; as it is if that fits.
+
+    >>> fitted(torch.full((1, 6, 8), 7, dtype=torch.uint8), 3).tolist()
+    [[[7, 7, 7], [7, 7, 7], [7, 7, 7]]]
+    """
+    height, width = image.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[:, top : top + side, left : left + side]
+    if side == size:
+        return square
+    resized = torch.nn.functional.interpolate(square[None].float(), (size, size), mode="bilinear", antialias=True)[0]
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+@runtime_checkable
+class LabelledDataset(Protocol):
+    """What torchvision's datasets are like: a length, and an image with its class at each place."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]:
+        """An image and its class id."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Samples:
+    """Images with their labels and where they came from; immutable.
+
+    What is generated is floating. The images of datasets are kept as uint8, also on a device, and whoever reads them
+    takes :meth:`pixels` of a mini-batch.
+
+    Args:
+        images: ``(n, channels, height, width)``, floating in pixel units, or uint8, where 255 is 1.0 in pixel units.
+        labels: ``(n,)`` int64, global class ids.
+        tasks: ``(n,)`` int64, task labels; -1 where there is none.
+        experiences: ``(n,)`` int64, the experience (from 1) each came from; 0 where unknown.
+        targets: ``(n, k)``, optional soft targets: probabilities over the global class ids 0 to k - 1.
+
+    Raises:
+        ShapeError: when lengths, dimensions or types do not fit.
+
+    >>> samples = Samples.of(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), task=2)
+    >>> len(samples), samples.tasks.tolist()
+    (4, [2, 2, 2, 2])
+    >>> samples[samples.labels == 1]
+    Samples(2 images 1x8x8, classes 1, cpu)
+    """
+
+    images: StoredImages
+    labels: Labels
+    tasks: Labels
+    experiences: Labels
+    targets: Float[Tensor, "batch targets"] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.images.ndim != 4 or not (self.images.is_floating_point() or self.images.dtype == torch.uint8):
+            raise ShapeError(
+                expected="floating or uint8 images (n, channels, height, width)",
+                got=f"{tuple(self.images.shape)} {self.images.dtype}",
+                remedy="add the missing dimension, or convert with images.to(torch.uint8) what is between 0 and 255",
+            )
+        rows = {"labels": self.labels, "tasks": self.tasks, "experiences": self.experiences}
+        for name, row in rows.items():
+            if row.shape != (len(self.images),) or row.dtype != torch.int64:
+                raise ShapeError(
+                    expected=f"{name} ({len(self.images)},) int64",
+                    got=f"{tuple(row.shape)} {row.dtype}",
+                    remedy=f"give one of {name} an image",
+                )
+        if self.targets is not None and (self.targets.ndim != 2 or len(self.targets) != len(self.images)):
+            raise ShapeError(
+                expected=f"targets ({len(self.images)}, classes)",
+                got=str(tuple(self.targets.shape)),
+                remedy="give one row of probabilities an image",
+            )
+
+    @classmethod
+    def of(
+        cls,
+        images: StoredImages,
+        labels: Labels,
+        *,
+        task: int | None = None,
+        experience: int = 0,
+        targets: Float[Tensor, "batch targets"] | None = None,
+    ) -> Samples:
+        """Samples that all belong to one task and one experience."""
+        return cls(
+            images,
+            labels,
+            torch.full_like(labels, -1 if task is None else task),
+            torch.full_like(labels, experience),
+            targets,
+        )
+
+    @classmethod
+    def from_dataset(cls, dataset: LabelledDataset, size: int | None = None) -> Samples:
+        """All images of a dataset as torchvision has them, with their class ids, as uint8.
+
+        Args:
+            dataset: gives pairs of an image and its class id at 0 to ``len(dataset) - 1``. An image is one of Pillow's,
+                an array ``(height, width)`` or ``(height, width, channels)`` uint8, or a tensor ``(channels, height,
+                width)``, uint8 or floating in pixel units from 0 to 1.
+            size: height and width of what comes out: the centre square of each image, resized with antialiasing.
+                Without it the images are as they are, and have one shape.
+
+        Raises:
+            ShapeError: for no images, images of several shapes, or values that are not from 0 to 1.
+
+        >>> digits = [(torch.full((1, 4, 4), 0.2), 7), (torch.full((1, 4, 4), 1.0), 3)]
+        >>> samples = Samples.from_dataset(digits)
+        >>> samples, samples.images[:, 0, 0, 0].tolist()
+        (Samples(2 images 1x4x4, classes 3, 7, cpu), [51, 255])
+        """
+        images: list[Tensor] = []
+        labels: list[int] = []
+        for index in range(len(dataset)):
+            image, label = dataset[index]
+            as_bytes = _as_bytes(image, index)
+            images.append(as_bytes if size is None else fitted(as_bytes, size))
+            labels.append(int(label))
+        shapes = {tuple(image.shape) for image in images}
+        if len(shapes) != 1:
+            raise ShapeError(
+                expected="images of one shape", got=str(sorted(shapes)) if shapes else "none", remedy="give a size"
+            )
+        return cls.of(torch.stack(images), torch.tensor(labels))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor | slice) -> Samples:
+        """The samples at a mask, at indices or in a slice."""
+        if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
+            return self._map(lambda column: column.index_select(0, index))  # in half the time, for a mini-batch
+        return self._map(lambda column: column[index])
+
+    def pixels(self, index: Tensor | slice | None = None) -> Images:
+        """The images at a mask, at indices or in a slice, floating and in pixel units; all of them without an index.
+
+        Floating images are not copied unless there is a mask or there are indices.
+
+        >>> images = torch.tensor([0, 255, 51], dtype=torch.uint8).view(3, 1, 1, 1)
+        >>> Samples.of(images, torch.tensor([0, 1, 2])).pixels(slice(1, 3)).flatten()
+        tensor([1.0000, 0.2000])
+        """
+        if index is None:
+            return to_pixels(self.images)
+        if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
+            return to_pixels(self.images.index_select(0, index))
+        return to_pixels(self.images[index])
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.images.shape[1:]))
+        classes = ", ".join(map(str, self.labels.unique().tolist()))
+        return f"Samples({len(self)} images {shape}, classes {classes}, {self.images.device})"
+
+    def to(self, device: torch.device | str) -> Samples:
+        """The same samples on a device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def of_experience(self, experience: int) -> Samples:
+        """The same samples, marked as made in one experience."""
+        return attrs.evolve(self, experiences=torch.full_like(self.labels, experience))
+
+    def state(self) -> State:
+        """Tensors by name, for a checkpoint; :meth:`from_state` is the inverse."""
+        fields = attrs.asdict(self, recurse=False)
+        return {name: tensor for name, tensor in fields.items() if tensor is not None}
+
+    @classmethod
+    def from_state(cls, state: State, /) -> Samples:
+        """Samples from :meth:`state`."""
+        return cls(state["images"], state["labels"], state["tasks"], state["experiences"], state.get("targets"))
+
+    @staticmethod
+    def concat(parts: Sequence[Samples], /) -> Samples:
+        """All parts in order; soft targets are padded with zeros to the widest, and dropped unless all parts have them.
+
+        Images are kept as uint8 if those of all parts are.
+
+        Raises:
+            ShapeError: without parts, or if their image shapes differ.
+        """
+        shapes = {tuple(part.images.shape[1:]) for part in parts}
+        if len(shapes) != 1:
+            raise ShapeError(
+                expected="samples of one image shape", got=str(sorted(shapes)), remedy="resize them to one shape"
+            )
+        targets = [part.targets for part in parts if part.targets is not None]
+        padded = None
+        if len(targets) == len(parts):
+            width = max(target.shape[1] for target in targets)
+            padded = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in targets])
+        kept = all(part.images.dtype == torch.uint8 for part in parts)
+        return Samples(
+            torch.cat([part.images if kept else part.pixels() for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.tasks for part in parts]),
+            torch.cat([part.experiences for part in parts]),
+            padded,
+        )
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Samples:
+        return Samples.from_state({name: change(tensor) for name, tensor in self.state().items()})
+
+
+def _as_bytes(image: Any, index: int) -> Tensor:
+    tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    if not isinstance(image, Tensor) and tensor.ndim in (2, 3):
+        tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+    if tensor.is_floating_point() and bool(((tensor >= 0) & (tensor <= 1)).all()):
+        tensor = (tensor * 255).round().to(torch.uint8)
+    if tensor.ndim != 3 or tensor.dtype != torch.uint8:
+        raise ShapeError(
+            expected="an image (channels, height, width) uint8, or floating from 0 to 1",
+            got=f"{tuple(tensor.shape)} {tensor.dtype} at {index}",
+            remedy="give the dataset without a transform that normalises; the experts' mean and std do that",
+        )
+    return tensor

@@ -1,0 +1,223 @@
+"""Components to plain data (dicts, lists, numbers, strings) and back, with every fault named by its path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import attrs
+import cattrs
+from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+
+from exml.core.errors import ConfigError, ExmlError
+from exml.core.registry import class_of, kind_of
+from exml.core.roles import ROLES, plays
+
+T = TypeVar("T")
+Plain = Any
+"""What JSON can hold."""
+
+
+def to_plain(part: object) -> Plain:
+    """A component as plain data, tagged with its ``kind``.
+
+    Raises:
+        UnknownNameError: when the component, or one inside it, was not registered with ``@exml.component``.
+
+    >>> from exml.priors import L2Norm
+    >>> to_plain(L2Norm(0.5))
+    {'kind': 'l2-norm', 'weight': 0.5}
+    """
+    return _converter().unstructure(part)
+
+
+def from_plain(plain: Plain, cls: type[T], path: str = "") -> T:
+    """The inverse of :func:`to_plain`.
+
+    Args:
+        plain: what a YAML or JSON parser gave.
+        cls: the class, or the protocol of a component family.
+        path: where ``plain`` was found, for messages.
+
+    Raises:
+        ConfigError: naming the path of the first fault: an unknown key, a missing one, a wrong type, an unknown kind.
+    """
+    try:
+        return _converter().structure(plain, cls)
+    except Exception as error:
+        raise _first_fault(error, path) from None
+
+
+class _MisfitError(TypeError):
+    """A value of the wrong type."""
+
+    def __init__(self, expected: str, value: object) -> None:
+        super().__init__(f"expected {expected}, got {value!r}")
+        self.expected = expected
+        self.value = value
+
+
+def _first_fault(error: BaseException, path: str) -> ConfigError:
+    """Walk cattrs' groups of errors down to the first leaf, gathering the path on the way."""
+    if isinstance(error, ForbiddenExtraKeysError):
+        extra = min(error.extra_fields)
+        allowed = ", ".join(field.name for field in attrs.fields(error.cl))
+        return ConfigError(
+            _join(path, extra), expected=f"one of the keys {allowed}", got=f"{extra!r}", remedy="remove or rename it"
+        )
+    if isinstance(error, ExceptionGroup):
+        faults = error.exceptions  # an unknown key explains a missing one, so it goes first
+        first = next((fault for fault in faults if isinstance(fault, ForbiddenExtraKeysError)), faults[0])
+        for note in getattr(first, "__notes__", ()):
+            if isinstance(note, IterableValidationNote):
+                path = f"{path}[{note.index}]"
+            elif isinstance(note, AttributeValidationNote):
+                path = _join(path, note.name)
+        return _first_fault(first, path)
+    if isinstance(error, ExmlError):
+        return ConfigError(path, expected=error.expected, got=error.got, remedy=error.remedy)
+    if isinstance(error, _MisfitError):
+        return ConfigError(path, expected=error.expected, got=repr(error.value), remedy="correct the value")
+    if isinstance(error, KeyError):
+        return ConfigError(path, expected="a value", got="no such key", remedy=f"add the key {error.args[0]!r}")
+    raise error
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _strict(cls: type[Any], *accepted: type[Any]) -> Callable[[Any, Any], Any]:
+    """Cattrs converts (``int("3")``, ``int(2.5)``); a strategy means what it says."""
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, accepted) or (isinstance(value, bool) and cls is not bool):
+            raise _MisfitError(f"a value of type {cls.__name__}", value)
+        return cls(value)
+
+    return structure
+
+
+def _structure_tagged(value: Any, noun: str) -> Any:
+    """Any registered component, by its kind."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+        raise _MisfitError(f"a {noun}: a mapping with its kind", value)
+    return _converter().structure(value, class_of(value["kind"]))
+
+
+def _structure_role(value: Any, protocol: Any) -> Any:
+    role = _role_of(protocol) or ""
+    part = _structure_tagged(value, role)
+    if not plays(part, role):
+        raise ConfigError(
+            "",
+            expected=f"a {role}",
+            got=f"{value['kind']!r}, which is none",
+            remedy=f"choose a component of the {role} family",
+        )
+    return part
+
+
+def _role_of(cls: Any) -> str | None:
+    """The role that a protocol is the contract of; looked up at each call, since protocols register when imported."""
+    return next((noun for noun, protocol in ROLES.items() if protocol is cls), None)
+
+
+def _structure_protocol(value: Any, protocol: Any) -> Any:
+    """A component that stands inside another and is of no family, such as a source of images."""
+    part = _structure_tagged(value, protocol.__name__)
+    if not isinstance(part, protocol):
+        raise _MisfitError(f"a {protocol.__name__}", value["kind"])
+    return part
+
+
+def _structure_union(value: Any, union: Any) -> Any:
+    """The first member that fits; literals before types."""
+    if value is None and NoneType in get_args(union):
+        return None
+    members = [member for member in get_args(union) if member is not NoneType]
+    members.sort(key=lambda member: get_origin(member) is not Literal)
+    if isinstance(value, Mapping):  # only one member can be meant, and its fault is worth naming
+        members = [member for member in members if get_origin(member) is not Literal][:1]
+    for member in members:
+        try:
+            return _converter().structure(value, member)
+        except Exception:
+            if len(members) == 1:
+                raise
+    raise _MisfitError(" or ".join(getattr(member, "__name__", str(member)) for member in members), value)
+
+
+def _structure_tuple(value: Any, cls: Any) -> Any:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise _MisfitError("a list", value)
+    kinds = get_args(cls)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise _MisfitError(f"a list of {len(kinds)}", value)
+    faults: list[Exception] = []
+    parts: list[Any] = []
+    for index, (item, kind) in enumerate(zip(value, kinds, strict=True)):
+        try:
+            parts.append(_converter().structure(item, kind))
+        except Exception as fault:
+            fault.add_note(IterableValidationNote(f"at index {index}", index, kind))
+            faults.append(fault)
+    if faults:
+        raise ExceptionGroup("in a list", faults)
+    return tuple(parts)
+
+
+def _structure_literal(value: Any, literal: Any) -> Any:
+    if value not in get_args(literal):
+        raise _MisfitError("one of " + ", ".join(map(repr, get_args(literal))), value)
+    return value
+
+
+def _structure_attrs(cls: type[Any]) -> Callable[[Any, Any], Any]:
+    inner = make_dict_structure_fn(cls, _converter(), _cattrs_forbid_extra_keys=True, _cattrs_use_alias=True)
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _MisfitError(f"a mapping of {cls.__name__}'s fields", value)
+        fields = dict(value)
+        kind = fields.pop("kind", None)
+        if kind is not None and kind != kind_of(cls):
+            raise _MisfitError(f"kind {kind_of(cls)!r}", kind)
+        return inner(fields, cls)
+
+    return structure
+
+
+def _unstructure_attrs(cls: type[Any]) -> Callable[[Any], Any]:
+    inner = make_dict_unstructure_fn(cls, _converter(), _cattrs_use_alias=True)
+    kind = kind_of(cls)
+    return lambda part: {"kind": kind, **inner(part)}
+
+
+@cache
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook_factory(attrs.has, _structure_attrs)
+    converter.register_unstructure_hook_factory(attrs.has, _unstructure_attrs)
+    converter.register_structure_hook_func(lambda cls: get_origin(cls) is tuple, _structure_tuple)
+    converter.register_unstructure_hook_func(
+        lambda cls: get_origin(cls) is tuple, lambda parts: [converter.unstructure(part) for part in parts]
+    )
+    converter.register_structure_hook_func(lambda cls: get_origin(cls) is Literal, _structure_literal)
+    converter.register_structure_hook_func(lambda cls: get_origin(cls) in (Union, UnionType), _structure_union)
+    converter.register_unstructure_hook_func(
+        lambda cls: get_origin(cls) in (Union, UnionType) or getattr(cls, "_is_protocol", False),
+        lambda part: converter.unstructure(part, unstructure_as=type(part)),
+    )
+    converter.register_structure_hook_func(lambda cls: getattr(cls, "_is_protocol", False), _structure_protocol)
+    converter.register_structure_hook_func(lambda cls: _role_of(cls) is not None, _structure_role)
+    converter.register_structure_hook(int, _strict(int, int))
+    converter.register_structure_hook(float, _strict(float, int, float))
+    converter.register_structure_hook(bool, _strict(bool, bool))
+    converter.register_structure_hook(str, _strict(str, str))
+    return converter

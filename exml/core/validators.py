@@ -1,0 +1,52 @@
+"""attrs validators that raise :class:`exml.core.errors.SettingError` (expected, got, remedy)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from exml.core.errors import SettingError
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def in_range(
+    low: float, high: float = math.inf, *, open_low: bool = False, optional: bool = False, integer: bool = False
+) -> Validator:
+    """Accept finite numbers between two bounds, both included (``open_low`` excludes the lower one)."""
+    kind = "an integer" if integer else "a number"
+    left = f"> {low:g}" if open_low else f">= {low:g}"
+    expected = f"{kind} {left}" + ("" if math.isinf(high) else f" and <= {high:g}") + (" or None" if optional else "")
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is None and optional:
+            return
+        types = (int,) if integer else (int, float)
+        number = value if isinstance(value, types) and not isinstance(value, bool) else math.nan
+        if not (low <= number <= high and math.isfinite(number)) or (open_low and number == low):
+            name = f"{type(instance).__name__}.{attribute.name}"
+            raise SettingError(
+                expected=f"{expected} for {name}", got=repr(value), remedy=f"set {attribute.name} within it"
+            )
+
+    return check
+
+
+def positive_int(*, optional: bool = False) -> Validator:
+    """Accept integers from 1."""
+    return in_range(1, integer=True, optional=optional)
+
+
+def one_of(*choices: object) -> Validator:
+    """Accept one of a few values."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in choices:
+            name = f"{type(instance).__name__}.{attribute.name}"
+            listed = ", ".join(repr(choice) for choice in choices)
+            raise SettingError(expected=f"one of {listed} for {name}", got=repr(value), remedy="choose one of them")
+
+    return check

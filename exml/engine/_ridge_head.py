@@ -1,0 +1,97 @@
+"""The classifier in closed form: ridge regression from a student's features to the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from exml.core.errors import SettingError
+from exml.core.shapes import Images
+from exml.core.targets import Target
+from exml.engine.frozen import frozen
+from exml.models.classifier import answering, candidates
+
+
+def readout(student: nn.Module, images: Images, classes: int) -> nn.Linear:
+    """The student's classifier: the linear layer whose output is what the student answers about a few images.
+
+    Raises:
+        SettingError: there is none.
+    """
+    layers = candidates(student, classes)
+    with frozen(student):
+        found = answering(student, layers, images)
+    layer = layers[found[0]] if found else None
+    if not isinstance(layer, nn.Linear):
+        raise SettingError(
+            expected=f"a student that ends in an nn.Linear with {classes} outputs, since Training.ridge solves for it",
+            got=f"{type(student).__name__}, whose last layer is not one",
+            remedy="give the student such a layer, or set ridge to None",
+        )
+    return layer
+
+
+@torch.no_grad()
+def solve_readout(
+    student: nn.Module, batches: Iterable[tuple[Tensor, Target]], classes: int, ridge: float
+) -> nn.Linear:
+    """Set the classifier's rows to the least squares solution for the classes that have targets; others stay.
+
+    Gives the classifier.
+
+    Args:
+        student: asked in evaluation mode.
+        batches: images and what the student shall answer, at least one batch.
+        classes: the student's outputs.
+        ridge: see :class:`exml.engine.Training`.
+    """
+    layer: nn.Linear | None = None
+    features: list[Tensor] = []
+    targets: list[Tensor] = []
+    defined: list[Tensor] = []
+    for images, target in batches:
+        if layer is None:
+            layer = readout(student, images[:2], classes)
+        with frozen(student):
+            features.append(_entering(layer, student, images))
+        targets.append(target.logits)
+        defined.append(target.defined)
+    assert layer is not None
+    # Tens of megabytes at most, and the solution wants more digits than an accelerator may have.
+    inputs, wanted, where = (torch.cat(parts).cpu() for parts in (features, targets, defined))
+    parameters = dict(layer.named_parameters())
+    patterns, of_class = where.T.unique(dim=0, return_inverse=True)
+    for number, rows in enumerate(patterns):
+        if rows.any():
+            units = (of_class == number).nonzero().squeeze(1)
+            solution = _ridge(inputs[rows].double(), wanted[rows][:, units].double(), ridge, "bias" in parameters)
+            at = units.to(layer.weight.device)
+            for name, values in solution.items():
+                parameters[name][at] = values.to(parameters[name])
+    return layer
+
+
+def _entering(layer: nn.Linear, student: nn.Module, images: Images) -> Float[Tensor, "batch features"]:
+    caught: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
+    try:
+        student(images)
+    finally:
+        handle.remove()
+    return caught[-1]
+
+
+def _ridge(
+    inputs: Float[Tensor, "rows features"], wanted: Float[Tensor, "rows units"], ridge: float, with_bias: bool
+) -> dict[str, Tensor]:
+    """The weight, and the bias, which is not penalised."""
+    centre, mean = (inputs.mean(0), wanted.mean(0)) if with_bias else (inputs.new_zeros(1), wanted.new_zeros(1))
+    inputs = inputs - centre
+    gram = inputs.T @ inputs
+    # Of features that never change there is nothing to learn, and nothing to divide by.
+    penalty = (ridge * gram.diagonal().mean()).clamp_min(1e-12)
+    solved = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), inputs.T @ (wanted - mean))
+    return {"weight": solved.T, **({"bias": mean - centre @ solved} if with_bias else {})}

@@ -1,0 +1,175 @@
+"""StrategyBuilder: a strategy part by part, with the type checker watching."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeAlias, cast
+
+import attrs
+from typing_extensions import TypeVar
+
+from exml.core.errors import StrategyError
+from exml.engine import Training
+from exml.learning.strategy import Strategy, misplaced
+from exml.normalizers import RawLogits
+from exml.priors import Sum
+from exml.protocols import Augmentation, BufferPolicy, Combiner, Generator, Loss, Normalizer, Prior
+
+
+class Missing:
+    """Type-level mark: this part of the strategy is not there yet."""
+
+
+class Given:
+    """Type-level mark: this part of the strategy is there."""
+
+
+GeneratorT = TypeVar("GeneratorT", default=Missing)
+CombinerT = TypeVar("CombinerT", default=Missing)
+BufferT = TypeVar("BufferT", default=Missing)
+LossT = TypeVar("LossT", default=Missing)
+TrainingT = TypeVar("TrainingT", default=Missing)
+
+
+@attrs.frozen
+class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT]):
+    """Assembles a :class:`exml.Strategy`; each method returns a new builder, so a base can be shared by variants.
+
+    Five parts must be given: generator, combiner, buffer, loss and training. A type checker rejects a :meth:`build`
+    before that, and a part of the wrong family; at run time both are reported, all at once.
+
+    >>> import exml
+    >>> strategy = (
+    ...     exml.StrategyBuilder()
+    ...     .generator(exml.generators.ProceduralImages())
+    ...     .combiner(exml.combiners.ProductOfExperts())
+    ...     .buffer(exml.buffers.Cumulative(5_000))
+    ...     .loss(exml.losses.MeanSquaredError())
+    ...     .training(iterations=1_000, batch_size=128, learning_rate=0.003, optimizer="adam")
+    ...     .build()
+    ... )
+    >>> strategy.buffer
+    Cumulative(size=5000)
+    >>> exml.StrategyBuilder().generator(exml.generators.ProceduralImages()).build()
+    Traceback (most recent call last):
+    exml.core.errors.StrategyError: expected a complete strategy, got 4 problem(s); remedy: mend each:
+      - combiner is missing: call .combiner(...)
+      - buffer is missing: call .buffer(...)
+      - loss is missing: call .loss(...)
+      - training is missing: call .training(...)
+    """
+
+    _generator: Generator | None = None
+    _combiner: Combiner | None = None
+    _buffer: BufferPolicy | None = None
+    _loss: Loss | None = None
+    _training: Training | None = None
+    _normalizer: Normalizer = attrs.field(factory=RawLogits)
+    _priors: tuple[Prior, ...] = ()
+    _augmentation: Augmentation | None = None
+    _student: Literal["continue", "reset", "first-expert"] = "continue"
+
+    def generator(self, generator: Generator, /) -> StrategyBuilder[Given, CombinerT, BufferT, LossT, TrainingT]:
+        """Where the images come from (Sec. 4)."""
+        return self._with(generator=generator)
+
+    def combiner(self, combiner: Combiner, /) -> StrategyBuilder[GeneratorT, Given, BufferT, LossT, TrainingT]:
+        """How the two teachers' logits become one target (Eq. 8)."""
+        return self._with(combiner=combiner)
+
+    def buffer(self, buffer: BufferPolicy, /) -> StrategyBuilder[GeneratorT, CombinerT, Given, LossT, TrainingT]:
+        """What is kept of earlier experiences (Sec. 3)."""
+        return self._with(buffer=buffer)
+
+    def loss(self, loss: Loss, /) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, Given, TrainingT]:
+        """What the student minimises (Eqs. 9, 10)."""
+        return self._with(loss=loss)
+
+    def training(
+        self,
+        *,
+        iterations: int,
+        batch_size: int,
+        learning_rate: float,
+        optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        schedule: Literal["constant", "cosine", "one-cycle"] = "constant",
+        views: int = 0,
+        clip_norm: float | None = None,
+        ridge: float | None = None,
+        batch_norm: Literal["batch", "running"] = "batch",
+    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, Given]:
+        """How the student is trained in each experience; see :class:`exml.engine.Training`."""
+        training = Training(
+            iterations=iterations,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            views=views,
+            clip_norm=clip_norm,
+            ridge=ridge,
+            batch_norm=batch_norm,
+        )
+        return self._with(training=training)
+
+    def normalizer(
+        self, normalizer: Normalizer, /
+    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
+        """How each teacher's logits are put on a common scale (Eqs. 6, 7); without it they are left as they are."""
+        return self._with(normalizer=normalizer)
+
+    def priors(self, *priors: Prior) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
+        """The natural image priors (Sec. 4.1), added up; replaces those given before."""
+        return self._with(priors=priors)
+
+    def augmentation(
+        self, augmentation: Augmentation, /
+    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
+        """How images are changed at random, in generation and in distillation (Sec. 4.1)."""
+        return self._with(augmentation=augmentation)
+
+    def student(
+        self, student: Literal["continue", "reset", "first-expert"], /
+    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
+        """How an experience begins; see :class:`exml.Strategy`."""
+        return self._with(student=student)
+
+    def build(self: StrategyBuilder[Given, Given, Given, Given, Given]) -> Strategy:
+        """The finished strategy.
+
+        Raises:
+            StrategyError: listing all that is missing, misplaced or contradictory.
+        """
+        needed = {
+            "generator": self._generator,
+            "combiner": self._combiner,
+            "buffer": self._buffer,
+            "loss": self._loss,
+            "training": self._training,
+        }
+        problems = [f"{role} is missing: call .{role}(...)" for role, part in needed.items() if part is None]
+        parts = {role: part for role, part in needed.items() if role != "training"}
+        parts |= {"normalizer": self._normalizer, "augmentation": self._augmentation}
+        problems += misplaced(parts)
+        for prior in self._priors:
+            problems += misplaced({"generator": self._generator, "prior": prior})
+        if problems:
+            raise StrategyError(list(dict.fromkeys(problems)))
+        prior = self._priors[0] if len(self._priors) == 1 else Sum(self._priors) if self._priors else None
+        return Strategy(
+            **cast("dict[str, Any]", needed),
+            normalizer=self._normalizer,
+            prior=prior,
+            augmentation=self._augmentation,
+            student=self._student,
+        )
+
+    def _with(self, **changes: Any) -> Any:
+        return attrs.evolve(self, **changes)
+
+
+CompleteBuilder: TypeAlias = StrategyBuilder[Given, Given, Given, Given, Given]
+"""A builder that has all its parts."""

@@ -1,0 +1,125 @@
+"""What is checked before an experience costs anything, and before anything is learned from what a generator made."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from exml.core.errors import ExpertError, NonFiniteError, ShapeError
+from exml.core.expert import Expert
+from exml.core.samples import Samples
+from exml.engine import frozen, make_target
+from exml.learning.strategy import Strategy
+from exml.models import Normalized
+
+
+@torch.no_grad()
+def check_student(student: nn.Module, expert: Expert) -> int:
+    """Ask the student once for images of the expert's shape; gives its number of outputs.
+
+    Raises:
+        ShapeError: it takes no such images, or gives no (batch, classes).
+        NonFiniteError: NaN or infinity in its weights.
+    """
+    check_finite(student, "the student")
+    try:
+        with frozen(student):
+            logits = student(torch.zeros(2, *expert.image_shape, device=expert.device))
+    except (RuntimeError, ValueError) as error:
+        raise ShapeError(
+            expected=f"a student that takes images {expert.image_shape}, as expert {expert.name!r} does",
+            got=str(error).splitlines()[0],
+            remedy="give the student the image shape of the experts",
+        ) from error
+    if logits.ndim != 2 or len(logits) != 2:
+        raise ShapeError(
+            expected="a student that gives logits (batch, classes)",
+            got=str(tuple(logits.shape)),
+            remedy="give the student one flat classifier",
+        )
+    return logits.shape[1]
+
+
+def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: int) -> None:
+    """Make the target and the loss of two black images once, so that parts that do not fit fail before any work.
+
+    Raises:
+        ShapeError: target or loss have a wrong shape; a combiner that needs task labels meets an expert without one.
+        NonFiniteError: the loss is NaN or infinite.
+    """
+    images = torch.zeros(2, *expert.image_shape, device=expert.device)
+    labels = expert.class_ids[[0, -1]].to(expert.device)
+    batch = Samples.of(images, labels, task=expert.task, experience=1)
+    with torch.no_grad(), frozen(expert.module), frozen(student):
+        target = make_target(None, expert, batch, strategy.normalizer, strategy.combiner, classes)
+        shapes = {name: getattr(target, name).shape for name in ("logits", "defined", "candidates")}
+        for name, shape in shapes.items():
+            if shape != (2, classes):
+                raise ShapeError(
+                    expected=f"a target with {name} {(2, classes)} from {type(strategy.combiner).__name__}",
+                    got=str(tuple(shape)),
+                    remedy="make the combiner (and the normalizer before it) keep (batch, classes)",
+                )
+        value = strategy.loss(student(images), target, labels)
+    name = type(strategy.loss).__name__
+    if value.shape != ():
+        raise ShapeError(expected=f"a 0-dimensional loss from {name}", got=str(tuple(value.shape)), remedy="average it")
+    if not bool(value.isfinite()):
+        raise NonFiniteError(
+            expected=f"a finite loss of two black images from {name}",
+            got=str(value.item()),
+            remedy="check the normalizer, the combiner and the loss for divisions by 0",
+        )
+
+
+def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
+    """Make the student the expert, where that is possible."""
+    target: nn.Module = student.module if isinstance(student, Normalized) else student
+    ours = {name: tensor.shape for name, tensor in target.state_dict().items()}
+    theirs = {name: tensor.shape for name, tensor in expert.module.state_dict().items()}
+    probe = torch.rand(4, *expert.image_shape, generator=torch.Generator().manual_seed(0)).to(expert.device)
+    with torch.no_grad(), frozen(expert.module), frozen(student):
+        fits = ours == theirs and expert.outputs == tuple(range(classes))
+        if fits:
+            target.load_state_dict(expert.module.state_dict())
+            fits = torch.allclose(student(probe), expert.logits(probe), rtol=1e-4, atol=1e-5)
+    if not fits:
+        raise ExpertError(
+            expected=f"a first expert ({expert.name!r}) of the student's architecture, normalisation and outputs",
+            got=f"{type(expert.module).__name__} with outputs {expert.outputs}, mean {expert.mean}, std {expert.std}",
+            remedy="wrap the student in exml.models.Normalized with the expert's mean and std, or do not start from it",
+        )
+
+
+def check_finite(module: nn.Module, name: str) -> None:
+    """Raise :class:`exml.core.errors.NonFiniteError` if a weight is NaN or infinite."""
+    for key, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise NonFiniteError(
+                expected=f"finite weights in {name}",
+                got=f"NaN or infinity in {key}",
+                remedy="lower the learning rate, clip the gradient (clip_norm), or begin with a sound student",
+            )
+
+
+def check_samples(samples: Samples, expert: Expert, share: int, generator: object) -> None:
+    """What a generator gave, before anything is learned from it."""
+    name = type(generator).__name__
+    if samples.images.shape != (share, *expert.image_shape):
+        raise ShapeError(
+            expected=f"images {(share, *expert.image_shape)} from {name}",
+            got=str(tuple(samples.images.shape)),
+            remedy="make as many images as were asked for, of the expert's image shape",
+        )
+    # Whoever draws soft targets over all outputs, as the paper's code does, may hit on a class that was never trained.
+    known = expert.classes if samples.targets is None else tuple(unit for unit in expert.outputs if unit is not None)
+    if not bool(torch.isin(samples.labels, torch.tensor(known, device=samples.labels.device)).all()):
+        raise ShapeError(
+            expected=f"labels among the expert's classes {known} from {name}",
+            got=str(samples.labels.unique().tolist()),
+            remedy="give global class ids that the expert knows",
+        )
+    if not bool(samples.images.isfinite().all()):
+        raise NonFiniteError(
+            expected=f"finite images from {name}", got="NaN or infinity", remedy="lower its learning rate or clamp"
+        )

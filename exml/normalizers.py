@@ -1,0 +1,98 @@
+"""Normalizers: put the logits of one teacher on a common scale (Eqs. 6 and 7)."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from exml.core.registry import component
+from exml.core.shapes import ClassMask, Logits
+from exml.core.validators import in_range
+
+
+def mean_over(values: Logits, known: ClassMask) -> Float[Tensor, "batch 1"]:
+    """The mean of each row over the known columns; 0 where there is none."""
+    return torch.where(known, values, 0).sum(1, keepdim=True) / known.sum().clamp_min(1)
+
+
+@component
+@attrs.frozen
+class CenterLogits:
+    """``z - mean(z)``, the mean of each row over the known classes: *normalize* of Eqs. 6 and 7 in the paper's code.
+
+    It takes away what the softmax does not see, a constant added to all logits of an image. The scale stays.
+
+    >>> import torch
+    >>> CenterLogits()(torch.tensor([[1.0, 3.0, 7.0]]), torch.tensor([True, True, False]))
+    tensor([[-1.,  1.,  5.]])
+    """
+
+    def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
+        """Centre each row; without a known class it stays as it is."""
+        return logits - mean_over(logits, known)
+
+
+@component
+@attrs.frozen
+class RawLogits:
+    """Leave the logits as they are: right for teachers with the same training, and for heads kept apart by tasks.
+
+    >>> import torch
+    >>> RawLogits()(torch.tensor([[1.0, 3.0]]), torch.tensor([True, True]))
+    tensor([[1., 3.]])
+    """
+
+    def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
+        """``logits`` themselves."""
+        return logits
+
+
+@component
+@attrs.frozen
+class StandardizeLogits:
+    """``(z - mean(z)) / std(z)``, both of each row over the known classes (Eqs. 6 and 7).
+
+    It takes scale away too, and with it how sure a teacher is. With two known classes only the sign is left.
+
+    Args:
+        eps: a row whose (biased) standard deviation is not above it is centred only, as one with a single known class;
+            >= 0.
+
+    >>> import torch
+    >>> StandardizeLogits()(torch.tensor([[1.0, 3.0, 7.0]]), torch.tensor([True, True, False]))
+    tensor([[-1.,  1.,  5.]])
+    >>> StandardizeLogits()(torch.tensor([[2.0, 2.0, 7.0]]), torch.tensor([True, True, False]))
+    tensor([[0., 0., 5.]])
+    """
+
+    eps: float = attrs.field(default=1e-5, validator=in_range(0))
+
+    def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
+        """Standardise each row; without a known class it stays as it is."""
+        centered = logits - mean_over(logits, known)
+        norm = torch.linalg.vector_norm(torch.where(known, centered, 0), dim=1, keepdim=True)
+        std = norm / known.sum().clamp_min(1).to(norm.dtype).sqrt()
+        return centered / torch.where(std > self.eps, std, 1)
+
+
+@component
+@attrs.frozen
+class L2NormalizeLogits:
+    """``z / ‖z‖``, the L² norm of each row over the known classes (Eqs. 6 and 7).
+
+    Args:
+        eps: a row whose norm is not above it stays as it is; >= 0.
+
+    >>> import torch
+    >>> L2NormalizeLogits()(torch.tensor([[3.0, 4.0, 10.0]]), torch.tensor([True, True, False]))
+    tensor([[0.6000, 0.8000, 2.0000]])
+    """
+
+    eps: float = attrs.field(default=1e-5, validator=in_range(0))
+
+    def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
+        """Divide each row by its norm; without a known class it stays as it is."""
+        norm = torch.linalg.vector_norm(torch.where(known, logits, 0), dim=1, keepdim=True)
+        return logits / torch.where(norm > self.eps, norm, 1)

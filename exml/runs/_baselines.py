@@ -1,0 +1,44 @@
+"""Which baselines a run has, and which of them apply to a scenario."""
+
+from __future__ import annotations
+
+import torch
+
+from exml.protocols import Baseline
+from exml.baselines import EnsembleAverage, MinEntropy, Oracle, ParameterAverage
+from exml.core.errors import BaselineError
+from exml.runs.evaluation import evaluate_baseline
+from exml.experts import ExpertStream
+from exml.runs.result import BaselineResult
+from exml.scenarios import Scenario
+
+BASELINES: dict[str, Baseline] = {
+    "Param. Avg.": ParameterAverage(),
+    "Ensemble Avg. (logits)": EnsembleAverage(),
+    "Ensemble Avg. (probs)": EnsembleAverage("probabilities"),
+    "Min. Entropy": MinEntropy(),
+    "Oracle": Oracle(),
+}
+"""By the paper's names, in the order of its Table 2 but for the oracle, which closes the table as the upper bound."""
+
+
+def baseline_result(name: str, experts: ExpertStream, scenario: Scenario, device: torch.device) -> BaselineResult:
+    """One row: its accuracies, or why it has none."""
+    baseline = BASELINES[name]
+    ex_model = isinstance(baseline, ParameterAverage)  # the others keep every expert
+    reason = _inapplicable(baseline, scenario)
+    if reason is None:
+        try:
+            found = evaluate_baseline(baseline, experts, scenario, device=device)
+        except BaselineError as error:
+            reason = f"it needs {error.expected}, and there is {error.got}"
+        else:
+            return BaselineResult(name=name, ex_model=ex_model, accuracy=found.accuracies, stream_accuracy=found.stream)
+    return BaselineResult(name=name, ex_model=ex_model, reason=reason)
+
+
+def _inapplicable(baseline: Baseline, scenario: Scenario) -> str | None:
+    """Why a baseline means nothing in a scenario, as in Tables 2 and 3; None if it does."""
+    if isinstance(baseline, Oracle):
+        return "the experiences share one test set, so no expert is the right one" if scenario.shared_test else None
+    return "there is one expert only, nothing to combine" if len(scenario.experiences) == 1 else None

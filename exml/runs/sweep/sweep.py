@@ -1,0 +1,188 @@
+"""The file of a sweep: what is varied, and what each run may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import torch
+import yaml
+
+from exml.core.files import write_text
+from exml.core.registry import component
+from exml.core.serialization import from_plain, to_plain
+from exml.core.validators import in_range, one_of, positive_int
+from exml.core.errors import ConfigError, SettingError
+
+
+def _not_empty(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not value:
+        raise SettingError(
+            expected=f"at least one of {type(instance).__name__}.{attribute.name}",
+            got="none",
+            remedy=f"list one in {attribute.name}",
+        )
+
+
+def _each_with_values(instance: Any, attribute: attrs.Attribute[Any], value: Mapping[str, tuple[Any, ...]]) -> None:
+    for path, values in value.items():
+        if not values:
+            raise SettingError(
+                expected=f"at least one value for {type(instance).__name__}.{attribute.name}[{path}]",
+                got="none",
+                remedy="list one, or leave the field out",
+            )
+
+
+def _whole_gpus(instance: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+    if value > 1 and value != int(value):
+        raise SettingError(
+            expected="gpus of 1 at most, or a whole number of them", got=repr(value), remedy="round it up"
+        )
+
+
+@component
+@attrs.frozen(kw_only=True)
+class Resources:
+    """What one run has for itself.
+
+    Args:
+        cpus: processor cores; as many threads are used.
+        gpus: accelerators; below 1, so many runs share one. A run sees no other.
+
+    >>> Resources(cpus=4, gpus=0.5)
+    Resources(cpus=4, gpus=0.5)
+    """
+
+    cpus: int = attrs.field(default=1, validator=positive_int())
+    gpus: float = attrs.field(default=0.0, validator=[in_range(0), _whole_gpus])
+
+
+@component(kind="sweep-choice")
+@attrs.frozen
+class Choice:
+    """One strategy of a sweep, with fields of its own to vary.
+
+    Args:
+        strategy: name of a recipe, or path of a YAML or JSON file.
+        fields: as :class:`Sweep` has them, for this strategy only; they replace those of the sweep of the same path.
+    """
+
+    strategy: str
+    fields: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict[str, tuple[Any, ...]], validator=_each_with_values)
+
+
+@component
+@attrs.frozen(kw_only=True)
+class Sweep:
+    """A grid of runs: every scenario with every strategy, every combination of its fields, and every seed.
+
+    Args:
+        scenarios: their names.
+        strategies: each a recipe's name, the path of a YAML or JSON file, or a :class:`Choice` with fields of its own.
+        seeds: of scenarios, experts and students.
+        fields: values to try for fields of the strategies, each by its path in a strategy's plain form, such as
+            ``training.iterations`` or ``prior.parts[0].weight``; a value may also be a whole part with its ``kind``.
+            Every strategy must have each field.
+        split: what the accuracies are measured on.
+        device: of each run, as torch names it. Where a run has GPUs for itself, ``"cuda"`` is the first of them.
+        compile: as :class:`exml.engine.Execution` has it, like the next.
+        precision: of the networks.
+        resources: of each run.
+        imports: Python modules, or files, that register scenarios and components of your own; every process of the
+            sweep imports them first.
+
+    Raises:
+        SettingError: an empty list, a device that torch does not know, or a GPU that no run is given.
+
+    >>> sweep = Sweep(scenarios=("digits-nc",), strategies=("exml",), fields={"generator.iterations": (5, 10)})
+    >>> sweep.split, sweep.resources.cpus
+    ('test', 1)
+    >>> Sweep.from_dict({"scenarios": ["digits-nc"], "strategy": ["exml"]})
+    Traceback (most recent call last):
+    exml.core.errors.ConfigError: expected one of the keys scenarios, strategies, seeds, fields, split, device, compile,
+        precision, resources, imports at strategy, got 'strategy'; remedy: remove or rename it
+    """
+
+    scenarios: tuple[str, ...] = attrs.field(validator=_not_empty)
+    strategies: tuple[Choice | str, ...] = attrs.field(validator=_not_empty)
+    seeds: tuple[int, ...] = attrs.field(
+        default=(0,), validator=[_not_empty, attrs.validators.deep_iterable(in_range(0, integer=True))]
+    )
+    fields: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict[str, tuple[Any, ...]], validator=_each_with_values)
+    split: Literal["test", "validation"] = attrs.field(default="test", validator=one_of("test", "validation"))
+    device: str = "cpu"
+    compile: Literal["never", "capture", "always", "auto"] = attrs.field(
+        default="never", validator=one_of("never", "capture", "always", "auto")
+    )
+    precision: Literal["float32", "bfloat16"] = attrs.field(default="float32", validator=one_of("float32", "bfloat16"))
+    resources: Resources = attrs.field(factory=Resources)
+    imports: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        problem: tuple[str, str] | None = None
+        if self.device != "auto":
+            try:
+                kind = torch.device(self.device).type
+            except RuntimeError:
+                problem = "a device as torch names it, such as 'cpu' or 'cuda'", "correct it"
+            else:
+                if kind == "cuda" and not self.resources.gpus:
+                    problem = "resources.gpus > 0 for a sweep on GPUs", "say how many GPUs each run has for itself"
+        if problem is not None:
+            raise SettingError(expected=problem[0], got=f"device {self.device!r}", remedy=problem[1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; :meth:`from_dict` is the inverse."""
+        return to_plain(self)
+
+    @classmethod
+    def from_dict(cls, plain: Any, /) -> Sweep:
+        """A sweep from plain data; raises :class:`exml.core.errors.ConfigError` with the path of the fault."""
+        return from_plain(plain, cls)
+
+    def save(self, path: Path | str) -> None:
+        """Write the sweep atomically, as YAML."""
+        write_text(Path(path), yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Sweep:
+        """Read a sweep; the files that it names are looked for beside it.
+
+        Raises:
+            ConfigError: no such file, no YAML, or a fault, named by its path.
+        """
+        path = Path(path)
+        try:
+            plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                "", expected=f"a sweep in {path}", got=str(error), remedy="name a YAML file that exists"
+            ) from None
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                "", expected=f"YAML in {path}", got=" ".join(str(error).split()), remedy="correct the syntax"
+            ) from None
+        sweep = cls.from_dict(plain)
+
+        def beside(name: str) -> str:
+            return str((path.parent / name).resolve()) if is_file(name) else name
+
+        def move(choice: Choice | str) -> Choice | str:
+            if isinstance(choice, str):
+                return beside(choice)
+            return attrs.evolve(choice, strategy=beside(choice.strategy))
+
+        return attrs.evolve(
+            sweep,
+            strategies=tuple(move(choice) for choice in sweep.strategies),
+            imports=tuple(beside(name) for name in sweep.imports),
+        )
+
+
+def is_file(name: str) -> bool:
+    """Whether a name of a strategy or of a module is meant as the path of a file."""
+    return name.endswith((".yaml", ".yml", ".json", ".py")) or os.sep in name

@@ -90,7 +90,7 @@ def strategies() -> dict[str, Strategy]:
         .combiner(ByClass())
         .buffer(Cumulative(BUFFER))
         .loss(Distillation(cross_entropy=1.0))
-        .training(iterations=STEPS, batch_size=BATCH, learning_rate=0.01)
+        .training(exml.Training(iterations=STEPS, batch_size=BATCH, learning_rate=0.01))
     )
     inversion = ModelInversion(iterations=INVERSION_STEPS, learning_rate=0.1, temperature=2.0, batch_size=BATCH)
     priors = (L2Norm(1e-4), GaussianBlur(0.01), BatchNormStatistics(1.0))
@@ -106,15 +106,17 @@ def strategies() -> dict[str, Strategy]:
         "model inversion": base.generator(inversion).priors(*priors).build(),
         "auxiliary data": base.generator(AuxiliaryData(DatasetImages("imagenet", size=128))).build(),
         "drawings": ours.training(
-            iterations=STEPS,
-            batch_size=BATCH,
-            learning_rate=0.0005,
-            optimizer="adam",
-            schedule="one-cycle",
-            views=2,
-            clip_norm=1.0,
-            ridge=0.01,
-            batch_norm="running",
+            exml.Training(
+                iterations=STEPS,
+                batch_size=BATCH,
+                learning_rate=0.0005,
+                optimizer="adam",
+                schedule="one-cycle",
+                views=2,
+                clip_norm=1.0,
+                ridge=0.01,
+                batch_norm="running",
+            )
         ).build(),
     }
 

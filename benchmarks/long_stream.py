@@ -62,7 +62,7 @@ def strategy(buffer: str) -> exml.Strategy:
         .combiner(ByClass())
         .buffer(Cumulative(1_000) if buffer == "cumulative" else Reservoir(500, per_experience=16))
         .loss(Distillation(cross_entropy=1.0))
-        .training(iterations=10, batch_size=32, learning_rate=0.003, optimizer="adam")
+        .training(exml.Training(iterations=10, batch_size=32, learning_rate=0.003, optimizer="adam"))
         .build()
     )
 

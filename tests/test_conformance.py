@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import exml
-from exml import buffers, generators, losses, priors
+from exml import augmentation, buffers, combiners, generators, losses, normalizers, priors
 from exml.core.registry import _KINDS
 from exml.testing import (
     check_augmentation,
@@ -20,12 +20,12 @@ from exml.testing import (
 from tests.helpers import SHAPE, experts, network, strategy
 
 NORMALIZERS = [
-    losses.RawLogits(),
-    losses.CenterLogits(),
-    losses.StandardizeLogits(eps=1e-5),
-    losses.L2NormalizeLogits(eps=1e-5),
+    normalizers.RawLogits(),
+    normalizers.CenterLogits(),
+    normalizers.StandardizeLogits(eps=1e-5),
+    normalizers.L2NormalizeLogits(eps=1e-5),
 ]
-COMBINERS = [losses.ByClass(units="present"), losses.SideBySide(), losses.ProductOfExperts()]
+COMBINERS = [combiners.ByClass(units="present"), combiners.SideBySide(), combiners.ProductOfExperts()]
 LOSSES = [
     losses.MeanSquaredError(classes="all"),
     losses.CrossEntropy(),
@@ -43,8 +43,8 @@ PRIORS = [
     priors.Weighted(priors.L2Norm(0.1), 3.0),
 ]
 AUGMENTATIONS = [
-    priors.Augmentation(shift=2, rotation=10.0, flip=0.5, brightness=0.1),
-    priors.Chain((priors.Augmentation(shift=1), priors.Augmentation(flip=0.5))),
+    augmentation.Augmentation(shift=2, rotation=10.0, flip=0.5, brightness=0.1),
+    augmentation.Chain((augmentation.Augmentation(shift=1), augmentation.Augmentation(flip=0.5))),
 ]
 POLICIES = [
     buffers.Cumulative(9),
@@ -77,7 +77,7 @@ def test_combiners(combiner):
 
 
 def test_multi_task():
-    check_combiner(losses.MultiTask(((0, 1, 2), (3, 4))), tasks=True)
+    check_combiner(combiners.MultiTask(((0, 1, 2), (3, 4))), tasks=True)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
@@ -111,7 +111,7 @@ def test_no_component_is_left_out():
         for parts in (NORMALIZERS, COMBINERS, LOSSES, PRIORS, AUGMENTATIONS, POLICIES, GENERATORS)
         for part in parts
     }
-    checked |= {losses.MultiTask, generators.Replay}  # the one above, and one that needs real images of its expert
+    checked |= {combiners.MultiTask, generators.Replay}  # the one above, and one that needs real images of its expert
     families = (
         cls
         for cls in _KINDS.values()

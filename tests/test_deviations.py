@@ -18,6 +18,7 @@ from exml.augmentation import Augmentation
 from exml.buffers import EqualParts, Latest
 from exml.combiners import SideBySide
 from exml.core.targets import Target, TeacherLogits
+from exml.engine import Training
 from exml.generators import DataImpression, GaussianNoise, ModelInversion
 from exml.losses import CrossEntropy, Distillation, MeanSquaredError
 from exml.normalizers import CenterLogits
@@ -256,7 +257,9 @@ def test_data_impression_draws_classes_that_the_expert_never_saw(beta):
 def test_a_learner_learns_from_labels_that_come_with_soft_targets_over_all_outputs():
     strategy = recipes.reference("mnist-nc", "data-impression").buffer(EqualParts(40))
     strategy = strategy.generator(DataImpression(0.1, iterations=1, classes="all")).priors()
-    learner = Learner(strategy.training(iterations=2, batch_size=4, learning_rate=0.01).build(), network(False))
+    learner = Learner(
+        strategy.training(Training(iterations=2, batch_size=4, learning_rate=0.01)).build(), network(False)
+    )
     learner.learn(expert(False, classes=(1,)))
     assert set(learner.memory.labels.tolist()) > {1}
 

@@ -66,7 +66,7 @@ def strategy(scale: float) -> Strategy:
         .combiner(ByClass())
         .buffer(exml.buffers.Cumulative(max(50, scaled(5_000))))
         .loss(Distillation(cross_entropy=1.0))
-        .training(iterations=scaled(50_000), batch_size=32, learning_rate=0.1, clip_norm=1.0)
+        .training(exml.Training(iterations=scaled(50_000), batch_size=32, learning_rate=0.1, clip_norm=1.0))
         .build()
     )
 

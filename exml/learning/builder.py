@@ -44,7 +44,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
     ...     .combiner(exml.combiners.ProductOfExperts())
     ...     .buffer(exml.buffers.Cumulative(5_000))
     ...     .loss(exml.losses.MeanSquaredError())
-    ...     .training(iterations=1_000, batch_size=128, learning_rate=0.003, optimizer="adam")
+    ...     .training(exml.Training(iterations=1_000, batch_size=128, learning_rate=0.003, optimizer="adam"))
     ...     .build()
     ... )
     >>> strategy.buffer
@@ -84,35 +84,8 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         """What the student minimises (Eqs. 9, 10)."""
         return self._with(loss=loss)
 
-    def training(
-        self,
-        *,
-        iterations: int,
-        batch_size: int,
-        learning_rate: float,
-        optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        schedule: Literal["constant", "cosine", "one-cycle"] = "constant",
-        views: int = 0,
-        clip_norm: float | None = None,
-        ridge: float | None = None,
-        batch_norm: Literal["batch", "running"] = "batch",
-    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, Given]:
-        """How the student is trained in each experience; see :class:`exml.engine.Training`."""
-        training = Training(
-            iterations=iterations,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            optimizer=optimizer,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            views=views,
-            clip_norm=clip_norm,
-            ridge=ridge,
-            batch_norm=batch_norm,
-        )
+    def training(self, training: Training, /) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, Given]:
+        """Optimizer, schedule and number of iterations of each experience."""
         return self._with(training=training)
 
     def normalizer(

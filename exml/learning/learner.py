@@ -63,7 +63,7 @@ class Learner:
         CheckpointError: when the folder holds a checkpoint, or the strategy has a part that cannot be written into one.
 
     >>> import exml
-    >>> strategy = exml.recipes.exml().training(iterations=2, batch_size=4, learning_rate=0.01)
+    >>> strategy = exml.recipes.exml().training(exml.Training(iterations=2, batch_size=4, learning_rate=0.01))
     >>> strategy = strategy.buffer(exml.buffers.Cumulative(size=8)).build()
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     >>> expert = exml.Expert(head, classes=(0, 3), image_shape=(1, 8, 8))

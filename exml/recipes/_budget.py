@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exml.buffers import Cumulative
+from exml.engine import Training
 from exml.learning.builder import Given, Missing, StrategyBuilder
 
 
@@ -19,6 +20,8 @@ def budget(views: int = 0) -> StrategyBuilder[Missing, Missing, Given, Missing, 
         StrategyBuilder()
         .buffer(Cumulative(2_000))
         .training(
-            iterations=800, batch_size=128, learning_rate=0.01, optimizer="adam", schedule="one-cycle", views=views
+            Training(
+                iterations=800, batch_size=128, learning_rate=0.01, optimizer="adam", schedule="one-cycle", views=views
+            )
         )
     )

@@ -6,6 +6,7 @@ from exml import scenarios
 from exml.augmentation import Augmentation
 from exml.buffers import Cumulative
 from exml.combiners import ByClass, SideBySide
+from exml.engine import Training
 from exml.generators import ModelInversion, ProceduralImages
 from exml.learning.builder import CompleteBuilder, StrategyBuilder
 from exml.losses import Distillation, MeanSquaredError
@@ -89,7 +90,11 @@ def _matching(scenario: str, seed: int) -> CompleteBuilder:
     return (
         StrategyBuilder()
         .buffer(Cumulative(12_000))
-        .training(iterations=3_000, batch_size=64, learning_rate=0.005, optimizer="adam", schedule="one-cycle", views=4)
+        .training(
+            Training(
+                iterations=3_000, batch_size=64, learning_rate=0.005, optimizer="adam", schedule="one-cycle", views=4
+            )
+        )
         .generator(_drawings(loaded))
         .augmentation(Augmentation(shift=2))
         .normalizer(RawLogits() if loaded.has_tasks else CenterLogits())
@@ -104,15 +109,17 @@ def _continuing(loaded: scenarios.Scenario) -> CompleteBuilder:
         StrategyBuilder()
         .buffer(Cumulative(3_000))
         .training(
-            iterations=300,
-            batch_size=64,
-            learning_rate=0.002,
-            optimizer="adam",
-            schedule="one-cycle",
-            views=2,
-            clip_norm=1.0,
-            ridge=0.01,
-            batch_norm="running",
+            Training(
+                iterations=300,
+                batch_size=64,
+                learning_rate=0.002,
+                optimizer="adam",
+                schedule="one-cycle",
+                views=2,
+                clip_norm=1.0,
+                ridge=0.01,
+                batch_norm="running",
+            )
         )
         .generator(_drawings(loaded))
         .augmentation(_TURNED)
@@ -127,7 +134,11 @@ def _copying(loaded: scenarios.Scenario) -> CompleteBuilder:
     return (
         StrategyBuilder()
         .buffer(Cumulative(6_000))
-        .training(iterations=5_000, batch_size=32, learning_rate=0.003, optimizer="adam", schedule="one-cycle", views=4)
+        .training(
+            Training(
+                iterations=5_000, batch_size=32, learning_rate=0.003, optimizer="adam", schedule="one-cycle", views=4
+            )
+        )
         .generator(ModelInversion(iterations=15, learning_rate=0.1, batch_size=256, start=_drawings(loaded)))
         .priors(BatchNormStatistics(10.0))
         .augmentation(_TURNED)

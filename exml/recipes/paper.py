@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from exml.buffers import Cumulative
 from exml.combiners import ByClass
+from exml.engine import Training
 from exml.generators import AuxiliaryData, DataImpression, DatasetImages, GaussianNoise, ModelInversion, Replay
 from exml.learning.builder import CompleteBuilder, StrategyBuilder
 from exml.losses import Distillation
@@ -65,7 +66,7 @@ def paper(scenario: str, strategy: str, seed: int = 0) -> CompleteBuilder:
         .combiner(combiner_for(scenario, seed, ByClass()) if has_tasks else ByClass())
         .buffer(Cumulative(BUFFER))
         .loss(Distillation(cross_entropy=1.0, reduction="mean"))
-        .training(iterations=row.iterations, batch_size=row.batch_size, learning_rate=row.learning_rate)
+        .training(Training(iterations=row.iterations, batch_size=row.batch_size, learning_rate=row.learning_rate))
     )
     if method is None:
         return builder

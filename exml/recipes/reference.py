@@ -7,6 +7,7 @@ import attrs
 from exml.augmentation import Augmentation
 from exml.buffers import EqualParts, Latest
 from exml.combiners import SideBySide
+from exml.engine import Training
 from exml.generators import AuxiliaryData, DataImpression, DatasetImages, GaussianNoise, ModelInversion, Replay
 from exml.learning.builder import CompleteBuilder, StrategyBuilder
 from exml.losses import Distillation
@@ -65,9 +66,11 @@ def reference(scenario: str, strategy: str, seed: int = 0) -> CompleteBuilder:
         .buffer(_buffer(dataset, strategy))
         .loss(Distillation(1.0, classes="seen" if has_tasks else "all", reduction="mean", labels=labels))
         .training(
-            iterations=row.iterations,
-            batch_size=MULTI_TASK_BATCH if has_tasks else row.batch_size,
-            learning_rate=row.learning_rate,
+            Training(
+                iterations=row.iterations,
+                batch_size=MULTI_TASK_BATCH if has_tasks else row.batch_size,
+                learning_rate=row.learning_rate,
+            )
         )
     )
     augmentation = _augmentation(dataset, strategy)

@@ -56,7 +56,7 @@ def test_a_learner_gives_an_inversion_the_buffer_to_start_from():
         .combiner(ByClass())
         .buffer(exml.buffers.Unbounded(8))
         .loss(Distillation())
-        .training(iterations=1, batch_size=4, learning_rate=0.01)
+        .training(exml.Training(iterations=1, batch_size=4, learning_rate=0.01))
         .build()
     )
     learner = exml.Learner(strategy, ConvNet(1, 4, 8))

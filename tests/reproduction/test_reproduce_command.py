@@ -7,9 +7,9 @@ import attrs
 import pytest
 import reproduction
 from reproduction import Cell, Outcome, read_cells
+from reproduction import _command as command
 
 from exml import cli
-from exml.cli import reproduce as command
 from exml.runs import Environment, Seconds
 from tests.reproduction.conftest import small_layout
 

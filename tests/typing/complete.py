@@ -48,7 +48,7 @@ base = (
     .combiner(ByClass())
     .buffer(exml.buffers.Cumulative(size=5_000))
     .loss(Distillation(cross_entropy=1.0))
-    .training(iterations=50_000, batch_size=32, learning_rate=0.1)
+    .training(exml.Training(iterations=50_000, batch_size=32, learning_rate=0.1))
 )
 assert_type(base, StrategyBuilder[Given, Given, Given, Given, Given])
 assert_type(base.build(), exml.Strategy)

@@ -14,11 +14,11 @@ no_training = (
     empty.generator(ProceduralImages()).combiner(ByClass()).buffer(exml.buffers.Cumulative(10)).loss(MeanSquaredError())
 )
 no_training.build()  # error
-whole = no_training.training(iterations=1, batch_size=1, learning_rate=0.1)
+whole = no_training.training(exml.Training(iterations=1, batch_size=1, learning_rate=0.1))
 whole.build()
 
 no_loss = empty.generator(ProceduralImages()).combiner(ByClass()).buffer(exml.buffers.Cumulative(10))
-no_loss.training(iterations=1, batch_size=1, learning_rate=0.1).build()  # error
+no_loss.training(exml.Training(iterations=1, batch_size=1, learning_rate=0.1)).build()  # error
 
 whole.generator(L2Norm(1.0))  # error
 whole.combiner(CenterLogits())  # error
@@ -28,6 +28,6 @@ whole.buffer(ProceduralImages())  # error
 whole.priors(L2Norm(1.0), Distillation())  # error
 whole.priors(L2Norm)  # error
 whole.student("fresh")  # error
-whole.training(iterations=1, batch_size=1, learning_rate=0.1, optimizer="lion")  # error
-whole.training(batch_size=1, learning_rate=0.1)  # error
+whole.training(exml.Training(iterations=1, batch_size=1, learning_rate=0.1, optimizer="lion"))  # error
+whole.training(exml.Training(batch_size=1, learning_rate=0.1))  # error
 whole.sampler(1)  # error

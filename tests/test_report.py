@@ -17,23 +17,25 @@ from rich.console import Console
 import exml
 from exml.core.errors import CheckpointError, ConfigError, SettingError
 from exml.learning import events
-from exml.runs import (
+from exml.learning.events import (
     BaselineEvaluated,
-    BaselineResult,
     BaselinesStarted,
-    Environment,
-    ExperienceResult,
+    Event,
     ExpertRefused,
     ExpertsProgress,
-    ProgressDisplay,
-    Result,
-    RunEvent,
-    Seconds,
-    StrategyResult,
     StrategyStarted,
     StudentEvaluated,
     WaitingForExpert,
     WaitingForProcess,
+)
+from exml.runs import (
+    BaselineResult,
+    Environment,
+    ExperienceResult,
+    ProgressDisplay,
+    Result,
+    Seconds,
+    StrategyResult,
     accuracy_figure,
     result_table,
     samples_figure,
@@ -398,7 +400,7 @@ OF_STREAMS = (WaitingForExpert(), ExpertRefused("theirs", "NaN in its weights"))
 
 
 def test_these_are_all_events():
-    assert {type(event) for event in (*EVENTS, WAITING, *OF_STREAMS)} == set(typing.get_args(RunEvent))
+    assert {type(event) for event in (*EVENTS, WAITING, *OF_STREAMS)} == set(typing.get_args(Event))
 
 
 def show(upto, width=80, **settings):

@@ -17,17 +17,15 @@ from exml.core.errors import CheckpointError, ExmlError, SettingError, UnknownNa
 from exml.engine import Execution
 from exml.experts import ExpertStream, load_expert
 from exml.learning import events
-from exml.runs import (
+from exml.learning.events import (
     BaselineEvaluated,
     BaselinesStarted,
-    Environment,
     ExpertsProgress,
-    Result,
-    Seconds,
     StrategyStarted,
     StudentEvaluated,
     WaitingForProcess,
 )
+from exml.runs import Environment, Result, Seconds
 from exml.runs._clock import Clock
 from exml.runs._folder import RunFolder
 from exml.runs._record import Request

@@ -33,16 +33,9 @@ from exml.core.rng import global_seed
 from exml.engine import Training
 from exml.experts import Expert, load_expert, read_cards, save_expert
 from exml.learning import events
+from exml.learning.events import ExpertRefused, StrategyStarted, WaitingForExpert
 from exml.models import ConvNet
-from exml.runs import (
-    ExpertRefused,
-    ProgressDisplay,
-    Stop,
-    StrategyStarted,
-    WaitingForExpert,
-    run_stream,
-    stream_strategy,
-)
+from exml.runs import ProgressDisplay, Stop, run_stream, stream_strategy
 from exml.runs._folder_watcher import Arrivals, Refused
 from exml.runs._stream_log import Ledger
 from exml.testing import run_on_ranks

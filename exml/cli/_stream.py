@@ -24,9 +24,10 @@ from exml.core.execution import Execution
 from exml.distributed import join
 from exml.engine import keep_freed_memory
 from exml.experts import ExpertCard
+from exml.learning.events import Event, ExpertRefused
 from exml.learning.strategy import Strategy
 from exml.recipes import RECIPES
-from exml.runs import ExpertRefused, ProgressDisplay, RunEvent
+from exml.runs import ProgressDisplay
 
 
 @attrs.frozen
@@ -188,7 +189,7 @@ def stopping(follow: bool) -> Generator[runs.Stop]:
             signal.signal(number, handler)
 
 
-def _tell_refused(event: RunEvent, /) -> None:
+def _tell_refused(event: Event, /) -> None:
     """For those who want to read errors only."""
     if isinstance(event, ExpertRefused):
         sys.stderr.write(f"exml: not learned from: {event.file}: {event.reason}\n")

@@ -1,4 +1,4 @@
-"""What a learner tells while it works: small typed events, for progress bars, metrics and logs."""
+"""Events: what a learner, a run or a sweep reports while it works, for progress bars, metrics and logs."""
 
 from __future__ import annotations
 
@@ -104,6 +104,143 @@ class ExperienceFinished:
     memory: Samples
 
 
+@attrs.frozen
+class WaitingForProcess:
+    """The run to be resumed is not at rest, or another trains the experts; this process goes on after the other one.
+
+    Args:
+        path: folder of the run, or of the experts.
+    """
+
+    path: Path
+
+
+@attrs.frozen
+class ExpertsProgress:
+    """The experts of a run are being trained.
+
+    Args:
+        done: epochs that are over, of all experts.
+        total: epochs of all experts.
+    """
+
+    done: int
+    total: int
+
+
+@attrs.frozen
+class StrategyStarted:
+    """A strategy's turn has come; the learner's events that follow are its own.
+
+    Args:
+        name: of the strategy in this run.
+        experiences: how many experts it will learn from, also before; None where nobody knows.
+    """
+
+    name: str
+    experiences: int | None
+
+
+@attrs.frozen
+class WaitingForExpert:
+    """The next expert of a stream is on its way, or has not arrived."""
+
+
+@attrs.frozen
+class ExpertRefused:
+    """An expert of a stream cannot be learned from; the run goes on without it.
+
+    Args:
+        file: name of its two files, without their endings.
+        reason: what is wrong, and the remedy.
+    """
+
+    file: str
+    reason: str
+
+
+@attrs.frozen
+class StudentEvaluated:
+    """A student was asked about the test images.
+
+    Args:
+        name: of its strategy.
+        experience: i, after which it was.
+        accuracy: row i of the accuracy matrix.
+        stream_accuracy: over the experiences 1 to i (Eq. 2).
+    """
+
+    name: str
+    experience: int
+    accuracy: tuple[float, ...]
+    stream_accuracy: float
+
+
+@attrs.frozen
+class BaselinesStarted:
+    """The students are ready; the baselines are being evaluated.
+
+    Args:
+        total: how many there are.
+    """
+
+    total: int
+
+
+@attrs.frozen
+class BaselineEvaluated:
+    """A baseline was evaluated, or turned out not to apply.
+
+    Args:
+        name: of the baseline.
+    """
+
+    name: str
+
+
+@attrs.frozen
+class JobsStarted:
+    """Several jobs begin: the runs of a sweep, or the experts of a zoo.
+
+    Args:
+        names: of the jobs to do, in the order in which they are begun.
+        total: of all jobs, including those that are already done.
+    """
+
+    names: tuple[str, ...]
+    total: int
+
+
+@attrs.frozen
+class JobProgress:
+    """A job reported its progress.
+
+    Args:
+        name: of the job.
+        done: steps made.
+        total: steps to make.
+    """
+
+    name: str
+    done: int
+    total: int
+
+
+@attrs.frozen
+class JobEnded:
+    """A job finished or failed; the others go on.
+
+    Args:
+        name: of the job.
+        summary: its outcome in a few words, such as ``"stream accuracy 81.2 %"``.
+        error: why it failed, in one line; None if it did not.
+    """
+
+    name: str
+    summary: str = ""
+    error: str | None = None
+
+
 Event: TypeAlias = (
     ExperienceStarted
     | GenerationProgress
@@ -111,21 +248,33 @@ Event: TypeAlias = (
     | DistillationProgress
     | CheckpointWritten
     | ExperienceFinished
+    | WaitingForProcess
+    | ExpertsProgress
+    | StrategyStarted
+    | WaitingForExpert
+    | ExpertRefused
+    | StudentEvaluated
+    | BaselinesStarted
+    | BaselineEvaluated
+    | JobsStarted
+    | JobProgress
+    | JobEnded
 )
+"""Every event: those of a learner, of a run around it, and of many runs."""
 
 
 @runtime_checkable
 class Observer(Protocol):
-    """Whoever wants to know; match on the class of the event.
+    """A callback for events; match on the class of the event.
 
     >>> def log(event: Event, /) -> None:
     ...     match event:
     ...         case ExperienceFinished(experience=i):
-    ...             print(f"experience {i} is over")
+    ...             print(f"experience {i} is finished")
     ...         case _:
     ...             pass
     """
 
     def __call__(self, event: Event, /) -> None:
-        """Called in the learner's thread, in order; an exception ends the run."""
+        """Called in order, in the thread that emits the event; an exception ends the run."""
         ...

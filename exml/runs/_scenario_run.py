@@ -21,12 +21,12 @@ from exml.core.expert import Expert
 from exml.experts import ExpertStream, save_expert
 from exml.learning.learner import Learner
 from exml.models import Normalized
-from exml.runs.run_events import (
+from exml.learning.events import (
     BaselineEvaluated,
     BaselinesStarted,
     ExpertsProgress,
-    RunEvent,
-    RunObserver,
+    Event,
+    Observer,
     StrategyStarted,
     StudentEvaluated,
     WaitingForProcess,
@@ -66,7 +66,7 @@ class Work:
         clock: Clock,
         device: torch.device,
         checkpoint_every: int,
-        observers: Sequence[RunObserver],
+        observers: Sequence[Observer],
         ranks: Ranks,
         *,
         baselines: bool,
@@ -226,7 +226,7 @@ class Work:
             folder=str(self._folder.of(name).relative_to(self._folder.path)),
         )
 
-    def _tell(self, event: RunEvent) -> None:
+    def _tell(self, event: Event) -> None:
         for observer in self._observers:
             observer(event)
         self._clock.tick()

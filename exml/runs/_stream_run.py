@@ -23,7 +23,7 @@ from exml.experts import ExpertCard, ExpertFiles, save_expert
 from exml.experts._prefetch import ahead
 from exml.learning.learner import Learner
 from exml.models import Normalized
-from exml.runs.run_events import ExpertRefused, RunEvent, RunObserver, StrategyStarted, WaitingForExpert
+from exml.learning.events import ExpertRefused, Event, Observer, StrategyStarted, WaitingForExpert
 from exml.runs import samples_figure
 from exml.runs._canvas import save_figure
 
@@ -61,7 +61,7 @@ class StreamWork:
         folder: Path,
         ledger: Ledger,
         stop: Stop,
-        observers: Sequence[RunObserver],
+        observers: Sequence[Observer],
         *,
         leads: bool = True,
     ) -> None:
@@ -174,7 +174,7 @@ class StreamWork:
         title = "images in the last buffer, by experience and label"
         save_figure(samples_figure(memory, experiences, title), self._folder / "samples.png")
 
-    def _tell(self, event: RunEvent) -> None:
+    def _tell(self, event: Event) -> None:
         for observer in self._observers:
             observer(event)
 

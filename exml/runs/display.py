@@ -10,12 +10,12 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Column
 
 from exml.learning import events
-from exml.runs.run_events import (
+from exml.learning.events import (
     BaselineEvaluated,
     BaselinesStarted,
     ExpertRefused,
     ExpertsProgress,
-    RunEvent,
+    Event,
     StrategyStarted,
     StudentEvaluated,
     WaitingForExpert,
@@ -62,7 +62,7 @@ class ProgressDisplay:
         """Stop; what was drawn last stays."""
         self._progress.stop()
 
-    def __call__(self, event: RunEvent, /) -> None:
+    def __call__(self, event: Event, /) -> None:
         """Draw what an event changed."""
         if isinstance(event, WaitingForProcess):  # worth a line in a log, too
             self._progress.console.print(f"Another process is at work on {event.path}; waiting for it.", markup=False)

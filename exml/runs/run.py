@@ -18,7 +18,7 @@ from exml.runs._folder import RunFolder
 from exml.runs._record import Request
 from exml.runs._scenario_run import Work
 from exml.runs.result import Result
-from exml.runs.run_events import RunObserver, WaitingForProcess
+from exml.learning.events import Observer, WaitingForProcess
 from exml.learning.strategy import Strategy
 
 TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png")
@@ -38,7 +38,7 @@ def run(
     resume: bool = False,
     experts: Path | str | None = None,
     baselines: bool = True,
-    observers: Sequence[RunObserver] = (),
+    observers: Sequence[Observer] = (),
     ranks: Ranks = ALONE,
 ) -> Result:
     """Train the experts of a scenario, learn from them by each strategy, and compare the students with the baselines.

@@ -27,7 +27,7 @@ from exml.runs.stop import Stop
 from exml.runs.stream_strategy import refuse_data
 from exml.experts import ExpertCard, read_cards, read_expert
 from exml.learning.learner import Learner
-from exml.runs.run_events import RunEvent, RunObserver, WaitingForProcess
+from exml.learning.events import Event, Observer, WaitingForProcess
 from exml.learning.strategy import Strategy
 
 
@@ -62,7 +62,7 @@ def run_stream(
     follow: bool = False,
     poll: float = 1.0,
     stop: Stop | None = None,
-    observers: Sequence[RunObserver] = (),
+    observers: Sequence[Observer] = (),
     ranks: Ranks = ALONE,
 ) -> StreamResult:
     """Learn one student from a folder of experts, in the order of their cards, else by name; there is no test data.
@@ -212,6 +212,6 @@ def _check(seed: int, checkpoint_every: int, poll: float) -> None:
         raise SettingError(expected=problem[0], got=str(problem[1]), remedy="correct it")
 
 
-def _tell(observers: Sequence[RunObserver], event: RunEvent) -> None:
+def _tell(observers: Sequence[Observer], event: Event) -> None:
     for observer in observers:
         observer(event)

@@ -17,7 +17,7 @@ from exml.runs._lock import lock
 from exml.runs._pool import Tell, share_out
 from exml.runs.zoo_events import ExpertTrained, ZooEvent, ZooObserver, ZooStarted
 from exml.experts import read_card
-from exml.runs.run_events import WaitingForProcess
+from exml.learning.events import WaitingForProcess
 
 
 @attrs.frozen

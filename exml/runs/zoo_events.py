@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import attrs
 
 from exml.core.errors import ExmlError
-from exml.runs.run_events import WaitingForProcess
+from exml.learning.events import WaitingForProcess
 
 
 @attrs.frozen

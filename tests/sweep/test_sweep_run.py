@@ -18,8 +18,9 @@ from rich.console import Console
 
 from exml import runs
 from exml.core.errors import CheckpointError
+from exml.learning.events import WaitingForProcess
 from exml.learning.strategy import Strategy
-from exml.runs import Result, WaitingForProcess, sweep
+from exml.runs import Result, sweep
 from exml.runs.sweep import Ended, Failure, RunEnded, Sweep, SweepDisplay, SweepStarted, groups_of
 from tests import tiny
 

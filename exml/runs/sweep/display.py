@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from exml.runs.run_events import WaitingForProcess
+from exml.learning.events import WaitingForProcess
 from exml.runs.sweep._fields import short_names
 from exml.runs.sweep.groups import label_of, varied
 from exml.runs.sweep.plan import PlannedRun

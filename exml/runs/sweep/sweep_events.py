@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
-from exml.runs.run_events import WaitingForProcess
+from exml.learning.events import WaitingForProcess
 from exml.runs.sweep.plan import Plan
 from exml.runs.sweep.results import SweepResult
 

@@ -103,7 +103,7 @@ class ProgressDisplay:
                     self._progress.advance(self._task)
             case WaitingForExpert():
                 self._note("waiting for an expert")
-            case events.CheckpointWritten() | events.ExperienceFinished():
+            case _:
                 pass
 
     def _begin(self, description: str, total: int | None) -> None:

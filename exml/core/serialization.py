@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -12,12 +13,48 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
-from exml.core.errors import ConfigError, ExmlError
+from exml.core.errors import ConfigError, ExmlError, SettingError
 from exml.core.registry import class_of, kind_of, noun_of
 
 T = TypeVar("T")
 Plain = Any
 """What JSON can hold."""
+
+
+class Settings(Mapping[str, Any]):
+    """Immutable settings by name, for components with a variable number of them; lists become tuples.
+
+    Raises:
+        SettingError: for a value that is no number, string or list, nor True, False or None.
+
+    >>> Settings({"degrees": [-10, 10]})
+    {'degrees': (-10, 10)}
+    """
+
+    def __init__(self, values: Mapping[str, Any], /) -> None:
+        self._values = {name: self._frozen(name, value) for name, value in values.items()}
+
+    def _frozen(self, name: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(self._frozen(name, item) for item in value)
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise SettingError(expected=f"numbers, strings or lists for {name}", got=repr(value), remedy="convert it")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 def to_plain(part: object) -> Plain:
@@ -145,6 +182,12 @@ def _structure_tuple(value: Any, cls: Any) -> Any:
     return tuple(parts)
 
 
+def _structure_mapping(value: Any, _: Any) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise _MisfitError("a mapping of settings", value)
+    return value
+
+
 def _structure_literal(value: Any, literal: Any) -> Any:
     if value not in get_args(literal):
         raise _MisfitError("one of " + ", ".join(map(repr, get_args(literal))), value)
@@ -180,6 +223,10 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda cls: get_origin(cls) is tuple, _structure_tuple)
     converter.register_unstructure_hook_func(
         lambda cls: get_origin(cls) is tuple, lambda parts: [converter.unstructure(part) for part in parts]
+    )
+    converter.register_structure_hook_func(lambda cls: get_origin(cls) is Mapping, _structure_mapping)
+    converter.register_unstructure_hook_func(
+        lambda cls: get_origin(cls) is Mapping, lambda settings: json.loads(json.dumps(dict(settings)))
     )
     converter.register_structure_hook_func(lambda cls: get_origin(cls) is Literal, _structure_literal)
     converter.register_structure_hook_func(lambda cls: get_origin(cls) in (Union, UnionType), _structure_union)

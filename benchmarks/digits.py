@@ -20,7 +20,7 @@ from typing import Any
 
 from exml import runs
 from exml.learning.strategy import Strategy
-from exml.recipes import RECIPES, recipe
+from exml.recipes import RECIPES, for_scenario
 from exml.runs import Result
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ SCENARIOS = ("digits-joint", "digits-nc", "digits-mt", "digits-ni")
 
 def wanted(scenario: str, seed: int, names: Sequence[str]) -> dict[str, Strategy]:
     """The recipes as they are now."""
-    return {name: recipe(name, scenario, seed).build() for name in names}
+    return {name: for_scenario(name, scenario, seed).build() for name in names}
 
 
 def finished(work: Path) -> list[Result]:

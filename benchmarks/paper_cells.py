@@ -25,7 +25,7 @@ from exml import scenarios
 from exml.core.errors import NonFiniteError
 from exml.engine import Execution
 from exml.experts import ExpertStream
-from exml.protocols import ALONE, GenerationContext
+from exml.protocols import STANDALONE, GenerationContext
 from exml.runs import stream_folder
 from exml.runs._environment import environment
 from exml.runs.evaluation import evaluate_student
@@ -41,13 +41,11 @@ class MadeImages:
 
     folder: str
 
-    @property
-    def uses_priors(self) -> bool:
-        """They have done their work."""
-        return False
+    uses_priors = False
+    uses_real_data = False
 
     def __call__(
-        self, expert: exml.Expert, size: int, seed: int, context: GenerationContext = ALONE, /
+        self, expert: exml.Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /
     ) -> exml.Samples:
         """The samples of the context's experience."""
         samples = exml.Samples.from_state(load_file(f"{self.folder}/experience-{context.experience}.safetensors"))

@@ -16,8 +16,8 @@ from exml.core.activation import Activation
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
 from exml.core.ranks import Alone, Ranks
-from exml.core.roles import role
-from exml.core.samples import Samples
+from exml.core.registry import role
+from exml.core.samples import Samples, StoredImages
 from exml.core.shapes import ClassMask, Images, Labels, Logits, Scalar, State
 from exml.core.targets import Target, TeacherLogits
 
@@ -82,11 +82,39 @@ class Generator(Protocol):
 
     @property
     def uses_priors(self) -> bool:
-        """Whether pixels are optimised, so that priors and augmentation have an effect."""
+        """Whether it optimizes pixels, so that priors and augmentation have an effect."""
+        ...
+
+    @property
+    def uses_real_data(self) -> bool:
+        """Whether it reads the experts' own training data, which an ex-model learner does not have (Sec. 5, "Replay").
+
+        A generator that holds others reads them if one of those does.
+        """
         ...
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ..., /) -> Samples:
         """Make ``size`` samples on the expert's device, the same ones for the same seed."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where generators that optimize nothing take their images from.
+
+    A source that belongs to a strategy is a component, so that the strategy serializes.
+    """
+
+    @property
+    def uses_real_data(self) -> bool:
+        """Whether these are the experts' own training data; False for auxiliary data."""
+        ...
+
+    def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
+        """All images for experience i (from 1) on the CPU, with global class ids where the source has them.
+
+        Images are floating in pixel units, or uint8; a generator converts only those that it draws.
+        """
         ...
 
 

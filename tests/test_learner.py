@@ -260,6 +260,7 @@ class Broken:
 
     fault: str
     uses_priors = False
+    uses_real_data = False
 
     def __call__(self, expert, size, seed, context=None, /):
         images = torch.rand(size - (self.fault == "size"), *expert.image_shape)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from exml.learning import events
 from exml.learning.checkpoint import CheckpointFolder
+from exml.core.components import uses_real_data
 from exml.core.ranks import Ranks
 from exml.runs.evaluation import Evaluation, evaluate_student, forgetting
 from exml.runs._baselines import BASELINES, baseline_result
@@ -36,9 +36,6 @@ from exml.runs import accuracy_figure, samples_figure
 from exml.runs._canvas import save_figure
 from exml.scenarios import Scenario
 from exml.learning.strategy import Strategy
-
-REAL_DATA = ("replay", "scenario-source")
-"""Kinds of components that look at the data of the experts."""
 
 
 class Work:
@@ -216,7 +213,7 @@ class Work:
         return StrategyResult(
             name=name,
             strategy=plain,
-            ex_model=not _sees_data(plain),
+            ex_model=not uses_real_data(strategy),
             accuracy=progress.accuracy,
             stream_accuracy=tuple(row.stream_until(place) for place, row in enumerate(rows, 1)),
             forgetting=forgetting(torch.tensor(progress.accuracy, dtype=torch.float64)),
@@ -228,10 +225,3 @@ class Work:
         for observer in self._observers:
             observer(event)
         self._clock.tick()
-
-
-def _sees_data(plain: Any) -> bool:
-    """Whether a part of a strategy looks at data that an ex-model learner does not have (Sec. 5, Replay ED)."""
-    if isinstance(plain, Mapping):
-        return plain.get("kind") in REAL_DATA or any(_sees_data(part) for part in plain.values())
-    return isinstance(plain, list) and any(_sees_data(part) for part in plain)

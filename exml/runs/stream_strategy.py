@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 import torch
 
+from exml.core.components import walk
 from exml.core.errors import ExpertError, SettingError
 from exml.runs._student import classes_of
 from exml.experts import ExpertCard, ExpertTraining
 from exml.recipes import recipe
 from exml.core.samples import Samples
-from exml.scenarios import Experience, Scenario, registry
+from exml.scenarios import Experience, Scenario, ScenarioSource, registry
 from exml.learning.strategy import Strategy
 
 NAME = "the stream"
@@ -59,7 +59,7 @@ def refuse_data(strategy: Strategy) -> None:
     Raises:
         SettingError: it does.
     """
-    if _mentions(strategy.to_dict(), "scenario-source"):
+    if any(isinstance(part, ScenarioSource) for _, part in walk(strategy)):
         raise SettingError(
             expected="a strategy that does without the data of the experts",
             got="one that learns from a scenario's",
@@ -90,9 +90,3 @@ def _scenario(cards: Mapping[str, ExpertCard]) -> Scenario:
         architecture=first.architecture,
         training=ExpertTraining(),
     )
-
-
-def _mentions(plain: Any, kind: str) -> bool:
-    if isinstance(plain, Mapping):
-        return plain.get("kind") == kind or any(_mentions(part, kind) for part in plain.values())
-    return isinstance(plain, list) and any(_mentions(part, kind) for part in plain)

@@ -139,16 +139,14 @@ class Work:
         begun = self._ranks.leader_says(CheckpointFolder(checkpoints).exists())
         learner = Learner(
             strategy,
-            self._scenario.make_student(self._request.seed),
-            device=self._device,
+            self._scenario.make_student(self._request.seed).to(self._device),
             seed=self._request.seed,
-            folder=None if begun else checkpoints,
-            checkpoint_every=self._checkpoint_every,
+            folder=None if begun else CheckpointFolder(checkpoints, self._checkpoint_every),
             execution=self._request.execution,
             ranks=self._ranks,
         )
         if begun:
-            learner.resume(checkpoints)
+            learner.resume(CheckpointFolder(checkpoints, self._checkpoint_every))
         progress = self._folder.record.strategies[name]
         progress.accuracy = progress.accuracy[: learner.experience]
 

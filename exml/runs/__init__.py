@@ -1,5 +1,6 @@
 """Whole runs: what the ``exml`` command does, for use from Python."""
 
+from exml.runs import evaluation, sweep
 from exml.runs._canvas import save_figure
 from exml.runs.accuracy_figure import accuracy_figure
 from exml.runs.display import ProgressDisplay
@@ -36,6 +37,7 @@ __all__ = [
     "ZooStarted",
     "accuracy_figure",
     "evaluate_zoo",
+    "evaluation",
     "result_table",
     "run",
     "run_stream",
@@ -43,6 +45,7 @@ __all__ = [
     "save_figure",
     "stream_folder",
     "stream_strategy",
+    "sweep",
     "train_zoo",
     "zoo_table",
 ]

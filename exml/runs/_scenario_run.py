@@ -8,34 +8,34 @@ from pathlib import Path
 
 import torch
 
+from exml.core.components import uses_real_data
+from exml.core.expert import Expert
+from exml.core.ranks import Ranks
+from exml.experts import ExpertStream, save_expert
 from exml.learning import events
 from exml.learning.checkpoint import CheckpointFolder
-from exml.core.components import uses_real_data
-from exml.core.ranks import Ranks
-from exml.runs.evaluation import Evaluation, evaluate_student, forgetting
-from exml.runs._baselines import BASELINES, baseline_result
-from exml.runs._clock import Clock
-from exml.runs._folder import RunFolder
-from exml.runs._lock import lock
-from exml.core.expert import Expert
-from exml.experts import ExpertStream, save_expert
-from exml.learning.learner import Learner
-from exml.models import Normalized
 from exml.learning.events import (
     BaselineEvaluated,
     BaselinesStarted,
-    ExpertsProgress,
     Event,
+    ExpertsProgress,
     Observer,
     StrategyStarted,
     StudentEvaluated,
     WaitingForProcess,
 )
-from exml.runs.result import BaselineResult, ExperienceResult, Result, StrategyResult
-from exml.runs import accuracy_figure, samples_figure
-from exml.runs._canvas import save_figure
-from exml.scenarios import Scenario
+from exml.learning.learner import Learner
 from exml.learning.strategy import Strategy
+from exml.models import Normalized
+from exml.runs import accuracy_figure, samples_figure
+from exml.runs._baselines import BASELINES, baseline_result
+from exml.runs._canvas import save_figure
+from exml.runs._clock import Clock
+from exml.runs._folder import RunFolder
+from exml.runs._lock import lock
+from exml.runs.evaluation import Evaluation, evaluate_student, forgetting
+from exml.runs.result import BaselineResult, ExperienceResult, Result, StrategyResult
+from exml.scenarios import Scenario
 
 
 class Work:
@@ -139,16 +139,14 @@ class Work:
         begun = self._ranks.leader_says(CheckpointFolder(checkpoints).exists())
         learner = Learner(
             strategy,
-            self._scenario.make_student(self._request.seed),
-            device=self._device,
+            self._scenario.make_student(self._request.seed).to(self._device),
             seed=self._request.seed,
-            folder=None if begun else checkpoints,
-            checkpoint_every=self._checkpoint_every,
+            folder=None if begun else CheckpointFolder(checkpoints, self._checkpoint_every),
             execution=self._request.execution,
             ranks=self._ranks,
         )
         if begun:
-            learner.resume(checkpoints)
+            learner.resume(CheckpointFolder(checkpoints, self._checkpoint_every))
         progress = self._folder.record.strategies[name]
         progress.accuracy = progress.accuracy[: learner.experience]
 

@@ -69,7 +69,7 @@ def _transformation(settings: Kornia) -> Callable[[Images], Images]:
     from kornia import augmentation  # kornia is slow to import
 
     base = augmentation.AugmentationBase2D
-    classes = {
+    classes: dict[str, Callable[..., Any]] = {
         name: cls
         for name, cls in inspect.getmembers(augmentation, inspect.isclass)
         if issubclass(cls, base) and not name.endswith("Base2D")

@@ -9,33 +9,33 @@ from typing import Any
 
 import torch
 
+from exml.core.expert import Expert
+from exml.core.ranks import Ranks
+from exml.experts import ExpertStream, save_expert
 from exml.learning import events
 from exml.learning.checkpoint import CheckpointFolder
-from exml.core.ranks import Ranks
-from exml.runs.evaluation import Evaluation, evaluate_student, forgetting
-from exml.runs._baselines import BASELINES, baseline_result
-from exml.runs._clock import Clock
-from exml.runs._folder import RunFolder
-from exml.runs._lock import lock
-from exml.core.expert import Expert
-from exml.experts import ExpertStream, save_expert
-from exml.learning.learner import Learner
-from exml.models import Normalized
 from exml.learning.events import (
     BaselineEvaluated,
     BaselinesStarted,
-    ExpertsProgress,
     Event,
+    ExpertsProgress,
     Observer,
     StrategyStarted,
     StudentEvaluated,
     WaitingForProcess,
 )
-from exml.runs.result import BaselineResult, ExperienceResult, Result, StrategyResult
-from exml.runs import accuracy_figure, samples_figure
-from exml.runs._canvas import save_figure
-from exml.scenarios import Scenario
+from exml.learning.learner import Learner
 from exml.learning.strategy import Strategy
+from exml.models import Normalized
+from exml.runs import accuracy_figure, samples_figure
+from exml.runs._baselines import BASELINES, baseline_result
+from exml.runs._canvas import save_figure
+from exml.runs._clock import Clock
+from exml.runs._folder import RunFolder
+from exml.runs._lock import lock
+from exml.runs.evaluation import Evaluation, evaluate_student, forgetting
+from exml.runs.result import BaselineResult, ExperienceResult, Result, StrategyResult
+from exml.scenarios import Scenario
 
 REAL_DATA = ("replay", "scenario-source")
 """Kinds of components that look at the data of the experts."""

@@ -13,9 +13,9 @@ from exml.learning import events
 from exml.learning.events import (
     BaselineEvaluated,
     BaselinesStarted,
+    Event,
     ExpertRefused,
     ExpertsProgress,
-    Event,
     StrategyStarted,
     StudentEvaluated,
     WaitingForExpert,

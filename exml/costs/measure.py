@@ -199,7 +199,7 @@ def _experience(timer: _Timer, later: DistillationRates) -> float:
         training=training,
         student="continue",
     )
-    learner = Learner(least, trials.student, device=trials.device, execution=trials.execution)
+    learner = Learner(least, trials.student, execution=trials.execution)
     learner.learn(trials.expert)
     began = timer.now()
     learner.learn(trials.expert)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from exml.experts import ExpertProfile
-from exml.generators import AuxiliaryData, DataImpression, DatasetImages, GaussianNoise, ModelInversion, Replay, Source
-from exml.protocols import Generator
+from exml.generators import AuxiliaryData, DataImpression, DatasetImages, GaussianNoise, ModelInversion, Replay
+from exml.protocols import Generator, Source
 from exml.recipes._appendix import AUXILIARY, GENERATION, STOP_AT, Dataset, method_of
 from exml.recipes._profile import required
 

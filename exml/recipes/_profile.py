@@ -5,9 +5,8 @@ from __future__ import annotations
 from exml.combiners import MultiTask
 from exml.core.errors import SettingError
 from exml.experts import ExpertProfile
-from exml.generators import Source
 from exml.priors import BatchNormStatistics
-from exml.protocols import Combiner
+from exml.protocols import Combiner, Source
 
 
 def combiner_for(profile: ExpertProfile, flat: Combiner) -> Combiner:

@@ -15,13 +15,12 @@ from exml.generators import (
     PhotoPatches,
     ProceduralImages,
     Replay,
-    Source,
 )
 from exml.learning.builder import CompleteBuilder, StrategyBuilder
 from exml.losses import Distillation
 from exml.normalizers import CenterLogits
 from exml.priors import GaussianBlur, L2Norm
-from exml.protocols import Generator, Prior
+from exml.protocols import Generator, Prior, Source
 from exml.recipes._profile import combiner_for, statistics_for
 
 BUFFER = Cumulative(2_000)

@@ -10,8 +10,8 @@ from torch import nn
 from exml import scenarios
 from exml.core.errors import UnknownNameError
 from exml.experts import ExpertProfile
-from exml.generators import Source
 from exml.learning.builder import CompleteBuilder
+from exml.protocols import Source
 from exml.recipes._appendix import PAPER_STRATEGIES
 from exml.recipes._profile import required
 from exml.recipes.default import default

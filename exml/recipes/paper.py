@@ -6,12 +6,11 @@ from exml.buffers import Cumulative
 from exml.combiners import ByClass
 from exml.engine import Training
 from exml.experts import ExpertProfile
-from exml.generators import Source
 from exml.learning.builder import CompleteBuilder, StrategyBuilder
 from exml.losses import Distillation
 from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
-from exml.protocols import Prior
+from exml.protocols import Prior, Source
 from exml.recipes._appendix import AUGMENTATION, BUFFER, DISTILLATION, GENERATION, method_of, row_of
 from exml.recipes._images import generator_for
 from exml.recipes._profile import combiner_for

@@ -9,12 +9,12 @@ from exml.buffers import EqualParts, Latest
 from exml.combiners import SideBySide
 from exml.engine import Training
 from exml.experts import ExpertProfile
-from exml.generators import DataImpression, ModelInversion, Source
+from exml.generators import DataImpression, ModelInversion
 from exml.learning.builder import CompleteBuilder, StrategyBuilder
 from exml.losses import Distillation
 from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
-from exml.protocols import BufferPolicy, Generator, Prior
+from exml.protocols import BufferPolicy, Generator, Prior, Source
 from exml.recipes._appendix import (
     AUXILIARY,
     BUFFER,

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import attrs
 
-from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError
-from exml.core.expert import Expert
-from exml.core.shapes import Scalar
-from exml.experts import ExpertCard, ExpertFiles, save_expert
-from exml.experts._prefetch import ahead
 from exml.learning import events
-from exml.learning.events import Event, ExpertRefused, Observer, StrategyStarted, WaitingForExpert
-from exml.learning.learner import Learner
-from exml.models import Normalized
-from exml.runs import samples_figure
-from exml.runs._canvas import save_figure
+from exml.core.shapes import Scalar
+from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError
 from exml.runs._folder_watcher import Arrivals, Refused
 from exml.runs._stream_log import Ledger
 from exml.runs._stream_record import StreamRequest
 from exml.runs._student import StudentPlan
-from exml.runs.stop import Stop
+from exml.learning.stop import Stop
+from exml.core.expert import Expert
+from exml.experts import ExpertCard, ExpertFiles, save_expert
+from exml.experts._prefetch import ahead
+from exml.learning.learner import Learner
+from exml.models import Normalized
+from exml.learning.events import ExpertRefused, Event, Observer, StrategyStarted, WaitingForExpert
+from exml.runs import samples_figure
+from exml.runs._canvas import save_figure
 
 
 class _Stopped(BaseException):
@@ -138,7 +138,7 @@ class StreamWork:
                 pass
         self._tell(event)
         if self._stop.asked:
-            self._learner.checkpoint_every = 1  # so that the step under way is in a checkpoint
+            self._learner.stop = self._stop
         if isinstance(event, events.ExperienceFinished):
             self._record(time.perf_counter() - self._began)
         elif isinstance(event, events.CheckpointWritten) and self._stop.asked and event.experience < self._number:

@@ -27,7 +27,7 @@ from exml.runs._stream_log import Ledger
 from exml.runs._stream_record import StreamRequest
 from exml.runs._stream_run import StreamWork
 from exml.runs._student import plan_student
-from exml.runs.stop import Stop
+from exml.learning.stop import Stop
 from exml.runs.stream_strategy import refuse_data
 
 
@@ -189,15 +189,13 @@ def _learner(
     begun = ranks.leader_says(CheckpointFolder(folder).exists())
     learner = Learner(
         strategy,
-        request.student.make(request.seed),
-        device=device,
+        request.student.make(request.seed).to(device),
         seed=request.seed,
-        folder=None if begun else folder,
-        checkpoint_every=checkpoint_every,
+        folder=None if begun else CheckpointFolder(folder, checkpoint_every),
         execution=request.execution,
         ranks=ranks,
     )
-    return learner.resume(folder) if begun else learner
+    return learner.resume(CheckpointFolder(folder, checkpoint_every)) if begun else learner
 
 
 def _check(seed: int, checkpoint_every: int, poll: float) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from exml.core.components import walk
 from exml.core.errors import SettingError
 from exml.experts import ExpertCard, ExpertProfile
 from exml.learning.strategy import Strategy
 from exml.recipes import recipe
+from exml.scenarios import ScenarioSource
 
 
 def stream_strategy(name: str, folder: Path | str, cards: Mapping[str, ExpertCard], /) -> Strategy:
@@ -33,15 +34,9 @@ def refuse_data(strategy: Strategy) -> None:
     Raises:
         SettingError: it does.
     """
-    if _mentions(strategy.to_dict(), "scenario-source"):
+    if any(isinstance(part, ScenarioSource) for _, part in walk(strategy)):
         raise SettingError(
             expected="a strategy that does without the data of the experts",
             got="one that learns from a scenario's",
             remedy="choose another one of 'exml strategies', or give a file",
         )
-
-
-def _mentions(plain: Any, kind: str) -> bool:
-    if isinstance(plain, Mapping):
-        return plain.get("kind") == kind or any(_mentions(part, kind) for part in plain.values())
-    return isinstance(plain, list) and any(_mentions(part, kind) for part in plain)

@@ -93,7 +93,7 @@ def _cell(
     scenario: str, images: float, steps: float, normalizer: str, combiner: str, augmented: str, weight: float
 ) -> Callable[[int], Strategy]:
     def make(seed: int) -> Strategy:
-        paper = recipes.paper(scenario, "model-inversion", seed).build()
+        paper = recipes.for_scenario("paper-model-inversion", scenario, seed).build()
         continuing = _plain(scenario).startswith("cifar10")
         changes: dict[str, Any] = TRAINING | (CONTINUING if continuing else {})
         training = attrs.evolve(recipes.at_budget(paper, steps).training, **changes)

@@ -111,11 +111,11 @@ def _uniform(strategy: Strategy) -> Strategy:
 
 
 def _gathered(strategy: Strategy) -> Strategy:
-    return attrs.evolve(strategy, buffer=small(recipes.paper(SCENARIO, "auxiliary").build()).buffer)
+    return attrs.evolve(strategy, buffer=small(recipes.for_scenario("paper-auxiliary", SCENARIO).build()).buffer)
 
 
 def _text(strategy: Strategy) -> Strategy:
-    return small(recipes.paper(SCENARIO, "model-inversion").build())
+    return small(recipes.for_scenario("paper-model-inversion", SCENARIO).build())
 
 
 def small(strategy: Strategy) -> Strategy:
@@ -275,7 +275,7 @@ def cells() -> dict[str, Callable[[int], Strategy]]:
 
 
 def _cell(base: str, change: Change) -> Callable[[int], Strategy]:
-    return lambda seed: change(small(recipes.reference(SCENARIO, base, seed).build()))
+    return lambda seed: change(small(recipes.for_scenario(f"reference-{base}", SCENARIO, seed).build()))
 
 
 def collect(work: Path, seeds: list[int]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pages import Found, Page, commit, made_by, mean, missing, sentence, table, 
 
 from exml import runs
 from exml.learning.strategy import Strategy
-from exml.recipes import RECIPES, recipe
+from exml.recipes import RECIPES, for_scenario
 from exml.runs import Result
 
 COMMAND = "uv run python benchmarks/digits.py"
@@ -30,7 +30,7 @@ SCENARIOS = ("digits-joint", "digits-nc", "digits-mt", "digits-ni")
 
 def wanted(scenario: str, seed: int, names: Sequence[str]) -> dict[str, Strategy]:
     """The recipes as they are now."""
-    return {name: recipe(name, scenario, seed).build() for name in names}
+    return {name: for_scenario(name, scenario, seed).build() for name in names}
 
 
 def finished(work: Path) -> list[Result]:

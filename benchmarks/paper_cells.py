@@ -43,10 +43,8 @@ class MadeImages:
 
     folder: str
 
-    @property
-    def uses_priors(self) -> bool:
-        """They have done their work."""
-        return False
+    uses_priors = False
+    uses_real_data = False
 
     def __call__(
         self, expert: exml.Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /

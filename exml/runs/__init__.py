@@ -1,5 +1,6 @@
 """Whole runs: what the ``exml`` command does, for use from Python."""
 
+from exml.learning.stop import Stop
 from exml.runs import evaluation, sweep
 from exml.runs._canvas import save_figure
 from exml.runs.accuracy_figure import accuracy_figure
@@ -7,7 +8,6 @@ from exml.runs.display import ProgressDisplay
 from exml.runs.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
 from exml.runs.run import run
 from exml.runs.samples_figure import samples_figure
-from exml.runs.stop import Stop
 from exml.runs.stream import StreamResult, run_stream
 from exml.runs.stream_strategy import stream_strategy
 from exml.runs.table import result_table

@@ -26,9 +26,9 @@ from exml.learning.events import (
     WaitingForProcess,
 )
 from exml.runs import Environment, Result, Seconds
-from exml.runs._clock import Clock
-from exml.runs._folder import RunFolder
-from exml.runs._record import Request
+from exml.runs.clock import Clock
+from exml.runs.run_folder import RunFolder
+from exml.runs.record import Request
 from exml.runs.evaluation import evaluate_baseline
 from exml.scenarios import registry
 from tests import tiny

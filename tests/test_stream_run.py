@@ -36,8 +36,8 @@ from exml.learning import events
 from exml.learning.events import ExpertRefused, StrategyStarted, WaitingForExpert
 from exml.models import ConvNet
 from exml.runs import ProgressDisplay, Stop, run_stream, stream_strategy
-from exml.runs._folder_watcher import Arrivals, Refused
-from exml.runs._stream_log import Ledger
+from exml.runs.folder_watcher import Arrivals, Refused
+from exml.runs.stream_log import Ledger
 from exml.testing import run_on_ranks
 from tests import tiny
 from tests.test_cli import Nursery, call

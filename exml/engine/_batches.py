@@ -44,7 +44,9 @@ class Bank:
 
     def parts(self) -> Iterator[tuple[Images, Target]]:
         """All of it in order, some at a time."""
-        for rows in torch.arange(len(self.images), device=self.images.device).split(inference_batch_size(self.images.shape[1:])):
+        for rows in torch.arange(len(self.images), device=self.images.device).split(
+            inference_batch_size(self.images.shape[1:])
+        ):
             yield self.images[rows], self._target(rows)
 
     def batches(self, shard: Shard, draws: torch.Generator) -> Batches:

@@ -1,13 +1,18 @@
-"""Whole runs: what the ``exml`` command does, for use from Python."""
+"""Whole runs: what the ``exml`` command does, for use from Python.
 
-from exml.runs._canvas import save_figure
-from exml.runs.accuracy_figure import accuracy_figure
-from exml.runs.display import ProgressDisplay
-from exml.runs.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
-from exml.runs.run import run
-from exml.runs.samples_figure import samples_figure
+One loop over a source of experts, its record, result, display, figures and forecast, and the zoo; sweeps are in
+:mod:`exml.runs.sweep`. Imports every floor below; only the command line imports it.
+"""
+
 from exml.learning.stop import Stop
-from exml.runs.stream import StreamResult, run_stream
+from exml.runs.accuracy_figure import accuracy_figure
+from exml.runs.canvas import save_figure
+from exml.runs.display import ProgressDisplay
+from exml.runs.forecast import Forecast, duration, forecast
+from exml.runs.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
+from exml.runs.run import RunSettings, forecasts, run
+from exml.runs.samples_figure import samples_figure
+from exml.runs.sources import FolderExperts, ScenarioExperts
 from exml.runs.stream_strategy import stream_strategy
 from exml.runs.table import result_table
 from exml.runs.zoo import stream_folder, train_zoo
@@ -22,23 +27,28 @@ __all__ = [
     "ExperienceResult",
     "ExpertEvaluation",
     "ExpertTrained",
+    "FolderExperts",
+    "Forecast",
     "ProgressDisplay",
     "Result",
+    "RunSettings",
+    "ScenarioExperts",
     "Seconds",
     "Stop",
     "StrategyResult",
     "StreamEvaluation",
-    "StreamResult",
     "ZooDisplay",
     "ZooEvaluation",
     "ZooEvent",
     "ZooObserver",
     "ZooStarted",
     "accuracy_figure",
+    "duration",
     "evaluate_zoo",
+    "forecast",
+    "forecasts",
     "result_table",
     "run",
-    "run_stream",
     "samples_figure",
     "save_figure",
     "stream_folder",

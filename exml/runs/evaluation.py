@@ -10,15 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from exml.core.samples import inference_batch_size
-from exml.protocols import Baseline, Predictor
-from exml.core.shapes import Images, Labels, Logits
 from exml.baselines import Oracle
-from exml.core.ranks import ALONE, Ranks
-from exml.engine import frozen
 from exml.core.errors import NonFiniteError, ShapeError
+from exml.core.ranks import ALONE, Ranks
+from exml.core.samples import Samples, inference_batch_size
+from exml.core.shapes import Images, Labels, Logits
+from exml.engine import frozen
 from exml.experts import ExpertStream
-from exml.core.samples import Samples
+from exml.protocols import Baseline, Predictor
 from exml.scenarios import Scenario
 
 CHUNK = 2**26

@@ -9,12 +9,12 @@ import torch
 
 from exml.core.components import walk
 from exml.core.errors import ExpertError, SettingError
-from exml.runs._student import classes_of
-from exml.experts import ExpertCard, ExpertTraining
-from exml.recipes import recipe
 from exml.core.samples import Samples
-from exml.scenarios import Experience, Scenario, ScenarioSource, registry
+from exml.experts import ExpertCard, ExpertTraining
 from exml.learning.strategy import Strategy
+from exml.recipes import recipe
+from exml.runs.student_plan import classes_of
+from exml.scenarios import Experience, Scenario, ScenarioSource, registry
 
 NAME = "the stream"
 

@@ -13,10 +13,10 @@ import attrs
 
 from exml import scenarios
 from exml.core.errors import CheckpointError, ExmlError, SettingError
-from exml.runs._record import read_record
-from exml.runs.run import TAKEN
-from exml.recipes import recipe
 from exml.learning.strategy import Strategy
+from exml.recipes import recipe
+from exml.runs.record import read_record
+from exml.runs.run import TAKEN
 from exml.runs.sweep._fields import show, with_field
 from exml.runs.sweep._imports import import_all
 from exml.runs.sweep.sweep import Choice, Sweep, is_file

@@ -33,8 +33,8 @@ from exml.experts import ExpertStream, read_card
 from exml.learning.events import WaitingForProcess
 from exml.runs import ExpertTrained, ZooDisplay, ZooEvaluation, ZooStarted, evaluate_zoo, stream_folder, train_zoo
 from exml.runs.baselines import BASELINES
-from exml.runs.folder_lock import lock
 from exml.runs.evaluation import evaluate_baseline
+from exml.runs.folder_lock import lock
 from exml.scenarios import registry
 from tests import tiny
 

@@ -22,6 +22,8 @@ app = App(
     name="exml",
     help="Learn one model from a stream of other people's trained models, without their data.",
     version=version("exml"),
+    version_format="plaintext",  # Markdown would take a tenth of a second to import
+    help_format="plaintext",
     default_parameter=Parameter(negative=()),
 )
 for name, (place, summary) in COMMANDS.items():

@@ -23,11 +23,11 @@ from exml.learning.learner import Learner
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
-from exml.runs import samples_figure
 from exml.runs.canvas import save_figure
 from exml.runs.clock import Clock
 from exml.runs.folder_watcher import Refused
 from exml.runs.run_folder import RunFolder
+from exml.runs.samples_figure import samples_figure
 from exml.runs.sources import OpenSource
 from exml.runs.stream_log import StreamLog
 from exml.runs.student_plan import StudentPlan

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import attrs
-import torch
 
-from exml.core.components import uses_real_data
 from exml.core.errors import CheckpointError, SettingError
 from exml.core.execution import EAGER, Execution
 from exml.core.ranks import ALONE, Ranks
@@ -20,18 +18,15 @@ from exml.core.validators import in_range, positive_int
 from exml.distributed import local_device
 from exml.experts import ExpertCard
 from exml.learning.events import Event, Observer, WaitingForProcess
-from exml.learning.learner import Learner
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
-from exml.runs._strategy_run import RunContext, StrategyRun
-from exml.runs.accuracy_figure import accuracy_figure
-from exml.runs.canvas import save_figure
+from exml.runs._stages import carry_out
+from exml.runs._strategy_run import RunContext
 from exml.runs.clock import Clock
 from exml.runs.environment import device_of, environment
-from exml.runs.evaluation import Evaluation, forgetting
 from exml.runs.forecast import Forecast, forecast
-from exml.runs.record import Progress, Request
-from exml.runs.result import Result, StrategyResult
+from exml.runs.record import Request
+from exml.runs.result import Result
 from exml.runs.run_folder import RunFolder, begun
 from exml.runs.sources import FolderExperts, OpenSource, ScenarioExperts
 
@@ -119,7 +114,7 @@ def run(
     record = begun(out, resume=resume) if resume or ranks.leader else None
     opened = source.open(settings.seed, out, stop, None if record is None else record.request)
     if opened is None:
-        return _result(Request({}, settings.seed, str(device)), stopped=True)
+        return Result(scenario=None, seed=settings.seed, split=None, stopped=True)
     known = {} if record is None else record.request.strategies
     chosen = {name: _chosen(choice, opened, known.get(name)) for name, choice in strategies.items()}
     for strategy in chosen.values():
@@ -140,7 +135,7 @@ def run(
         clock = Clock(folder)
         context = RunContext(opened, folder, clock, own, settings.checkpoint_every, stop, observer, ranks)
         try:
-            return _carry_out(context, {name: chosen[name] for name in folder.record.request.strategies})
+            return carry_out(context, {name: chosen[name] for name in folder.record.request.strategies})
         except BaseException:
             with suppress(CheckpointError):  # the first error is the one to report
                 clock.save()
@@ -200,63 +195,3 @@ def _chosen(choice: Choice, source: OpenSource, begun_with: object | None) -> St
 
 def _is_finished(folder: RunFolder, source: OpenSource) -> bool:
     return bool(source.tests) and folder.result.exists() and not Result.load(folder.result).stopped
-
-
-def _carry_out(context: RunContext, strategies: Mapping[str, Strategy]) -> Result:
-    """Experts, students, baselines, result. Each stage does what is not done yet, so a resumed run repeats them all."""
-    source, folder, clock, ranks = context.source, context.folder, context.clock, context.ranks
-    clock.enter("experts")
-    source.prepare(folder.record.request.seed, context.device, context.tell, ranks)
-    rows: list[StrategyResult] = []
-    stopped = False
-    for name, strategy in strategies.items():
-        strategy_run = StrategyRun(name, strategy, context)
-        strategy_run()
-        rows.append(_row(name, strategy, strategy_run.learner, context))
-        del strategy_run  # before the next one
-        stopped = ranks.leader_says(context.stop.asked)
-        if stopped:
-            break
-    if ranks.leader:
-        clock.enter("evaluation")
-        baselines = () if stopped else source.evaluate_baselines(context.device, context.tell)
-        clock.save()
-        record = folder.record
-        rows = [attrs.evolve(row, seconds=record.strategies[row.name].seconds) for row in rows]
-        result = attrs.evolve(
-            _result(record.request, stopped=stopped),
-            shared_test=source.shared_test,
-            experiences=source.tests,
-            strategies=tuple(rows),
-            baselines=baselines,
-            seconds=sum((row.seconds for row in rows), record.shared),
-            environments=record.environments,
-        )
-        if rows and source.tests and not stopped:
-            save_figure(accuracy_figure(result), folder.path / "accuracy.png")
-        result.save(folder.result)
-    ranks.wait()
-    return Result.load(folder.result)
-
-
-def _result(request: Request, *, stopped: bool) -> Result:
-    return Result(scenario=request.scenario, seed=request.seed, split=request.split, stopped=stopped)
-
-
-def _row(name: str, strategy: Strategy, learner: Learner, context: RunContext) -> StrategyResult:
-    progress: Progress = context.folder.record.strategies[name]
-    sizes = tuple(test.images for test in context.source.tests)
-    rows = [Evaluation(row, sizes) for row in progress.accuracy]
-    return StrategyResult(
-        name=name,
-        strategy=strategy.to_dict(),
-        ex_model=not uses_real_data(strategy),
-        accuracy=progress.accuracy,
-        stream_accuracy=tuple(row.stream_until(place) for place, row in enumerate(rows, 1)),
-        forgetting=forgetting(torch.tensor(progress.accuracy, dtype=torch.float64)),
-        seconds=progress.seconds,
-        folder=str(context.folder.of(name).relative_to(context.folder.path)),
-        experiences=learner.experience,
-        classes=learner.classes_seen,
-        forecast=progress.forecast,
-    )

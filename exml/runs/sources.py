@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -104,6 +104,7 @@ class FolderExperts:
         return _OpenFolder(self, plan, found, stop)
 
 
+@runtime_checkable
 class OpenSource(Protocol):
     """A source whose scenario, or whose cards, were read.
 

@@ -105,7 +105,7 @@ class Curve:
 
 def default_strategy(scenario: str, seed: int) -> Strategy:
     """Our default."""
-    return exml.recipes.exml(scenario, seed).build()
+    return exml.recipes.for_scenario("exml", scenario, seed).build()
 
 
 def settings_of(side: str, scenario: str, seed: int, budget: float) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from exml.experts import Expert, load_expert, read_cards, save_expert
 from exml.learning import Stop, events
 from exml.learning.events import ExpertRefused, StrategyStarted, WaitingForExpert
 from exml.models import ConvNet
-from exml.runs import FolderExperts, ProgressDisplay, RunSettings, stream_strategy
+from exml.runs import FolderExperts, ProgressDisplay, RunSettings
 from exml.runs.folder_watcher import FolderWatcher, Refused
 from exml.runs.stream_log import StreamLog
 from exml.testing import run_on_ranks
@@ -273,33 +273,26 @@ def test_a_run_is_resumed_with_the_same_arguments_only(folder, tmp_path):
         run_stream(folder, quick(), out, resume=True)
 
 
-def test_a_recipe_looks_at_the_cards(folder, tmp_path):
-    cards = read_cards(folder)
-    chosen = stream_strategy("exml", cards)
-    assert type(chosen.generator).__name__ == "ModelInversion"  # for experts with batch norm
-    assert "the stream" not in exml.scenarios.names()
-    assert stream_strategy("auxiliary", cards).generator.source.image_shape == (1, 4, 4)
-    with pytest.raises(SettingError, match="learns without the data"):
-        stream_strategy("replay", cards)
+def test_a_strategy_is_chosen_once_from_the_profile_of_all_experts_and_the_student(folder, tmp_path):
     torch.manual_seed(0)
-    for index in range(2):
-        plain = ConvNet(1, 2, 4, widths=(2,), batch_norm=False)
-        save_expert(Expert(plain, (index, index + 1), (1, 4, 4), task=index), tmp_path / "plain", f"e{index}")
-    other = stream_strategy("exml", read_cards(tmp_path / "plain"))
-    assert (type(other.generator).__name__, other.student) == ("ProceduralImages", "continue")
-    assert other.combiner.tasks == ((0, 1), (1, 2))
+    plain = ConvNet(1, 2, 4, widths=(2,), batch_norm=False)
+    save_expert(Expert(plain, (0, 1), (1, 4, 4)), folder, "e9")
     asked = []
 
-    def choose(found):
-        asked.append(list(found))
+    def choose(profile, student):
+        asked.append((profile, student))
         return quick()
 
-    run_stream(folder, choose, tmp_path / "out")
-    run_stream(folder, choose, tmp_path / "out", resume=True)
-    assert asked == [[f"e{index}" for index in range(COUNT)]]
+    for resume in (False, True):
+        assert run_stream(folder, choose, tmp_path / "out", resume=resume).strategy == quick().to_dict()
+    ((profile, student),) = asked
+    assert len(profile.experts) == COUNT + 1
+    assert [bool(expert.running_statistics) for expert in profile.experts] == [True] * COUNT + [False]
+    assert profile.count is None  # more may follow
+    assert student.module.settings["classes"] == CLASSES
 
 
-# --- the ledger ------------------------------------------------------------------------------------------------------
+# --- the log ------------------------------------------------------------------------------------------------------
 
 
 def test_a_cut_last_line_is_taken_away_and_damage_is_named(folder, tmp_path):
@@ -683,7 +676,7 @@ def test_the_command(folder, tmp_path, capsys):
             "run --stream experts --strategy exml,noise --follow --out new",
             "one strategy to follow a folder",
         ),
-        ("run --stream experts --strategy replay --out new", "without the data"),
+        ("run --stream experts --strategy replay --out new", "real_data"),
         ("run --stream experts --classes few --out new", "few"),
         ("run --stream experts --student oak --out new", "conv-net.*got 'oak'"),
         ("run --stream experts --student conv-net:wide --out new", "got 'conv-net:wide'"),

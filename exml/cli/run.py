@@ -27,6 +27,7 @@ from exml.recipes import RECIPES, recipe
 from exml.runs import FolderExperts, ProgressDisplay, Result, RunSettings, ScenarioExperts, result_table
 from exml.runs.run import Choice
 from exml.runs.table import forecast_lines
+from exml.scenarios import ScenarioSource
 
 
 @Parameter(name="*")
@@ -180,14 +181,13 @@ def _print(console: Console, result: Result) -> None:
 
 
 def _named(scenario: str | None, seed: int, name: str) -> Choice:
-    """A recipe for a scenario, or one that looks at the cards of a folder."""
-    if scenario is not None:
-        return recipe(name, scenario, seed).build()
+    """The recipe of this name for the experts of the source."""
     if name not in RECIPES:
         raise SettingError(
             expected=f"one of {', '.join(RECIPES)}", got=repr(name), remedy="choose one, or give a YAML file"
         )
-    return partial(runs.stream_strategy, name, seed=seed)
+    real_data = None if scenario is None else ScenarioSource(scenario, seed)
+    return lambda profile, student: recipe(name, profile, real_data=real_data, student=student).build()
 
 
 @contextmanager

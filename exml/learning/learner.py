@@ -66,10 +66,10 @@ class Learner:
         CheckpointError: the folder holds a checkpoint, or the strategy has a part that a checkpoint cannot store.
 
     >>> import exml
-    >>> strategy = exml.recipes.exml().training(exml.Training(iterations=2, batch_size=4, learning_rate=0.01))
-    >>> strategy = strategy.buffer(exml.buffers.Cumulative(size=8)).build()
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     >>> expert = exml.Expert(head, classes=(0, 3), image_shape=(1, 8, 8))
+    >>> strategy = exml.recipes.default(exml.ExpertProfile.from_experts([expert])).buffer(exml.buffers.Cumulative(8))
+    >>> strategy = strategy.training(exml.Training(iterations=2, batch_size=4, learning_rate=0.01)).build()
     >>> learner = exml.Learner(strategy, exml.models.ConvNet(channels=1, classes=4, image_size=8), seed=0)
     >>> learner.learn(expert)
     >>> learner.experience, learner.classes_seen, len(learner.memory)

@@ -5,6 +5,7 @@ One loop over a source of experts, its record, result, display, figures and fore
 """
 
 from exml.learning.stop import Stop
+from exml.runs import evaluation, sweep
 from exml.runs.accuracy_figure import accuracy_figure
 from exml.runs.canvas import save_figure
 from exml.runs.display import ProgressDisplay
@@ -13,7 +14,6 @@ from exml.runs.result import BaselineResult, Environment, ExperienceResult, Resu
 from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.samples_figure import samples_figure
 from exml.runs.sources import FolderExperts, ScenarioExperts
-from exml.runs.stream_strategy import stream_strategy
 from exml.runs.table import result_table
 from exml.runs.zoo import stream_folder, train_zoo
 from exml.runs.zoo_display import ZooDisplay
@@ -45,6 +45,7 @@ __all__ = [
     "accuracy_figure",
     "duration",
     "evaluate_zoo",
+    "evaluation",
     "forecast",
     "forecasts",
     "result_table",
@@ -52,7 +53,7 @@ __all__ = [
     "samples_figure",
     "save_figure",
     "stream_folder",
-    "stream_strategy",
+    "sweep",
     "train_zoo",
     "zoo_table",
 ]

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 import attrs
+from torch import nn
 
 from exml.core.errors import CheckpointError, SettingError
 from exml.core.execution import EAGER, Execution
 from exml.core.ranks import ALONE, Ranks
 from exml.core.validators import in_range, positive_int
 from exml.distributed import local_device
-from exml.experts import ExpertCard
+from exml.experts import ExpertProfile
 from exml.learning.events import Event, Observer, WaitingForProcess
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
@@ -32,8 +33,8 @@ from exml.runs.sources import FolderExperts, OpenSource, ScenarioExperts
 
 TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png", "stream.jsonl")
 """Names in the folder of a run that no strategy may have."""
-Choice: TypeAlias = Strategy | Callable[[Mapping[str, ExpertCard]], Strategy]
-"""A strategy, or a function that chooses one for the experts of a folder, given their cards."""
+Choice: TypeAlias = Strategy | Callable[[ExpertProfile, nn.Module], Strategy]
+"""A strategy, or a function that chooses one, given the profile of the experts and the student."""
 
 
 @attrs.frozen
@@ -88,7 +89,7 @@ def run(
     Args:
         source: where the experts come from.
         strategies: by name; names are used as names of folders. A function in place of a strategy is called once,
-            when a run over a folder starts. A scenario may have no strategies, only baselines.
+            when the run starts. A scenario may have no strategies, only baselines.
         out: the folder; new or empty, unless the run is resumed.
         settings: seed, device, execution, checkpoints.
         resume: continue the run in the folder. Source, strategies and settings must be those that it was started with,
@@ -116,7 +117,7 @@ def run(
     if opened is None:
         return Result(scenario=None, seed=settings.seed, split=None, stopped=True)
     known = {} if record is None else record.request.strategies
-    chosen = {name: _chosen(choice, opened, known.get(name)) for name, choice in strategies.items()}
+    chosen = {name: _chosen(choice, opened, settings.seed, known.get(name)) for name, choice in strategies.items()}
     for strategy in chosen.values():
         opened.check(strategy)
     plain = {name: strategy.to_dict() for name, strategy in chosen.items()}
@@ -164,7 +165,7 @@ def forecasts(
         raise SettingError(expected="a stream of known length", got="a followed folder", remedy="do not follow it")
     found: dict[str, Forecast] = {}
     for name, choice in strategies.items():
-        strategy = _chosen(choice, opened, None)
+        strategy = _chosen(choice, opened, settings.seed, None)
         opened.check(strategy)
         student = opened.make_student(settings.seed).to(device_of(settings.device))
         found[name] = forecast(strategy, opened.example(), student, experts=length, execution=settings.execution)
@@ -186,11 +187,13 @@ def _check(source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Cho
         raise SettingError(expected=problem[0], got=problem[1], remedy="correct it")
 
 
-def _chosen(choice: Choice, source: OpenSource, begun_with: object | None) -> Strategy:
+def _chosen(choice: Choice, source: OpenSource, seed: int, begun_with: object | None) -> Strategy:
     """The strategy itself; a function is not called again when a run is resumed."""
     if isinstance(choice, Strategy):
         return choice
-    return source.choose(choice) if begun_with is None else Strategy.from_dict(begun_with)
+    if begun_with is not None:
+        return Strategy.from_dict(begun_with)
+    return choice(source.profile(), source.make_student(seed))
 
 
 def _is_finished(folder: RunFolder, source: OpenSource) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from exml.core.errors import SettingError
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.validators import in_range
-from exml.experts import ExpertCard, ExpertFiles, ExpertStream, read_cards, read_expert
+from exml.experts import ExpertCard, ExpertFiles, ExpertProfile, ExpertStream, read_cards, read_expert
 from exml.learning.events import BaselineEvaluated, BaselinesStarted, ExpertsProgress, Observer, WaitingForProcess
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
@@ -134,12 +134,12 @@ class OpenSource(Protocol):
         """An expert of the stream, trained or not, to time a strategy with."""
         ...
 
+    def profile(self) -> ExpertProfile:
+        """What the experts are like, for recipes."""
+        ...
+
     def check(self, strategy: Strategy) -> None:
         """Refuse a strategy that does not fit the stream, before any work."""
-
-    def choose(self, choice: Callable[[Mapping[str, ExpertCard]], Strategy]) -> Strategy:
-        """The strategy that a function chooses for these experts."""
-        ...
 
     def prepare(self, seed: int, device: torch.device, tell: Observer, ranks: Ranks) -> None:
         """Make the experts, unless they exist."""
@@ -208,8 +208,8 @@ class _OpenScenario(OpenSource):
             task=first.task,
         )
 
-    def choose(self, choice: Callable[[Mapping[str, ExpertCard]], Strategy]) -> Strategy:
-        raise NotImplementedError
+    def profile(self) -> ExpertProfile:
+        return self._scenario.profile()
 
     def check(self, strategy: Strategy) -> None:
         strategy.buffer.share(len(self.tests))
@@ -243,7 +243,7 @@ class _OpenFolder(OpenSource):
     def __init__(self, source: FolderExperts, plan: StudentPlan, cards: Mapping[str, ExpertCard], stop: Stop) -> None:
         self._source, self._stop = source, stop
         self._watcher: FolderWatcher | None = None
-        self.cards = cards
+        self._cards = cards
         self.asked = {"student": plan}
         self.plan = plan
         self.folder = source.folder
@@ -254,10 +254,10 @@ class _OpenFolder(OpenSource):
         return self.plan.make(seed)
 
     def example(self) -> Expert:
-        return read_expert(self.folder / f"{next(iter(self.cards))}.json").expert()
+        return read_expert(self.folder / f"{next(iter(self._cards))}.json").expert()
 
-    def choose(self, choice: Callable[[Mapping[str, ExpertCard]], Strategy]) -> Strategy:
-        return choice(self.cards)
+    def profile(self) -> ExpertProfile:
+        return ExpertProfile.from_cards(self._cards, self.folder, open_ended=True)
 
     def check(self, strategy: Strategy) -> None:
         if uses_real_data(strategy):

@@ -42,7 +42,7 @@ from exml.learning.strategy import Strategy
 from exml.losses import Distillation, MeanSquaredError
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 from exml.runs.evaluation import evaluate_baseline, evaluate_student
 from exml.scenarios import Scenario
 

@@ -45,7 +45,7 @@ from exml.losses import Distillation
 from exml.models import ConvNet, SlimResNet18
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 
 OUT = Path(__file__).parent / "results" / "costs_cpu.json"
 CLASSES = 32

@@ -29,7 +29,7 @@ from exml.core.samples import Samples
 from exml.engine import keep_freed_memory
 from exml.experts import ExpertTraining, train_expert
 from exml.models import LeNet5, SlimResNet18
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "expert_training_cpu.json"

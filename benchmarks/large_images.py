@@ -42,7 +42,7 @@ from exml.learning.strategy import Strategy
 from exml.losses import Distillation, MeanSquaredError
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 from exml.runs.evaluation import evaluate_baseline, evaluate_student
 from exml.scenarios import Scenario
 
@@ -67,18 +67,15 @@ def streams() -> dict[str, Scenario]:
     """The two scenarios on the same frames."""
     parts = core50(dataset_folder() / "core50_sample", categories=True)
     train, test = parts["train"], parts["test"]
-    settings: dict[str, Any] = {
-        "architecture": {"name": "mobilenet-v2", "settings": {"classes": 10}},
-        "training": TRAINING,
-        "statistics": (MEAN, STD),
-    }
+    architecture = {"name": "mobilenet-v2", "settings": {"classes": 10}}
+    setup = scenarios.ExpertSetup(architecture, TRAINING, (MEAN, STD), pretrained=True)
     groups = torch.tensor([GROUPS[session] for session in train.experiences.tolist()])
     order = tuple(range(10))  # category 8 is in no test frame, but comes with others that are
     made = (
-        scenarios.new_instances(train, test, groups=groups, name="new instances", **settings),
-        scenarios.new_classes(train, test, classes_each=SHARES, order=order, name="new classes", **settings),
+        scenarios.new_instances(train, test, groups=groups, name="new instances", setup=setup),
+        scenarios.new_classes(train, test, classes_each=SHARES, order=order, name="new classes", setup=setup),
     )
-    return {scenario.name: attrs.evolve(scenario, pretrained=True) for scenario in made}
+    return {scenario.name: scenario for scenario in made}
 
 
 def strategies() -> dict[str, Strategy]:

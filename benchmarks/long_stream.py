@@ -42,7 +42,7 @@ from exml.losses import Distillation
 from exml.models import ConvNet
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 
 ROOT = Path(__file__).parents[1]
 BUFFERS = {

@@ -30,7 +30,7 @@ from exml.generators import BufferedImages, ProceduralImages
 from exml.learning import events
 from exml.learning.strategy import Strategy
 from exml.recipes import for_scenario
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 from exml.runs.evaluation import evaluate_student
 from exml.scenarios import Scenario
 

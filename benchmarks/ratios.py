@@ -43,7 +43,7 @@ from exml.losses import MeanSquaredError
 from exml.models import LeNet5, SlimResNet18
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 
 WARM_UP = 8
 Step = Callable[[], Any]

@@ -40,7 +40,7 @@ from exml.experts import ExpertStream
 from exml.learning import events
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 from exml.runs.evaluation import evaluate_student
 from exml.scenarios import Scenario
 

@@ -1,39 +1,39 @@
-"""Where the time of a run goes, also of one that is killed and resumed."""
+"""How much time a run spends in each phase, including runs that are killed and resumed."""
 
 from __future__ import annotations
 
 import time
 from typing import Literal, TypeAlias
 
-from exml.runs._folder import RunFolder
 from exml.runs.result import Seconds
+from exml.runs.run_folder import RunFolder
 
 PERIOD = 2.0
-"""Seconds between two times that the clock is written down."""
+"""Seconds between two writes of the record."""
 Phase: TypeAlias = Literal["experts", "generation", "distillation", "evaluation"]
 
 
 class Clock:
-    """Adds the time that passes to the phase under way, in the record of a run.
+    """Adds elapsed time to the current phase, in the record of a run.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._strategy: str | None = None
-        self._phase: Phase = "experts"
+        self._phase: Phase | None = "experts"
         self._since = self._saved = time.perf_counter()
 
-    def enter(self, phase: Phase, strategy: str | None = None) -> None:
-        """From here on the time is this phase's, of a strategy or of the whole run."""
+    def enter(self, phase: Phase | None, strategy: str | None = None) -> None:
+        """Count time for a phase from now on, of one strategy or of the whole run; None counts no time."""
         if (phase, strategy) != (self._phase, self._strategy):
             self._settle()
             self._phase, self._strategy = phase, strategy
 
     def tick(self) -> None:
-        """Write the record if it is time to."""
+        """Write the record if the last write was long enough ago."""
         if time.perf_counter() > self._saved + PERIOD:
             self.save()
 
@@ -45,10 +45,11 @@ class Clock:
 
     def _settle(self) -> None:
         now = time.perf_counter()
-        passed = Seconds(**{self._phase: now - self._since})
-        record = self._folder.record
-        if self._strategy is None:
-            record.shared += passed
-        else:
-            record.strategies[self._strategy].seconds += passed
+        if self._phase is not None:
+            passed = Seconds(**{self._phase: now - self._since})
+            record = self._folder.record
+            if self._strategy is None:
+                record.shared += passed
+            else:
+                record.strategies[self._strategy].seconds += passed
         self._since = now

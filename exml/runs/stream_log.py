@@ -1,4 +1,4 @@
-"""What was learned in which order: a file to which a line is added, so that its cost does not grow with the stream."""
+"""The stream log: which experts were learned in which order. Lines are only appended, so its cost stays constant."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from exml.experts import ExpertCard
 from exml.runs.result import ExperienceResult
 
 _NEEDED = {"begun": ("experience", "file", "classes", "task"), "learned": ("experience",), "refused": ("file",)}
-"""Keys of each event that are read again."""
+"""The keys of each event that are read back."""
 
 
-class Ledger:
-    """``stream.jsonl``: one JSON object a line, told apart by its ``event``.
+class StreamLog:
+    """``stream.jsonl``: one JSON object per line, with an ``event``.
 
-    A run is ``opened`` by a process; an experience is ``begun`` with an expert, then ``learned``; an expert may be
-    ``refused``. Each line is on the disk before the run goes on. A last line that a kill cut short is taken away.
+    Each process logs ``opened``. An experience is ``begun`` with an expert and then ``learned``; an expert may be
+    ``refused``. Each line is on the disk before the run continues. A last line that a kill cut short is removed.
 
     Args:
-        path: of the file; made if need be.
-        writes: False: only read it, and keep in mind what would be written, as ranks do that do not lead.
+        path: path of the file; created if it is missing.
+        writes: False only reads the file and keeps track of what would be written, as ranks other than the leader do.
 
     Raises:
-        CheckpointError: it cannot be read or written, or is damaged before its last line.
+        CheckpointError: the file cannot be read or written, or is damaged before its last line.
     """
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
         self.files: list[str] = []
-        """Of the experts, one an experience that was begun, without their endings; the last may be under way."""
+        """The names of the experts' files, one per experience begun; the last may still be in progress."""
         self.over = 0
-        """How many experiences the ledger knows to be over."""
+        """The number of experiences that are logged as learned."""
         try:
             with path.open("a+b" if writes else "rb") as file:
                 file.seek(0)
@@ -54,14 +54,14 @@ class Ledger:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> StreamLog:
         """Open until the end of the block."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        """No more lines."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
@@ -70,20 +70,20 @@ class Ledger:
         self._write({"event": "opened", **what})
 
     def begun(self, experience: int, file: str, card: ExpertCard) -> None:
-        """The expert of an experience is chosen; from here on it is this one."""
+        """The expert of an experience is chosen and does not change any more."""
         about = {"expert": card.name, "classes": card.classes, "task": card.task, "sha256": card.sha256}
         self._write({"event": "begun", "experience": experience, "file": file, **about})
 
     def learned(self, experience: int, seconds: float | None, loss: float | None) -> None:
-        """An experience is over; None for what only a killed process knew."""
+        """An experience is finished; None stands for what only a killed process knew."""
         self._write({"event": "learned", "experience": experience, "seconds": seconds, "loss": loss})
 
     def refused(self, file: str, reason: str) -> None:
-        """An expert was not learned from."""
+        """An expert was refused."""
         self._write({"event": "refused", "file": file, "reason": reason})
 
     def experiences(self, wanted: Container[int]) -> list[ExperienceResult]:
-        """Some of the experiences that were begun, for a picture; read from the file, which keeps them all."""
+        """Some of the experiences that were begun, for a figure; read from the file, which has them all."""
         found: dict[int, ExperienceResult] = {}
         with self._path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -105,7 +105,7 @@ class Ledger:
             raise self._unwritable(error) from error
 
     def _note(self, entry: Mapping[str, Any]) -> None:
-        if entry["event"] == "begun":  # what was begun last under a number is what counts
+        if entry["event"] == "begun":  # the last line of an experience counts
             self.files[entry["experience"] - 1 :] = [entry["file"]]
         elif entry["event"] == "learned":
             self.over = entry["experience"]
@@ -121,7 +121,7 @@ class Ledger:
             raise CheckpointError(
                 expected=f"one event a line in {self._path}",
                 got=f"something else in line {number}",
-                remedy="put a whole copy in its place, or begin again in another folder",
+                remedy="replace it by a complete copy, or start again in another folder",
             ) from error
         return entry
 

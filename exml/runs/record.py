@@ -1,4 +1,4 @@
-"""The record of a run: what was asked for, and how far it is."""
+"""The record of a run, ``run.json``: what was asked for, and the progress that no checkpoint holds."""
 
 from __future__ import annotations
 
@@ -12,45 +12,51 @@ import attrs
 from exml.core.errors import CheckpointError
 from exml.core.execution import EAGER, Execution
 from exml.core.serialization import from_plain
+from exml.runs.forecast import Forecast
 from exml.runs.result import Environment, Seconds
+from exml.runs.student_plan import StudentPlan
 
 T = TypeVar("T")
-VERSION = 1
-"""Of ``run.json``; a run of another version is not resumed."""
+VERSION = 2
+"""Version of ``run.json``; a run of another version is not resumed."""
 
 
 @attrs.frozen
 class Request:
-    """What the numbers of a run depend on, the machine left aside; a resumed run must ask for the same.
+    """What the students depend on, apart from the machine; a resumed run must ask for the same.
 
     Args:
-        scenario: its name.
         strategies: as plain data, by name.
         seed: of everything random.
-        split: which images the accuracies are of.
         device: as torch names it.
         execution: of the hot loops.
+        scenario: its name; None for a folder of experts.
+        split: the images that accuracies are measured on; None for a folder of experts.
+        student: the student's architecture and images, for a folder of experts.
     """
 
-    scenario: str
     strategies: Mapping[str, Any]
     seed: int
-    split: Literal["test", "validation"]
     device: str
     execution: Execution = EAGER
+    scenario: str | None = None
+    split: Literal["test", "validation"] | None = None
+    student: StudentPlan | None = None
 
 
 @attrs.define
 class Progress:
-    """How far one strategy is, beside its checkpoint.
+    """The progress of one strategy, apart from its checkpoint.
 
     Args:
         accuracy: the rows of the accuracy matrix so far.
-        seconds: spent on it.
+        seconds: time spent on it.
+        forecast: time that generation and distillation were expected to take, if somebody asked.
     """
 
     accuracy: tuple[tuple[float, ...], ...] = ()
     seconds: Seconds = attrs.field(factory=Seconds)
+    forecast: Forecast | None = None
 
 
 @attrs.define
@@ -59,33 +65,33 @@ class Record:
 
     Args:
         request: what was asked for.
-        environments: where it ran, each once.
-        shared: seconds spent on what the strategies have in common, the experts and the baselines.
-        strategies: by name.
+        environments: where the run was executed, each environment once.
+        shared: time spent on what the strategies share: the experts and the baselines.
+        strategies: progress by name.
         version: of this layout.
     """
 
     request: Request
-    environments: tuple[Environment, ...]
+    environments: tuple[Environment, ...] = ()
     shared: Seconds = attrs.field(factory=Seconds)
     strategies: dict[str, Progress] = attrs.field(factory=dict[str, Progress])
-    version: Literal[1] = 1
+    version: Literal[2] = 2
 
 
 def read_record(path: Path) -> Record:
     """Read ``run.json``.
 
     Raises:
-        CheckpointError: absent, damaged, or of another version.
+        CheckpointError: it is missing, damaged, or of another version.
     """
     return read_versioned(path, Record, VERSION, f"a run of version {VERSION} in {path}")
 
 
 def read_versioned(path: Path, cls: type[T], version: int, expected: str) -> T:
-    """Read a JSON file that says its ``version``.
+    """Read a JSON file that states its ``version``.
 
     Raises:
-        CheckpointError: absent, damaged, or of another version.
+        CheckpointError: it is missing, damaged, or of another version.
     """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
@@ -98,7 +104,7 @@ def read_versioned(path: Path, cls: type[T], version: int, expected: str) -> T:
     raise CheckpointError(
         expected=expected,
         got=got,
-        remedy="resume it with the exml that began it, or begin it anew in another folder",
+        remedy="resume it with the exml that started it, or start it again in another folder",
     )
 
 
@@ -106,20 +112,20 @@ def require_same(begun: Request, asked: Request, path: Path) -> None:
     """Refuse to resume a run with other arguments.
 
     Raises:
-        CheckpointError: naming the first that differs.
+        CheckpointError: naming the first argument that differs.
     """
     for field in attrs.fields(Request):
         before, now = getattr(begun, field.name), getattr(asked, field.name)
         if before == now:
             continue
         name = field.name
-        if isinstance(before, Mapping) and set(before) == set(now):
+        if name == "strategies" and set(before) == set(now):
             name = next(f"strategy {name!r}" for name in before if before[name] != now[name])
             before, now = "as it was then", "another one under this name"
-        elif isinstance(before, Mapping):
+        elif name == "strategies":
             before, now = ", ".join(before), ", ".join(now)
         raise CheckpointError(
-            expected=f"the {name} that the run in {path} was begun with: {before}",
+            expected=f"the {name} that the run in {path} was started with: {before}",
             got=str(now),
-            remedy="resume it with the same arguments, or begin another run in another folder",
+            remedy="resume it with the same arguments, or start another run in another folder",
         )

@@ -1,4 +1,4 @@
-"""The student of a stream of other people's experts: what it must be like is read off their cards."""
+"""The plan of a student for a folder of experts, made from their cards."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from exml.models import Normalized
 
 @attrs.frozen
 class StudentPlan:
-    """What makes a student, and what an expert must be like for it to learn from.
+    """A student to be built, and what an expert must provide for the student to learn from it.
 
     Args:
         architecture: name and settings in :mod:`exml.models`.
-        classes: output units; the global class ids are below.
+        classes: number of output units; global class ids are below it.
         image_shape: ``(channels, height, width)``.
         mean: of each channel, in pixel units, or one for all.
         std: of each channel, in pixel units, or one for all.
@@ -36,12 +36,12 @@ class StudentPlan:
     std: tuple[float, ...]
 
     def make(self, seed: int) -> Normalized:
-        """The student with initial weights, the same ones for the same seed.
+        """The student with its initial weights, which depend on the seed.
 
         Raises:
-            UnknownNameError: nobody registered the architecture.
-            SettingError: it refuses its settings.
-            ShapeError: it does not take such images, or gives another number of outputs.
+            UnknownNameError: the architecture is not registered.
+            SettingError: the architecture does not accept its settings.
+            ShapeError: the module does not take such images, or has another number of outputs.
         """
         with global_seed(seed, "initialisation", "student"):
             module = models.build(self.architecture["name"], **self.architecture["settings"])
@@ -53,53 +53,53 @@ class StudentPlan:
         """Refuse an expert that the student cannot learn from.
 
         Raises:
-            ExpertError: unknown architecture, or a class id that the student does not have.
-            ShapeError: other images.
+            ExpertError: an unknown architecture, or a class id that the student does not have.
+            ShapeError: images of another shape.
         """
         ids = _ids(card)
         if card.image_shape != self.image_shape:
             raise ShapeError(
                 expected=f"images {self.image_shape} of every expert ({file}.json)",
                 got=str(card.image_shape),
-                remedy="put experts with images of another shape into a folder of their own",
+                remedy="move experts with images of another shape to another folder",
             )
         if max(ids) >= self.classes:
             raise ExpertError(
                 expected=f"class ids below {self.classes}, the student's outputs ({file}.json)",
                 got=str(max(ids)),
-                remedy=f"begin a run with --classes {max(ids) + 1} or more, or correct the card",
+                remedy=f"start a run with --classes {max(ids) + 1} or more, or correct the card",
             )
         if card.architecture is None or card.architecture["name"] not in models.names():
             raise ExpertError(
                 expected=f"one of the architectures {', '.join(models.names())} ({file}.json)",
                 got="null" if card.architecture is None else repr(card.architecture["name"]),
-                remedy="register it with exml.models.register, and learn by exml.Learner from Python",
+                remedy="register it with exml.models.register, and use exml.Learner from Python",
             )
 
     def require_same(self, path: Path, architecture: Mapping[str, Any] | None, classes: int | None) -> None:
-        """Refuse to go on with another student than that of a run.
+        """Refuse to resume a run with another student.
 
         Raises:
-            CheckpointError: what was asked for is not what was begun with.
+            CheckpointError: the architecture or the number of classes differs.
         """
         other = architecture is not None and _filled(architecture, self.classes, self.image_shape) != self.architecture
         if other or classes not in (None, self.classes):
             raise CheckpointError(
-                expected=f"the student that the run in {path} was begun with: {self.architecture}",
+                expected=f"the student that the run in {path} was started with: {self.architecture}",
                 got="another one" if other else f"{classes} classes",
-                remedy="resume it with the same arguments, or begin another run in another folder",
+                remedy="resume it with the same arguments, or start another run in another folder",
             )
 
 
 def plan_student(
     cards: Mapping[str, ExpertCard], architecture: Mapping[str, Any] | None, classes: int | None
 ) -> StudentPlan:
-    """The plan of a student for some experts.
+    """Plan a student for some experts.
 
     Args:
-        cards: by name; the first says the shape of the images, their normalisation, and the architecture.
-        architecture: another one; what it does not say of ``channels``, ``classes`` and ``image_size`` is filled in.
-        classes: output units; by default as many as the cards have classes.
+        cards: by name; the first one decides the shape and normalization of the images, and the architecture.
+        architecture: another architecture; missing ``channels``, ``classes`` and ``image_size`` are filled in.
+        classes: number of output units; by default one more than the largest class id on the cards.
     """
     file, card = next(iter(cards.items()))
     outputs = classes_of(cards) if classes is None else classes
@@ -108,7 +108,7 @@ def plan_student(
     if architecture is None:
         if card.architecture is None:
             raise ExpertError(
-                expected=f"an architecture ({file}.json)", got="null", remedy="say which the student shall have"
+                expected=f"an architecture ({file}.json)", got="null", remedy="name the architecture of the student"
             )
         chosen = _widened(card.architecture, outputs)
     else:
@@ -117,7 +117,7 @@ def plan_student(
 
 
 def classes_of(cards: Mapping[str, ExpertCard]) -> int:
-    """How many outputs a student of these experts needs at least."""
+    """The number of outputs that a student of these experts needs."""
     return 1 + max(unit for card in cards.values() for unit in _ids(card))
 
 
@@ -126,7 +126,7 @@ def _ids(card: ExpertCard) -> list[int]:
 
 
 def _widened(architecture: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """The same architecture with another number of outputs; it may be wrapped in others."""
+    """The same architecture, possibly nested in others, with another number of outputs."""
     settings = dict(architecture["settings"])
     for name, value in settings.items():
         if isinstance(value, Mapping) and set(value) == {"name", "settings"}:
@@ -144,7 +144,7 @@ def _filled(architecture: Mapping[str, Any], classes: int, image_shape: tuple[in
     takes = models.settings(architecture["name"])
     filled = {name: value for name, value in known.items() if name in takes}
     settings = {**filled, **architecture["settings"]}
-    with global_seed(0, "describe"):  # for the sake of its other settings; nobody's random numbers are used up
+    with global_seed(0, "describe"):  # built only to read its other settings
         return models.describe(models.build(architecture["name"], **settings))
 
 

@@ -1,4 +1,4 @@
-"""Experts as they arrive in a folder."""
+"""Watches a folder for experts that arrive."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import TypeAlias
 import attrs
 
 from exml.core.errors import ExmlError
-from exml.learning.stop import Stop
 from exml.experts import ExpertCard, ExpertFiles, read_card, read_expert
 from exml.experts.folder import natural
+from exml.learning.stop import Stop
 
 State: TypeAlias = tuple[tuple[int, int] | None, tuple[int, int] | None]
-"""Time and size of a card and of its weights; None for the one that is not there."""
+"""Modification time and size of a card and of its weights; None for a missing file."""
 
 
 @attrs.frozen
 class Refused:
-    """An expert that cannot be learned from.
+    """An expert that the student cannot learn from.
 
     Args:
-        file: name of its files, without their endings.
+        file: name of its files, without the suffix.
         reason: what is wrong, and the remedy.
     """
 
@@ -36,13 +36,13 @@ class Refused:
 
 @attrs.define
 class _Waiting:
-    """Files that are no whole expert, or not known to be one.
+    """Files that are not, or not yet known to be, a complete expert.
 
     Args:
-        state: of the files.
+        state: state of the files.
         since: when they were first seen in this state.
-        settling: nothing is wrong with them, but no checksum says that they are whole.
-        told: whether somebody knows.
+        settling: the card is readable but has no checksum that would show whether the weights are complete.
+        told: whether the fault was reported.
     """
 
     state: State
@@ -51,36 +51,37 @@ class _Waiting:
     told: bool = False
 
 
-class Arrivals:
-    """An iterator over the experts of a folder, present and future; waits for the next one until it is told to stop.
+class FolderWatcher:
+    """An iterator over the present and future experts of a folder; waits for the next one until it is stopped.
 
-    Of those that are there, experts whose cards have an ``order`` come first, by it; then those that were seen first;
-    then by name, with 2 before 10. A pair is given out when both files are there, the card is readable and the weights
-    are whole; without a checksum on the card, when it has not changed from one look to the next. One that stays faulty
-    is given out once as :class:`Refused`, and again only after its files have changed. Used by one thread at a time.
+    Of the experts present, those whose cards have an ``order`` come first, by order; then those that were seen first;
+    then by name, with 2 before 10. A pair is returned when both files exist, the card is readable and the weights are
+    complete. Without a checksum on the card, its files must not have changed from one look to the next. A pair that
+    stays faulty is returned once as :class:`Refused`, and again only after its files have changed. Used by one thread
+    at a time.
 
     Args:
-        folder: may be empty, or absent for a while.
-        done: names of the files that are not wanted.
-        first: the name that comes before all others.
+        folder: path of the folder; may be empty or missing for a while.
+        done: names of experts to skip.
+        first: name of the expert that comes before all others.
         stop: ends the iteration, also while it waits.
-        poll: seconds between two looks at the folder; a faulty pair may be on its way for five times as long.
+        poll: seconds between two looks at the folder; a faulty pair is refused after five times as long.
     """
 
     def __init__(self, folder: Path, done: Iterable[str], first: str | None, stop: Stop, poll: float) -> None:
         self._folder, self._first, self._stop, self._poll = folder, first, stop, poll
-        self._done: dict[str, State | None] = dict.fromkeys(done)  # with its files, if other ones may take their place
+        self._done: dict[str, State | None] = dict.fromkeys(done)  # the state of refused files
         self._waiting: dict[str, _Waiting] = {}
         self._queue: list[tuple[bool, bool, int, int, list[tuple[int, str]], str]] = []
         self._queued: set[str] = set()
-        self._given: deque[tuple[str, State]] = deque(maxlen=2)  # the one in use and the one on its way
+        self._given: deque[tuple[str, State]] = deque(maxlen=2)  # the one in use and the one being read
         self._looks, self._next_look = 0, 0.0
 
-    def __iter__(self) -> Arrivals:
+    def __iter__(self) -> FolderWatcher:
         return self
 
     def __next__(self) -> ExpertFiles | Refused:
-        """The next one; waits for it."""
+        """Wait for the next expert."""
         while not self._stop.asked:
             self._look()
             overdue = self._overdue()
@@ -104,7 +105,7 @@ class Arrivals:
         raise StopIteration
 
     def cards(self) -> dict[str, ExpertCard]:
-        """Those that are there, in their order, as soon as there is one; empty if it was told to stop before."""
+        """The cards of the experts present, in order, as soon as there is one; empty if it was stopped before."""
         while not self._stop.asked:
             self._look()
             if self._queue:
@@ -113,7 +114,7 @@ class Arrivals:
         return {}
 
     def refuse(self, name: str) -> None:
-        """One of the last two that were given out is of no use; other files under its name are another expert."""
+        """Mark one of the last two experts as refused; other files under its name are another expert."""
         for given, state in list(self._given):
             if given == name:
                 self._done[name] = state
@@ -158,7 +159,7 @@ class Arrivals:
         return name
 
     def _overdue(self) -> str | None:
-        """One that has been faulty for long enough, and of which nobody knows."""
+        """A pair that has been faulty for long enough and was not reported."""
         late = time.monotonic() - 5 * self._poll
         faulty = (name for name, one in self._waiting.items() if not (one.told or one.settling))
         return next((name for name in faulty if self._waiting[name].since < late), None)
@@ -167,7 +168,7 @@ class Arrivals:
         try:
             with os.scandir(self._folder) as entries:
                 parts = [entry.name.rpartition(".") for entry in entries]
-        except OSError:  # not there (any more): it may come (back)
+        except OSError:  # missing for now
             return set()
         return {name for name, _, end in parts if end in ("json", "safetensors") and not name.startswith(".")}
 

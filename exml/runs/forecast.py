@@ -99,11 +99,10 @@ def forecast(
         ExmlError: the models do not fit; see :class:`exml.Learner`.
 
     >>> import exml
-    >>> head = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    >>> expert = Expert(head, classes=(0, 1), image_shape=(1, 8, 8))
+    >>> expert = Expert(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), classes=(0, 1), image_shape=(1, 8, 8))
     >>> student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    >>> short, long = (forecast(exml.recipes.noise().build(), expert, student, experts=n) for n in (2, 20))
-    >>> 0 < short.seconds < long.seconds
+    >>> strategy = exml.recipes.noise(exml.ExpertProfile.from_experts([expert])).build()
+    >>> forecast(strategy, expert, student, experts=5).seconds > 0
     True
     """
     execution = execution if execution.compile == "never" else attrs.evolve(execution, compile="capture")
@@ -137,7 +136,7 @@ class _Trial:
         device = next(student.parameters()).device
         copied = attrs.evolve(expert, module=copy.deepcopy(expert.module).to(device))
         pupil = copy.deepcopy(student)
-        classes = check_student(pupil, copied)
+        classes = check_student(pupil, copied.image_shape)
         copied.check(classes)
         return cls(strategy, copied, pupil, classes, execution)
 

@@ -41,8 +41,8 @@ def make(name, seed, split):
     # An uneven test set: Eq. 2 weighs experiences by their images.
     test = test[torch.cat([torch.arange(len(test)), torch.tensor([0, 1, 2])])]
     settings = {} if experiences is None else {"experiences": experiences, "seed": seed}
-    training = ExpertTraining(epochs=2, batch_size=8, learning_rate=0.05)
-    return maker(blobs(12, 0), test, name=name, training=training, **settings)
+    setup = scenarios.ExpertSetup(training=ExpertTraining(epochs=2, batch_size=8, learning_rate=0.05))
+    return maker(blobs(12, 0), test, name=name, setup=setup, **settings)
 
 
 FACTORIES = {name: partial(make, name) for name in MAKERS}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,14 @@ from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
 from exml.core.rng import global_seed
 from exml.core.samples import Samples
+from exml.core.serialization import to_plain
 from exml.datasets import imagenet_weights
 from exml.experts import ExpertProfile, ExpertStream, ExpertTraining
 from exml.models import Normalized, build
-from exml.scenarios._training import train_experts
+from exml.scenarios._training import ExpertJob, train_experts
+
+_HASHED = 500
+"""Images that are hashed at once."""
 
 
 @attrs.frozen(eq=False)
@@ -154,8 +160,38 @@ class Scenario:
             NonFiniteError: when a loss was NaN or infinite.
             CheckpointError: when an expert cannot be written.
         """
+        tests: list[Samples | None] = [None] * len(self.experiences)
+        if validation is not None:
+            tests = [experience.test for experience in validation.experiences]
+        jobs = [self._job(seed, *part) for part in zip(self.experiences, tests, strict=True)]
         folder = None if folder is None else Path(folder)
-        return train_experts(self, seed, folder, device, progress, ranks, validation)
+        return train_experts(jobs, seed, folder, device, progress or _ignore, ranks)
+
+    def _job(self, seed: int, experience: Experience, held_out: Samples | None) -> ExpertJob:
+        digest = hashlib.sha256(repr((self.mean, self.std)).encode())
+        for tensor in (experience.train.images, experience.train.labels):
+            for part in tensor.split(_HASHED):  # all at once may be many gigabytes
+                digest.update(part.cpu().contiguous().numpy().tobytes())
+        return ExpertJob(
+            name=f"{self.name}-{experience.index}",
+            index=experience.index,
+            task=experience.task,
+            make_module=partial(self.make_module, seed, "experts"),
+            mean=self.mean,
+            std=self.std,
+            train=experience.train,
+            held_out=held_out,
+            training=self.training,
+            record={
+                "scenario": self.name,
+                "experience": experience.index,
+                "seed": seed,
+                "data": digest.hexdigest(),
+                "architecture": dict(self.architecture),
+                "settings": to_plain(self.training),
+                **({"pretrained": "imagenet"} if self.pretrained else {}),
+            },
+        )
 
     def _module(self, seed: int, *path: int | str) -> nn.Module:
         with global_seed(seed, *path):
@@ -165,3 +201,7 @@ class Scenario:
         shape = "x".join(map(str, self.image_shape))
         length = len(self.experiences)
         return f"Scenario({self.name!r}, {length} experiences, {self.classes} classes, images {shape})"
+
+
+def _ignore(_done: int, _total: int) -> None:
+    """Nobody asked for the progress."""

@@ -99,11 +99,10 @@ def forecast(
         ExmlError: the models do not fit; see :class:`exml.Learner`.
 
     >>> import exml
-    >>> head = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    >>> expert = Expert(head, classes=(0, 1), image_shape=(1, 8, 8))
+    >>> expert = Expert(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), classes=(0, 1), image_shape=(1, 8, 8))
     >>> student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    >>> short, long = (forecast(exml.recipes.noise().build(), expert, student, experts=n) for n in (2, 20))
-    >>> 0 < short.seconds < long.seconds
+    >>> strategy = exml.recipes.noise(exml.ExpertProfile.from_experts([expert])).build()
+    >>> forecast(strategy, expert, student, experts=5).seconds > 0
     True
     """
     execution = execution if execution.compile == "never" else attrs.evolve(execution, compile="capture")
@@ -137,7 +136,7 @@ class _Trial:
         device = next(student.parameters()).device
         copied = attrs.evolve(expert, module=copy.deepcopy(expert.module).to(device))
         pupil = copy.deepcopy(student)
-        classes = check_student(pupil, copied)
+        classes = check_student(pupil, copied.image_shape)
         copied.check(classes)
         return cls(strategy, copied, pupil, classes, execution)
 
@@ -146,7 +145,8 @@ class _Trial:
         parts = [part for _, part in walk(self.strategy.generator)]
         iterations = max((getattr(part, "iterations", 0) for part in parts), default=0)
         batch = max((getattr(part, "batch_size", 0) for part in parts), default=0) or images
-        few, many = min(FEW, images, batch), min(FEW, images, batch)
+        most = min(images, batch)
+        few = many = min(FEW, max(1, most // 2))
         less, more = min(1, iterations), min(3, iterations)
         memory = self._samples(FEW) if previous else None
         context = GenerationContext(
@@ -158,8 +158,8 @@ class _Trial:
             return self._seconds(lambda: generator(self.expert, count, 0, context))
 
         timed(few, less)  # the first call loads libraries
-        while many < min(images, batch) and timed(many, less) < BUDGET / 4:
-            many = min(2 * many, images, batch)
+        while many < most and (many == few or timed(many, less) < BUDGET / 4):
+            many = min(2 * many, most)
         sizes = sorted({few, many})
         steps = {n: 0.0 if more == less else (timed(n, more) - timed(n, less)) / (more - less) for n in sizes}
         calls = {n: timed(n, less) - less * steps[n] for n in sizes}

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
-from torch import nn
 
 from exml import models
 from exml.core.errors import CheckpointError, ExpertError, SettingError, ShapeError
 from exml.core.rng import global_seed
 from exml.experts import ExpertCard
+from exml.learning.preflight import check_student
 from exml.models import Normalized
 
 
@@ -46,7 +45,13 @@ class StudentPlan:
         with global_seed(seed, "initialisation", "student"):
             module = models.build(self.architecture["name"], **self.architecture["settings"])
         student = Normalized(module, self.mean, self.std)
-        _check_outputs(student, self)
+        outputs = check_student(student, self.image_shape)
+        if outputs != self.classes:
+            raise ShapeError(
+                expected=f"a student with {self.classes} outputs",
+                got=str(outputs),
+                remedy="name another architecture or other settings for the student",
+            )
         return student
 
     def check(self, file: str, card: ExpertCard) -> None:
@@ -102,7 +107,7 @@ def plan_student(
         classes: number of output units; by default one more than the largest class id on the cards.
     """
     file, card = next(iter(cards.items()))
-    outputs = classes_of(cards) if classes is None else classes
+    outputs = 1 + max(max(_ids(each)) for each in cards.values()) if classes is None else classes
     if outputs < 1:
         raise SettingError(expected="at least one class", got=str(outputs), remedy="leave --classes out, or raise it")
     if architecture is None:
@@ -114,11 +119,6 @@ def plan_student(
     else:
         chosen = _filled(architecture, outputs, card.image_shape)
     return StudentPlan(chosen, outputs, card.image_shape, card.mean, card.std)
-
-
-def classes_of(cards: Mapping[str, ExpertCard]) -> int:
-    """The number of outputs that a student of these experts needs."""
-    return 1 + max(unit for card in cards.values() for unit in _ids(card))
 
 
 def _ids(card: ExpertCard) -> list[int]:
@@ -146,22 +146,3 @@ def _filled(architecture: Mapping[str, Any], classes: int, image_shape: tuple[in
     settings = {**filled, **architecture["settings"]}
     with global_seed(0, "describe"):  # built only to read its other settings
         return models.describe(models.build(architecture["name"], **settings))
-
-
-def _check_outputs(student: nn.Module, plan: StudentPlan) -> None:
-    remedy = "name another architecture or other settings for the student"
-    student.eval()
-    try:
-        with torch.no_grad():
-            logits = student(torch.zeros(2, *plan.image_shape))
-    except (RuntimeError, ValueError) as error:
-        raise ShapeError(
-            expected=f"a student that takes images {plan.image_shape}, as the experts do",
-            got=str(error).splitlines()[0],
-            remedy=remedy,
-        ) from error
-    student.train()
-    if logits.shape != (2, plan.classes):
-        raise ShapeError(
-            expected=f"a student with {plan.classes} outputs", got=str(tuple(logits.shape)[1:]), remedy=remedy
-        )

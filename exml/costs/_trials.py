@@ -14,7 +14,7 @@ from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
 from exml.core.samples import Samples
 from exml.core.shapes import ClassMask, Scalar
-from exml.engine import PreviousStudent, distill
+from exml.engine import DistillationContext, PreviousStudent, Teachers, distill
 from exml.learning.preflight import check_student
 from exml.learning.strategy import Strategy
 from exml.protocols import GenerationContext, Generator
@@ -109,20 +109,12 @@ class Trials:
         try:
             distill(
                 self.student,
-                earlier,
-                self.expert,
+                Teachers(earlier, self.expert, strategy.normalizer, strategy.combiner, self.classes),
                 memory,
-                normalizer=strategy.normalizer,
-                combiner=strategy.combiner,
                 loss=strategy.loss,
                 training=training,
                 augmentation=strategy.augmentation,
-                optimizer=training.make_optimizer(self.student),
-                seed=0,
-                start=0,
-                classes=self.classes,
-                after_step=after_step or _pass,
-                execution=self.execution,
+                context=DistillationContext(0, after_step=after_step or _pass, execution=self.execution),
             )
         except Enough:
             return

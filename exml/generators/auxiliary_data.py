@@ -1,4 +1,4 @@
-"""Auxiliary data: images of something else, labelled by the expert (Sec. 4)."""
+"""Auxiliary data: images from another domain, labeled by the expert (Sec. 4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import make_generator
 from exml.core.samples import Samples, to_pixels
-from exml.generators._common import check_images, check_size, label
+from exml.engine.forward import check_images
+from exml.generators._common import check_size, labeled
 from exml.generators.source import Source
 from exml.protocols import STANDALONE, GenerationContext
 
@@ -20,7 +21,7 @@ class AuxiliaryData:
     """Draw images at random from a source, with y_syn = argmax f_i^S(x) over the expert's own classes (Sec. 4).
 
     Args:
-        source: where the images are; its labels are not used.
+        source: provides the images; its labels are not used.
 
     >>> from exml.generators import PhotoPatches
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
@@ -31,18 +32,15 @@ class AuxiliaryData:
 
     source: Source
 
-    @property
-    def uses_priors(self) -> bool:
-        """False: no pixel is optimised."""
-        return False
+    uses_priors = False
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
-        """Make ``size`` samples in pixel units: different images, unless the source has fewer, then with replacement.
+        """Make ``size`` samples in pixel units: distinct images, or with replacement if the source has fewer.
 
         Raises:
             BufferSizeError: when ``size`` is less than 1.
             ShapeError: when the expert does not take the images of the source.
-            DataError: when the source has none.
+            DataError: when the source has no images.
         """
         check_size(size)
         images, _ = self.source(context.experience)
@@ -53,4 +51,4 @@ class AuxiliaryData:
         else:
             chosen = torch.randint(len(images), (size,), generator=draws)
         pixels = to_pixels(images[chosen.to(images.device)].to(expert.device)).float()
-        return Samples.of(pixels, label(expert, pixels), task=expert.task, experience=context.experience)
+        return labeled(expert, pixels, context)

@@ -1,4 +1,4 @@
-"""Warm starts: the images of earlier experiences, to go on from."""
+"""Warm starts: images of earlier experiences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import derive_seed, make_generator
 from exml.core.samples import Samples
-from exml.generators._common import check_images, check_size, label
+from exml.engine.forward import check_images
+from exml.generators._common import check_size, labeled
 from exml.generators.gaussian_noise import GaussianNoise
 from exml.protocols import STANDALONE, GenerationContext, Generator
 
@@ -17,9 +18,9 @@ from exml.protocols import STANDALONE, GenerationContext, Generator
 @component
 @attrs.frozen
 class BufferedImages:
-    """Images drawn from the buffer M_{i-1} with replacement, labelled by the expert.
+    """Images drawn from the buffer M_{i-1} with replacement, labeled by the expert.
 
-    As the ``start`` of an inversion they are structured already, so that fewer iterations may do.
+    As the ``start`` of an inversion they already have structure, so fewer iterations may suffice.
 
     Args:
         first: makes the images of the first experience, which has no buffer; None: :class:`GaussianNoise`.
@@ -32,10 +33,7 @@ class BufferedImages:
 
     first: Generator | None = None
 
-    @property
-    def uses_priors(self) -> bool:
-        """False: no pixel is optimised."""
-        return False
+    uses_priors = False
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units.
@@ -51,5 +49,4 @@ class BufferedImages:
         check_images(context.memory.images, expert, "the buffer")
         draws = make_generator(expert.device, seed, "buffered-images")
         rows = torch.randint(len(context.memory), (size,), generator=draws, device=expert.device)
-        images = context.memory.images.to(expert.device)[rows]
-        return Samples.of(images, label(expert, images), task=expert.task, experience=context.experience)
+        return labeled(expert, context.memory.images.to(expert.device)[rows], context)

@@ -1,4 +1,4 @@
-"""Replay: the real data of the experience, to know what generated data could reach at best (Sec. 5)."""
+"""Replay: real data of the experience, an upper bound for generated data (Sec. 5)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import make_generator
 from exml.core.samples import Samples, to_pixels
-from exml.generators._common import check_images, check_size
+from exml.engine.forward import check_images
+from exml.generators._common import check_size
 from exml.generators.source import Source
 from exml.protocols import STANDALONE, GenerationContext
 
@@ -18,13 +19,12 @@ from exml.protocols import STANDALONE, GenerationContext
 @component
 @attrs.frozen
 class Replay:
-    """Draw real labelled images of the expert's classes: Replay ED of Sec. 5, an upper bound and no ex-model strategy.
+    """Draw real labeled images of the expert's classes: Replay ED of Sec. 5, an upper bound and no ex-model strategy.
 
-    The draw is as balanced over the classes as the source allows, so that a buffer of one image a class has
-    every class.
+    The draw is as balanced over the classes as the source allows, so a buffer with one image per class has every class.
 
     Args:
-        source: the original data, with labels; images of classes that the expert does not know are passed over.
+        source: the original data, with labels; images of classes that the expert does not know are ignored.
 
     >>> from exml.generators import InMemory
     >>> source = InMemory(torch.rand(8, 1, 8, 8), torch.tensor([3, 3, 3, 3, 3, 3, 7, 5]))
@@ -35,13 +35,10 @@ class Replay:
 
     source: Source
 
-    @property
-    def uses_priors(self) -> bool:
-        """False: no pixel is optimised."""
-        return False
+    uses_priors = False
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
-        """Make ``size`` samples: different images, unless the source has fewer of these classes, then it is gone round.
+        """Make ``size`` samples: distinct images, which repeat if the source has fewer of these classes.
 
         Raises:
             BufferSizeError: when ``size`` is less than 1.
@@ -53,7 +50,7 @@ class Replay:
         check_images(images, expert, repr(self.source))
         if labels is None or not bool(torch.isin(labels, expert.class_ids.to(labels.device)).any()):
             raise DataError(
-                expected=f"labelled images of the classes {expert.classes} from {self.source!r}",
+                expected=f"labeled images of the classes {expert.classes} from {self.source!r}",
                 got="no labels" if labels is None else "none",
                 remedy="give Replay the data that the experts were trained on",
             )
@@ -61,7 +58,7 @@ class Replay:
         draws = make_generator("cpu", seed, "replay")
         order = torch.randperm(len(labels), generator=draws)
         order = order[torch.isin(labels[order], expert.class_ids)]
-        # First one image of every class, then the second of every class, and so on.
+        # Sort so that the first image of every class comes first, then the second of every class, and so on.
         known = labels[order]
         turn = torch.empty_like(order)
         turn[known.argsort(stable=True)] = torch.cat(

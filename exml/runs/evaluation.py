@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from exml.core.batching import at_once
 from exml.protocols import Baseline, Predictor
 from exml.core.shapes import Images, Labels, Logits
-from exml.baselines import Oracle
 from exml.core.ranks import ALONE, Ranks
 from exml.engine import frozen
 from exml.core.errors import NonFiniteError, ShapeError
@@ -211,7 +210,7 @@ def evaluate_baseline(
         BaselineError: when the baseline does not apply to these experts or to this scenario.
     """
     predict = baseline(experts, scenario.classes)
-    return evaluate(predict, scenario, device=device, tell_experience=isinstance(baseline, Oracle))
+    return evaluate(predict, scenario, device=device, tell_experience=baseline.needs_experience)
 
 
 def stream_accuracy(accuracies: Sequence[float], sizes: Sequence[int]) -> float:

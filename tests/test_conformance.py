@@ -127,9 +127,7 @@ class Bright:
 
     weight: float
 
-    @property
-    def reads_activations(self):
-        return False
+    reads_activations = False
 
     def __call__(self, images, activations, /):
         return self.weight * images.flatten(1).mean(1).square().mean()
@@ -158,9 +156,8 @@ class Stripes:
 
     width: int = 2
 
-    @property
-    def uses_priors(self):
-        return False
+    uses_priors = False
+    uses_real_data = False
 
     def __call__(self, expert, size, seed, context=None, /):
         draw = torch.Generator().manual_seed(seed)

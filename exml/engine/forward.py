@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from exml.core.batching import at_once
 from exml.core.errors import DataError, ShapeError
 from exml.core.expert import Expert
-from exml.core.samples import StoredImages
+from exml.core.samples import StoredImages, inference_batch_size
 from exml.core.shapes import Images, Labels
 from exml.core.targets import TeacherLogits
 from exml.engine.frozen import frozen
@@ -35,7 +34,7 @@ def check_images(images: StoredImages, expert: Expert, source: str) -> None:
 def predicted_labels(expert: Expert, images: Images) -> Labels:
     """The most probable of the expert's own classes for images in pixel units, in evaluation mode."""
     with frozen(expert.module):
-        return torch.cat([expert.labels(part) for part in images.split(at_once(images.shape[1:]))])
+        return torch.cat([expert.labels(part) for part in images.split(inference_batch_size(images.shape[1:]))])
 
 
 @torch.no_grad()
@@ -53,7 +52,7 @@ def teacher_logits(expert: Expert, images: Images, classes: int) -> TeacherLogit
     try:
         expert.check(classes)
         with frozen(expert.module):
-            parts = [expert.teach(batch, classes) for batch in images.split(at_once(images.shape[1:]))]
+            parts = [expert.teach(batch, classes) for batch in images.split(inference_batch_size(images.shape[1:]))]
     finally:
         expert.to(home)
     return TeacherLogits(torch.cat([part.logits for part in parts]), parts[0].known, parts[0].present)

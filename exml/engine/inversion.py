@@ -84,8 +84,12 @@ class Inversion(ABC):
     stop_at: float | None = attrs.field(default=None, validator=in_range(0, 1, open_low=True, optional=True))
     clamp: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
     augmentation: Augmentation | None = None
-
     uses_priors = True
+
+    @property
+    def uses_real_data(self) -> bool:
+        """Whether ``start`` does."""
+        return self.start is not None and self.start.uses_real_data
 
     @abstractmethod
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:

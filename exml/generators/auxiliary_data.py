@@ -11,8 +11,7 @@ from exml.core.rng import make_generator
 from exml.core.samples import Samples, to_pixels
 from exml.engine.forward import check_images
 from exml.generators._common import check_size, labeled
-from exml.generators.source import Source
-from exml.protocols import STANDALONE, GenerationContext
+from exml.protocols import STANDALONE, GenerationContext, Source
 
 
 @component
@@ -31,8 +30,12 @@ class AuxiliaryData:
     """
 
     source: Source
-
     uses_priors = False
+
+    @property
+    def uses_real_data(self) -> bool:
+        """Whether the source does."""
+        return self.source.uses_real_data
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units: distinct images, or with replacement if the source has fewer.

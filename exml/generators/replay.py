@@ -12,8 +12,7 @@ from exml.core.rng import make_generator
 from exml.core.samples import Samples, to_pixels
 from exml.engine.forward import check_images
 from exml.generators._common import check_size
-from exml.generators.source import Source
-from exml.protocols import STANDALONE, GenerationContext
+from exml.protocols import STANDALONE, GenerationContext, Source
 
 
 @component
@@ -34,8 +33,8 @@ class Replay:
     """
 
     source: Source
-
     uses_priors = False
+    uses_real_data = True
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples: distinct images, which repeat if the source has fewer of these classes.

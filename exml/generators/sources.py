@@ -38,6 +38,7 @@ class InMemory:
 
     images: Images = attrs.field(repr=lambda images: "x".join(map(str, images.shape)))
     labels: Labels | None = attrs.field(default=None, repr=lambda labels: "none" if labels is None else "yes")
+    uses_real_data = False
 
     def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
         """The given images and labels."""
@@ -62,6 +63,7 @@ class ImageFile:
     """
 
     path: str = attrs.field(converter=str)
+    uses_real_data = False
 
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
         """Read the file.
@@ -135,6 +137,7 @@ class DatasetImages:
     )
     size: int = attrs.field(default=32, validator=positive_int())
     limit: int = attrs.field(default=50_000, validator=positive_int())
+    uses_real_data = False
 
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
         """The same images for every experience, uint8, and no labels.

@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from exml.engine import keep_freed_memory
 from exml.core.errors import ExmlError, RankError
+from exml.engine import keep_freed_memory
 
 Tell: TypeAlias = Callable[[Any], None]
 

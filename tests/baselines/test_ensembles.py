@@ -198,7 +198,7 @@ def test_mini_batches_change_nothing(
 ) -> None:
     predict = make()(ExpertStream.from_experts(heterogeneous()), CLASSES)
     whole = predict(images(), None)
-    monkeypatch.setattr(forward, "at_once", lambda _: 4)
+    monkeypatch.setattr(forward, "inference_batch_size", lambda _: 4)
     torch.testing.assert_close(predict(images(), None), whole)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from exml import runs
+from exml.core.errors import ExmlError
 from exml.core.execution import Execution
 from exml.engine import keep_freed_memory
-from exml.core.errors import ExmlError
 from exml.learning.strategy import Strategy
 from exml.runs.sweep._imports import import_all
 from exml.runs.sweep.backend import Failure, Task, one_line

@@ -17,9 +17,9 @@ from pathlib import Path
 import attrs
 import torch
 
+from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.validators import positive_int
-from exml.core.errors import SettingError
 from exml.runs._environment import cores
 from exml.runs.sweep.backend import Ended, Failure, Task
 from exml.runs.sweep.sweep import Resources

@@ -13,10 +13,10 @@ import attrs
 
 from exml import scenarios
 from exml.core.errors import CheckpointError, ExmlError, SettingError
+from exml.learning.strategy import Strategy
+from exml.recipes import for_scenario
 from exml.runs._record import read_record
 from exml.runs.run import TAKEN
-from exml.recipes import recipe
-from exml.learning.strategy import Strategy
 from exml.runs.sweep._fields import show, with_field
 from exml.runs.sweep._imports import import_all
 from exml.runs.sweep.sweep import Choice, Sweep, is_file
@@ -166,7 +166,7 @@ def _names(choices: list[Choice]) -> list[str]:
 
 def _base(strategy: str, scenario: str, seed: int) -> Any:
     """A strategy as plain data, before its fields are set; a recipe looks at the scenario."""
-    made = Strategy.load(strategy) if is_file(strategy) else recipe(strategy, scenario, seed).build()
+    made = Strategy.load(strategy) if is_file(strategy) else for_scenario(strategy, scenario, seed).build()
     return made.to_dict()
 
 

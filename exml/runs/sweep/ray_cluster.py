@@ -9,9 +9,9 @@ from typing import Any
 
 import attrs
 
+from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.validators import positive_int
-from exml.core.errors import SettingError
 from exml.runs.sweep._attempt import attempt
 from exml.runs.sweep.backend import Ended, Failure, Task
 from exml.runs.sweep.sweep import Resources

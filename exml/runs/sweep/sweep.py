@@ -11,11 +11,11 @@ import attrs
 import torch
 import yaml
 
+from exml.core.errors import ConfigError, SettingError
 from exml.core.files import write_text
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import in_range, one_of, positive_int
-from exml.core.errors import ConfigError, SettingError
 
 
 def _not_empty(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:

@@ -12,29 +12,19 @@ import copy
 import functools
 
 import pytest
+import ratios
 import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
 import exml
-from exml.augmentation import Augmentation
-from exml.combiners import ProductOfExperts
-from exml.engine import Execution, PreviousStudent, Training, distill, invert, lowered
-from exml.losses import MeanSquaredError
+from exml.engine import Execution, Training, lowered
 from exml.models import LeNet5, SlimResNet18
-from exml.normalizers import CenterLogits
-from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
-from exml.protocols import NoJournal
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 STEPS = 5
 INVERSIONS = {
-    "lenet5-512": (LeNet5, (512, 1, 32, 32), Sum((L2Norm(1e-3), GaussianBlur(1e-3))), Augmentation.mnist()),
-    "slim-resnet18-32": (
-        SlimResNet18,
-        (32, 3, 32, 32),
-        Sum((L2Norm(1e-4), GaussianBlur(1e-2), BatchNormStatistics(1.0))),
-        Augmentation.cifar10(),
-    ),
+    "lenet5-512": ("inversion lenet5 512x1x32x32", 512),
+    "slim-resnet18-32": ("inversion slim-resnet18 128x3x32x32", 32),
 }
 DISTILLATIONS = {"lenet5-32": (LeNet5, (32, 1, 32, 32)), "slim-resnet18-32": (SlimResNet18, (32, 3, 32, 32))}
 MODES = {
@@ -76,9 +66,10 @@ def measure(benchmark, work, device):
 @pytest.mark.parametrize("case", INVERSIONS)
 def test_inversion(benchmark, device, case, version):
     benchmark.group = f"inversion {case} {device}"
-    model, shape, prior, augmentation = INVERSIONS[case]
+    name, batch = INVERSIONS[case]
+    model, (_, *shape), _, _ = ratios.INVERSIONS[name]
     network = model().to(device).eval().requires_grad_(False)
-    images, labels = torch.randn(shape, device=device), torch.arange(shape[0], device=device) % 10
+    images, labels = torch.randn(batch, *shape, device=device), torch.arange(batch, device=device) % 10
 
     def bare(form):
         pixels = images.clone().requires_grad_()
@@ -87,24 +78,13 @@ def test_inversion(benchmark, device, case, version):
         return gradient
 
     def ours():
-        return invert(
-            network,
-            images,
-            lambda logits, rows: cross_entropy(logits, labels[rows], reduction="none"),
-            iterations=STEPS,
-            learning_rate=0.1,
-            seed=0,
-            journal=NoJournal(),
-            prior=prior,
-            augmentation=augmentation,
-            execution=MODES[version],
-        )
+        return ratios.our_inversion(name, network, images, STEPS, execution=MODES[version])
 
     with lowered(network, images[:2]) as fast:
         forms = {"bare": network, "bare, lowered": fast}
         work = functools.partial(bare, forms[version]) if version in forms else ours
         result = measure(benchmark, work, device)
-    assert result.shape == shape
+    assert result.shape == images.shape
     assert bool(result.isfinite().all())
     if version in forms:
         torch.testing.assert_close(result, bare(network), rtol=1e-2, atol=1e-2 * float(result.abs().max()))
@@ -119,8 +99,6 @@ def test_distillation(benchmark, device, case, version):
     model, shape = DISTILLATIONS[case]
     student, teacher = model().to(device), model().to(device).eval().requires_grad_(False)
     previous = copy.deepcopy(student).eval().requires_grad_(False)
-    everything = torch.ones(10, dtype=torch.bool, device=device)
-    expert = exml.Expert(teacher, range(10), shape[1:])
     memory = exml.Samples.of(
         torch.rand(1_000, *shape[1:], device=device), torch.zeros(1_000, dtype=torch.long).to(device)
     )
@@ -136,23 +114,8 @@ def test_distillation(benchmark, device, case, version):
             mse_loss(student(images), target).backward()
 
     def ours():
-        distill(
-            student,
-            PreviousStudent(previous, everything, everything),
-            expert,
-            memory,
-            normalizer=CenterLogits(),
-            combiner=ProductOfExperts(),
-            loss=MeanSquaredError(),
-            training=training,
-            augmentation=None,
-            optimizer=training.make_optimizer(student),
-            seed=0,
-            start=0,
-            classes=10,
-            after_step=lambda done, loss: None,
-            execution=MODES[version],
-        )
+        modules = (student, teacher, previous)
+        ratios.our_distillation(modules, memory, training, augmentation=None, execution=MODES[version])
 
     probe = memory.images[:2]
     with lowered(teacher, probe) as fast, lowered(previous, probe) as fast_previous:

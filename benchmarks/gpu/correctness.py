@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from measuring import CASES, Distillation, Inversion, Launches, arguments, prepare, provenance
+from ratios import AfterEveryStep
 
 from exml.augmentation import Augmentation
 from exml.core.files import write_json

@@ -19,7 +19,7 @@ from exml.core.samples import Samples
 from exml.engine import EAGER, Execution, Training, invert, keep_freed_memory
 from exml.generators import ModelInversion
 from exml.protocols import GenerationContext
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import ratios

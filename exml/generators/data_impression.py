@@ -19,7 +19,7 @@ from exml.core.shapes import Labels, Logits
 from exml.core.validators import in_range, one_of
 from exml.engine import Goal, Inversion, frozen
 from exml.generators._common import balanced, check_size
-from exml.models.classifier import Classifier, answering, candidates
+from exml.models.classifier import Classifier, candidates, final_layers
 from exml.protocols import STANDALONE, GenerationContext
 
 _LEAST = 1e-3  # concentration at β = 1; those of a Dirichlet distribution must be positive
@@ -134,7 +134,7 @@ def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units
     if head is not None:
         found = [head] if head in layers else []
     else:
-        found = list(layers) if len(layers) < 2 else _answering(expert, layers)
+        found = list(layers) if len(layers) < 2 else _final_layers(expert, layers)
     if len(found) != 1:
         raise ExpertError(
             expected=f"one classifier in expert {expert.name!r}: an nn.Linear or 1x1 nn.Conv2d with "
@@ -146,7 +146,7 @@ def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units
     return weight[units.to(weight.device)]
 
 
-def _answering(expert: Expert, layers: dict[str, Classifier]) -> list[str]:
+def _final_layers(expert: Expert, layers: dict[str, Classifier]) -> list[str]:
     grey = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
     with frozen(expert.module):
-        return answering(expert.module, layers, grey)
+        return final_layers(expert.module, layers, grey)

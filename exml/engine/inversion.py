@@ -30,10 +30,10 @@ from exml.engine.lowering import Lowered, Network, recorded
 from exml.engine.nested_journal import NestedJournal, part_of
 from exml.protocols import STANDALONE, Augmentation, GenerationContext, Generator, Journal, NoJournal
 
-Objective: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
-"""The data term of each image, from the module's outputs and the positions of the images."""
+PerImage: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
+"""A number for each image, from the module's outputs and the positions of the images."""
 Finished: TypeAlias = Callable[[Logits, Labels], Bool[Tensor, " batch"]]
-"""Whether each image needs no more steps, from the module's outputs and the positions of the images."""
+"""Whether each image needs no more steps, from the same arguments."""
 
 
 @attrs.frozen(eq=False)
@@ -47,7 +47,7 @@ class Goal:
             images take all steps.
     """
 
-    objective: Objective
+    objective: PerImage
     finished: Finished | None = None
 
     def shifted(self, start: int) -> Goal:
@@ -95,10 +95,26 @@ class Inversion(ABC):
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units."""
 
-    def optimize(self, expert: Expert, size: int, seed: int, context: GenerationContext, goal: Goal) -> Images:
+    def optimize(
+        self,
+        expert: Expert,
+        size: int,
+        seed: int,
+        context: GenerationContext,
+        objective: PerImage,
+        probability: PerImage,
+    ) -> Images:
         """Invert ``size`` images, one mini-batch after another.
 
         A run that is interrupted while ``start`` makes its images makes them again; later steps are resumed.
+
+        Args:
+            expert: whose images.
+            size: number of images.
+            seed: of this generation.
+            context: see :class:`exml.protocols.GenerationContext`.
+            objective: the data term of each image.
+            probability: of the label of each image, which ``stop_at`` is compared with.
 
         Returns:
             ``(size, channels, height, width)``, in pixel units.
@@ -107,7 +123,8 @@ class Inversion(ABC):
             ShapeError: when the images of ``start`` have another shape than those of the expert.
             NonFiniteError: when an image ends with NaN or infinity.
         """
-        state = context.journal.restore()
+        stop_at, state = self.stop_at, context.journal.restore()
+        goal = Goal(objective, None if stop_at is None else lambda logits, rows: probability(logits, rows) > stop_at)
         if state is None:
             images, first = self._initial(expert, size, derive_seed(seed, "start"), context), 0
         else:

@@ -3,15 +3,12 @@
 Imports the engine and the rooms below it.
 """
 
-from exml.generators.auxiliary_data import AuxiliaryData
-from exml.generators.buffered_images import BufferedImages
 from exml.generators.data_impression import DataImpression
-from exml.generators.gaussian_noise import GaussianNoise
+from exml.generators.drawn import AuxiliaryData, BufferedImages, GaussianNoise, Replay
 from exml.generators.mixture import Mixture
 from exml.generators.model_inversion import ModelInversion
 from exml.generators.photo_patches import PhotoPatches
 from exml.generators.procedural_images import ProceduralImages
-from exml.generators.replay import Replay
 from exml.generators.sources import DatasetImages, ImageFile, InMemory
 
 __all__ = [

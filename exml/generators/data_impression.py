@@ -17,7 +17,7 @@ from exml.core.rng import make_generator
 from exml.core.samples import Samples
 from exml.core.shapes import Labels, Logits
 from exml.core.validators import in_range, one_of
-from exml.engine import Goal, Inversion, frozen
+from exml.engine import Inversion, frozen
 from exml.generators._common import balanced, check_size
 from exml.models.classifier import Classifier, candidates, final_layers
 from exml.protocols import STANDALONE, GenerationContext
@@ -80,11 +80,10 @@ class DataImpression(Inversion):
         def objective(logits: Logits, rows: Labels) -> Tensor:
             return -(wanted[rows] * (logits / self.temperature).log_softmax(1)).sum(1)
 
-        def finished(logits: Logits, rows: Labels) -> Tensor:
-            return logits.softmax(1).gather(1, top[rows]).squeeze(1) > (self.stop_at or 1.0)
+        def probability(logits: Logits, rows: Labels) -> Tensor:
+            return logits.softmax(1).gather(1, top[rows]).squeeze(1)
 
-        goal = Goal(objective, None if self.stop_at is None else finished)
-        images = self.optimize(expert, size, seed, context, goal)
+        images = self.optimize(expert, size, seed, context, objective, probability)
         targets = own.new_zeros(size, int(ids.max()) + 1).index_copy_(1, ids.to(expert.device), own)
         return Samples.of(images, labels, task=expert.task, experience=context.experience, targets=targets)
 
@@ -147,6 +146,6 @@ def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units
 
 
 def _final_layers(expert: Expert, layers: dict[str, Classifier]) -> list[str]:
-    grey = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
+    gray = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
     with frozen(expert.module):
-        return final_layers(expert.module, layers, grey)
+        return final_layers(expert.module, layers, gray)

@@ -14,7 +14,7 @@ from exml.core.registry import component
 from exml.core.samples import Samples
 from exml.core.shapes import Labels, Logits
 from exml.core.validators import one_of
-from exml.engine import Goal, Inversion
+from exml.engine import Inversion
 from exml.generators._common import balanced, check_size
 from exml.protocols import STANDALONE, GenerationContext
 
@@ -58,10 +58,9 @@ class ModelInversion(Inversion):
         def objective(logits: Logits, rows: Labels) -> Tensor:
             return cross_entropy(view(logits) / self.temperature, units[rows], reduction="none")
 
-        def finished(logits: Logits, rows: Labels) -> Tensor:
-            return view(logits).softmax(1).gather(1, units[rows, None]).squeeze(1) > (self.stop_at or 1.0)
+        def probability(logits: Logits, rows: Labels) -> Tensor:
+            return view(logits).softmax(1).gather(1, units[rows, None]).squeeze(1)
 
-        goal = Goal(objective, None if self.stop_at is None else finished)
-        images = self.optimize(expert, size, seed, context, goal)
+        images = self.optimize(expert, size, seed, context, objective, probability)
         labels = expert.class_ids.to(expert.device)[positions]
         return Samples.of(images, labels, task=expert.task, experience=context.experience)

@@ -31,9 +31,9 @@ from exml.core.serialization import from_plain
 from exml.experts import ExpertStream, read_card
 from exml.learning.events import WaitingForProcess
 from exml.runs import ExpertTrained, ZooDisplay, ZooEvaluation, ZooStarted, evaluate_zoo, stream_folder, train_zoo
-from exml.runs._baselines import BASELINES
-from exml.runs._lock import lock
+from exml.runs.baselines import BASELINES
 from exml.runs.evaluation import evaluate_baseline
+from exml.runs.folder_lock import lock
 from exml.scenarios import registry
 from exml.scenarios._training import ExpertJob
 from tests import tiny

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 import reproduction
-from exml.cli._arguments import Flag, Whole, again
+from exml.cli.arguments import Flag, Whole, again
 from exml.core.errors import SettingError
 from exml.runs import sweep as sweeps
 from exml.runs.sweep import LocalProcesses, RayCluster, Resources, SweepDisplay, plan_line, plan_table

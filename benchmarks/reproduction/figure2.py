@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from exml.core.samples import Samples
-from exml.runs._canvas import new_figure
+from exml.runs.canvas import new_figure
 
 ACROSS, DOWN = 10, 2
 """Classes side by side, images of each below each other; of more classes the first are shown."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from exml.runs._canvas import COLOURS, MARKERS, fitted, new_figure
+from exml.runs.canvas import COLOURS, MARKERS, fitted, new_figure
 from reproduction.cell import Cell
 from reproduction.layout import Layout
 

@@ -11,7 +11,7 @@ import attrs
 from exml.core.errors import CheckpointError
 from exml.core.files import write_json, write_text
 from exml.learning.events import WaitingForProcess
-from exml.runs._lock import lock, require_free
+from exml.runs.folder_lock import lock, require_free
 from exml.runs.sweep import Backend, Failure, LocalProcesses, Row, RunEnded, SweepObserver, SweepResult, SweepStarted
 from reproduction._commit import commit
 from reproduction._measured import measured

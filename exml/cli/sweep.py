@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from exml.cli._arguments import Flag, Whole, again
+from exml.cli.arguments import Flag, Whole, again
 from exml.core.errors import SettingError
 from exml.runs import sweep as sweeps
 from exml.runs.sweep import LocalProcesses, RayCluster, Sweep, SweepDisplay, plan_line, plan_table, sweep_table

@@ -14,9 +14,9 @@ from exml import scenarios
 from exml.core.errors import ExmlError, SettingError
 from exml.experts import read_card
 from exml.learning.events import WaitingForProcess
-from exml.runs._environment import cores, device_of
-from exml.runs._lock import lock
 from exml.runs._pool import Tell, share_out
+from exml.runs.environment import cores, device_of
+from exml.runs.folder_lock import lock
 from exml.runs.zoo_events import ExpertTrained, ZooEvent, ZooObserver, ZooStarted
 
 

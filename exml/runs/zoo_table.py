@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from exml.runs._baselines import BASELINES
+from exml.runs.baselines import BASELINES
 from exml.runs.zoo_evaluation import ExpertEvaluation, ZooEvaluation
 
 

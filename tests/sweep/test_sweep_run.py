@@ -51,9 +51,7 @@ class Here:
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    monkeypatch.setattr("exml.runs._scenario_run.save_figure", lambda figure, path: path.write_bytes(b""))
-    monkeypatch.setattr("exml.runs._scenario_run.accuracy_figure", lambda *_: None)
-    monkeypatch.setattr("exml.runs._scenario_run.samples_figure", lambda *_: None)
+    tiny.no_figures(monkeypatch)
 
 
 @pytest.fixture

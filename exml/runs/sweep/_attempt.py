@@ -28,16 +28,11 @@ def attempt(task: Task) -> Failure | None:
             keep_freed_memory()
             import_all(task.imports)
             runs.run(
-                task.scenario,
+                runs.ScenarioExperts(task.scenario, task.split, task.experts, task.baselines),
                 {task.strategy: Strategy.from_dict(task.parts)} if task.parts else {},
                 task.folder,
-                seed=task.seed,
-                split=task.split,
-                device=task.device,
-                execution=Execution(task.compile, task.precision),
+                settings=runs.RunSettings(task.seed, task.device, Execution(task.compile, task.precision)),
                 resume=(Path(task.folder) / "run.json").exists(),
-                experts=task.experts,
-                baselines=task.baselines,
             )
         except ExmlError as error:
             return Failure(one_line(str(error)), traceback.format_exc())

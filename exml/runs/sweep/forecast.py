@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import attrs
 import torch
 
-from exml import costs, scenarios
 from exml.core.execution import Execution
-from exml.core.expert import Expert
+from exml.runs.run import RunSettings, forecasts
+from exml.runs.sources import ScenarioExperts
 from exml.runs.sweep.plan import Plan, PlannedRun
 
 
@@ -68,27 +68,9 @@ def _seconds(run: PlannedRun, plan: Plan) -> float | None:
     if run.parts is None:
         return 0.0
     sweep = plan.sweep
-    scenario = scenarios.load(run.scenario, run.seed, sweep.split)
-    first = scenario.experiences[0]
-    expert = Expert(
-        scenario.make_module(run.seed, "experts").eval(),
-        first.classes,
-        scenario.image_shape,
-        outputs=range(scenario.classes),
-        mean=scenario.mean,
-        std=scenario.std,
-        task=first.task,
-        name=f"{scenario.name}-1",
-    )
+    settings = RunSettings(run.seed, sweep.device, Execution(sweep.compile, sweep.precision))
     try:
-        cost = costs.estimate(
-            run.parts,
-            expert,
-            scenario.make_student(run.seed),
-            experts=run.experts,
-            device=sweep.device,
-            execution=Execution(sweep.compile, sweep.precision),
-        )
+        found = forecasts(ScenarioExperts(run.scenario, sweep.split), {run.strategy: run.parts}, settings)
     except Exception:  # whatever a strategy raises, it is for its runs to say
         return None
-    return cost.seconds
+    return found[run.strategy].seconds

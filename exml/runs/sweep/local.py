@@ -20,7 +20,7 @@ import torch
 from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.validators import positive_int
-from exml.runs._environment import cores
+from exml.runs.environment import cores
 from exml.runs.sweep.backend import Ended, Failure, Task
 from exml.runs.sweep.sweep import Resources
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from exml.core.errors import CheckpointError
 from exml.core.files import write_text
 from exml.learning.events import WaitingForProcess
-from exml.runs._canvas import save_figure
-from exml.runs._lock import lock, require_free
+from exml.runs.canvas import save_figure
+from exml.runs.folder_lock import lock, require_free
 from exml.runs.sweep.backend import Backend, Failure, Task
 from exml.runs.sweep.comparison_figure import comparison_figure
 from exml.runs.sweep.local import LocalProcesses

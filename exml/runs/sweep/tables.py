@@ -9,6 +9,7 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
+from exml.runs.forecast import duration
 from exml.runs.sweep.forecast import Forecast
 from exml.runs.sweep.groups import groups_of, label_of, spread
 from exml.runs.sweep.plan import Plan, PlannedRun
@@ -96,20 +97,3 @@ def new_table(right: Sequence[str]) -> Table:
     for head in right:
         table.add_column(head, justify="right", no_wrap=True)
     return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(4.21), duration(75), duration(8000), duration(300_000)
-    ('4.2 s', '75 s', '2 h 13 min', '3 d 11 h')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,48 @@
+"""Whole runs: what the ``exml`` command does, for use from Python."""
+
+from exml.runs._canvas import save_figure
+from exml.runs.accuracy_figure import accuracy_figure
+from exml.runs.display import ProgressDisplay
+from exml.runs.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
+from exml.runs.run import run
+from exml.runs.samples_figure import samples_figure
+from exml.runs.stop import Stop
+from exml.runs.stream import StreamResult, run_stream
+from exml.runs.stream_strategy import stream_strategy
+from exml.runs.table import result_table
+from exml.runs.zoo import stream_folder, train_zoo
+from exml.runs.zoo_display import ZooDisplay
+from exml.runs.zoo_evaluation import ExpertEvaluation, StreamEvaluation, ZooEvaluation, evaluate_zoo
+from exml.runs.zoo_events import ExpertTrained, ZooEvent, ZooObserver, ZooStarted
+from exml.runs.zoo_table import zoo_table
+
+__all__ = [
+    "BaselineResult",
+    "Environment",
+    "ExperienceResult",
+    "ExpertEvaluation",
+    "ExpertTrained",
+    "ProgressDisplay",
+    "Result",
+    "Seconds",
+    "Stop",
+    "StrategyResult",
+    "StreamEvaluation",
+    "StreamResult",
+    "ZooDisplay",
+    "ZooEvaluation",
+    "ZooEvent",
+    "ZooObserver",
+    "ZooStarted",
+    "accuracy_figure",
+    "evaluate_zoo",
+    "result_table",
+    "run",
+    "run_stream",
+    "samples_figure",
+    "save_figure",
+    "stream_folder",
+    "stream_strategy",
+    "train_zoo",
+    "zoo_table",
+]

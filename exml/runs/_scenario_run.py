@@ -32,7 +32,8 @@ from exml.learning.events import (
     WaitingForProcess,
 )
 from exml.runs.result import BaselineResult, ExperienceResult, Result, StrategyResult
-from exml.runs import accuracy_figure, samples_figure
+from exml.runs.accuracy_figure import accuracy_figure
+from exml.runs.samples_figure import samples_figure
 from exml.runs._canvas import save_figure
 from exml.scenarios import Scenario
 from exml.learning.strategy import Strategy

@@ -1,4 +1,4 @@
-"""How long the rest of a sweep will take."""
+"""The time that the rest of a sweep will take."""
 
 from __future__ import annotations
 

@@ -48,6 +48,10 @@ def patient(condition):
         time.sleep(0.02)
 
 
+def do_nothing(parent):
+    """Stands for the initializer of a worker."""
+
+
 class LightJob(Job):
     """Arrives in a worker as something that needs no module of exml."""
 
@@ -75,18 +79,17 @@ def act(job, threads):
 @pytest.fixture
 def light_jobs(tmp_path, monkeypatch):
     """Makes jobs whose workers start in a moment, for what does not depend on the work."""
-    by_value = (sys.modules[__name__], local_processes)
-    for module in by_value:
-        cloudpickle.register_pickle_by_value(module)
+    here = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(here)
     monkeypatch.setattr(local_processes, "perform_in_worker", act)
+    monkeypatch.setattr(local_processes, "_follow_parent", do_nothing)
 
     def make(acts):
         names = [f"{number}-{name}" for number, name in enumerate(acts)]
         return [LightJob(name, print, tmp_path / f"{name}.txt") for name in names]
 
     yield make
-    for module in by_value:
-        cloudpickle.unregister_pickle_by_value(module)
+    cloudpickle.unregister_pickle_by_value(here)
 
 
 def test_a_worker_that_dies_is_replaced_and_one_that_lives_continues(light_jobs):

@@ -144,7 +144,7 @@ def test_names_are_as_short_as_they_can_be():
         (
             "{scenarios: [tiny-nc], strategies: [exml], resources: {gpus: 1.5}}",
             ConfigError,
-            "or a whole number, got 1.5",
+            "or a whole number at resources, got 1.5",
         ),
         ("{scenarios: [mnist-xy], strategies: [exml]}", UnknownNameError, "got 'mnist-xy'"),
         ("{scenarios: [tiny-nc], strategies: [magic]}", UnknownNameError, "got 'magic'"),

@@ -1,7 +1,6 @@
 """Normalizer, combiner, augmentation and λ_CE: every combination, on the same stream and the same images.
 
-    uv run python benchmarks/ablation.py --scenario mnist-nc --work DIR    # measure; killed, it goes on
-    uv run python benchmarks/ablation.py --page-only                       # write the page again
+    uv run python benchmarks/ablation.py --scenario mnist-nc --work DIR    # the same command resumes after a kill
 
 The name of a scenario may say how its experts are trained (``cifar10-nc:epochs=4,schedule=cosine``), and
 ``DIR/experts`` may be a zoo that has them.
@@ -13,10 +12,7 @@ and from there to ``docs/ablation.md``.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 
 from exml import recipes
 from exml.combiners import ByClass, MultiTask, ProductOfExperts, SideBySide
@@ -34,10 +29,10 @@ from exml.normalizers import CenterLogits, RawLogits, StandardizeLogits
 from exml.protocols import Combiner, Normalizer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from paper_cells import found, measure, origin, said
+from pages import Found, Page, made_by, mean, missing, table
+from paper_cells import arguments, gather, measure, slug
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "ablation.md"
+COMMAND = "uv run python benchmarks/ablation.py"
 SCENARIOS = ("mnist-nc", "cifar10-nc", "cifar10-mt")
 NORMALIZERS: Mapping[str, Normalizer] = {
     "none": RawLogits(),
@@ -91,15 +86,14 @@ def cells(scenario: str, images: float, steps: float) -> dict[str, Callable[[int
 
 def name_of(normalizer: str, combiner: str, augmented: str, weight: float) -> str:
     """Of a cell's folder."""
-    words = f"{normalizer} {combiner} {augmented} {weight:g}".lower()
-    return "-".join("".join(letter if letter.isalnum() else " " for letter in words).split())
+    return slug(normalizer, combiner, augmented, f"{weight:g}")
 
 
 def _cell(
     scenario: str, images: float, steps: float, normalizer: str, combiner: str, augmented: str, weight: float
 ) -> Callable[[int], Strategy]:
     def make(seed: int) -> Strategy:
-        paper = recipes.paper(scenario, "model-inversion", seed).build()
+        paper = recipes.for_scenario("paper-model-inversion", scenario, seed).build()
         continuing = _plain(scenario).startswith("cifar10")
         changes: dict[str, Any] = TRAINING | (CONTINUING if continuing else {})
         training = attrs.evolve(recipes.at_budget(paper, steps).training, **changes)
@@ -124,15 +118,14 @@ def _cell(
     return make
 
 
-def result(scenario: str) -> Path:
-    """Where the measurements of a scenario are, whatever the training of its experts."""
-    return ROOT / "benchmarks" / "results" / f"ablation_{_plain(scenario)}.json"
+def result(scenario: str) -> str:
+    """The file with the measurements of a scenario, whatever the training of its experts."""
+    return f"ablation_{_plain(scenario)}.json"
 
 
-def gather(scenario: str, images: float, steps: float, seeds: Sequence[int], work: Path) -> dict[str, Any]:
-    """Accuracies in percent by cell and seed, and where they come from."""
+def collect(scenario: str, images: float, steps: float, seeds: Sequence[int], work: Path) -> dict[str, Any]:
+    """What was measured, and the sizes of it."""
     made = cells(scenario, images, steps)
-    rows = {name: {str(seed): found(work, scenario, seed, name) for seed in seeds} for name in made}
     strategy: Any = next(iter(made.values()))(seeds[0])
     return {
         "scenario": scenario,
@@ -142,54 +135,49 @@ def gather(scenario: str, images: float, steps: float, seeds: Sequence[int], wor
             "inversion": strategy.generator.iterations,
             "distillation": strategy.training.iterations,
         },
-        **origin(work, scenario, seeds),
-        "accuracy": {name: {s: value for s, value in row.items() if value is not None} for name, row in rows.items()},
+        **gather(made, scenario, seeds, work),
     }
 
 
-def page(measured: Sequence[Mapping[str, Any]]) -> str:
-    """The page, made of nothing but the measurements."""
-    sections = [section(one) for one in measured] or ["Nothing has been measured yet.\n"]
-    return "\n".join([INTRODUCTION, *sections])
+def page(results: Mapping[str, Found]) -> str:
+    """The page, from the measurements by file name."""
+    lines = [INTRODUCTION]
+    for scenario in SCENARIOS:
+        found = results.get(result(scenario))
+        body = section(found) if found else [missing(f"{COMMAND} --scenario {scenario}")]
+        lines += [f"## {scenario}", "", *body, ""]
+    return "\n".join(lines[:-1]) + "\n"
 
 
-def section(measured: Mapping[str, Any]) -> str:
-    """One scenario's tables and what they say on the whole."""
-    accuracy, sizes, budget = measured["accuracy"], measured["sizes"], measured["budget"]
+def section(measured: Found) -> list[str]:
+    """One scenario's tables."""
+    scenario, accuracy, sizes, budget = (measured[key] for key in ("scenario", "accuracy", "sizes", "budget"))
     seeds = sorted({seed for row in accuracy.values() for seed in row}, key=int)
-    columns = [(combiner, weight) for combiner in combiners(measured["scenario"]) for weight in WEIGHTS]
-    head = [f"{combiner}, λ = {weight:g}" for combiner, weight in columns]
-    lines = [
-        f"## {_plain(measured['scenario'])}",
-        "",
-        f"Stream accuracy in percent; seeds {', '.join(seeds)}, n = {len(seeds)} (± standard deviation); "
-        f"a buffer of {sizes['buffer']:,} samples, {sizes['inversion']:,} steps of inversion at most and "
-        f"{sizes['distillation']:,} of distillation an experience, which is `at_budget` {budget['images']:g} for the "
-        f"images and {budget['steps']:g} for the distillation.",
-        "",
-        f"Made by `{_command(measured)}` {said(measured)}.",
-        "",
-        f"| normalizer | | {' | '.join(head)} |",
-        f"| --- | --- |{' ---: |' * len(head)}",
+    columns = list(itertools.product(combiners(scenario), WEIGHTS))
+    rows = [
+        (normalizer, augmented, *(_shown(accuracy.get(name_of(normalizer, c, augmented, w), {})) for c, w in columns))
+        for normalizer, augmented in itertools.product(NORMALIZERS, AUGMENTED)
     ]
-    for normalizer, augmented in itertools.product(NORMALIZERS, AUGMENTED):
-        row = [_shown(accuracy.get(name_of(normalizer, c, augmented, w), {})) for c, w in columns]
-        lines.append(f"| {normalizer} | {augmented} | {' | '.join(row)} |")
-    lines += [
+    return [
+        f"Stream accuracy in percent; seeds {', '.join(seeds)}, n = {len(seeds)} (± standard deviation); a buffer of "
+        f"{sizes['buffer']:,} samples, at most {sizes['inversion']:,} steps of inversion, and "
+        f"{sizes['distillation']:,} steps of distillation per experience, which is `at_budget` {budget['images']:g} "
+        f"for the images and {budget['steps']:g} for the distillation.",
+        "",
+        made_by(_command(measured), measured),
+        "",
+        *table(("normalizer|", "|", *(f"{combiner}, λ = {weight:g}" for combiner, weight in columns)), rows),
         "",
         "Averaged over all cells that differ in nothing else:",
         "",
-        "| part | | mean |",
-        "| --- | --- | ---: |",
+        *table(("part|", "|", "mean"), margins(scenario, accuracy)),
     ]
-    lines += [f"| {part} | {value} | {mean} |" for part, value, mean in margins(measured["scenario"], accuracy)]
-    return "\n".join(lines) + "\n"
 
 
-def _command(measured: Mapping[str, Any]) -> str:
+def _command(measured: Found) -> str:
     options = [f"--{name} {value:g}" for name, value in measured["budget"].items() if value != BUDGET[name]]
     options += [f"--precision {name}" for name in measured.get("precision", ()) if name != "float32"]
-    return " ".join(["uv run python benchmarks/ablation.py", f"--scenario {measured['scenario']}", *options])
+    return " ".join([COMMAND, f"--scenario {measured['scenario']}", *options])
 
 
 def margins(scenario: str, accuracy: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
@@ -206,10 +194,10 @@ def margins(scenario: str, accuracy: Mapping[str, Mapping[str, Any]]) -> list[tu
         means: dict[Any, list[float]] = {value: [] for value in values}
         for rest in itertools.product(*others):
             names = [name_of(*(*rest[:place], value, *rest[place:])) for value in values]
-            found_here = [_mean(accuracy.get(name, {})) for name in names]
-            for value, mean in zip(values, found_here, strict=True):
-                if mean is not None and None not in found_here:
-                    means[value].append(mean)
+            found = [_mean(accuracy.get(name, {})) for name in names]
+            for value, here in zip(values, found, strict=True):
+                if here is not None and None not in found:
+                    means[value].append(here)
         for value in values:
             text = f"{value:g}" if isinstance(value, float) else str(value)
             rows.append((part, text, f"{statistics.fmean(means[value]):.1f}" if means[value] else "–"))
@@ -226,50 +214,32 @@ def _shown(row: Mapping[str, Any]) -> str:
     numbers = [value for value in row.values() if value != "diverged"]
     if not numbers:
         return "diverged" if row else "–"
-    spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
     lost = len(row) - len(numbers)
-    return f"{statistics.fmean(numbers):.1f}{spread}" + (f", {lost} diverged" if lost else "")
+    return mean(numbers) + (f", {lost} diverged" if lost else "")
+
+
+PAGE = Page("ablation.md", [result(scenario) for scenario in SCENARIOS], page)
 
 
 def main() -> None:
-    """Measure, unless only the page is asked for, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, and write the result and the page after each cell."""
+    parser = arguments(__doc__, "runs/ablation", [0])
     parser.add_argument("--scenario", default="mnist-nc", help=" or ".join(SCENARIOS))
-    parser.add_argument("--work", type=Path, default=Path("runs/ablation"), help="folder for experts, images and runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--images", type=float, default=BUDGET["images"], help="budget of the images: each by its root")
     parser.add_argument("--steps", type=float, default=BUDGET["steps"], help="budget of the steps of distillation")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help="of the distillations")
-    parser.add_argument("--page-only", action="store_true")
     given = parser.parse_args()
     if _plain(given.scenario) not in SCENARIOS:
         parser.error(f"expected a scenario of {', '.join(SCENARIOS)}, got {given.scenario}")
-
-    def save() -> None:
-        measured = gather(given.scenario, given.images, given.steps, given.seeds, given.work)
-        path = result(given.scenario)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        PAGE.write_text(page(measurements()), encoding="utf-8")
-
-    if not given.page_only:
-        torch.set_num_threads(1)
-        measure(
-            cells(given.scenario, given.images, given.steps),
-            given.scenario,
-            given.seeds,
-            given.work,
-            save,
-            Execution(precision=given.precision),
-        )
-    PAGE.write_text(page(measurements()), encoding="utf-8")
-    print(f"wrote {os.path.relpath(PAGE)}")
-
-
-def measurements() -> list[dict[str, Any]]:
-    """All that there are, in the order of the scenarios."""
-    paths = [result(scenario) for scenario in SCENARIOS]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    size = (given.scenario, given.images, given.steps)
+    measure(
+        cells(*size),
+        given.scenario,
+        given.seeds,
+        given.work,
+        lambda: PAGE.record(result(given.scenario), collect(*size, given.seeds, given.work)),
+        Execution(precision=given.precision),
+    )
 
 
 if __name__ == "__main__":

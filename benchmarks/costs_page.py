@@ -41,7 +41,7 @@ this device with models like those of the stream:
 >>> from exml.costs import estimate
 >>> scenario = exml.scenarios.load("digits-nc")
 >>> expert = exml.Expert(scenario.make_module(0), (0, 1), scenario.image_shape, outputs=range(10))
->>> strategy = exml.recipes.exml("digits-nc").build()
+>>> strategy = exml.recipes.default(scenario.profile()).build()
 >>> cost = estimate(strategy, expert, scenario.make_student(0), experts=5)
 >>> print(cost)
 5 experts on 1 rank: ... (generation ..., distillation ..., other ...); at most ... of memory (buffer 546.9 KiB),

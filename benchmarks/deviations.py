@@ -1,19 +1,14 @@
 """What each difference between the paper's text and its code does to the accuracy on mnist-nc.
 
-    uv run python benchmarks/deviations.py --work DIR     # measure; killed, it goes on where it was
-    uv run python benchmarks/deviations.py --page-only    # write the table again
+    uv run python benchmarks/deviations.py --work DIR     # the same command resumes after a kill
 
-Every cell is the code's strategy with one matter done as the text has it. Measurements go to
-``benchmarks/results/deviations.json`` and from there into ``docs/deviations.md``, between its two marks. Nothing was
-chosen by these test images.
+Every cell is the code's strategy with one matter changed to the text's way. Measurements go to
+``benchmarks/results/deviations.json`` and from there into ``docs/deviations.md``. No setting was chosen on these test
+images.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
 import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -33,12 +28,11 @@ from exml.normalizers import RawLogits, StandardizeLogits
 from exml.priors import GaussianBlur, Sum
 
 sys.path.insert(0, str(Path(__file__).parent))
-from page_part import with_part, write_page
-from paper_cells import experts_of, found, measure, origin, said
+from pages import Found, Page, made_by, mean, missing, table
+from paper_cells import arguments, experts_of, gather, measure, slug
 
-ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "deviations.json"
-PAGE = ROOT / "docs" / "deviations.md"
+COMMAND = "uv run python benchmarks/deviations.py"
+RESULT = "deviations.json"
 SCENARIO = "mnist-nc"
 IMAGES, STEPS = 0.003, 0.008
 """Budgets: of images and their inversion (each by its root), and of the steps of distillation."""
@@ -117,11 +111,11 @@ def _uniform(strategy: Strategy) -> Strategy:
 
 
 def _gathered(strategy: Strategy) -> Strategy:
-    return attrs.evolve(strategy, buffer=small(recipes.paper(SCENARIO, "auxiliary").build()).buffer)
+    return attrs.evolve(strategy, buffer=small(recipes.for_scenario("paper-auxiliary", SCENARIO).build()).buffer)
 
 
 def _text(strategy: Strategy) -> Strategy:
-    return small(recipes.paper(SCENARIO, "model-inversion").build())
+    return small(recipes.for_scenario("paper-model-inversion", SCENARIO).build())
 
 
 def small(strategy: Strategy) -> Strategy:
@@ -276,33 +270,23 @@ def cells() -> dict[str, Callable[[int], Strategy]]:
         made[base] = _cell(base, _strategy())
     for matter in MATTERS:
         for how, change in matter.cells.items():
-            made[_folder(matter, how)] = _cell(matter.base, change)
+            made[slug(matter.name, how)] = _cell(matter.base, change)
     return made
 
 
 def _cell(base: str, change: Change) -> Callable[[int], Strategy]:
-    return lambda seed: change(small(recipes.reference(SCENARIO, base, seed).build()))
+    return lambda seed: change(small(recipes.for_scenario(f"reference-{base}", SCENARIO, seed).build()))
 
 
-def _folder(matter: Matter, how: str) -> str:
-    words = f"{matter.name} {how}".lower()
-    return "-".join("".join(letter if letter.isalnum() else " " for letter in words).split())
-
-
-def gather(work: Path, seeds: list[int]) -> dict[str, Any]:
-    """Accuracies in percent by cell and seed, and where they come from."""
-    accuracy = {name: {str(seed): found(work, SCENARIO, seed, name) for seed in seeds} for name in cells()}
-    measured = {name: {s: value for s, value in row.items() if value is not None} for name, row in accuracy.items()}
-    budget = {"images": IMAGES, "steps": STEPS}
-    sizes = {name: _sizes(make(0)) for name, make in cells().items() if name in {m.base for m in MATTERS}}
-    unseen = {f"{beta:g}": round(100 * _unseen(work, seeds[0], beta), 1) for beta in (0.1, 10.0)}
+def collect(work: Path, seeds: list[int]) -> dict[str, Any]:
+    """What was measured, and the labels of data impression that are of classes that the expert never saw."""
+    bases = {matter.base for matter in MATTERS}
     return {
         "scenario": SCENARIO,
-        "budget": budget,
-        "sizes": sizes,
-        "unseen": unseen,
-        **origin(work, SCENARIO, seeds),
-        "accuracy": measured,
+        "budget": {"images": IMAGES, "steps": STEPS},
+        "sizes": {name: _sizes(make(0)) for name, make in cells().items() if name in bases},
+        "unseen": {f"{beta:g}": round(100 * _unseen(work, seeds[0], beta), 1) for beta in (0.1, 10.0)},
+        **gather(cells(), SCENARIO, seeds, work),
     }
 
 
@@ -324,88 +308,68 @@ def _sizes(strategy: Strategy) -> dict[str, int]:
     }
 
 
-def table(measured: Mapping[str, Any]) -> str:
+def page(results: Mapping[str, Found]) -> str:
     """The part of the page between the marks."""
-    accuracy, budget = measured["accuracy"], measured["budget"]
+    if RESULT not in results:
+        return missing(COMMAND) + "\n"
+    measured = results[RESULT]
+    accuracy, budget, sizes = measured["accuracy"], measured["budget"], measured["sizes"]
     seeds = sorted({seed for row in accuracy.values() for seed in row}, key=int)
     bases = "; ".join(
-        f"`reference-{name}` {_mean(list(accuracy[name].values()))}, with a buffer of {size['buffer']:,} samples"
+        f"`reference-{name}` {mean(list(accuracy[name].values()))}, with a buffer of {size['buffer']:,} samples"
         + (f" and {size['inversion']:,} steps of inversion" if size["inversion"] else "")
-        for name, size in measured["sizes"].items()
+        for name, size in sizes.items()
         if accuracy.get(name)
     )
-    steps = next(iter(measured["sizes"].values()))["distillation"]
-    lines = [
-        "| matter | the text | the code | the switch | effect of the text's way |",
-        "| --- | --- | --- | --- | --- |",
+    rows = [
+        (matter.name, matter.text, matter.code, matter.field, "; ".join(_effects(accuracy, matter)))
+        for matter in MATTERS
     ]
-    for matter in MATTERS:
-        effects = [_effect(accuracy, matter, how) for how in matter.cells] or [matter.otherwise]
-        lines.append(f"| {' | '.join((matter.name, matter.text, matter.code, matter.field, '; '.join(effects)))} |")
-    lines += [
+    shares = " and ".join(f"{share:g} % at β = {beta}" for beta, share in measured["unseen"].items())
+    lines = [
+        *table(("matter|", "the text|", "the code|", "the switch|", "effect of the text's way|"), rows),
         "",
-        f"The last column: points of stream accuracy on {measured['scenario']}, the text's way less the code's, mean ± "
-        f"standard deviation of the differences over n of the seeds {', '.join(seeds)}. The code's way: {bases}. "
-        f"That is `at_budget` {budget['images']:g} for the images and {budget['steps']:g} for the distillation, "
-        f"{steps:,} steps an experience, made by Adam with one cycle, since in so few the paper's SGD learns next to "
-        "nothing. It is far less than the paper's budget, and these are effects at this one and at no other. "
-        "Where only the distillation differs, a cell has the very images of the code's way."
-        + (" One seed says nothing of the spread: a few points may be chance." if len(seeds) == 1 else ""),
+        f"The last column shows points of stream accuracy on {measured['scenario']}: the text's way minus the code's "
+        f"way, mean ± standard deviation of the differences over n of the seeds {', '.join(seeds)}. The code's way "
+        f"reaches: {bases}. These are `at_budget` {budget['images']:g} for the images and {budget['steps']:g} for the "
+        f"distillation, {next(iter(sizes.values()))['distillation']:,} steps per experience with Adam and a one-cycle "
+        "schedule, since the paper's SGD learns almost nothing in so few steps. This is far below the paper's budget, "
+        "and effects at another budget may differ. Where only the distillation differs, a cell uses the images of the "
+        "code's way." + (" A single seed has no spread: a few points may be chance." if len(seeds) == 1 else ""),
         "",
-        "Of the labels of the code's data impression, "
-        + " and ".join(f"{share:g} % at β = {beta}" for beta, share in measured["unseen"].items())
-        + " are of classes that the expert never saw (these experts; MNIST and CIFAR10 have β = 10, CORe50 0.1).",
+        f"Of the labels of the code's data impression, {shares} are of classes that the expert never saw (for these "
+        "experts; β is 10 for MNIST and CIFAR-10, and 0.1 for CORe50).",
         "",
-        f"Made by `uv run python benchmarks/deviations.py` {said(measured)}.",
+        made_by(COMMAND, measured),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _effect(accuracy: Mapping[str, Any], matter: Matter, how: str) -> str:
-    here, there = accuracy.get(_folder(matter, how), {}), accuracy.get(matter.base, {})
-    common = [seed for seed in here if seed in there]
-    if not common:
-        return f"{how}: not measured"
-    numbers = [(here[seed], there[seed]) for seed in common]
-    if any("diverged" in pair for pair in numbers):
-        return f"{how}: diverged (n = {len(common)})"
-    return f"{how}: {_mean([one - other for one, other in numbers], signed=True)} (n = {len(common)})"
+def _effects(accuracy: Mapping[str, Any], matter: Matter) -> list[str]:
+    if not matter.cells:
+        return [matter.otherwise]
+    return [
+        f"{how}: {_effect(accuracy.get(slug(matter.name, how), {}), accuracy.get(matter.base, {}))}"
+        for how in matter.cells
+    ]
 
 
-def _mean(values: list[Any], *, signed: bool = False) -> str:
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):{'+' if signed else ''}.1f}{deviation}"
+def _effect(here: Found, there: Found) -> str:
+    pairs = [(here[seed], there[seed]) for seed in here if seed in there]
+    if not pairs:
+        return "not measured"
+    if any("diverged" in pair for pair in pairs):
+        return f"diverged (n = {len(pairs)})"
+    return f"{mean([one - other for one, other in pairs], '+')} (n = {len(pairs)})"
 
 
-def page(text: str, measured: Mapping[str, Any]) -> str:
-    """The page with its table made anew."""
-    return with_part(text, "deviations.py", table(measured))
+PAGE = Page("deviations.md", (RESULT,), page, part=True)
 
 
 def main() -> None:
-    """Measure, unless only the page is asked for, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/deviations"), help="folder for experts, images, runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--page-only", action="store_true")
-    arguments = parser.parse_args()
-
-    def save() -> None:
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        plain = json.dumps(gather(arguments.work, arguments.seeds), indent=1, ensure_ascii=False) + "\n"
-        RESULT.write_text(plain, encoding="utf-8")
-        write()
-
-    if not arguments.page_only:
-        torch.set_num_threads(1)
-        measure(cells(), SCENARIO, arguments.seeds, arguments.work, save)
-    write()
-    print(f"wrote {os.path.relpath(PAGE)}")
-
-
-def write() -> None:
-    """The table into its page."""
-    write_page(PAGE, RESULT, page)
+    """Measure, and write the result and the page after each cell."""
+    given = arguments(__doc__, "runs/deviations", [0, 1]).parse_args()
+    measure(cells(), SCENARIO, given.seeds, given.work, lambda: PAGE.record(RESULT, collect(given.work, given.seeds)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Every strategy and every baseline on the embedded scenarios, over several seeds, and the page that shows them.
 
-    uv run python benchmarks/digits.py --work DIR       # measure; killed, it goes on where it was
-    uv run python benchmarks/digits.py --page-only      # write the page again from the results
+    uv run python benchmarks/digits.py --work DIR       # the same command resumes after a kill
 
 The measurements go to ``benchmarks/results/digits.json`` and from there to ``docs/results.md``. All strategies of one
 seed learn from the same experts. Nothing was chosen by these test images: settings were tried on the validation split.
@@ -10,22 +9,20 @@ seed learn from the same experts. Nothing was chosen by these test images: setti
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pages import Found, Page, commit, made_by, mean, missing, sentence, table
+
 from exml import runs
 from exml.learning.strategy import Strategy
-from exml.recipes import RECIPES, recipe
+from exml.recipes import RECIPES, for_scenario
 from exml.runs import Result
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "digits.json"
-PAGE = ROOT / "docs" / "results.md"
+COMMAND = "uv run python benchmarks/digits.py"
+RESULT = "digits.json"
 # The paper's cells are for its own scenarios.
 NAMES = [name for name in RECIPES if not name.startswith(("paper-", "reference-"))]
 SCENARIOS = ("digits-joint", "digits-nc", "digits-mt", "digits-ni")
@@ -33,7 +30,7 @@ SCENARIOS = ("digits-joint", "digits-nc", "digits-mt", "digits-ni")
 
 def wanted(scenario: str, seed: int, names: Sequence[str]) -> dict[str, Strategy]:
     """The recipes as they are now."""
-    return {name: recipe(name, scenario, seed).build() for name in names}
+    return {name: for_scenario(name, scenario, seed).build() for name in names}
 
 
 def finished(work: Path) -> list[Result]:
@@ -86,107 +83,76 @@ def gather(results: list[Result]) -> dict[str, Any]:
         "hardware": hardware,
         "threads": first.threads,
         "versions": dict(first.versions),
-        "commit": _commit(),
+        "commit": commit(),
         "scenarios": rows,
     }
 
 
-def _commit() -> str:
-    """The last commit that changed the package."""
-    command = ["git", "log", "-1", "--format=%h", "--", "exml"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def _row(kind: str, ex_model: bool) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "ex_model": ex_model,
-        "seeds": [],
-        "accuracy": [],
-        "forgetting": [],
-        "reason": None,
-    }
+    return {"kind": kind, "ex_model": ex_model, "seeds": [], "accuracy": [], "forgetting": [], "reason": None}
 
 
-def page(measured: dict[str, Any]) -> str:
-    """The page, made of nothing but the measurements."""
-    seeds, versions = measured["seeds"], measured["versions"]
+INTRODUCTION = """# Results on the embedded scenarios
+
+"""
+
+
+def page(results: Mapping[str, Found]) -> str:
+    """The page, from the measurements by file name."""
+    if RESULT not in results:
+        return f"{INTRODUCTION}{missing(COMMAND)}\n"
+    measured = results[RESULT]
+    seeds = ", ".join(map(str, measured["seeds"]))
     lines = [
-        "# Results on the embedded scenarios",
+        f"{INTRODUCTION}Stream accuracy (Eq. 2) in percent on 500 test images, mean ± standard deviation over n of the "
+        f"seeds {seeds}.",
+        "A seed decides the order of the classes, the experts and the student; all rows of one seed use the same",
+        "experts. ● follows the rules of the ex-model scenario (no data, one model in memory), ○ does not. Settings were",
+        "chosen on a validation split of the training images. A row is measured again when its recipe changes, not",
+        "whenever the code does.",
         "",
-        "Stream accuracy (Eq. 2) in percent on 500 test images, mean ± standard deviation over n of the seeds "
-        f"{_list(seeds)}.",
-        "A seed decides the order of the classes, the experts and the student; all rows of one seed are about the same",
-        "experts. ● keeps to the rules of the ex-model scenario (no data, one model in memory); ○ does not. Settings",
-        "were chosen on a validation split of the training images. A row is measured again when its recipe changes,",
-        "not whenever the code does.",
-        "",
-        f"Made by `uv run python benchmarks/digits.py` at commit {measured['commit']} on "
-        f"{'; '.join(measured['hardware'])}; "
-        f"{measured['threads']} thread(s); {', '.join(f'{name} {text}' for name, text in versions.items())}.",
+        made_by(COMMAND, measured),
     ]
-    for scenario, table in measured["scenarios"].items():
-        lines += [
-            "",
-            f"## {scenario}",
-            "",
-            "| | | n | accuracy | forgetting |",
-            "| --- | --- | ---: | ---: | ---: |",
-        ]
-        ranked = sorted(table.items(), key=lambda entry: -statistics.fmean(entry[1]["accuracy"] or [-1]))
+    for scenario, entries in measured["scenarios"].items():
+        ranked = sorted(entries.items(), key=lambda entry: -statistics.fmean(entry[1]["accuracy"] or [-1]))
+        rows = []
         for name, row in ranked:
-            mark = "●" if row["ex_model"] else "○"
-            cells = [mark, name, str(len(row["seeds"]))]
-            cells += [_spread(row[column]) or "–" for column in ("accuracy", "forgetting")]
-            lines.append(f"| {' | '.join(cells)} |")
-        reasons = {f"*{name}*: {row['reason']}." for name, row in table.items() if row["reason"]}
-        lines += ["", *sorted(reasons)] if reasons else []
-        lines += ["", *_verdict(table)]
+            means = [mean(row[key]) if row[key] else "–" for key in ("accuracy", "forgetting")]
+            rows.append(("●" if row["ex_model"] else "○", name, len(row["seeds"]), *means))
+        reasons = sorted({f"*{name}*: {row['reason']}." for name, row in entries.items() if row["reason"]})
+        lines += ["", f"## {scenario}", "", *table(("|", "|", "n", "accuracy", "forgetting"), rows)]
+        lines += ["", *reasons] if reasons else []
+        lines += ["", _verdict(entries)]
     return "\n".join(lines) + "\n"
 
 
-def _verdict(table: dict[str, Any]) -> list[str]:
-    """Where our default strategy loses, in words, computed."""
-    means = {name: statistics.fmean(row["accuracy"]) for name, row in table.items() if row["accuracy"]}
+def _verdict(entries: Mapping[str, Found]) -> str:
+    """Where our default strategy loses."""
+    means = {name: statistics.fmean(row["accuracy"]) for name, row in entries.items() if row["accuracy"]}
     if "exml" not in means:
-        return ["The default strategy, `exml`, has not been measured here."]
+        return "The default strategy, `exml`, has not been measured here."
     better = sorted((name for name in means if means[name] > means["exml"]), key=lambda name: -means[name])
-    if not better:
-        return ["Nothing here is better than the default strategy, `exml`."]
-    listed = "; ".join(f"{name} by {means[name] - means['exml']:.1f} points" for name in better)
-    return [f"Better than the default strategy, `exml`: {listed}."]
+    listed = [f"{name} by {means[name] - means['exml']:.1f} points" for name in better]
+    none = "Nothing here is better than the default strategy, `exml`."
+    return sentence("Better than the default strategy, `exml`", listed, none)
 
 
-def _spread(values: list[float]) -> str:
-    if not values:
-        return ""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.1f} ± {deviation:.1f}"
-
-
-def _list(seeds: list[int]) -> str:
-    return ", ".join(map(str, seeds))
+PAGE = Page("results.md", (RESULT,), page)
 
 
 def main() -> None:
-    """Measure, unless only the page is asked for, and write the page."""
+    """Measure, and write the results and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/digits"), help="folder for the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--scenarios", nargs="+", default=SCENARIOS, choices=SCENARIOS)
     parser.add_argument("--strategies", nargs="+", default=NAMES, choices=NAMES)
-    parser.add_argument("--page-only", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.page_only:
-        for seed in arguments.seeds:
-            for scenario in arguments.scenarios:
-                print(f"{scenario}, seed {seed}", flush=True)
-                measure(scenario, seed, arguments.strategies, arguments.work)
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        results = finished(arguments.work)
-        RESULTS.write_text(json.dumps(gather(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
-    print(f"wrote {os.path.relpath(PAGE)}")
+    for seed in arguments.seeds:
+        for scenario in arguments.scenarios:
+            print(f"{scenario}, seed {seed}", flush=True)
+            measure(scenario, seed, arguments.strategies, arguments.work)
+    PAGE.record(RESULT, gather(finished(arguments.work)))
 
 
 if __name__ == "__main__":

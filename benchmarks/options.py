@@ -29,7 +29,7 @@ from exml.engine import keep_freed_memory
 from exml.generators import BufferedImages, ProceduralImages
 from exml.learning import events
 from exml.learning.strategy import Strategy
-from exml.recipes import recipe
+from exml.recipes import for_scenario
 from exml.runs._environment import environment
 from exml.runs.evaluation import evaluate_student
 from exml.scenarios import Scenario
@@ -109,7 +109,7 @@ def measure(scenario: Scenario, seed: int, name: str, work: Path) -> dict[str, A
 
 def base(seed: int) -> Strategy:
     """The default without the options that it has taken up."""
-    return training(views=0)(recipe("exml", SCENARIO, seed).build())
+    return training(views=0)(for_scenario("exml", SCENARIO, seed).build())
 
 
 def main() -> None:

@@ -7,9 +7,11 @@ cell costs its distillation alone.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import itertools
 import json
-import subprocess
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -18,6 +20,7 @@ from typing import Any
 
 import attrs
 import torch
+from pages import commit
 from safetensors.torch import load_file, save_file
 
 import exml
@@ -25,12 +28,11 @@ from exml import scenarios
 from exml.core.errors import NonFiniteError
 from exml.engine import Execution
 from exml.experts import ExpertStream
-from exml.protocols import ALONE, GenerationContext
+from exml.protocols import STANDALONE, GenerationContext
 from exml.runs import stream_folder
 from exml.runs._environment import environment
 from exml.runs.evaluation import evaluate_student
 
-ROOT = Path(__file__).parents[1]
 DEFAULT = Execution()
 
 
@@ -41,13 +43,11 @@ class MadeImages:
 
     folder: str
 
-    @property
-    def uses_priors(self) -> bool:
-        """They have done their work."""
-        return False
+    uses_priors = False
+    uses_real_data = False
 
     def __call__(
-        self, expert: exml.Expert, size: int, seed: int, context: GenerationContext = ALONE, /
+        self, expert: exml.Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /
     ) -> exml.Samples:
         """The samples of the context's experience."""
         samples = exml.Samples.from_state(load_file(f"{self.folder}/experience-{context.experience}.safetensors"))
@@ -101,6 +101,7 @@ def measure(
         save: called after each cell.
         execution: of the distillations.
     """
+    torch.set_num_threads(1)
     for seed in seeds:
         loaded, experts = scenarios.load(scenario, seed), experts_of(work, scenario, seed)
         for name, make in cells.items():
@@ -138,33 +139,37 @@ def _path(work: Path, scenario: str, seed: int, name: str) -> Path:
     return work / "cells" / stream_folder(scenario, seed) / f"{name}.json"
 
 
-def found(work: Path, scenario: str, seed: int, name: str) -> float | str | None:
-    """The stream accuracy of a cell in percent, "diverged", or None if it was not measured."""
-    path = _path(work, scenario, seed, name)
-    return json.loads(path.read_text(encoding="utf-8"))["accuracy"] if path.exists() else None
-
-
-def origin(work: Path, scenario: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """Hardware, threads, versions and commit of what was measured of a scenario, and what it took."""
-    folders = [_path(work, scenario, seed, "*").parent for seed in seeds]
-    paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
+def gather(
+    cells: Mapping[str, Callable[[int], exml.Strategy]], scenario: str, seeds: Sequence[int], work: Path
+) -> dict[str, Any]:
+    """What was measured of a scenario: conditions, and accuracies in percent (or "diverged") by cell and seed."""
+    paths = [path for seed in seeds for path in sorted(_path(work, scenario, seed, "*").parent.glob("*.json"))]
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     places = [row["environment"] for row in rows]
-    command = ["git", "log", "-1", "--format=%h", "--", "exml"]
+    accuracy: dict[str, dict[str, float | str]] = {name: {} for name in cells}
+    for name, seed in itertools.product(cells, seeds):
+        path = _path(work, scenario, seed, name)
+        if path.exists():
+            accuracy[name][str(seed)] = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
     return {
         "hardware": sorted({place["hardware"] for place in places}),
         "threads": sorted({place["threads"] for place in places}),
         "precision": sorted({row.get("precision", "float32") for row in rows}),
         "versions": places[0]["versions"] if places else {},
-        "commit": subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip(),
+        "commit": commit(),
         "processor_minutes": round(sum(row["processor_s"] for row in rows) / 60, 1),
+        "accuracy": accuracy,
     }
 
 
-def said(measured: Mapping[str, Any]) -> str:
-    """The origin in words."""
-    versions = ", ".join(f"{name} {text}" for name, text in measured["versions"].items())
-    hardware, threads = "; ".join(measured["hardware"]), " or ".join(map(str, measured["threads"]))
-    numbers = "" if "bfloat16" not in measured.get("precision", ()) else ", networks in bfloat16"
-    minutes = f"{measured['processor_minutes']:g} minutes of the processor"
-    return f"at commit {measured['commit']} on {hardware}, {threads} thread(s){numbers}, in {minutes}; {versions}"
+def slug(*words: str) -> str:
+    """The words as the name of a file."""
+    return "-".join(re.findall(r"[^\W_]+", " ".join(words).lower()))
+
+
+def arguments(about: str | None, work: str, seeds: list[int]) -> argparse.ArgumentParser:
+    """The options that every table of cells has."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path(work), help="folder for experts, images and runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    return parser

@@ -4,7 +4,7 @@
 # others; the exit code is 0 only if all have passed.
 #
 #     benchmarks/run_on_gpu.sh [OUT_DIR]                  # default: benchmarks/results
-#     uv run python benchmarks/performance.py             # then makes the page of what is in benchmarks/results
+#     uv run python benchmarks/make_pages.py              # then writes the pages of benchmarks/results
 #
 # The repository need not be installed, but these packages must be importable by $PYTHON (default: python3):
 #     attrs cattrs einops jaxtyping kornia kornia_rs matplotlib numpy pyyaml rich safetensors scikit-learn scipy torch

@@ -105,7 +105,7 @@ class Curve:
 
 def default_strategy(scenario: str, seed: int) -> Strategy:
     """Our default."""
-    return exml.recipes.exml(scenario, seed).build()
+    return exml.recipes.for_scenario("exml", scenario, seed).build()
 
 
 def settings_of(side: str, scenario: str, seed: int, budget: float) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def run_side(side: str, scenario: Scenario, experts: ExpertStream, seed: int, bu
     if side == "exml":
         strategy = default_strategy(scenario.name, seed)
         curve.start()
-        exml.Learner(strategy, student, device=device, seed=seed, observers=[curve]).learn_stream(experts)
+        exml.Learner(strategy, student.to(device), seed=seed, observers=[curve]).learn_stream(experts)
         return curve
     modules = [(expert.to(device).module, expert.classes) for expert in experts]
     shape = scenario.image_shape

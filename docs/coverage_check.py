@@ -1,8 +1,9 @@
 """What is public in exml, and whether all of it is documented.
 
-Public is what a reader can import without an underscore: the ``__all__`` of ``exml`` and of its folders, and what the
-modules next to them (``exml.buffers``) and in ``exml.core`` define. The reference is generated from this list; the
-build fails while anything on it has no docstring or no entry, and so do the tests.
+Public is the ``__all__`` of a package, what a module named there defines (``exml.learning.events``), and what the
+modules of a package without ``__all__`` define (``exml.core.errors``), as long as no name on the way begins with an
+underscore. The reference is generated from this list. The build and the tests fail while anything on it has no
+docstring or no entry.
 
     python docs/coverage_check.py        # prints what is undocumented; exit code 1 if anything is
 """
@@ -22,7 +23,6 @@ from typing import Any, NamedTuple
 from sphinx.pycode import ModuleAnalyzer
 
 PACKAGE = "exml"
-CORE = "exml.core"
 WRITTEN = (property, cached_property, classmethod, staticmethod)
 
 
@@ -72,14 +72,21 @@ class Name(NamedTuple):
 
 
 def public_modules() -> list[ModuleType]:
-    """``exml``, its folders and modules without an underscore, and the modules of the core."""
-    package = importlib.import_module(PACKAGE)
-    core = importlib.import_module(CORE)
-    children = [
-        child.name for place in (package, core) for child in pkgutil.iter_modules(place.__path__, f"{place.__name__}.")
-    ]
-    public = [child for child in children if not child.rpartition(".")[2].startswith("_")]
-    return [package, *map(importlib.import_module, public)]
+    """``exml``, its packages without an underscore, and the modules that these give to their readers."""
+
+    def inside(package: ModuleType) -> Iterator[ModuleType]:
+        yield package
+        every = package.__name__ == PACKAGE or not hasattr(package, "__all__")
+        for child in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            name = child.name.rpartition(".")[2]
+            if name.startswith("_"):
+                continue
+            if child.ispkg:
+                yield from inside(importlib.import_module(child.name))
+            elif every or (inspect.ismodule(getattr(package, name, None)) and name in package.__all__):
+                yield importlib.import_module(child.name)
+
+    return list(inside(importlib.import_module(PACKAGE)))
 
 
 def public_names(module: ModuleType) -> list[Name]:

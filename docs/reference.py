@@ -23,8 +23,8 @@ from sphinx.util.nodes import make_refnode
 
 logger = logging.getLogger(__name__)
 
-FIRST = ["exml", "exml.experts", "exml.generators", "exml.priors", "exml.losses", "exml.buffers", "exml.baselines"]
-LAST = ["exml.core.errors", "exml.protocols"]
+FIRST = ["protocols", "experts", "generators", "priors", "augmentation", "normalizers", "combiners", "losses", "buffers"]
+"""Right after ``exml`` in the index; the rest follow by name, those of the core at the end."""
 
 
 def write_pages(app: Sphinx) -> None:
@@ -32,8 +32,8 @@ def write_pages(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "api"
     homes = coverage_check.homes()
     pages = {f"{module}.rst": _page(module, names) for module, names in homes.items()}
-    middle = sorted(set(homes) - {*FIRST, *LAST})
-    order = [module for module in [*FIRST, *middle, *LAST] if module in homes]
+    first = [coverage_check.PACKAGE, *(f"{coverage_check.PACKAGE}.{name}" for name in FIRST)]
+    order = first + sorted(set(homes) - set(first), key=lambda module: (module.startswith("exml.core"), module))
     pages["index.rst"] = _index(order)
     for path in folder.glob("*.rst"):
         if path.name not in pages:

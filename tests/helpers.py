@@ -63,3 +63,23 @@ def weights(module):
 
 def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+PAPER_SHAPES = {"mnist": (1, 32, 32), "cifar10": (3, 32, 32), "core50": (3, 128, 128)}
+"""Image shapes by which the paper's recipes find their rows."""
+
+
+def profile(*modules, image_shape=(1, 8, 8), classes=10, tasks=False):
+    """A stream of experts on two classes each, with heads of the full width; five without batch norm by default."""
+    return exml.ExpertProfile.from_experts(
+        exml.Expert(
+            module,
+            (2 * number % classes, (2 * number + 1) % classes),
+            image_shape,
+            outputs=range(classes),
+            mean=(0.3,) * image_shape[0],
+            std=(0.4,) * image_shape[0],
+            task=number if tasks else None,
+        )
+        for number, module in enumerate(modules or [nn.Flatten()] * 5)
+    )

@@ -17,7 +17,7 @@ import pytest
 
 import exml
 from exml import cli, runs
-from exml.recipes import RECIPES
+from exml.recipes import RECIPES, for_scenario
 from exml.runs import Result
 from exml.scenarios import registry
 from tests import tiny
@@ -70,9 +70,9 @@ def test_several_strategies_by_name_and_by_file(tmp_path, plain, capsys, monkeyp
     scenario, strategies, out = asked["args"]
     assert (scenario, out, asked["seed"]) == ("digits-mt", tmp_path / "a", 3)
     assert strategies == {
-        "exml": RECIPES["exml"]("digits-mt", 3).build(),
+        "exml": for_scenario("exml", "digits-mt", 3).build(),
         "plain": tiny.strategy(),
-        "replay": RECIPES["replay"]("digits-mt", 3).build(),
+        "replay": for_scenario("replay", "digits-mt", 3).build(),
     }
 
 

@@ -24,6 +24,7 @@ from exml.losses import CrossEntropy, Distillation, MeanSquaredError
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum, record_activations
 from exml.protocols import GenerationContext
+from tests.helpers import profile
 
 BATCH_NORM = BatchNormStatistics(10.0, layers="last", statistic="variance", reduction="mean", per="batch")
 BLUR = GaussianBlur(0.01, kernel_size=7, padding="zeros", squared=False)
@@ -255,7 +256,7 @@ def test_data_impression_draws_classes_that_the_expert_never_saw(beta):
 
 
 def test_a_learner_learns_from_labels_that_come_with_soft_targets_over_all_outputs():
-    strategy = recipes.reference("mnist-nc", "data-impression").buffer(EqualParts(40))
+    strategy = recipes.reference(profile(), "data-impression").buffer(EqualParts(40))
     strategy = strategy.generator(DataImpression(0.1, iterations=1, classes="all")).priors()
     learner = Learner(
         strategy.training(Training(iterations=2, batch_size=4, learning_rate=0.01)).build(), network(False)

@@ -22,7 +22,7 @@ from exml.core.errors import (
 )
 from exml.engine import Training
 from exml.generators import GaussianNoise
-from exml.learning import events
+from exml.learning import CheckpointFolder, Stop, events
 from exml.losses import MeanSquaredError
 from exml.normalizers import RawLogits
 from tests.helpers import SHAPE, experts, network, same, strategy, weights
@@ -245,7 +245,7 @@ def test_students_that_are_no_classifier():
 
 def test_a_loss_that_explodes_keeps_the_last_checkpoint(tmp_path):
     wild = noise(training=Training(iterations=200, batch_size=4, learning_rate=1e6), augmentation=None)
-    learner = exml.Learner(wild, network(), folder=tmp_path, checkpoint_every=10)
+    learner = exml.Learner(wild, network(), folder=CheckpointFolder(tmp_path, every=10))
     with pytest.raises(NonFiniteError, match="learning rate"):
         learner.learn(experts()[0])
     with pytest.raises(StreamError, match="resume"):
@@ -260,6 +260,7 @@ class Broken:
 
     fault: str
     uses_priors = False
+    uses_real_data = False
 
     def __call__(self, expert, size, seed, context=None, /):
         images = torch.rand(size - (self.fault == "size"), *expert.image_shape)
@@ -315,7 +316,7 @@ def test_parts_that_do_not_fit_fail_before_any_work(changes, error, words):
 
 def test_checkpoint_every():
     with pytest.raises(SettingError):
-        exml.Learner(noise(), network(), checkpoint_every=0)
+        CheckpointFolder("here", every=0)
 
 
 # --- nothing lost ---------------------------------------------------------------------------------------------------
@@ -353,16 +354,16 @@ VARIANTS = {
 def test_a_run_killed_at_any_event_resumes_to_the_same_bits(tmp_path, name):
     chosen, seed = VARIANTS[name], 3
     all_events = []
-    whole = run(chosen, seed=seed, folder=tmp_path / "whole", checkpoint_every=2, observers=[all_events.append])
+    whole = run(chosen, seed=seed, folder=CheckpointFolder(tmp_path / "whole", every=2), observers=[all_events.append])
     expected = weights(whole.student)
     moments = range(0, len(all_events), 7)
     for moment in moments:
         folder = tmp_path / str(moment)
         with pytest.raises(Killed):
-            run(chosen, seed=seed, folder=folder, checkpoint_every=2, observers=[kill_at(moment)])
-        learner = exml.Learner(chosen, network(seed=99, dropout=0.2), seed=seed, checkpoint_every=2)
+            run(chosen, seed=seed, folder=CheckpointFolder(folder, every=2), observers=[kill_at(moment)])
+        learner = exml.Learner(chosen, network(seed=99, dropout=0.2), seed=seed)
         if (folder / "checkpoint.safetensors").exists():
-            learner.resume(folder)
+            learner.resume(CheckpointFolder(folder, every=2))
         else:
             assert moment == 0
             continue
@@ -392,10 +393,47 @@ def test_a_resumed_learner_refuses_another_run(tmp_path):
 
 def test_an_experience_goes_on_with_its_own_expert_only(tmp_path):
     with pytest.raises(Killed):
-        run(noise(), folder=tmp_path, checkpoint_every=2, observers=[kill_at(7)])
+        run(noise(), folder=CheckpointFolder(tmp_path, every=2), observers=[kill_at(7)])
     learner = exml.Learner(noise(), network(dropout=0.2)).resume(tmp_path)
     with pytest.raises(StreamError, match="begun"):
         learner.learn(experts()[1])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("kind", [events.GenerationProgress, events.BufferUpdated, events.DistillationProgress])
+def test_a_stopped_learner_resumes_to_the_same_bits(tmp_path, name, kind):
+    """It returns after the step in which the stop was asked for, and that step is in the checkpoint."""
+    whole = run(VARIANTS[name], seed=3, folder=tmp_path / "whole")
+    stop, seen = Stop(), []
+
+    def ask(event):
+        seen.append(event)
+        if isinstance(event, kind) and event.experience == 2:
+            stop.ask()
+
+    learner = run(VARIANTS[name], seed=3, folder=tmp_path / "stopped", observers=[ask], stop=stop)
+    assert learner.experience == 1
+    assert isinstance(seen[-1], events.CheckpointWritten)
+    assert sum(isinstance(event, kind) and event.experience == 2 for event in seen) == 1
+    again = exml.Learner(VARIANTS[name], network(seed=99, dropout=0.2), seed=3).resume(tmp_path / "stopped")
+    again.learn_stream(exml.ExpertStream.from_experts(experts()))
+    assert same(weights(again.student), weights(whole.student))
+    ours, theirs = ((tmp_path / place / "checkpoint.safetensors").read_bytes() for place in ("stopped", "whole"))
+    assert ours == theirs
+
+
+def test_a_stop_between_two_experiences():
+    stop = Stop()
+
+    def ask(event):
+        if isinstance(event, events.ExperienceFinished):
+            stop.ask()
+
+    learner = run(noise(), observers=[ask], stop=stop)
+    assert (learner.experience, learner.classes_seen) == (1, (0, 1))
+    learner.stop = None
+    learner.learn(experts()[1])
+    assert learner.experience == 2
 
 
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "memory-3.safetensors"])

@@ -1,96 +1,157 @@
-"""Our default looks at what its experts reveal, and at nothing else."""
+"""Recipes choose a strategy from the profile of the experts, and from nothing else."""
 
 import json
+from itertools import permutations
 from pathlib import Path
 
 import attrs
 import pytest
+import torch
+from torch import nn
 
-from exml import scenarios
+import exml
 from exml.combiners import ByClass, MultiTask, SideBySide
+from exml.core.errors import SettingError, UnknownNameError
 from exml.generators import ModelInversion, ProceduralImages
 from exml.losses import Distillation, MeanSquaredError
+from exml.models import ConvNet, Normalized, SlimResNet18
+from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
-from exml.recipes import recipe
+from exml.recipes import RECIPES, default, for_scenario, recipe
+from exml.scenarios import ScenarioSource, load
+from tests.helpers import profile
 
-MODULES = {"conv-net": {"channels": 1, "classes": 10, "image_size": 8}, "lenet5": {"image_size": 32}}
-
-
-@pytest.fixture
-def scenario_of(monkeypatch):
-    """Make one of the scenarios on digits look as if its experts were of another architecture."""
-
-    def look(name, architecture):
-        changed = attrs.evolve(
-            scenarios.load(name), architecture={"name": architecture, "settings": MODULES[architecture]}
-        )
-        monkeypatch.setattr(scenarios, "load", lambda asked, *_: {name: changed}[asked])
-        return name
-
-    return look
+BEFORE = Path(__file__).parent / "data" / "strategies.json"
+CONV_NET = {"channels": 1, "classes": 10, "image_size": 8}
+DRAWINGS = ProceduralImages(("strokes",), polarity="light", full_contrast=True)
+COLORED_DRAWINGS = ProceduralImages(polarity="any", full_contrast=True)
+COLOR = (3, 8, 8)
 
 
-@pytest.mark.parametrize("name", ["digits-joint", "digits-nc", "digits-mt", "digits-ni"])
-def test_experts_with_batch_norm_are_inverted(scenario_of, name):
-    strategy = recipe("exml", scenario_of(name, "conv-net")).build()
+def plain_net():
+    return ConvNet(**CONV_NET, batch_norm=False)
+
+
+def linear(channels=1):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, 10))
+
+
+def resnet():
+    return SlimResNet18(3, 10, 2)
+
+
+@pytest.mark.parametrize("scenario", ["digits-joint", "digits-nc", "digits-mt", "digits-ni"])
+def test_grey_experts_with_batch_norm_are_inverted(scenario):
+    strategy = for_scenario("exml", scenario).build()
+    tasks = load(scenario).tasks
     assert isinstance(strategy.generator, ModelInversion)
-    assert strategy.loss == Distillation(cross_entropy=10.0)
-    assert strategy == recipe("exml", name).build()
+    assert strategy.prior == BatchNormStatistics(10.0, absent="ignore")
+    assert (strategy.loss, strategy.student) == (Distillation(cross_entropy=10.0), "continue")
+    assert strategy.combiner == (ByClass() if tasks is None else MultiTask(tasks, ByClass()))
 
 
-@pytest.mark.parametrize(
-    ("name", "combiner", "loss", "student"),
-    [
-        ("digits-joint", SideBySide(0.4), MeanSquaredError("seen"), "continue"),
-        ("digits-nc", SideBySide(0.4), MeanSquaredError("seen"), "first-expert"),
-        ("digits-ni", SideBySide(0.4), MeanSquaredError("seen"), "first-expert"),
-        ("digits-mt", None, MeanSquaredError("seen"), "first-expert"),
-    ],
-)
-def test_experts_without_batch_norm_are_matched_on_drawings(scenario_of, name, combiner, loss, student):
-    tasks = scenarios.load(name).tasks
-    strategy = recipe("exml", scenario_of(name, "lenet5")).build()
-    assert isinstance(strategy.generator, ProceduralImages)
-    assert strategy.generator == ProceduralImages(("strokes",), polarity="light", full_contrast=True)
-    assert strategy.prior is None
-    assert strategy.combiner == (combiner or MultiTask(tasks, ByClass()))
-    assert (strategy.loss, strategy.student) == (loss, student)
+@pytest.mark.parametrize("tasks", [True, False])
+@pytest.mark.parametrize("count", [1, 3])
+def test_experts_without_batch_norm_are_matched_on_drawings(count, tasks):
+    experts = profile(*[plain_net() for _ in range(count)], tasks=tasks)
+    strategy = default(experts).build()
+    assert (strategy.generator, strategy.prior, strategy.loss) == (DRAWINGS, None, MeanSquaredError("seen"))
+    assert strategy.combiner == (MultiTask(experts.tasks, ByClass()) if tasks else SideBySide(0.4))
+    assert strategy.normalizer == (RawLogits() if tasks else CenterLogits())
+    assert strategy.student == ("first-expert" if count > 1 else "continue")
 
 
-@pytest.mark.parametrize("name", ["digits-joint", "digits-nc", "digits-mt"])
-def test_experts_of_photographs_are_gone_on_from(monkeypatch, name):
-    """The default for large networks: batch norm keeps what the first expert saw, the last layer is solved for."""
-    grey = scenarios.load(name)
-    architecture = {"name": "slim-resnet18", "settings": {"channels": 3, "classes": 10, "width": 2}}
-    colour = attrs.evolve(grey, architecture=architecture, mean=(0.5,) * 3, std=(0.2,) * 3)
-    monkeypatch.setattr(scenarios, "load", lambda *_: colour)
-    strategy = recipe("exml", name).build()
-    drawings, several = ProceduralImages(polarity="any", full_contrast=True), len(grey.experiences) > 1
-    assert strategy.loss == MeanSquaredError("seen")
-    training = strategy.training
-    if several:
-        assert (strategy.generator, strategy.prior) == (drawings, None)
-        assert (strategy.combiner, strategy.student) == (SideBySide(0.4, scale="previous"), "first-expert")
-        assert (training.batch_norm, training.ridge) == ("running", 0.01)
-    else:
-        assert isinstance(strategy.generator, ModelInversion)
-        assert (strategy.generator.start, strategy.prior) == (drawings, BatchNormStatistics(10.0))
-        assert (strategy.combiner, strategy.student) == (SideBySide(), "continue")
-        assert (training.batch_norm, training.ridge) == ("batch", None)
+def test_large_experts_are_continued_from():
+    """Batch norm keeps what the first expert saw, and the last layer is solved for."""
+    strategy = default(profile(resnet(), resnet(), image_shape=COLOR, tasks=True)).build()
+    assert (strategy.generator, strategy.prior) == (COLORED_DRAWINGS, None)
+    assert (strategy.combiner, strategy.student) == (SideBySide(0.4, scale="previous"), "first-expert")
+    assert (strategy.loss, strategy.normalizer) == (MeanSquaredError("seen"), CenterLogits())
+    assert (strategy.training.batch_norm, strategy.training.ridge) == ("running", 0.01)
+
+
+def test_a_large_expert_alone_has_drawings_inverted():
+    strategy = default(profile(resnet(), image_shape=COLOR)).build()
+    assert (strategy.generator.start, strategy.prior) == (COLORED_DRAWINGS, BatchNormStatistics(10.0))
+    assert (strategy.combiner, strategy.student) == (SideBySide(), "continue")
+    assert (strategy.training.batch_norm, strategy.training.ridge) == ("batch", None)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "replay" not in name])
+def test_the_order_of_the_experts_does_not_matter(name):
+    modules = [ConvNet(**CONV_NET), plain_net(), linear()]
+    experts = profile(*modules).experts
+    made = [recipe(name, exml.ExpertProfile(order)).build() for order in permutations(experts)]
+    assert made == [made[0]] * 6
+
+
+def test_a_student_that_cannot_be_a_copy_is_none():
+    grey = profile(plain_net(), plain_net())
+    own = Normalized(plain_net(), (0.3,), (0.4,))
+    assert default(grey, student=own).build().student == "first-expert"
+    assert default(attrs.evolve(profile(plain_net()), open_ended=True)).build().student == "first-expert"
+    others = [plain_net(), Normalized(plain_net(), (0.5,), (0.4,)), Normalized(linear(), (0.3,), (0.4,))]
+    others += [Normalized(ConvNet(**CONV_NET | {"classes": 11}, batch_norm=False), (0.3,), (0.4,))]
+    for student in others:
+        assert default(grey, student=student).build().student == "continue"
+    assert default(profile(plain_net(), linear())).build().student == "continue"
+    narrow = attrs.evolve(grey.experts[0], outputs=(1, 0, *range(2, 10)))
+    assert default(exml.ExpertProfile([grey.experts[0], narrow])).build().student == "continue"
+    color = default(profile(resnet(), resnet(), image_shape=COLOR), student=linear(3)).build()
+    assert (color.student, color.training.batch_norm, color.training.ridge) == ("continue", "batch", None)
+    assert (color.generator.start, color.prior) == (COLORED_DRAWINGS, BatchNormStatistics(10.0))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_network_with_batch_norm_and_one_without(order):
+    """The strategy serves both, whichever comes first, and any student."""
+    experts = [
+        exml.Expert(module, (2 * number, 2 * number + 1), (1, 8, 8), mean=(0.3,), std=(0.4,))
+        for number, module in enumerate(
+            [ConvNet(1, 2, 8, widths=(3,)), nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 2))]
+        )
+    ][::order]
+    builder = default(exml.ExpertProfile.from_experts(experts))
+    assert builder.build().prior == BatchNormStatistics(10.0, absent="ignore")
+    training = attrs.evolve(builder.build().training, iterations=2, batch_size=4)
+    strategy = builder.buffer(exml.buffers.Cumulative(8)).training(training).build()
+    learner = exml.Learner(strategy, nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), seed=0)
+    learner.learn_stream(exml.ExpertStream.from_experts(experts))
+    assert (learner.experience, learner.classes_seen) == (2, (0, 1, 2, 3))
+    assert torch.isfinite(learner.student(torch.rand(2, 1, 8, 8))).all()
 
 
 @pytest.mark.parametrize("name", ["model-inversion", "data-impression"])
-def test_the_papers_priors_are_those_that_the_experts_allow(scenario_of, name):
+def test_the_papers_priors_are_those_that_the_experts_allow(name):
     plain = (L2Norm(0.001), GaussianBlur(0.001))
-    assert recipe(name, scenario_of("digits-nc", "conv-net")).build().prior == Sum((*plain, BatchNormStatistics(1.0)))
-    assert recipe(name, scenario_of("digits-nc", "lenet5")).build().prior == Sum(plain)
+    with_norm, without = ConvNet(**CONV_NET), plain_net()
+    priors = [
+        recipe(name, profile(*modules)).build().prior for modules in ([with_norm], [without], [with_norm, without])
+    ]
+    assert priors == [
+        Sum((*plain, BatchNormStatistics(1.0))),
+        Sum(plain),
+        Sum((*plain, BatchNormStatistics(1.0, absent="ignore"))),
+    ]
 
 
-def test_the_default_on_digits_is_the_one_that_was_published():
-    """The page of results is about these settings; to change them, measure again."""
-    strategy = json.loads(json.dumps(recipe("exml", "digits-nc").build().to_dict()))
-    assert strategy["generator"]["iterations"] == 150
-    assert strategy["buffer"] == {"kind": "cumulative", "size": 2000}
-    assert (strategy["training"]["iterations"], strategy["training"]["batch_size"]) == (800, 128)
-    published = Path(__file__).parents[1] / "benchmarks" / "results" / "digits.json"
-    assert "exml" in json.loads(published.read_text(encoding="utf-8"))["scenarios"]["digits-nc"]
+@pytest.mark.parametrize("name", ["replay", "paper-replay", "reference-replay"])
+def test_replay_needs_real_data(name):
+    source = ScenarioSource("digits-nc", 3)
+    assert recipe(name, profile(), real_data=source).build().generator.source == source
+    with pytest.raises(SettingError, match="real_data"):
+        recipe(name, profile())
+
+
+def test_an_unknown_recipe_is_refused_with_what_there_is():
+    with pytest.raises(UnknownNameError, match="exml, model-inversion"):
+        recipe("magic", profile())
+
+
+@pytest.mark.parametrize(("key", "expected"), json.loads(BEFORE.read_text(encoding="utf-8")).items())
+def test_strategies_of_the_published_results(request, key, expected):
+    """The pages of results are about these settings; to change them, measure again."""
+    name, scenario = key.split(" ")
+    if not scenario.startswith("digits"):
+        request.getfixturevalue("exml_data")
+    assert json.loads(json.dumps(for_scenario(name, scenario).build().to_dict())) == expected

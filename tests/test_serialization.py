@@ -15,11 +15,11 @@ from exml.combiners import ByClass, MultiTask
 from exml.core.errors import ConfigError, SettingError, UnknownNameError
 from exml.core.registry import class_of, kind_of
 from exml.core.serialization import from_plain, to_plain
-from exml.generators import DataImpression, Mixture, ModelInversion, ProceduralImages
+from exml.generators import AuxiliaryData, DataImpression, Mixture, ModelInversion, PhotoPatches, ProceduralImages
 from exml.losses import Distillation
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
-from exml.protocols import Prior
+from exml.protocols import Generator, Prior
 
 
 def full(**changes):
@@ -158,10 +158,34 @@ def test_registering():
     assert kind_of(DarkCorners) == "dark-corners"
     with pytest.raises(SettingError, match="frozen"):
         exml.component(type("Loose", (), {}))
-    with pytest.raises(SettingError, match="kind of its own"):
+    with pytest.raises(SettingError, match="an unused kind for Other"):
         exml.component(kind="l2-norm")(attrs.make_class("Other", [], frozen=True))
     with pytest.raises(UnknownNameError, match="l2-norm"):
         class_of("nothing")
+
+
+def test_an_unknown_kind_lists_those_of_its_role_nearest_first():
+    with pytest.raises(ConfigError, match="a generator, one of model-inversion, ") as caught:
+        exml.Strategy.from_dict(broken(lambda p: p["generator"].update(kind="modelinversion")))
+    assert "data-impression" in caught.value.expected
+    assert "l2-norm" not in str(caught.value)
+
+
+def test_a_misplaced_kind_lists_those_of_its_role():
+    with pytest.raises(ConfigError, match=r"got 'l2-norm', a prior") as caught:
+        exml.Strategy.from_dict(broken(lambda p: p["generator"].update(start={"kind": "l2-norm", "weight": 1.0})))
+    assert caught.value.path == "generator.start"
+    assert "gaussian-noise" in caught.value.expected
+    assert "by-class" not in caught.value.expected
+
+
+def test_a_source_is_found_by_its_protocol():
+    plain = to_plain(AuxiliaryData(PhotoPatches()))
+    assert from_plain(plain, Generator) == AuxiliaryData(PhotoPatches())
+    with pytest.raises(ConfigError, match="a source, one of photo-patches, ") as caught:
+        from_plain({**plain, "source": {"kind": "photo-patch"}}, Generator)
+    assert caught.value.path == "source"
+    assert "gaussian-noise" not in caught.value.expected
 
 
 def test_a_strategy_holds_no_tensor():

@@ -263,17 +263,16 @@ def test_a_run_is_resumed_with_the_same_arguments_only(folder, tmp_path):
 
 def test_a_recipe_looks_at_the_cards(folder, tmp_path):
     cards = read_cards(folder)
-    chosen = stream_strategy("exml", cards)
+    chosen = stream_strategy("exml", folder, cards)
     assert type(chosen.generator).__name__ == "ModelInversion"  # for experts with batch norm
-    assert "the stream" not in exml.scenarios.names()
-    assert stream_strategy("auxiliary", cards).generator.source.image_shape == (1, 4, 4)
-    with pytest.raises(SettingError, match="without the data"):
-        stream_strategy("replay", cards)
+    assert stream_strategy("auxiliary", folder, cards).generator.source.image_shape == (1, 4, 4)
+    with pytest.raises(SettingError, match="real_data"):
+        stream_strategy("replay", folder, cards)
     torch.manual_seed(0)
     for index in range(2):
         plain = ConvNet(1, 2, 4, widths=(2,), batch_norm=False)
         save_expert(Expert(plain, (index, index + 1), (1, 4, 4), task=index), tmp_path / "plain", f"e{index}")
-    other = stream_strategy("exml", read_cards(tmp_path / "plain"))
+    other = stream_strategy("exml", tmp_path / "plain", read_cards(tmp_path / "plain"))
     assert (type(other.generator).__name__, other.student) == ("ProceduralImages", "continue")
     assert other.combiner.tasks == ((0, 1), (1, 2))
     asked = []
@@ -665,7 +664,7 @@ def test_the_command(folder, tmp_path, capsys):
         ("run --classes 3 --out new", "got neither"),
         ("run --stream experts --split validation --out new", "no --split"),
         ("run --stream experts --strategy exml,replay --out new", "got 'exml,replay'"),
-        ("run --stream experts --strategy replay --out new", "without the data"),
+        ("run --stream experts --strategy replay --out new", "real_data"),
         ("run --stream experts --classes few --out new", "few"),
         ("run --stream experts --student oak --out new", "conv-net.*got 'oak'"),
         ("run --stream experts --student conv-net:wide --out new", "got 'conv-net:wide'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal, TypeAlias
 
 import attrs
@@ -67,7 +68,7 @@ class Layout:
     Args:
         columns: in their order.
         rows: in their order.
-        recipes: by name, as :data:`exml.recipes.RECIPES`.
+        recipes: by name; each makes a builder of a scenario and a seed.
         figures: the paper's own, by its names of rows and ours of columns.
         note: on these figures.
         samples: columns of Figure 2.
@@ -147,7 +148,7 @@ PAPER_LAYOUT = Layout(
         *_distillations("reference"),
         TableRow(name=OWN, title="exml (ours)", strategy=OWN),
     ),
-    recipes=recipes.RECIPES,
+    recipes={name: partial(recipes.for_scenario, name) for name in recipes.RECIPES},
     figures=PAPER_FIGURES,
     note=PAPER_NOTE,
     samples=("mnist-joint", "mnist-nc"),

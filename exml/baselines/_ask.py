@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from exml.core.batching import at_once
 from exml.core.expert import Expert
+from exml.core.samples import inference_batch_size
 from exml.core.shapes import Images
 from exml.core.targets import TeacherLogits
 from exml.engine import frozen
@@ -26,7 +26,7 @@ def ask(expert: Expert, images: Images, classes: int) -> TeacherLogits:
     try:
         expert.check(classes)
         with frozen(expert.module):
-            parts = [expert.teach(batch, classes) for batch in images.split(at_once(images.shape[1:]))]
+            parts = [expert.teach(batch, classes) for batch in images.split(inference_batch_size(images.shape[1:]))]
     finally:
         expert.to(home)
     return TeacherLogits(torch.cat([part.logits for part in parts]), parts[0].known, parts[0].present)

@@ -13,7 +13,7 @@ from cyclopts import Parameter, Token
 
 from exml.core.errors import SettingError
 from exml.learning.strategy import Strategy
-from exml.recipes import recipe
+from exml.recipes import for_scenario
 
 
 def _whole(_: object, tokens: Sequence[Token]) -> int:
@@ -42,5 +42,5 @@ def strategies_of(text: str, scenario: str, seed: int) -> dict[str, Strategy]:
         name = path.stem if is_file else part
         if name in chosen:
             raise SettingError(expected="each strategy once", got=f"{name!r} twice", remedy="rename one of the files")
-        chosen[name] = Strategy.load(path) if is_file else recipe(part, scenario, seed).build()
+        chosen[name] = Strategy.load(path) if is_file else for_scenario(part, scenario, seed).build()
     return chosen

@@ -69,7 +69,7 @@ class StreamArguments:
             SettingError: arguments that do not go together.
         """
         stream = self._folder(scenario)
-        name, strategy = strategy_of(self.strategy, seed)
+        name, strategy = strategy_of(self.strategy, stream)
         command = again(resumed=resume)
         keep_freed_memory()
         try:
@@ -122,7 +122,7 @@ class StreamArguments:
         return self.stream
 
 
-def strategy_of(text: str, seed: int) -> tuple[str, Strategy | Callable[[Mapping[str, ExpertCard]], Strategy]]:
+def strategy_of(text: str, stream: Path) -> tuple[str, Strategy | Callable[[Mapping[str, ExpertCard]], Strategy]]:
     """The one strategy that --strategy names, and its name: a file, or a recipe that looks at the cards."""
     path = Path(text)
     if path.suffix in (".yaml", ".yml", ".json") or os.sep in text:
@@ -133,7 +133,7 @@ def strategy_of(text: str, seed: int) -> tuple[str, Strategy | Callable[[Mapping
             got=repr(text),
             remedy="choose one, for a stream has one student, or give a YAML file",
         )
-    return text, partial(runs.stream_strategy, text, seed=seed)
+    return text, partial(runs.stream_strategy, text, stream)
 
 
 def architecture_of(text: str) -> dict[str, Any]:

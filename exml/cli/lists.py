@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -17,8 +15,8 @@ def list_strategies() -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("strategy", no_wrap=True)
     table.add_column("what it does")
-    for name, make in RECIPES.items():
-        table.add_row(name, (inspect.getdoc(make) or "").splitlines()[0])
+    for name, summary in RECIPES.items():
+        table.add_row(name, summary)
     Console(highlight=False).print(table)
 
 

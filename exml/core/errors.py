@@ -6,8 +6,18 @@ lets a bug through.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from typing import Any
+
+
+def nearest(name: str, names: Iterable[str], /) -> list[str]:
+    """Names, the one that looks most like ``name`` first.
+
+    >>> nearest("gausian-noise", ["mixture", "model-inversion", "gaussian-noise"])
+    ['gaussian-noise', 'model-inversion', 'mixture']
+    """
+    return sorted(names, key=lambda known: (-SequenceMatcher(None, name.lower(), known.lower()).ratio(), known))
 
 
 class ExmlError(Exception):

@@ -1,21 +1,77 @@
-"""Names for classes, so that a strategy can be written to a file and read back."""
+"""Names for component classes, and the families of components.
+
+A strategy is written to a file and read back by the *kind* of each component. A *role* is the noun that names a family,
+such as ``"prior"``; the protocol of the family says what a component needs to stand there.
+"""
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
 import attrs
+from typing_extensions import get_protocol_members
 
-from exml.core.errors import SettingError, UnknownNameError
+from exml.core.errors import SettingError, UnknownNameError, nearest
 
 ClassT = TypeVar("ClassT", bound=type[Any])
 _KINDS: dict[str, type[Any]] = {}
+_ROLES: dict[str, type[Any]] = {}
+ROLES: Mapping[str, type[Any]] = MappingProxyType(_ROLES)
+"""The protocol of each family by its role; :mod:`exml.protocols` fills it."""
+
+
+def role(noun: str, /) -> Callable[[ClassT], ClassT]:
+    """Declare a protocol to be the contract of a family of components."""
+
+    def declare(protocol: ClassT) -> ClassT:
+        _ROLES[noun] = protocol
+        return protocol
+
+    return declare
+
+
+def misfit(part: object, role: str, /) -> str | None:
+    """Say why a component does not play a role; None if it does.
+
+    ``isinstance`` alone is too coarse, since it does not compare the parameters of a call. A call with exactly the
+    parameter names of another role plays that role; otherwise the number of parameters decides.
+
+    >>> from exml.normalizers import CenterLogits
+    >>> misfit(CenterLogits(), "normalizer")
+    >>> misfit(CenterLogits(), "combiner")
+    'its call takes (logits, known), not (previous, expert, samples)'
+    """
+    if isinstance(part, type):
+        return "it is a class, not an instance"
+    return _misfit(lambda name: hasattr(part, name), _parameters(part), ROLES[role])
+
+
+def plays(part: object, role: str, /) -> bool:
+    """Whether a component has the attributes and the call of a role."""
+    return misfit(part, role) is None
+
+
+def noun_of(protocol: type[Any], /) -> str:
+    """The role of a protocol; the name of one that is no role, such as a source, in lower case."""
+    return next((noun for noun, known in ROLES.items() if known is protocol), protocol.__name__.lower())
+
+
+def kinds_of(protocol: type[Any], /) -> tuple[str, ...]:
+    """The kinds of the registered components that fit a protocol, sorted.
+
+    >>> from exml.normalizers import CenterLogits
+    >>> "center-logits" in kinds_of(ROLES["normalizer"])
+    True
+    """
+    return tuple(sorted(kind for kind, cls in _KINDS.items() if _class_fits(cls, protocol)))
 
 
 def kind_of(cls: type[Any], /) -> str:
-    """The name under which a component class was registered.
+    """The kind under which a component class is registered.
 
     >>> from exml.priors import L2Norm
     >>> kind_of(L2Norm)
@@ -29,23 +85,29 @@ def kind_of(cls: type[Any], /) -> str:
     )
 
 
-def class_of(kind: str, /) -> type[Any]:
-    """The component class registered under a name.
+def class_of(kind: str, protocol: type[Any] | None = None, /) -> type[Any]:
+    """The component class registered under a kind.
+
+    Args:
+        kind: the name in files.
+        protocol: what the class must fit; None accepts any.
+
+    Raises:
+        UnknownNameError: listing the kinds that fit, nearest match first.
 
     >>> class_of("l2-norm").__name__
     'L2Norm'
     """
-    if kind not in _KINDS:
-        raise UnknownNameError(
-            expected=f"one of {', '.join(sorted(_KINDS))}",
-            got=repr(kind),
-            remedy="check the spelling, or import the module that defines it before reading the strategy",
-        )
-    return _KINDS[kind]
-
-
-def _kebab(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "-", name).lower()
+    cls = _KINDS.get(kind)
+    if cls is not None and (protocol is None or _class_fits(cls, protocol)):
+        return cls
+    noun, fitting = ("component", _KINDS) if protocol is None else (noun_of(protocol), kinds_of(protocol))
+    families = [f"a {role}" for role, known in ROLES.items() if cls is not None and _class_fits(cls, known)]
+    raise UnknownNameError(
+        expected=f"the kind of a {noun}, one of {', '.join(nearest(kind, fitting))}",
+        got=f"{kind!r}, {' and '.join(families)}" if families else repr(kind),
+        remedy="check the spelling, or import the module that defines it before reading the strategy",
+    )
 
 
 @overload
@@ -53,7 +115,7 @@ def component(cls: ClassT, /) -> ClassT: ...
 @overload
 def component(*, kind: str) -> Callable[[ClassT], ClassT]: ...
 def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
-    """Make a frozen attrs class a component: it serialises in a strategy under its kind.
+    """Make a frozen attrs class a component: strategies serialize it under its kind.
 
     Args:
         kind: the name in files; by default the class name in kebab case.
@@ -79,7 +141,7 @@ def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
         known = _KINDS.get(name)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise SettingError(
-                expected=f"a kind of its own for {cls.__qualname__}",
+                expected=f"an unused kind for {cls.__qualname__}",
                 got=f"{name!r}, which is {known.__module__}.{known.__qualname__}",
                 remedy="name it with @exml.component(kind=...)",
             )
@@ -87,3 +149,38 @@ def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
         return cls
 
     return register if cls is None else register(cls)
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "-", name).lower()
+
+
+def _class_fits(cls: type[Any], protocol: type[Any]) -> bool:
+    members = {name for base in cls.__mro__ for name in vars(base)} | attrs.fields_dict(cls).keys()
+    parameters = _parameters(cls.__call__)  # of the metaclass, if the class has none
+    return _misfit(members.__contains__, None if parameters is None else parameters[1:], protocol) is None
+
+
+def _misfit(has: Callable[[str], bool], parameters: list[str] | None, protocol: type[Any]) -> str | None:
+    lacks = [name for name in sorted(get_protocol_members(protocol)) if not has(name)]
+    if lacks:
+        return "it has no " + " and no ".join(map(repr, lacks))
+    wanted = _wanted(protocol)
+    namesakes = [known for known in ROLES.values() if parameters == _wanted(known)]
+    fits = protocol in namesakes if namesakes else parameters is None or len(parameters) == len(wanted)
+    return None if fits else f"its call takes ({', '.join(parameters or ())}), not ({', '.join(wanted)})"
+
+
+def _wanted(protocol: type[Any]) -> list[str]:
+    return (_parameters(protocol.__call__) or [])[1:]
+
+
+def _parameters(call: Any) -> list[str] | None:
+    """The names of the positional parameters; None where their number is open or unknown."""
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]

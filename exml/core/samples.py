@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -25,6 +26,17 @@ def to_pixels(images: StoredImages) -> Images:
     tensor([[[[0.0000, 0.2000, 1.0000]]]])
     """
     return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def inference_batch_size(image_shape: Sequence[int], /) -> int:
+    """How many images of one shape to pass through a network at once without gradients, from 64 to 512.
+
+    The number falls with the size of an image, so that activations, which take most of the memory, stay alike.
+
+    >>> [inference_batch_size((3, size, size)) for size in (32, 64, 224)]
+    [512, 170, 64]
+    """
+    return min(512, max(64, 2**21 // max(math.prod(image_shape), 1)))
 
 
 def fitted(image: UInt8[Tensor, "channels height width"], size: int) -> UInt8[Tensor, "channels size size"]:

@@ -13,8 +13,7 @@ from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, Iter
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from exml.core.errors import ConfigError, ExmlError
-from exml.core.registry import class_of, kind_of
-from exml.core.roles import ROLES, plays
+from exml.core.registry import class_of, kind_of, noun_of
 
 T = TypeVar("T")
 Plain = Any
@@ -101,37 +100,11 @@ def _strict(cls: type[Any], *accepted: type[Any]) -> Callable[[Any, Any], Any]:
     return structure
 
 
-def _structure_tagged(value: Any, noun: str) -> Any:
-    """Any registered component, by its kind."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-        raise _MisfitError(f"a {noun}: a mapping with its kind", value)
-    return _converter().structure(value, class_of(value["kind"]))
-
-
-def _structure_role(value: Any, protocol: Any) -> Any:
-    role = _role_of(protocol) or ""
-    part = _structure_tagged(value, role)
-    if not plays(part, role):
-        raise ConfigError(
-            "",
-            expected=f"a {role}",
-            got=f"{value['kind']!r}, which is none",
-            remedy=f"choose a component of the {role} family",
-        )
-    return part
-
-
-def _role_of(cls: Any) -> str | None:
-    """The role that a protocol is the contract of; looked up at each call, since protocols register when imported."""
-    return next((noun for noun, protocol in ROLES.items() if protocol is cls), None)
-
-
 def _structure_protocol(value: Any, protocol: Any) -> Any:
-    """A component that stands inside another and is of no family, such as a source of images."""
-    part = _structure_tagged(value, protocol.__name__)
-    if not isinstance(part, protocol):
-        raise _MisfitError(f"a {protocol.__name__}", value["kind"])
-    return part
+    """Any registered component that fits a protocol, by its kind."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+        raise _MisfitError(f"a {noun_of(protocol)}: a mapping with its kind", value)
+    return _converter().structure(value, class_of(value["kind"], protocol))
 
 
 def _structure_union(value: Any, union: Any) -> Any:
@@ -215,7 +188,6 @@ def _converter() -> cattrs.Converter:
         lambda part: converter.unstructure(part, unstructure_as=type(part)),
     )
     converter.register_structure_hook_func(lambda cls: getattr(cls, "_is_protocol", False), _structure_protocol)
-    converter.register_structure_hook_func(lambda cls: _role_of(cls) is not None, _structure_role)
     converter.register_structure_hook(int, _strict(int, int))
     converter.register_structure_hook(float, _strict(float, int, float))
     converter.register_structure_hook(bool, _strict(bool, bool))

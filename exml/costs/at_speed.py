@@ -26,8 +26,8 @@ def at_speed(
     >>> import exml
     >>> from torch import nn
     >>> from exml.costs import CostModel, count
-    >>> strategy = exml.recipes.procedural().build()
     >>> expert = exml.Expert(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), (0, 1), (1, 8, 8))
+    >>> strategy = exml.recipes.procedural(exml.ExpertProfile.from_experts([expert])).build()
     >>> sizes = count(strategy, expert, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     >>> fast, slow = (at_speed(strategy, sizes, flops_per_second=speed) for speed in (2e9, 1e9))
     >>> CostModel(strategy, slow, sizes).cost(5).seconds / CostModel(strategy, fast, sizes).cost(5).seconds

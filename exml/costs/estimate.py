@@ -53,7 +53,8 @@ def estimate(
     >>> import exml
     >>> head = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     >>> expert = Expert(head, classes=(0, 1), image_shape=(1, 8, 8))
-    >>> cost = estimate(exml.recipes.noise().build(), expert, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), experts=5)
+    >>> strategy = exml.recipes.noise(exml.ExpertProfile.from_experts([expert])).build()
+    >>> cost = estimate(strategy, expert, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), experts=5)
     >>> cost.experts, cost.images, cost.seconds > cost.of(1) > 0
     (5, 4566, True)
     """

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import attrs
 
-from exml.core.roles import plays
+from exml.core.registry import plays
 from exml.generators import BufferedImages, DataImpression, Mixture, ModelInversion
 from exml.protocols import Generator
 

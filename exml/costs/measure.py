@@ -61,8 +61,8 @@ def measure(
         clock: in seconds; ``time.process_time`` is blind to what else the machine does, for loops of one thread.
 
     >>> import exml
-    >>> strategy = exml.recipes.procedural().build()
     >>> expert = Expert(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), (0, 1), (1, 8, 8))
+    >>> strategy = exml.recipes.procedural(exml.ExpertProfile.from_experts([expert])).build()
     >>> rates = measure(strategy, expert, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), seconds=0.1)
     >>> rates.later.step(128) > 0
     True
@@ -199,7 +199,7 @@ def _experience(timer: _Timer, later: DistillationRates) -> float:
         training=training,
         student="continue",
     )
-    learner = Learner(least, trials.student, device=trials.device, execution=trials.execution)
+    learner = Learner(least, trials.student, execution=trials.execution)
     learner.learn(trials.expert)
     began = timer.now()
     learner.learn(trials.expert)

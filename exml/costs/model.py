@@ -8,8 +8,8 @@ from functools import cached_property
 
 import attrs
 
-from exml.core.batching import at_once
 from exml.core.errors import SettingError
+from exml.core.samples import inference_batch_size
 from exml.core.validators import positive_int
 from exml.costs.cost import Cost, ExperienceCost, Memory
 from exml.costs.leaves import batch_of, counts, iterations_of, leaves
@@ -164,7 +164,7 @@ class CostModel:
     @property
     def _together(self) -> int:
         """Images that a generator which does not iterate, and a bank, go over together."""
-        return at_once((self.sizes.image // _FLOAT,))
+        return inference_batch_size((self.sizes.image // _FLOAT,))
 
     @cached_property
     def _leaves(self) -> tuple[tuple[Generator, int], ...]:

@@ -95,8 +95,8 @@ def count(strategy: Strategy, expert: Expert, student: nn.Module, /) -> Sizes:
         student: that will learn from them.
 
     >>> import exml
-    >>> strategy = exml.recipes.procedural().build()
     >>> expert = Expert(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), (0, 1), (1, 8, 8))
+    >>> strategy = exml.recipes.procedural(exml.ExpertProfile.from_experts([expert])).build()
     >>> sizes = count(strategy, expert, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     >>> sizes.image, sizes.parameters, sizes.expert_flops == 2 * 64 * 2, sizes.student_flops == 2 * 64 * 10
     (256, 2600, True, True)

@@ -8,10 +8,9 @@ from typing import TypeAlias
 import attrs
 import torch
 
-from exml.core.batching import at_once
 from exml.core.ranks import ALONE, Shard
 from exml.core.rng import derive_seed
-from exml.core.samples import Samples
+from exml.core.samples import Samples, inference_batch_size
 from exml.core.shapes import Images, Labels
 from exml.core.targets import Target
 from exml.engine._shards import augment
@@ -45,7 +44,9 @@ class Bank:
 
     def parts(self) -> Iterator[tuple[Images, Target]]:
         """All of it in order, some at a time."""
-        for rows in torch.arange(len(self.images), device=self.images.device).split(at_once(self.images.shape[1:])):
+        for rows in torch.arange(len(self.images), device=self.images.device).split(
+            inference_batch_size(self.images.shape[1:])
+        ):
             yield self.images[rows], self._target(rows)
 
     def batches(self, shard: Shard, draws: torch.Generator) -> Batches:
@@ -77,7 +78,7 @@ def fill_bank(
     """
     images: list[Images] = []
     targets: list[Target] = []
-    size = at_once(memory.images.shape[1:])
+    size = inference_batch_size(memory.images.shape[1:])
     for view in range(views):
         draws.manual_seed(derive_seed(seed, "bank", view))
         for start in range(0, len(memory), size):

@@ -5,6 +5,7 @@ from exml.experts.card import ExpertCard, read_card, save_expert
 from exml.experts.folder import read_cards
 from exml.experts.loading import ExpertFiles, load_expert, read_expert
 from exml.experts.open_stream import OpenStream
+from exml.experts.profile import ExpertProfile, ExpertTraits
 from exml.experts.stream import ExpertStream
 from exml.experts.training import ExpertTraining, train_expert
 
@@ -12,8 +13,10 @@ __all__ = [
     "Expert",
     "ExpertCard",
     "ExpertFiles",
+    "ExpertProfile",
     "ExpertStream",
     "ExpertTraining",
+    "ExpertTraits",
     "OpenStream",
     "load_expert",
     "read_card",

@@ -12,7 +12,6 @@ from exml.generators.model_inversion import ModelInversion
 from exml.generators.photo_patches import PhotoPatches
 from exml.generators.procedural_images import ProceduralImages
 from exml.generators.replay import Replay
-from exml.generators.source import Source
 
 __all__ = [
     "AuxiliaryData",
@@ -27,5 +26,4 @@ __all__ = [
     "PhotoPatches",
     "ProceduralImages",
     "Replay",
-    "Source",
 ]

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from exml.core.batching import at_once
 from exml.core.errors import BufferSizeError, DataError, ShapeError
 from exml.core.expert import Expert
-from exml.core.samples import StoredImages
+from exml.core.samples import StoredImages, inference_batch_size
 from exml.core.shapes import Images, Labels
 from exml.engine import frozen
 
@@ -47,7 +46,7 @@ def check_images(images: StoredImages, expert: Expert, whose: str) -> None:
 def label(expert: Expert, images: Images) -> Labels:
     """The expert's own predictions for images in pixel units, in mini-batches, in evaluation mode."""
     with frozen(expert.module):
-        return torch.cat([expert.labels(part) for part in images.split(at_once(images.shape[1:]))])
+        return torch.cat([expert.labels(part) for part in images.split(inference_batch_size(images.shape[1:]))])
 
 
 def balanced(size: int, classes: int, device: torch.device) -> Labels:

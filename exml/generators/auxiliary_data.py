@@ -10,8 +10,7 @@ from exml.core.registry import component
 from exml.core.rng import make_generator
 from exml.core.samples import Samples, to_pixels
 from exml.generators._common import check_images, check_size, label
-from exml.generators.source import Source
-from exml.protocols import STANDALONE, GenerationContext
+from exml.protocols import STANDALONE, GenerationContext, Source
 
 
 @component
@@ -30,11 +29,12 @@ class AuxiliaryData:
     """
 
     source: Source
+    uses_priors = False
 
     @property
-    def uses_priors(self) -> bool:
-        """False: no pixel is optimised."""
-        return False
+    def uses_real_data(self) -> bool:
+        """Whether the source does."""
+        return self.source.uses_real_data
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units: different images, unless the source has fewer, then with replacement.

@@ -31,11 +31,12 @@ class BufferedImages:
     """
 
     first: Generator | None = None
+    uses_priors = False
 
     @property
-    def uses_priors(self) -> bool:
-        """False: no pixel is optimised."""
-        return False
+    def uses_real_data(self) -> bool:
+        """Whether ``first`` does."""
+        return self.first is not None and self.first.uses_real_data
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units.

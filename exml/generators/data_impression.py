@@ -71,11 +71,12 @@ class DataImpression:
     stop_at: float | None = attrs.field(default=None, validator=in_range(0, 1, open_low=True, optional=True))
     classes: Literal["known", "all"] = attrs.field(default="known", validator=one_of("known", "all"))
     augmentation: Augmentation | None = None
+    uses_priors = True
 
     @property
-    def uses_priors(self) -> bool:
-        """True: pixels are optimised."""
-        return True
+    def uses_real_data(self) -> bool:
+        """Whether ``start`` does."""
+        return self.start is not None and self.start.uses_real_data
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units; their ``targets`` are y^di over the global class ids.

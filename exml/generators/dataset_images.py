@@ -41,6 +41,7 @@ class DatasetImages:
     )
     size: int = attrs.field(default=32, validator=positive_int())
     limit: int = attrs.field(default=50_000, validator=positive_int())
+    uses_real_data = False
 
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
         """The same images for every experience, uint8, and no labels.

@@ -30,11 +30,8 @@ class GaussianNoise:
     """
 
     std: float = attrs.field(default=1.0, validator=in_range(0))
-
-    @property
-    def uses_priors(self) -> bool:
-        """False: no pixel is optimised."""
-        return False
+    uses_priors = False
+    uses_real_data = False
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""

@@ -35,6 +35,7 @@ class ImageFile:
     """
 
     path: str = attrs.field(converter=str)
+    uses_real_data = False
 
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
         """Read the file.

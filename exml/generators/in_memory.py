@@ -25,6 +25,7 @@ class InMemory:
 
     images: Images = attrs.field(repr=lambda images: "x".join(map(str, images.shape)))
     labels: Labels | None = attrs.field(default=None, repr=lambda labels: "none" if labels is None else "yes")
+    uses_real_data = False
 
     def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
         """The images and the labels, as they were given."""

@@ -55,6 +55,11 @@ class Mixture:
         """Whether one of the generators optimises pixels."""
         return any(generator.uses_priors for generator in self.generators)
 
+    @property
+    def uses_real_data(self) -> bool:
+        """Whether one of the generators does."""
+        return any(generator.uses_real_data for generator in self.generators)
+
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples; a generator whose share rounds to nothing makes none.
 

@@ -58,11 +58,12 @@ class ModelInversion:
     clamp: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
     classes: Literal["all", "known"] = attrs.field(default="all", validator=one_of("all", "known"))
     augmentation: Augmentation | None = None
+    uses_priors = True
 
     @property
-    def uses_priors(self) -> bool:
-        """True: pixels are optimised."""
-        return True
+    def uses_real_data(self) -> bool:
+        """Whether ``start`` does."""
+        return self.start is not None and self.start.uses_real_data
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units, labels balanced over the expert's classes.

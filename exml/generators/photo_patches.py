@@ -37,6 +37,7 @@ class PhotoPatches:
 
     image_shape: tuple[int, int, int] = attrs.field(default=(1, 8, 8), converter=as_tuple)
     count: int = attrs.field(default=5000, validator=positive_int())
+    uses_real_data = False
 
     @image_shape.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
     def _check_shape(self, _: object, shape: tuple[int, ...]) -> None:

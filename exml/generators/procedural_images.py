@@ -49,6 +49,8 @@ class ProceduralImages:
     kinds: tuple[Literal["strokes", "dead-leaves", "noise"], ...] = attrs.field(default=_KINDS, converter=as_tuple)
     polarity: Literal["light", "dark", "any"] = attrs.field(default="light", validator=one_of("light", "dark", "any"))
     full_contrast: bool = attrs.field(default=False, validator=one_of(True, False))
+    uses_priors = False
+    uses_real_data = False
 
     @kinds.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
     def _check_kinds(self, _: object, kinds: tuple[object, ...]) -> None:
@@ -58,11 +60,6 @@ class ProceduralImages:
                 got=repr(kinds),
                 remedy="choose among them",
             )
-
-    @property
-    def uses_priors(self) -> bool:
-        """False: no pixel is optimised."""
-        return False
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""

@@ -11,8 +11,7 @@ from exml.core.registry import component
 from exml.core.rng import make_generator
 from exml.core.samples import Samples, to_pixels
 from exml.generators._common import check_images, check_size
-from exml.generators.source import Source
-from exml.protocols import STANDALONE, GenerationContext
+from exml.protocols import STANDALONE, GenerationContext, Source
 
 
 @component
@@ -34,11 +33,8 @@ class Replay:
     """
 
     source: Source
-
-    @property
-    def uses_priors(self) -> bool:
-        """False: no pixel is optimised."""
-        return False
+    uses_priors = False
+    uses_real_data = True
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples: different images, unless the source has fewer of these classes, then it is gone round.

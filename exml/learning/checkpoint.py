@@ -1,9 +1,9 @@
-"""Checkpoints: a folder that a run can go on from, whenever it was killed.
+"""Checkpoints: a folder from which a learner resumes, whenever it was killed.
 
-Two files. ``memory-N.safetensors`` holds what does not change within experience N, written once as it begins its
-distillation; ``checkpoint.safetensors`` holds what changes, and in its header a JSON record that names the memory file
-it belongs to. Both are written under a temporary name and renamed, the memory file first, so there is a whole pair at
-every moment. Nothing is pickled.
+There are two files. ``memory-N.safetensors`` holds what stays the same during the distillation of experience N.
+``checkpoint.safetensors`` holds what changes; a JSON record in its header names the memory file that belongs to it.
+Both are written under a temporary name and renamed, the memory file first, so that a complete pair exists at every
+moment. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -20,28 +20,41 @@ from torch import Tensor
 from exml.core.errors import CheckpointError
 from exml.core.files import write_tensors
 from exml.core.shapes import State
+from exml.core.validators import positive_int
 
+EVERY = 1_000
+"""Steps between two checkpoints, unless a folder says otherwise."""
 VERSION = 1
-"""Of the layout; a checkpoint of another version is refused."""
+"""Version of the layout; a checkpoint of another version is refused."""
 
 
 @attrs.frozen
 class CheckpointFolder:
-    """Reads and writes the checkpoint of one run.
+    """Reads and writes the checkpoint of one learner.
 
     Args:
-        path: the folder; made when first written to.
+        path: the folder; created by the first write.
+        every: steps of generation, or of distillation, between two checkpoints within an experience.
+
+    Raises:
+        SettingError: ``every`` is not positive.
     """
 
     path: Path = attrs.field(converter=Path)
+    every: int = attrs.field(default=EVERY, validator=positive_int())
+
+    @classmethod
+    def of(cls, folder: CheckpointFolder | Path | str, /) -> CheckpointFolder:
+        """The folder itself, or one for a path."""
+        return folder if isinstance(folder, CheckpointFolder) else cls(folder)
 
     @property
     def file(self) -> Path:
-        """The file that says how far the run is."""
+        """The file that holds the progress of the run."""
         return self.path / "checkpoint.safetensors"
 
     def exists(self) -> bool:
-        """Whether there is a checkpoint."""
+        """Whether the folder holds a checkpoint."""
         return self.file.exists()
 
     def write(self, record: Mapping[str, Any], groups: Mapping[str, State], /) -> None:
@@ -52,9 +65,9 @@ class CheckpointFolder:
             groups: tensors, by group and name.
 
         Raises:
-            CheckpointError: when it cannot be written; the one before is as it was.
+            CheckpointError: it cannot be written; the previous one is unchanged.
         """
-        # One key only: safetensors writes several in no fixed order, and equal runs shall give equal bytes.
+        # One key only: safetensors writes several in no fixed order, and equal runs must give equal bytes.
         write_tensors(self.file, _flatten(groups), {"record": json.dumps({"version": VERSION, **record})})
         for old in self.path.glob("memory-*.safetensors"):
             if old.name != record["run"]["memory"]:
@@ -66,14 +79,14 @@ class CheckpointFolder:
         return f"memory-{experience}.safetensors"
 
     def write_memory(self, experience: int, groups: Mapping[str, State], /) -> None:
-        """Write what stays the same within an experience."""
+        """Write what stays the same during the distillation of an experience."""
         write_tensors(self.path / self.memory_name(experience), _flatten(groups))
 
     def read(self) -> tuple[dict[str, Any], dict[str, State]]:
-        """The record and all groups, those of the memory file too.
+        """The record and all groups, including those of the memory file.
 
         Raises:
-            CheckpointError: absent, truncated, or of another version.
+            CheckpointError: it is missing, truncated, or of another version.
         """
         record, groups = _read(self.file)
         if record.get("version") != VERSION:
@@ -88,7 +101,7 @@ class CheckpointFolder:
         return record, groups
 
     def clean(self) -> None:
-        """Remove what a killed run left half-written."""
+        """Remove the partial files of a killed run."""
         for part in self.path.glob(".*.part"):
             part.unlink(missing_ok=True)
 
@@ -109,6 +122,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, State]]:
         raise CheckpointError(
             expected=f"a whole checkpoint in {path}",
             got=str(error) or type(error).__name__,
-            remedy="name the folder of a run; if the file was damaged, begin again in another folder",
+            remedy="check the path; if the file is damaged, start again in another folder",
         ) from None
     return record, dict(groups)

@@ -1,4 +1,4 @@
-"""Events: what a learner, a run or a sweep reports while it works, for progress bars, metrics and logs."""
+"""Events: what a learner, a run, a sweep or a zoo reports while it works, for displays, metrics and logs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from exml.core.shapes import Scalar
 
 @attrs.frozen
 class ExperienceStarted:
-    """An expert was admitted.
+    """The learner accepted an expert.
 
     Args:
         experience: i, from 1.
-        expert: its name.
-        classes: the global ids of the classes that it knows.
-        resumed: whether this goes on with an experience that was begun before.
+        expert: name of the expert.
+        classes: global ids of the classes that the expert knows.
+        resumed: whether this continues an experience that an earlier process started.
     """
 
     experience: int
@@ -36,12 +36,14 @@ class GenerationProgress:
     Args:
         experience: i, from 1.
         done: steps made.
-        total: steps to make; what a step is, is the generator's business.
+        total: steps to make, in the generator's own unit.
+        images: images to generate in this experience.
     """
 
     experience: int
     done: int
     total: int
+    images: int
 
 
 @attrs.frozen(eq=False)
@@ -50,7 +52,7 @@ class BufferUpdated:
 
     Args:
         experience: i, from 1.
-        new: D_i, what the generator made.
+        new: D_i, the new samples from the generator.
         memory: M_i.
     """
 
@@ -67,21 +69,23 @@ class DistillationProgress:
         experience: i, from 1.
         done: steps made.
         total: steps to make.
-        loss: of this step, on the device; reading it waits for the device.
+        loss: loss of this step, on the device; reading it synchronizes the device.
+        images: images in this step.
     """
 
     experience: int
     done: int
     total: int
     loss: Scalar
+    images: int
 
 
 @attrs.frozen
 class CheckpointWritten:
-    """All that was done so far survives a kill from here on.
+    """Everything up to here survives a kill.
 
     Args:
-        experience: experiences that are over.
+        experience: number of finished experiences.
         path: the file.
     """
 
@@ -91,11 +95,11 @@ class CheckpointWritten:
 
 @attrs.frozen(eq=False)
 class ExperienceFinished:
-    """One step of Eq. 4 is over.
+    """One step of Eq. 4 is complete.
 
     Args:
         experience: i, from 1.
-        student: f_i, as it is; copy it to keep it.
+        student: f_i itself; copy it to keep it.
         memory: M_i.
     """
 
@@ -106,10 +110,10 @@ class ExperienceFinished:
 
 @attrs.frozen
 class WaitingForProcess:
-    """The run to be resumed is not at rest, or another trains the experts; this process goes on after the other one.
+    """Another process works in the same folder; this one waits until it has finished.
 
     Args:
-        path: folder of the run, or of the experts.
+        path: folder of a run, or of experts.
     """
 
     path: Path
@@ -117,10 +121,10 @@ class WaitingForProcess:
 
 @attrs.frozen
 class ExpertsProgress:
-    """The experts of a run are being trained.
+    """The experts of a scenario are being trained.
 
     Args:
-        done: epochs that are over, of all experts.
+        done: finished epochs, of all experts.
         total: epochs of all experts.
     """
 
@@ -130,11 +134,11 @@ class ExpertsProgress:
 
 @attrs.frozen
 class StrategyStarted:
-    """A strategy's turn has come; the learner's events that follow are its own.
+    """A run turns to a strategy; the learner's events that follow belong to it.
 
     Args:
-        name: of the strategy in this run.
-        experiences: how many experts it will learn from, also before; None where nobody knows.
+        name: name of the strategy in this run.
+        experiences: length of the stream, including the experts learned before; None if it is unknown.
     """
 
     name: str
@@ -143,15 +147,15 @@ class StrategyStarted:
 
 @attrs.frozen
 class WaitingForExpert:
-    """The next expert of a stream is on its way, or has not arrived."""
+    """The next expert of a stream is being read, or has not arrived."""
 
 
 @attrs.frozen
 class ExpertRefused:
-    """An expert of a stream cannot be learned from; the run goes on without it.
+    """The student cannot learn from an expert of a stream; the run continues without it.
 
     Args:
-        file: name of its two files, without their endings.
+        file: name of its two files, without the suffix.
         reason: what is wrong, and the remedy.
     """
 
@@ -161,11 +165,11 @@ class ExpertRefused:
 
 @attrs.frozen
 class StudentEvaluated:
-    """A student was asked about the test images.
+    """A student was evaluated on the test images.
 
     Args:
-        name: of its strategy.
-        experience: i, after which it was.
+        name: name of its strategy.
+        experience: the last experience that it learned from.
         accuracy: row i of the accuracy matrix.
         stream_accuracy: over the experiences 1 to i (Eq. 2).
     """
@@ -181,7 +185,7 @@ class BaselinesStarted:
     """The students are ready; the baselines are being evaluated.
 
     Args:
-        total: how many there are.
+        total: number of baselines.
     """
 
     total: int
@@ -189,10 +193,10 @@ class BaselinesStarted:
 
 @attrs.frozen
 class BaselineEvaluated:
-    """A baseline was evaluated, or turned out not to apply.
+    """A baseline was evaluated, or does not apply.
 
     Args:
-        name: of the baseline.
+        name: name of the baseline.
     """
 
     name: str
@@ -200,11 +204,11 @@ class BaselineEvaluated:
 
 @attrs.frozen
 class JobsStarted:
-    """Several jobs begin: the runs of a sweep, or the experts of a zoo.
+    """Several jobs start: the runs of a sweep, or the experts of a zoo.
 
     Args:
-        names: of the jobs to do, in the order in which they are begun.
-        total: of all jobs, including those that are already done.
+        names: jobs to do, in the order in which they start.
+        total: number of all jobs, including those that are already done.
     """
 
     names: tuple[str, ...]
@@ -216,7 +220,7 @@ class JobProgress:
     """A job reported its progress.
 
     Args:
-        name: of the job.
+        name: name of the job.
         done: steps made.
         total: steps to make.
     """
@@ -228,11 +232,11 @@ class JobProgress:
 
 @attrs.frozen
 class JobEnded:
-    """A job finished or failed; the others go on.
+    """A job finished or failed; the others continue.
 
     Args:
-        name: of the job.
-        summary: its outcome in a few words, such as ``"stream accuracy 81.2 %"``.
+        name: name of the job.
+        summary: its outcome in a few words, such as ``"stream accuracy 81.2%"``.
         error: why it failed, in one line; None if it did not.
     """
 
@@ -260,7 +264,7 @@ Event: TypeAlias = (
     | JobProgress
     | JobEnded
 )
-"""Every event: those of a learner, of a run around it, and of many runs."""
+"""Every event: those of a learner, of the run around it, and of many jobs."""
 
 
 @runtime_checkable

@@ -30,9 +30,10 @@ from exml.core.serialization import to_plain
 from exml.core.shapes import ClassMask, Scalar, State
 from exml.engine import PreviousStudent, distill, readout
 from exml.experts import ExpertStream, OpenStream
-from exml.learning.checkpoint import CheckpointFolder
+from exml.learning.checkpoint import EVERY, CheckpointFolder
 from exml.learning.preflight import check_finite, check_samples, check_student, copy_expert, rehearse
 from exml.learning.state import RunState, copy_state, load_optimizer, load_student, optimizer_state
+from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.protocols import GenerationContext
 
@@ -40,33 +41,35 @@ from exml.protocols import GenerationContext
 class Learner:
     """Learns one student from experts, one after another, without their data (Eq. 4, Algorithm 1).
 
-    The student may be any module that takes images in pixel units and gives one logit for each class that the stream
-    will ever bring; its architecture need not be that of any expert. To have it normalise its images, wrap it in
-    :class:`exml.models.Normalized`.
+    The student is any module that takes images in pixel units and returns one logit for each class that the stream
+    will ever bring; its architecture may differ from that of the experts. To normalize its images, wrap it in
+    :class:`exml.models.Normalized`. Buffer and experts are moved to the device of the student.
 
     Args:
         strategy: what to do; see :class:`exml.StrategyBuilder`.
-        student: trained in place.
-        device: where student, buffer and the expert at work live.
-        seed: of everything random. On the CPU the same seed gives the same student, bit for bit (unless ``execution``
-            compiles).
-        folder: where checkpoints go; None keeps none. One that holds a checkpoint is refused: see :meth:`resume`.
-        checkpoint_every: steps (of generation, or of distillation) between two checkpoints within an experience.
-        observers: told of every event, in order; see :mod:`exml.learning.events`.
-        execution: whether the hot loops are compiled or captured, and their precision; a run may go on with another.
-        ranks: the processes that learn together, from :func:`exml.distributed.join`. Every rank makes its learner and
-            calls its methods with the same arguments; the leader alone writes, into a folder that all can read.
-            They learn what one would, but for rounding, and a run may go on with another number of them.
+        student: trained in place, on its own device.
+        seed: of everything random. On the CPU the same seed gives the same student, bit for bit, unless ``execution``
+            compiles.
+        folder: where checkpoints are written, as a path or as a :class:`CheckpointFolder`, which also says how often;
+            None writes none. A folder that holds a checkpoint is refused: see :meth:`resume`.
+        observers: called with every event, in order; see :mod:`exml.learning.events`.
+        execution: whether the hot loops are compiled or captured, and their precision. A resumed run may use another.
+        ranks: the processes that learn together, from :func:`exml.distributed.join`. Every rank constructs its learner
+            and calls its methods with the same arguments; only the leader writes, into a folder that all ranks can
+            read. The student equals that of one process up to rounding. A run may resume with another number of ranks.
+        stop: asked after every step. Once :meth:`Stop.ask` was called, the learner writes a checkpoint and returns;
+            a resumed run ends with the same bytes as one that was never stopped. Several ranks agree to stop where a
+            checkpoint is due.
 
     Raises:
-        SettingError: ``checkpoint_every`` is not positive, or a mini-batch has fewer images than there are ranks.
-        CheckpointError: when the folder holds a checkpoint, or the strategy has a part that cannot be written into one.
+        SettingError: a mini-batch has fewer images than there are ranks.
+        CheckpointError: the folder holds a checkpoint, or the strategy has a part that a checkpoint cannot store.
 
     >>> import exml
-    >>> strategy = exml.recipes.exml().training(exml.Training(iterations=2, batch_size=4, learning_rate=0.01))
-    >>> strategy = strategy.buffer(exml.buffers.Cumulative(size=8)).build()
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     >>> expert = exml.Expert(head, classes=(0, 3), image_shape=(1, 8, 8))
+    >>> strategy = exml.recipes.default(exml.ExpertProfile.from_experts([expert])).buffer(exml.buffers.Cumulative(8))
+    >>> strategy = strategy.training(exml.Training(iterations=2, batch_size=4, learning_rate=0.01)).build()
     >>> learner = exml.Learner(strategy, exml.models.ConvNet(channels=1, classes=4, image_size=8), seed=0)
     >>> learner.learn(expert)
     >>> learner.experience, learner.classes_seen, len(learner.memory)
@@ -78,18 +81,13 @@ class Learner:
         strategy: Strategy,
         student: nn.Module,
         *,
-        device: torch.device | str = "cpu",
         seed: int = 0,
-        folder: Path | str | None = None,
-        checkpoint_every: int = 1_000,
+        folder: CheckpointFolder | Path | str | None = None,
         observers: Sequence[events.Observer] = (),
         execution: Execution = EAGER,
         ranks: Ranks = ALONE,
+        stop: Stop | None = None,
     ) -> None:
-        if checkpoint_every < 1:
-            raise SettingError(
-                expected="checkpoint_every >= 1", got=str(checkpoint_every), remedy="leave folder out to keep none"
-            )
         if strategy.training.batch_size < ranks.size:
             raise SettingError(
                 expected=f"a mini-batch of at least {ranks.size} images, one for each rank",
@@ -97,13 +95,12 @@ class Learner:
                 remedy="start fewer ranks, or enlarge the mini-batch",
             )
         self.strategy = strategy
-        self.student = student.to(device)
-        self.device = torch.device(device)
+        self.student = student
         self.seed = seed
-        self.checkpoint_every = checkpoint_every
         self.observers = list(observers)
         self.execution = execution
         self.ranks = ranks
+        self.stop = stop
         self._folder: CheckpointFolder | None = None
         self._memory: Samples | None = None
         self._run = RunState()
@@ -112,23 +109,28 @@ class Learner:
         self._classes = 0
         self._initial = copy_state(self.student) if strategy.student == "reset" else None
         if folder is not None:
-            self._open(folder)
-            if CheckpointFolder(folder).exists():
+            opened = self._open(folder)
+            if opened.exists():
                 raise CheckpointError(
-                    expected=f"no checkpoint in {folder}",
+                    expected=f"no checkpoint in {opened.path}",
                     got="one",
-                    remedy="go on with it by Learner(...).resume(folder), or choose another folder",
+                    remedy="resume it with Learner(...).resume(folder), or choose another folder",
                 )
             ranks.wait()  # until all have looked: the leader will soon write one
 
     @property
+    def device(self) -> torch.device:
+        """The device of the student."""
+        return next((tensor.device for tensor in self.student.state_dict().values()), torch.device("cpu"))
+
+    @property
     def experience(self) -> int:
-        """How many experiences are over."""
+        """The number of finished experiences."""
         return self._run.experience
 
     @property
     def classes_seen(self) -> tuple[int, ...]:
-        """The global ids of the classes that the experts so far knew, ascending."""
+        """The global ids of the classes of all experts so far, ascending."""
         return self._run.known
 
     @property
@@ -136,31 +138,31 @@ class Learner:
         """The buffer M_i.
 
         Raises:
-            StreamError: before the first experience made one.
+            StreamError: before the first experience.
         """
         if self._memory is None:
             raise StreamError(expected="a buffer", got="none yet", remedy="learn from an expert first")
         return self._memory
 
     def learn(self, expert: Expert, /) -> None:
-        """One experience: generate, update the buffer, distil (Eq. 4).
+        """One experience: generate, update the buffer, distill (Eq. 4).
 
         Args:
             expert: f_i^S; moved to the learner's device.
 
         Raises:
             ExpertError: it contradicts its card, or its classes do not fit the student.
-            ShapeError: its images do not fit the student, or a generator made samples of a wrong shape.
+            ShapeError: its images do not fit the student, or the generator returned samples of a wrong shape.
             NonFiniteError: NaN or infinity in its weights or logits, in the student, or in a loss.
             BufferSizeError: its share of the buffer is empty.
             StreamError: a resumed learner was killed within an experience of another expert.
-            CheckpointError: a checkpoint cannot be written; the one before is as it was.
+            CheckpointError: a checkpoint cannot be written; the previous one is unchanged.
         """
         if self._broken:
             raise StreamError(
-                expected="a learner that was not stopped half-way",
-                got=f"one stopped in the distillation of experience {self.experience + 1}",
-                remedy="call resume(folder) to go on from its last checkpoint, or make a new learner",
+                expected="a learner that was not interrupted",
+                got=f"one interrupted in the distillation of experience {self.experience + 1}",
+                remedy="call resume(folder) to continue from its last checkpoint, or make a new learner",
             )
         expert = expert.to(self.device)
         number, resumed = self.experience + 1, self._run.phase != "idle"
@@ -173,27 +175,30 @@ class Learner:
         self._run.admit(expert)
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
-        with global_seed(self.seed, "experience", number):
-            if self._run.phase != "distillation":
-                new = self._generate(expert, number, share)
-                self._broken = True  # until the experience is over
-                self._begin_distillation(expert, number, new)
-            self._broken = True
-            self._distil(expert, number)
+        try:
+            with global_seed(self.seed, "experience", number):
+                if self._run.phase != "distillation":
+                    new = self._generate(expert, number, share)
+                    self._broken = True  # until the experience is finished
+                    self._begin_distillation(expert, number, new)
+                self._broken = True
+                self._distill(expert, number)
+        except _Stopped:
+            return
         self._run.finish(expert)
         self._restored, self._broken = {}, False
         self._checkpoint()
         self._emit(events.ExperienceFinished(number, self.student, self.memory))
 
     def learn_stream(self, stream: ExpertStream | OpenStream, /) -> None:
-        """Algorithm 1: learn from every expert of a stream, from the first that a resumed learner has not finished.
+        """Algorithm 1: learn from every expert of a stream; a resumed learner skips those that it has learned from.
 
         Args:
-            stream: all experts of the run, also those learned before.
+            stream: all experts of the run, including those learned before.
 
         Raises:
-            StreamError: the stream is empty, or shorter than what was learned already.
-            BufferSizeError: the buffer is too small for the length of the stream, where that is known.
+            StreamError: the stream is empty, or shorter than what was learned before.
+            BufferSizeError: the buffer is too small for the length of the stream, if that is known.
         """
         if isinstance(stream, ExpertStream):
             self._check_length(len(stream))
@@ -204,29 +209,30 @@ class Learner:
         for expert in experts:
             self.learn(expert)
             del expert  # before the next one is built: one in use at a time
+            if self._stopping():
+                return
         self._check_length(self.experience)
 
-    def resume(self, folder: Path | str, /) -> Learner:
-        """Go on with the run in a folder; this learner must have been made with its strategy, seed and architecture.
+    def resume(self, folder: CheckpointFolder | Path | str, /) -> Learner:
+        """Continue the run in a folder; this learner must have its strategy, seed and architecture.
 
-        An experience that was under way goes on when :meth:`learn` is given its expert again; on the CPU the student
-        will be the one of a run that was never killed, bit for bit.
+        An interrupted experience continues when :meth:`learn` is given its expert again. On the CPU the student equals
+        that of a run that was never killed, bit for bit.
 
         Raises:
-            CheckpointError: no whole checkpoint, or one of another strategy, seed or student.
+            CheckpointError: there is no complete checkpoint, or it is of another strategy, seed or student.
         """
-        self._open(folder)
-        assert self._folder is not None
-        record, groups = self._folder.read()
+        opened = self._open(folder)
+        record, groups = opened.read()
         ours = {"strategy": to_plain(self.strategy), "seed": self.seed}
         for name, value in ours.items():
             if record[name] != value:
                 raise CheckpointError(
                     expected=f"a checkpoint of this {name}, {value}",
-                    got=f"{record[name]} in {folder}",
-                    remedy=f"make the learner with that {name}, or begin anew in another folder",
+                    got=f"{record[name]} in {opened.path}",
+                    remedy=f"make the learner with that {name}, or start again in another folder",
                 )
-        load_student(self.student, groups["student"], str(folder))
+        load_student(self.student, groups["student"], str(opened.path))
         if self._initial is not None:
             self._initial = {name: tensor.to(self.device) for name, tensor in groups["initial"].items()}
         self._memory = Samples.from_state(groups["memory"]).to(self.device) if "memory" in groups else None
@@ -235,11 +241,11 @@ class Learner:
         self._broken = False
         self.ranks.wait()  # until all have read
         if self.ranks.leader:
-            self._folder.clean()
+            opened.clean()
         return self
 
     def _agree(self, expert: Expert) -> None:
-        """Every rank has the same expert, and the leader's student."""
+        """Check that every rank has the same expert, and copy the leader's student to all."""
         ours = self._run.in_flight or ""
         if self.ranks.tell(ours) != ours:
             raise StreamError(
@@ -255,11 +261,11 @@ class Learner:
             raise StreamError(
                 expected=f"a stream of at least {max(1, self.experience)} expert(s)",
                 got=str(length),
-                remedy="give the whole stream, also the experts that were learned before",
+                remedy="give the whole stream, including the experts that were learned before",
             )
 
     def _generate(self, expert: Expert, number: int, share: int) -> Samples:
-        """Line 3 of Algorithm 1. Changes nothing, so a learner whose generator fails can go on with another expert."""
+        """Line 3 of Algorithm 1. Changes nothing, so a learner whose generator fails can learn from another expert."""
         strategy = self.strategy
         if self._run.phase == "idle":
             self._run.phase = "generation"
@@ -267,7 +273,7 @@ class Learner:
         state = self._restored.pop("generation", None)
         if state is not None:
             state = {name: tensor.to(self.device) for name, tensor in state.items()}
-        journal = _Journal(state, partial(self._on_generation, number))
+        journal = _Journal(state, partial(self._on_generation, number, share))
         context = GenerationContext(
             strategy.prior, strategy.augmentation, journal, number, self._memory, self.execution, self.ranks
         )
@@ -276,21 +282,39 @@ class Learner:
             check_samples(new, expert, share, strategy.generator)
         except BaseException as error:
             self._run.phase, self._run.in_flight = "idle", None
-            if isinstance(error, (ExpertError, ShapeError, NonFiniteError)):  # after a kill, too, another may come
+            if isinstance(error, (ExpertError, ShapeError, NonFiniteError)):  # a resumed run may get another expert
                 self._checkpoint()
             raise
         new = new.of_experience(number).to(self.device)
-        for tensor in new.state().values():  # what was not shared out may differ in its last bits
+        for tensor in new.state().values():  # ranks may differ in the last bits
             self.ranks.share(tensor)
         return new
 
-    def _on_generation(self, number: int, done: int, total: int, state: Callable[[], State]) -> None:
-        self._emit(events.GenerationProgress(number, done, total))
-        if self._folder is not None and done % self.checkpoint_every == 0 and done < total:
-            self._checkpoint({"generation": state()})
+    def _on_generation(self, number: int, share: int, done: int, total: int, state: Callable[[], State]) -> None:
+        self._emit(events.GenerationProgress(number, done, total, share))
+        if done < total:
+            self._checkpoint_step(done, lambda: {"generation": state()})
+
+    def _checkpoint_step(self, done: int, groups: Callable[[], Mapping[str, State]]) -> None:
+        """Between two steps: write a checkpoint if one is due, and stop if that was asked for."""
+        due = self._due(done)
+        stopping = self._stopping(due)
+        if due or stopping:
+            self._checkpoint(groups)
+        if stopping:
+            raise _Stopped
+
+    def _due(self, done: int) -> bool:
+        return done % (EVERY if self._folder is None else self._folder.every) == 0
+
+    def _stopping(self, due: bool = True) -> bool:
+        """Whether to stop here. Several ranks exchange their answer only where a checkpoint is due."""
+        if self.stop is None or self.ranks.alone:
+            return self.stop is not None and self.stop.asked
+        return due and self.ranks.leader_says(self.stop.asked)
 
     def _begin_distillation(self, expert: Expert, number: int, new: Samples) -> None:
-        """Lines 4 and 5 of Algorithm 1, and the student that the experience begins with."""
+        """Lines 4 and 5 of Algorithm 1, and the student that the experience starts from."""
         start = self.strategy.student
         self._memory = self.strategy.buffer(self._memory, new, make_generator(self.device, self.seed, "buffer", number))
         self._emit(events.BufferUpdated(number, new, self._memory))
@@ -306,8 +330,10 @@ class Learner:
             if self.ranks.leader:
                 self._folder.write_memory(number, groups)
         self._checkpoint()
+        if self._stopping():
+            raise _Stopped
 
-    def _distil(self, expert: Expert, number: int) -> None:
+    def _distill(self, expert: Expert, number: int) -> None:
         """Lines 6 to 12 of Algorithm 1."""
         strategy, training = self.strategy, self.strategy.training
         if strategy.student == "first-expert" and number == 1:
@@ -323,17 +349,16 @@ class Learner:
             load_optimizer(optimizer, self._restored.pop("optimizer"))
 
         def after_step(done: int, loss: Scalar) -> None:
-            self._run.steps = done
-            self._emit(events.DistillationProgress(number, done, training.iterations, loss))
-            if done % self.checkpoint_every == 0 or done == training.iterations:
-                if not bool(loss.isfinite()):
-                    raise NonFiniteError(
-                        expected="a finite loss",
-                        got=f"{loss.item()} at step {done} of experience {number}",
-                        remedy="lower the learning rate or clip the gradient (clip_norm)",
-                    )
-                if done < training.iterations:
-                    self._checkpoint({"optimizer": optimizer_state(optimizer)})
+            self._run.steps, last = done, done == training.iterations
+            self._emit(events.DistillationProgress(number, done, training.iterations, loss, training.batch_size))
+            if (last or self._due(done)) and not bool(loss.isfinite()):
+                raise NonFiniteError(
+                    expected="a finite loss",
+                    got=f"{loss.item()} at step {done} of experience {number}",
+                    remedy="lower the learning rate or clip the gradient (clip_norm)",
+                )
+            if not last:
+                self._checkpoint_step(done, lambda: {"optimizer": optimizer_state(optimizer)})
 
         distill(
             self.student,
@@ -364,21 +389,22 @@ class Learner:
         for observer in self.observers:
             observer(event)
 
-    def _open(self, folder: Path | str) -> None:
-        self._folder = CheckpointFolder(Path(folder))
+    def _open(self, folder: CheckpointFolder | Path | str) -> CheckpointFolder:
+        self._folder = CheckpointFolder.of(folder)
         try:
             to_plain(self.strategy)
         except UnknownNameError as error:
             raise CheckpointError(
-                expected="a strategy that can be written to a checkpoint", got=error.got, remedy=error.remedy
+                expected="a strategy that a checkpoint can store", got=error.got, remedy=error.remedy
             ) from None
+        return self._folder
 
-    def _checkpoint(self, groups: Mapping[str, State] | None = None) -> None:
+    def _checkpoint(self, groups: Callable[[], Mapping[str, State]] = dict) -> None:
         if self._folder is None:
             return
         check_finite(self.student, "the student")
         record = {"strategy": to_plain(self.strategy), "seed": self.seed, "run": attrs.asdict(self._run)}
-        states = {"student": self.student.state_dict(), **(groups or {})}
+        states = {"student": self.student.state_dict(), **groups()}
         if self._initial is not None:
             states["initial"] = self._initial
         if self.ranks.leader:
@@ -386,9 +412,13 @@ class Learner:
         self._emit(events.CheckpointWritten(self.experience, self._folder.file))
 
 
+class _Stopped(BaseException):
+    """Leaves a hot loop whose state is in the checkpoint; not an Exception, so that no component catches it."""
+
+
 @attrs.frozen
 class _Journal:
-    """The learner's ear in a generator."""
+    """Forwards the progress of a generator to the learner."""
 
     state: State | None
     on_record: Callable[[int, int, Callable[[], State]], None]

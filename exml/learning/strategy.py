@@ -12,8 +12,7 @@ import yaml
 from exml import augmentation, buffers, combiners, generators, losses, normalizers, priors, scenarios
 from exml.core.errors import ConfigError, StrategyError
 from exml.core.files import write_text
-from exml.core.registry import component
-from exml.core.roles import ROLES, plays
+from exml.core.registry import ROLES, component, misfit
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import one_of
 from exml.engine import Training
@@ -111,9 +110,9 @@ class Strategy:
 def misplaced(parts: dict[str, Any]) -> list[str]:
     """What is wrong with the parts of a strategy that are there, by role; one sentence each, with its remedy."""
     problems = [
-        f"{role} is {part!r}, which is no {role}: give it a component of the {role} family"
+        f"{role} is {part!r}, which is no {role}, since {why}: give it a component of the {role} family"
         for role, part in parts.items()
-        if part is not None and not plays(part, role)
+        if part is not None and (why := misfit(part, role)) is not None
     ]
     generator, prior = parts.get("generator"), parts.get("prior")
     if not problems and generator is not None and prior is not None and not generator.uses_priors:

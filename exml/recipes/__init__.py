@@ -2,9 +2,9 @@
 
 from exml.recipes._appendix import PAPER_STRATEGIES
 from exml.recipes.at_budget import at_budget
+from exml.recipes.default import default
 from exml.recipes.distillation import auxiliary, data_impression, model_inversion, noise, procedural, replay
-from exml.recipes.named import RECIPES, recipe
-from exml.recipes.ours import exml
+from exml.recipes.named import RECIPES, for_scenario, recipe
 from exml.recipes.paper import paper
 from exml.recipes.reference import reference
 
@@ -14,7 +14,8 @@ __all__ = [
     "at_budget",
     "auxiliary",
     "data_impression",
-    "exml",
+    "default",
+    "for_scenario",
     "model_inversion",
     "noise",
     "paper",

@@ -9,28 +9,29 @@ inversion has no use for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import attrs
 
 from exml.augmentation import Augmentation
 from exml.core.errors import SettingError
+from exml.experts import ExpertProfile
 
 Dataset: TypeAlias = Literal["mnist", "cifar10", "core50"]
 Method: TypeAlias = Literal["model-inversion", "data-impression"]
 
-SCENARIOS = (
-    "mnist-joint",
-    "mnist-nc",
-    "cifar10-joint",
-    "cifar10-nc",
-    "cifar10-mt",
-    "core50-joint",
-    "core50-nc",
-    "core50-ni",
+PAPER_STRATEGIES: Mapping[str, str] = MappingProxyType(
+    {
+        "model-inversion": "Model Inversion ED",
+        "data-impression": "Data Impression ED",
+        "auxiliary": "Aux. Data ED",
+        "replay": "Replay ED",
+        "noise": "Gaussian-noise ED",
+    }
 )
-PAPER_STRATEGIES = ("model-inversion", "data-impression", "auxiliary", "replay", "noise")
-"""The sources of images of Secs. 4 and 5; noise is the code's alone."""
+"""The sources of images of Secs. 4 and 5 with their titles in the tables; only the paper's code has noise."""
 BUFFER = 5_000
 """N, "for all the experiments"."""
 
@@ -85,6 +86,7 @@ GENERATION: dict[tuple[Dataset, Method], GenerationRow] = {
     ("core50", "model-inversion"): GenerationRow(0.1, 500, 128, 0.001, 10.0, 0.0001, temperature=2.0),
     ("core50", "data-impression"): GenerationRow(0.1, 500, 128, 0.001, 10.0, 0.0001, temperature=2.0, beta=0.1),
 }
+_COLOR: dict[tuple[int, int, int], Dataset] = {(3, 32, 32): "cifar10", (3, 128, 128): "core50"}
 STOP_AT: dict[Dataset, float | None] = {"mnist": 0.99, "cifar10": None, "core50": None}
 """With which probability of its class an image is finished: Sec. 5.1 says so of Fig. 2, which shows MNIST's."""
 AUXILIARY: dict[Dataset, AuxiliaryRow] = {
@@ -129,33 +131,32 @@ MULTI_TASK_BATCH = 128
 """Of the configurations that are published, all of CIFAR10-MT; appendix B says 32."""
 
 
-def dataset_of(scenario: str) -> Dataset:
-    """What a scenario of the paper is made of; what follows ":" in its name says how its experts are trained.
+def row_of(profile: ExpertProfile, dataset: str | None) -> Dataset:
+    """The rows of appendix B for a stream: those of ``dataset``, or of the dataset that has images of this shape.
 
     Raises:
-        SettingError: for a scenario that the paper does not have.
+        SettingError: when the paper has no images of this shape, or no such dataset.
     """
-    name = scenario.partition(":")[0]
-    datasets: dict[str, Dataset] = {dataset: dataset for dataset in DISTILLATION}
-    if name not in SCENARIOS:
-        raise SettingError(
-            expected=f"one of the paper's scenarios, {', '.join(SCENARIOS)}",
-            got=repr(scenario),
-            remedy="choose one of them, or a recipe that fits every scenario, such as exml or model-inversion",
-        )
-    return datasets[name.partition("-")[0]]
-
-
-def is_multi_task(scenario: str) -> bool:
-    """Whether images and experts have task labels; known without the data, which may not be there."""
-    return scenario.partition(":")[0].endswith("-mt")
+    rows: dict[str, Dataset] = {row: row for row in DISTILLATION}
+    if dataset in rows:
+        return rows[dataset]
+    channels, height, width = profile.image_shape
+    if dataset is None and channels == 1:
+        return "mnist"
+    if dataset is None and (channels, height, width) in _COLOR:
+        return _COLOR[channels, height, width]
+    raise SettingError(
+        expected="images 1xHxW (the rows of MNIST), 3x32x32 (CIFAR-10) or 3x128x128 (CORe50)",
+        got=f"{channels}x{height}x{width}" + ("" if dataset is None else f" and dataset={dataset!r}"),
+        remedy=f"pass dataset={' or '.join(map(repr, rows))}, or choose a recipe that fits every stream",
+    )
 
 
 def method_of(strategy: str) -> Method | None:
-    """The row of a strategy that optimises pixels; None for one that does not.
+    """The method of a strategy that optimizes pixels; None for a strategy that does not.
 
     Raises:
-        SettingError: for no strategy of the paper's, listing them.
+        SettingError: for a strategy that the paper does not have.
     """
     if strategy not in PAPER_STRATEGIES:
         raise SettingError(

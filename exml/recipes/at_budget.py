@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from exml.core.components import rebuild
 from exml.core.errors import SettingError
 from exml.learning.strategy import Strategy
 
@@ -35,7 +36,8 @@ def at_budget(strategy: Strategy, budget: float) -> Strategy:
         SettingError: for a budget outside (0, 1].
 
     >>> import exml
-    >>> strategy = exml.recipes.model_inversion("digits-nc").build()
+    >>> profile = exml.scenarios.load("digits-nc").profile()
+    >>> strategy = exml.recipes.model_inversion(profile).build()
     >>> strategy.training.iterations, strategy.buffer.size, strategy.generator.iterations
     (800, 2000, 150)
     >>> strategy = at_budget(strategy, 0.25)
@@ -55,15 +57,10 @@ def at_budget(strategy: Strategy, budget: float) -> Strategy:
 
 def _scaled(part: Any, names: set[str], factor: float, least: int) -> Any:
     """A component with the numbers of these names scaled, in it and in the components that it holds."""
-    if isinstance(part, tuple):
-        return tuple(_scaled(item, names, factor, least) for item in part)
-    if not attrs.has(type(part)):
-        return part
-    changes: dict[str, Any] = {}
-    for field in attrs.fields(type(part)):
-        value = getattr(part, field.name)
-        if field.name in names and isinstance(value, int):
-            changes[field.alias] = min(value, max(least, round(value * factor)))
-        elif (scaled := _scaled(value, names, factor, least)) != value:
-            changes[field.alias] = scaled
-    return attrs.evolve(part, **changes) if changes else part
+
+    def scale(component: Any) -> Any:
+        numbers = {name: getattr(component, name) for name in names & attrs.fields_dict(type(component)).keys()}
+        scaled = {name: min(n, max(least, round(n * factor))) for name, n in numbers.items() if isinstance(n, int)}
+        return attrs.evolve(component, **scaled) if scaled else component
+
+    return rebuild(part, scale)

@@ -4,74 +4,92 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TypeAlias
 
+from torch import nn
+
+from exml import scenarios
 from exml.core.errors import UnknownNameError
+from exml.experts import ExpertProfile
 from exml.learning.builder import CompleteBuilder
+from exml.protocols import Source
 from exml.recipes._appendix import PAPER_STRATEGIES
+from exml.recipes._profile import required
+from exml.recipes.default import default
 from exml.recipes.distillation import auxiliary, data_impression, model_inversion, noise, procedural, replay
-from exml.recipes.ours import exml
 from exml.recipes.paper import paper
 from exml.recipes.reference import reference
 
-Maker: TypeAlias = Callable[[str, int], CompleteBuilder]
-
-_CALLED = {
-    "model-inversion": "Model Inversion ED",
-    "data-impression": "Data Impression ED",
-    "auxiliary": "Aux. Data ED",
-    "replay": "Replay ED",
-    "noise": "Gaussian-noise ED",
+_FROM_PROFILE: Mapping[str, Callable[[ExpertProfile], CompleteBuilder]] = {
+    "model-inversion": model_inversion,
+    "data-impression": data_impression,
+    "auxiliary": auxiliary,
+    "procedural": procedural,
+    "noise": noise,
 }
 
-
-def _cells() -> dict[str, Maker]:
-    """The paper's strategies by name, twice."""
-
-    def cell(make: Callable[[str, str, int], CompleteBuilder], strategy: str, whose: str) -> Maker:
-        def build(scenario: str, seed: int = 0) -> CompleteBuilder:
-            return make(scenario, strategy, seed)
-
-        build.__doc__ = f"{_CALLED[strategy]} as {whose} has it, for the paper's eight scenarios."
-        return build
-
-    made = {f"paper-{strategy}": cell(paper, strategy, "the paper's text") for strategy in PAPER_STRATEGIES}
-    return made | {f"reference-{name}": cell(reference, name, "the paper's code") for name in PAPER_STRATEGIES}
-
-
-RECIPES: Mapping[str, Maker] = MappingProxyType(
+RECIPES: Mapping[str, str] = MappingProxyType(
     {
-        "exml": exml,
-        "model-inversion": model_inversion,
-        "data-impression": data_impression,
-        "auxiliary": auxiliary,
-        "procedural": procedural,
-        "replay": replay,
-        "noise": noise,
-        **_cells(),
+        "exml": "The default: inversion where experts have batch norm, functions matched on drawings elsewhere.",
+        "model-inversion": "Model Inversion ED (Sec. 4), with the priors of appendix B.1.1.",
+        "data-impression": "Data Impression ED (Sec. 4), with the priors of appendix B.1.2.",
+        "auxiliary": "Aux. Data ED (Sec. 4) on patches of two photographs.",
+        "procedural": "The paper's distillation on procedural images.",
+        "replay": "Replay ED (Sec. 5): the paper's distillation on the experts' own training data.",
+        "noise": "The paper's distillation on Gaussian noise.",
+        **{f"paper-{name}": f"{title}, as the paper's text describes it." for name, title in PAPER_STRATEGIES.items()},
+        **{f"reference-{name}": f"{title}, as the paper's code does it." for name, title in PAPER_STRATEGIES.items()},
     }
 )
-"""Each makes a builder for a scenario, given by its name and its seed.
-
-Those that begin with ``paper-`` and ``reference-`` know the paper's scenarios alone."""
+"""What each recipe does, by the name that :func:`recipe` takes."""
 
 
-def recipe(name: str, scenario: str = "digits-nc", seed: int = 0) -> CompleteBuilder:
-    """A builder, filled by a recipe; change what you like before ``.build()``.
+def recipe(
+    name: str, profile: ExpertProfile, *, real_data: Source | None = None, student: nn.Module | None = None
+) -> CompleteBuilder:
+    """A builder filled by the recipe of this name. Change any part before ``.build()``.
 
     Args:
         name: one of :data:`RECIPES`.
-        scenario: the scenario's name, for the recipes that depend on it (task labels, real data).
-        seed: the scenario's seed.
+        profile: what the experts of the stream are like.
+        real_data: the experts' training data, for the recipes that replay it.
+        student: see :func:`default`.
 
     Raises:
-        UnknownNameError: listing the recipes there are.
+        UnknownNameError: for another name, listing the recipes.
+        SettingError: when the recipe replays data and ``real_data`` is None, or does not fit the profile.
 
-    >>> type(recipe("exml").build().generator).__name__
+    >>> type(recipe("exml", scenarios.load("digits-nc").profile()).build().generator).__name__
     'ModelInversion'
     """
     if name not in RECIPES:
         raise UnknownNameError(
             expected=f"one of {', '.join(RECIPES)}", got=repr(name), remedy="choose one, or give a YAML file"
         )
-    return RECIPES[name](scenario, seed)
+    if name in _FROM_PROFILE:
+        return _FROM_PROFILE[name](profile)
+    if name == "exml":
+        return default(profile, student=student)
+    if name == "replay":
+        return replay(profile, required(real_data))
+    family, _, strategy = name.partition("-")
+    return (paper if family == "paper" else reference)(profile, strategy, real_data=real_data)
+
+
+def for_scenario(name: str, scenario: str, seed: int = 0) -> CompleteBuilder:
+    """The recipe of this name for the experts of a scenario, whose training data the replaying recipes draw from.
+
+    Args:
+        name: one of :data:`RECIPES`.
+        scenario: as for :func:`exml.scenarios.load`.
+        seed: of the scenario.
+
+    Raises:
+        UnknownNameError: when there is no such recipe or scenario.
+        SettingError: when the recipe does not fit the scenario's experts.
+        DataError: when the scenario's data are not there.
+
+    >>> for_scenario("replay", "digits-nc", 3).build().generator
+    Replay(source=ScenarioSource(name='digits-nc', seed=3))
+    """
+    profile = scenarios.load(scenario, seed).profile()
+    return recipe(name, profile, real_data=scenarios.ScenarioSource(scenario, seed))

@@ -1,5 +1,7 @@
 """Whole runs: what the ``exml`` command does, for use from Python."""
 
+from exml.learning.stop import Stop
+from exml.runs import evaluation, sweep
 from exml.runs._canvas import save_figure
 from exml.runs.accuracy_figure import accuracy_figure
 from exml.runs.display import ProgressDisplay
@@ -9,7 +11,6 @@ from exml.runs.ray_cluster import RayCluster
 from exml.runs.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
 from exml.runs.run import run
 from exml.runs.samples_figure import samples_figure
-from exml.runs.stop import Stop
 from exml.runs.stream import StreamResult, run_stream
 from exml.runs.stream_strategy import stream_strategy
 from exml.runs.table import result_table
@@ -39,6 +40,7 @@ __all__ = [
     "ZooEvaluation",
     "accuracy_figure",
     "evaluate_zoo",
+    "evaluation",
     "result_table",
     "run",
     "run_stream",
@@ -46,6 +48,7 @@ __all__ = [
     "save_figure",
     "stream_folder",
     "stream_strategy",
+    "sweep",
     "train_zoo",
     "zoo_table",
 ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from exml.protocols import Baseline
 from exml.baselines import EnsembleAverage, MinEntropy, Oracle, ParameterAverage
 from exml.core.errors import BaselineError
-from exml.runs.evaluation import evaluate_baseline
 from exml.experts import ExpertStream
+from exml.protocols import Baseline
+from exml.runs.evaluation import evaluate_baseline
 from exml.runs.result import BaselineResult
 from exml.scenarios import Scenario
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from exml.core.ranks import ALONE, Ranks
-from exml.core.execution import EAGER, Execution
 from exml.core.errors import SettingError
+from exml.core.execution import EAGER, Execution
+from exml.core.ranks import ALONE, Ranks
 from exml.runs.result import Environment
 
 PACKAGES = ("exml", "torch", "torchvision", "kornia", "numpy", "scikit-learn")

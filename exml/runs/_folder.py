@@ -9,9 +9,9 @@ from typing import IO
 
 import attrs
 
+from exml.core.errors import CheckpointError
 from exml.core.files import write_json
 from exml.core.ranks import ALONE, Ranks
-from exml.core.errors import CheckpointError
 from exml.runs._lock import lock, require_free
 from exml.runs._record import Progress, Record, Request, read_record, require_same
 from exml.runs.result import Environment

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import attrs
 
 from exml.core.errors import ExmlError
-from exml.runs.stop import Stop
+from exml.learning.stop import Stop
 from exml.experts import ExpertCard, ExpertFiles, read_card, read_expert
 from exml.experts.folder import natural
 

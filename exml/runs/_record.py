@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeVar
 
 import attrs
 
-from exml.core.serialization import from_plain
-from exml.core.execution import EAGER, Execution
 from exml.core.errors import CheckpointError
+from exml.core.execution import EAGER, Execution
+from exml.core.serialization import from_plain
 from exml.runs.result import Environment, Seconds
 
 T = TypeVar("T")

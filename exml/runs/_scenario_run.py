@@ -5,41 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from exml.core.components import uses_real_data
+from exml.core.expert import Expert
+from exml.core.ranks import Ranks
+from exml.experts import ExpertStream, save_expert
 from exml.learning import events
 from exml.learning.checkpoint import CheckpointFolder
-from exml.core.ranks import Ranks
-from exml.runs.evaluation import Evaluation, evaluate_student, forgetting
-from exml.runs._baselines import BASELINES, baseline_result
-from exml.runs._clock import Clock
-from exml.runs._folder import RunFolder
-from exml.runs._lock import lock
-from exml.core.expert import Expert
-from exml.experts import ExpertStream, save_expert
-from exml.learning.learner import Learner
-from exml.models import Normalized
 from exml.learning.events import (
     BaselineEvaluated,
     BaselinesStarted,
-    ExpertsProgress,
     Event,
+    ExpertsProgress,
     Observer,
     StrategyStarted,
     StudentEvaluated,
     WaitingForProcess,
 )
-from exml.runs.result import BaselineResult, ExperienceResult, Result, StrategyResult
-from exml.runs.accuracy_figure import accuracy_figure
-from exml.runs.samples_figure import samples_figure
-from exml.runs._canvas import save_figure
-from exml.scenarios import Scenario
+from exml.learning.learner import Learner
 from exml.learning.strategy import Strategy
-
-REAL_DATA = ("replay", "scenario-source")
-"""Kinds of components that look at the data of the experts."""
+from exml.models import Normalized
+from exml.runs._baselines import BASELINES, baseline_result
+from exml.runs._canvas import save_figure
+from exml.runs._clock import Clock
+from exml.runs._folder import RunFolder
+from exml.runs._lock import lock
+from exml.runs.accuracy_figure import accuracy_figure
+from exml.runs.evaluation import Evaluation, evaluate_student, forgetting
+from exml.runs.result import BaselineResult, ExperienceResult, Result, StrategyResult
+from exml.runs.samples_figure import samples_figure
+from exml.scenarios import Scenario
 
 
 class Work:
@@ -143,16 +140,14 @@ class Work:
         begun = self._ranks.leader_says(CheckpointFolder(checkpoints).exists())
         learner = Learner(
             strategy,
-            self._scenario.make_student(self._request.seed),
-            device=self._device,
+            self._scenario.make_student(self._request.seed).to(self._device),
             seed=self._request.seed,
-            folder=None if begun else checkpoints,
-            checkpoint_every=self._checkpoint_every,
+            folder=None if begun else CheckpointFolder(checkpoints, self._checkpoint_every),
             execution=self._request.execution,
             ranks=self._ranks,
         )
         if begun:
-            learner.resume(checkpoints)
+            learner.resume(CheckpointFolder(checkpoints, self._checkpoint_every))
         progress = self._folder.record.strategies[name]
         progress.accuracy = progress.accuracy[: learner.experience]
 
@@ -219,7 +214,7 @@ class Work:
         return StrategyResult(
             name=name,
             strategy=plain,
-            ex_model=not _sees_data(plain),
+            ex_model=not uses_real_data(strategy),
             accuracy=progress.accuracy,
             stream_accuracy=tuple(row.stream_until(place) for place, row in enumerate(rows, 1)),
             forgetting=forgetting(torch.tensor(progress.accuracy, dtype=torch.float64)),
@@ -231,10 +226,3 @@ class Work:
         for observer in self._observers:
             observer(event)
         self._clock.tick()
-
-
-def _sees_data(plain: Any) -> bool:
-    """Whether a part of a strategy looks at data that an ex-model learner does not have (Sec. 5, Replay ED)."""
-    if isinstance(plain, Mapping):
-        return plain.get("kind") in REAL_DATA or any(_sees_data(part) for part in plain.values())
-    return isinstance(plain, list) and any(_sees_data(part) for part in plain)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import attrs
 
-from exml.core.files import write_json
-from exml.core.execution import EAGER, Execution
 from exml.core.errors import CheckpointError
+from exml.core.execution import EAGER, Execution
+from exml.core.files import write_json
 from exml.runs._record import read_versioned
 from exml.runs._student import StudentPlan
 

@@ -17,7 +17,7 @@ from exml.runs._folder_watcher import Arrivals, Refused
 from exml.runs._stream_log import Ledger
 from exml.runs._stream_record import StreamRequest
 from exml.runs._student import StudentPlan
-from exml.runs.stop import Stop
+from exml.learning.stop import Stop
 from exml.core.expert import Expert
 from exml.experts import ExpertCard, ExpertFiles, save_expert
 from exml.experts._prefetch import ahead
@@ -138,7 +138,7 @@ class StreamWork:
                 pass
         self._tell(event)
         if self._stop.asked:
-            self._learner.checkpoint_every = 1  # so that the step under way is in a checkpoint
+            self._learner.stop = self._stop
         if isinstance(event, events.ExperienceFinished):
             self._record(time.perf_counter() - self._began)
         elif isinstance(event, events.CheckpointWritten) and self._stop.asked and event.experience < self._number:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from exml import models
-from exml.core.rng import global_seed
 from exml.core.errors import CheckpointError, ExpertError, SettingError, ShapeError
+from exml.core.rng import global_seed
 from exml.experts import ExpertCard
 from exml.models import Normalized
 

@@ -10,15 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from exml.core.batching import at_once
-from exml.protocols import Baseline, Predictor
-from exml.core.shapes import Images, Labels, Logits
 from exml.baselines import Oracle
-from exml.core.ranks import ALONE, Ranks
-from exml.engine import frozen
 from exml.core.errors import NonFiniteError, ShapeError
+from exml.core.ranks import ALONE, Ranks
+from exml.core.samples import Samples, inference_batch_size
+from exml.core.shapes import Images, Labels, Logits
+from exml.engine import frozen
 from exml.experts import ExpertStream
-from exml.core.samples import Samples
+from exml.protocols import Baseline, Predictor
 from exml.scenarios import Scenario
 
 CHUNK = 2**26
@@ -69,7 +68,7 @@ def student_predictor(student: nn.Module, tasks: Sequence[Sequence[int]] | None 
     def predict(images: Images, _tasks: Labels | None) -> Logits:
         device = next((parameter.device for parameter in student.parameters()), images.device)
         with frozen(student):
-            parts = [student(batch.to(device)) for batch in images.split(at_once(images.shape[1:]))]
+            parts = [student(batch.to(device)) for batch in images.split(inference_batch_size(images.shape[1:]))]
         return torch.cat(parts).to(images.device)
 
     return predict if tasks is None else within_tasks(predict, tasks)

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import attrs
 
+from exml.core.errors import ConfigError, SettingError
 from exml.core.files import write_json
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import in_range, one_of
-from exml.core.errors import ConfigError, SettingError
 
 VERSION = 1
 """Of the schema; a file of another version is refused."""

@@ -8,18 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from exml import scenarios
+from exml.core.errors import CheckpointError, SettingError
+from exml.core.execution import EAGER, Execution
 from exml.core.ranks import ALONE, Ranks
 from exml.distributed import local_device
-from exml.core.execution import EAGER, Execution
-from exml.core.errors import CheckpointError, SettingError
+from exml.learning.events import Observer, WaitingForProcess
+from exml.learning.strategy import Strategy
 from exml.runs._clock import Clock
 from exml.runs._environment import device_of, environment
 from exml.runs._folder import RunFolder
 from exml.runs._record import Request
 from exml.runs._scenario_run import Work
 from exml.runs.result import Result
-from exml.learning.events import Observer, WaitingForProcess
-from exml.learning.strategy import Strategy
 
 TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png")
 """What the folder of a run holds beside its strategies' folders."""

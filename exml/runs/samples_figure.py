@@ -9,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from exml.core.samples import Samples
 from exml.runs._canvas import fitted, new_figure
 from exml.runs.result import ExperienceResult
-from exml.core.samples import Samples
 
 MOST_EXPERTS, MOST_CLASSES = 12, 10
 """Rows and cells in a row at most; of more, evenly spaced ones are shown."""

@@ -11,24 +11,24 @@ from typing import Any
 import attrs
 import torch
 
-from exml.learning.checkpoint import CheckpointFolder
+from exml.core.errors import SettingError
+from exml.core.execution import EAGER, Execution
 from exml.core.ranks import ALONE, Ranks
 from exml.distributed import local_device
-from exml.core.execution import EAGER, Execution
-from exml.core.errors import SettingError
-from exml.runs._folder_watcher import Arrivals
+from exml.experts import ExpertCard, read_cards, read_expert
+from exml.learning.checkpoint import CheckpointFolder
+from exml.learning.events import Event, Observer, WaitingForProcess
+from exml.learning.learner import Learner
+from exml.learning.strategy import Strategy
 from exml.runs._environment import device_of, environment
-from exml.runs._stream_log import Ledger
+from exml.runs._folder_watcher import Arrivals
 from exml.runs._lock import lock, require_free
+from exml.runs._stream_log import Ledger
 from exml.runs._stream_record import StreamRequest
 from exml.runs._stream_run import StreamWork
 from exml.runs._student import plan_student
-from exml.runs.stop import Stop
+from exml.learning.stop import Stop
 from exml.runs.stream_strategy import refuse_data
-from exml.experts import ExpertCard, read_cards, read_expert
-from exml.learning.learner import Learner
-from exml.learning.events import Event, Observer, WaitingForProcess
-from exml.learning.strategy import Strategy
 
 
 @attrs.frozen
@@ -189,15 +189,13 @@ def _learner(
     begun = ranks.leader_says(CheckpointFolder(folder).exists())
     learner = Learner(
         strategy,
-        request.student.make(request.seed),
-        device=device,
+        request.student.make(request.seed).to(device),
         seed=request.seed,
-        folder=None if begun else folder,
-        checkpoint_every=checkpoint_every,
+        folder=None if begun else CheckpointFolder(folder, checkpoint_every),
         execution=request.execution,
         ranks=ranks,
     )
-    return learner.resume(folder) if begun else learner
+    return learner.resume(CheckpointFolder(folder, checkpoint_every)) if begun else learner
 
 
 def _check(seed: int, checkpoint_every: int, poll: float) -> None:

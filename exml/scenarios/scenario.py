@@ -10,11 +10,12 @@ import attrs
 import torch
 from torch import nn
 
+from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
 from exml.core.rng import global_seed
 from exml.core.samples import Samples
 from exml.datasets import imagenet_weights
-from exml.experts import ExpertStream, ExpertTraining
+from exml.experts import ExpertProfile, ExpertStream, ExpertTraining
 from exml.models import Normalized, build
 from exml.scenarios._training import train_experts
 
@@ -95,11 +96,32 @@ class Scenario:
             DataError: when it begins with weights that are not there and cannot be downloaded.
             SettingError: when there are none for its architecture.
         """
-        with global_seed(seed, "initialisation", *path):
-            module = build(self.architecture["name"], **self.architecture["settings"])
+        module = self._module(seed, "initialisation", *path)
         if self.pretrained:
             module.load_state_dict({**module.state_dict(), **imagenet_weights(self.architecture["name"])})
         return module
+
+    def profile(self) -> ExpertProfile:
+        """What its experts are like; none is trained, and no pretrained weights are needed.
+
+        >>> from exml import scenarios
+        >>> scenarios.load("digits-mt").profile().tasks
+        ((0, 5), (2, 3), (1, 7), (4, 6), (8, 9))
+        """
+        module = self._module(0, "profile")
+        return ExpertProfile.from_experts(
+            Expert(
+                module,
+                experience.classes,
+                self.image_shape,
+                outputs=range(self.classes),
+                mean=self.mean,
+                std=self.std,
+                task=experience.task,
+                name=f"{self.name}-{experience.index}",
+            )
+            for experience in self.experiences
+        )
 
     def make_student(self, seed: int) -> Normalized:
         """A student of the experts' architecture with initial weights of its own, for images in pixel units."""
@@ -134,6 +156,10 @@ class Scenario:
         """
         folder = None if folder is None else Path(folder)
         return train_experts(self, seed, folder, device, progress, ranks, validation)
+
+    def _module(self, seed: int, *path: int | str) -> nn.Module:
+        with global_seed(seed, *path):
+            return build(self.architecture["name"], **self.architecture["settings"])
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.image_shape))

@@ -28,6 +28,7 @@ class ScenarioSource:
 
     name: str
     seed: int = attrs.field(default=0, validator=in_range(0, integer=True))
+    uses_real_data = True
 
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
         """All training images of experience i (from 1), as the scenario keeps them, with their global class ids.

@@ -8,8 +8,7 @@ from typing import Any
 import attrs
 
 from exml.core.errors import UnknownNameError
-from exml.core.registry import kind_of
-from exml.core.roles import plays
+from exml.core.registry import kind_of, plays
 from exml.core.serialization import from_plain, to_plain
 
 

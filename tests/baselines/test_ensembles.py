@@ -197,7 +197,7 @@ def test_mini_batches_change_nothing(
 ) -> None:
     predict = make()(ExpertStream.from_experts(heterogeneous()), CLASSES)
     whole = predict(images(), None)
-    monkeypatch.setattr(_ask, "at_once", lambda _: 4)
+    monkeypatch.setattr(_ask, "inference_batch_size", lambda _: 4)
     torch.testing.assert_close(predict(images(), None), whole)
 
 

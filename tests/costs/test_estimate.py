@@ -72,7 +72,7 @@ def states(*modules):
 @pytest.mark.parametrize("name", [name for name in recipes.RECIPES if not name.startswith(("paper-", "reference-"))])
 def test_every_recipe(monkeypatch, pair, name):
     monkeypatch.setitem(registry._FACTORIES, "tiny-nc", tiny.FACTORIES["tiny-nc"])
-    strategy = recipes.recipe(name, "tiny-nc").build()
+    strategy = recipes.for_scenario(name, "tiny-nc").build()
     cost = CostModel(strategy, quick(strategy, *pair), count(strategy, *pair)).cost(2)
     assert cost.experts == 2
     assert cost.images == sum(strategy.buffer.share(i) for i in (1, 2))

@@ -75,13 +75,12 @@ def learned(ranks, *, folder=None, resume=False, stop_at=None, **changes):
         strategy(**changes),
         student(ranks.rank),
         seed=4,
-        folder=None if resume else folder,
-        checkpoint_every=2,
+        folder=None if resume or folder is None else CheckpointFolder(folder, every=2),
         observers=[kill],
         ranks=ranks,
     )
     if resume:
-        learner.resume(folder)
+        learner.resume(CheckpointFolder(folder, every=2))
     try:
         learner.learn_stream(experts())
     except KilledError:

@@ -150,7 +150,7 @@ def test_a_student_without_such_a_layer_is_refused_before_any_work():
     head = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     expert = exml.Expert(head, (0, 1), SHAPE, outputs=range(3))
     strategy = (
-        exml.recipes.noise()
+        exml.recipes.noise(exml.ExpertProfile.from_experts([expert]))
         .training(exml.Training(iterations=1, batch_size=4, learning_rate=0.1, ridge=0.1))
         .buffer(exml.buffers.Cumulative(8))
         .build()

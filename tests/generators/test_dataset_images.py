@@ -14,7 +14,8 @@ from torch import nn
 from exml.core.errors import DataError, SettingError
 from exml.core.serialization import from_plain, to_plain
 from exml.experts import Expert
-from exml.generators import AuxiliaryData, DatasetImages, Source
+from exml.generators import AuxiliaryData, DatasetImages
+from exml.protocols import Source
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ class Flat:
 
     value: float
     uses_priors: bool = False
+    uses_real_data = False
 
     def __call__(self, expert, size, seed, context=None, /):
         return Samples.of(torch.full((size, *expert.image_shape), self.value), torch.full((size,), expert.classes[0]))

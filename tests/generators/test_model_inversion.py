@@ -21,6 +21,7 @@ class Given:
     """Starts from given pixels; its labels are nonsense, and it counts its calls."""
 
     uses_priors = False
+    uses_real_data = False
 
     def __init__(self, images):
         self.images, self.calls = images, 0

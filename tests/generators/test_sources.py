@@ -8,7 +8,8 @@ from sklearn.datasets import load_sample_images
 
 from exml.core.errors import CheckpointError, DataError, SettingError
 from exml.core.serialization import from_plain, to_plain
-from exml.generators import ImageFile, InMemory, PhotoPatches, Source
+from exml.generators import ImageFile, InMemory, PhotoPatches
+from exml.protocols import Source
 
 BYTES = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from exml import scenarios
 from exml.core.errors import DataError, SettingError, UnknownNameError
 from exml.experts import ExpertTraining
-from exml.generators import Source
+from exml.protocols import Source
 
 NAMES = ("digits-joint", "digits-nc", "digits-mt", "digits-ni")
 

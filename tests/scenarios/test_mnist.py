@@ -22,7 +22,7 @@ from exml import scenarios
 from exml.core.errors import DataError, UnknownNameError
 from exml.datasets.mnist import _parts, mnist
 from exml.experts import ExpertTraining
-from exml.recipes import recipe
+from exml.recipes import for_scenario
 from exml.scenarios.mnist import _joint, _new_classes
 
 NAMES = ("mnist-joint", "mnist-nc")
@@ -197,7 +197,7 @@ def test_the_source_gives_the_training_images(tiny_mnist: Path) -> None:
     assert torch.equal(images, experience.train.images)
     assert labels is not None
     assert torch.equal(labels, experience.train.labels)
-    assert recipe("replay", "mnist-nc", 4).build().generator.source == scenarios.ScenarioSource("mnist-nc", 4)
+    assert for_scenario("replay", "mnist-nc", 4).build().generator.source == scenarios.ScenarioSource("mnist-nc", 4)
 
 
 def test_the_real_parts_are_fixed_for_ever(exml_data: Path) -> None:

@@ -30,6 +30,7 @@ class Moody:
     mood: str
     cure: str = ""
     uses_priors = False
+    uses_real_data = False
 
     def __call__(self, expert, count, seed, context, /):
         if not (self.cure and os.path.exists(self.cure)):

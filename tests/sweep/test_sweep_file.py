@@ -6,7 +6,7 @@ import yaml
 
 import exml
 from exml.core.errors import CheckpointError, ConfigError, ExmlError, SettingError, UnknownNameError
-from exml.recipes import recipe
+from exml.recipes import for_scenario
 from exml.runs import sweep
 from exml.runs.sweep import Choice, Resources, Sweep
 from exml.runs.sweep._fields import short_names, with_field
@@ -62,7 +62,7 @@ def test_a_file_and_its_plan(folder):
     assert len({run.name for run in made.runs}) == 24
     assert made.runs[0].name == "tiny-nc--exml--training.iterations=5--seed=0"
     first, last = made.runs[3].parts, made.runs[-1].parts
-    base = recipe("exml", "tiny-nc", 4).build()
+    base = for_scenario("exml", "tiny-nc", 4).build()
     assert first == attrs.evolve(base, training=attrs.evolve(base.training, iterations=7))
     assert (last.training.iterations, last.generator.iterations) == (9, 3)
     assert {run.status for run in made.runs} == {"new"}

@@ -54,5 +54,5 @@ assert_type(base, StrategyBuilder[Given, Given, Given, Given, Given])
 assert_type(base.build(), exml.Strategy)
 assert_type(base.priors().generator(ProceduralImages()).student("reset").build(), exml.Strategy)
 
-learner = exml.Learner(base.build(), torch.nn.Linear(1, 1), device="cuda", seed=0)
+learner = exml.Learner(base.build(), torch.nn.Linear(1, 1), seed=0, folder="checkpoints")
 assert_type(learner.student, torch.nn.Module)

@@ -14,7 +14,7 @@ import attrs
 from exml import scenarios
 from exml.core.errors import CheckpointError, ExmlError, SettingError
 from exml.learning.strategy import Strategy
-from exml.recipes import recipe
+from exml.recipes import for_scenario
 from exml.runs._record import read_record
 from exml.runs.run import TAKEN
 from exml.runs.sweep._fields import show, with_field
@@ -160,7 +160,7 @@ def _names(choices: Sequence[Choice]) -> list[str]:
 
 def _base(strategy: str, scenario: str, seed: int) -> Any:
     """A strategy in plain form, before its fields are set."""
-    made = Strategy.load(strategy) if is_file(strategy) else recipe(strategy, scenario, seed).build()
+    made = Strategy.load(strategy) if is_file(strategy) else for_scenario(strategy, scenario, seed).build()
     return made.to_dict()
 
 

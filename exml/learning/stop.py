@@ -1,4 +1,4 @@
-"""Asking a run to stop."""
+"""Stop: asks a learner or a run to stop cleanly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 class Stop:
-    """Asks a run to stop cleanly; may be asked from another thread or in a signal handler.
+    """Asks a learner or a run to stop cleanly. Call :meth:`ask` from any thread, or from a signal handler.
 
     >>> stop = Stop()
     >>> stop.ask()
@@ -21,16 +21,16 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """Whether the run shall stop."""
+        """Whether :meth:`ask` was called."""
         return self._asked
 
     def ask(self) -> None:
-        """Stop as soon as nothing is lost by it."""
+        """Ask for the stop; wakes a thread that is in :meth:`wait`."""
         self._asked = True
         self._wake.put(None)
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until it is asked; for one thread."""
+        """Sleep for some seconds or until the stop is asked for; for one thread at a time."""
         if not self._asked:
             with suppress(queue.Empty):
                 self._wake.get(timeout=seconds)

@@ -1,0 +1,114 @@
+"""The measured parts of pages that are otherwise written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pages import Found, Page, made_by, missing, table, wrap
+
+STREAMS = ("new instances", "new classes")
+
+
+def _part(page: str, result: str, command: str, make: Callable[[Found, str], list[str]]) -> Page:
+    def lines(found: Mapping[str, Found]) -> list[str]:
+        return make(found[result], made_by(command, found[result])) if result in found else [missing(command)]
+
+    return Page(page, (result,), lambda found: "\n".join(lines(found)) + "\n", part=True)
+
+
+def long_stream(found: Found, conditions: str) -> list[str]:
+    """Memory and time of a stream of a thousand experts."""
+    rows: Mapping[str, Any] = found["rows"]
+    places = list(next(iter(rows.values()))["peak_mib"])
+    peaks = [(f"{name}: {row['what']}", *row["peak_mib"].values(), row["peak_ratio"]) for name, row in rows.items()]
+    seconds = [
+        (
+            name,
+            when,
+            f"{part['median_s']} ({part['spread_s'][0]} – {part['spread_s'][1]})",
+            part["n"],
+            part["processor_s"],
+        )
+        for name, row in rows.items()
+        for when, part in row["seconds"].items()
+    ]
+    head = ("buffer|", "|", "seconds per expert, median (quartiles)", "n", "processor seconds per expert")
+    return [
+        *wrap(f"{conditions} One run of {found['experts']:,} experts for each row."),
+        "",
+        *table(("buffer|", *(f"MiB after {int(place):,}" for place in places), "last / first"), peaks),
+        "",
+        *table(head, seconds),
+        "",
+        *wrap(
+            f"{' '.join(_growth(name, row) for name, row in rows.items())} The machine was shared, which affects "
+            "processor seconds less than seconds of the clock."
+        ),
+    ]
+
+
+def _growth(name: str, row: Found) -> str:
+    text = (
+        f"With the {name} buffer, the peak after the last expert was {100 * (row['peak_ratio'] - 1):.1f} % above the "
+        f"peak after the tenth. The late experts took {row['seconds_ratio']} times the seconds of the early ones, and "
+        f"{row['processor_ratio']} times their processor seconds."
+    )
+    if "kills" in row:
+        verdict = "the same bytes" if row["same_student"] else "**other bytes**"
+        text += f" After {row['kills']} `kill -9` and as many resumptions, the student had {verdict}."
+    return text
+
+
+def expert_training(found: Found, conditions: str) -> list[str]:
+    """Images per second."""
+
+    def cell(part: Found) -> str:
+        return f"{part['median']:,} ({part['spread'][0]:,} – {part['spread'][1]:,})"
+
+    rows = [(row["what"], *(cell(row[way]) for way in ("ours", "usual", "speedup"))) for row in found["rows"].values()]
+    count = next(iter(found["rows"].values()))["n"]
+    return [
+        *table(("|", "`ExpertTraining`", "`DataLoader` and SGD", "speedup"), rows),
+        "",
+        *wrap(
+            f"Images per second of processor time: median of {count} epochs (least – greatest). Epochs of the two take "
+            f"turns, and the speedup is that of neighbors. {conditions}"
+        ),
+    ]
+
+
+def large_images(found: Found, conditions: str) -> list[str]:
+    """A large network on large photographs."""
+    stages: dict[str, dict[str, str]] = {}
+    for stage in found["stages"]:
+        cell = f"{stage['cpu_seconds']:.1f} s, {stage['peak_resident_mib'] / 1024:.1f} GiB"
+        stages.setdefault(stage["stage"], {})[stage["stream"]] = cell
+    stages = {name: row for name, row in stages.items() if set(row) & set(STREAMS)}
+    reached: dict[str, dict[str, str]] = {}
+    for stream in STREAMS:
+        for name, value in found["accuracy"][stream].items():
+            values = value if isinstance(value, list) else [value]
+            reached.setdefault(name, {})[stream] = ", ".join(f"{100 * each:.0f}" for each in values)
+    frames = found["n"]["frames"]
+    text = (
+        f"{conditions} n = {found['n']['runs']}: {frames['train']} frames to train the experts, {frames['test']} to "
+        f"test. {found['cpu_seconds']:.0f} seconds of processor time in all, and at most "
+        f"{found['peak_resident_mib'] / 1024:.1f} GiB of memory."
+    )
+    lines = ["", *wrap(text)]
+    for what, rows in (("stage|", stages), ("accuracy, %|", reached)):
+        cells = [(name, *(row.get(stream, "") for stream in STREAMS)) for name, row in rows.items()]
+        lines += ["", *table((what, *STREAMS), cells)]
+    return [*lines, ""]
+
+
+def _script(name: str) -> str:
+    return f"uv run python benchmarks/{name}.py"
+
+
+PAGES = (
+    _part("folder-of-models.md", "long_stream_cpu.json", _script("long_stream"), long_stream),
+    _part("experts.md", "expert_training_cpu.json", _script("expert_training"), expert_training),
+    _part("datasets.md", "large_images_cpu.json", _script("large_images"), large_images),
+)

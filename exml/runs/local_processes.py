@@ -138,7 +138,7 @@ def _follow_parent(parent: int) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """Why there is no result. A message of loky contains the exit code of its worker: ``{SIGKILL(-9)}``, ``{EXIT(3)}``."""
+    """Why there is no result. loky states exit codes in its message: ``{SIGKILL(-9)}``, ``{EXIT(3)}``."""
     found = re.search(r"\{(\w+)\((-?\d+)\)\}", str(error))
     if found is None:
         return f"{type(error).__name__}: {error}"

@@ -13,9 +13,9 @@ from typing import TypeAlias
 import attrs
 
 from exml.core.errors import ExmlError
-from exml.learning.stop import Stop
 from exml.experts import ExpertCard, ExpertFiles, read_card, read_expert
 from exml.experts.folder import natural
+from exml.learning.stop import Stop
 
 State: TypeAlias = tuple[tuple[int, int] | None, tuple[int, int] | None]
 """Time and size of a card and of its weights; None for the one that is not there."""

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import attrs
 
-from exml.learning import events
-from exml.core.shapes import Scalar
 from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError
+from exml.core.expert import Expert
+from exml.core.shapes import Scalar
+from exml.experts import ExpertCard, ExpertFiles, save_expert
+from exml.experts._prefetch import ahead
+from exml.learning import events
+from exml.learning.events import Event, ExpertRefused, Observer, StrategyStarted, WaitingForExpert
+from exml.learning.learner import Learner
+from exml.learning.stop import Stop
+from exml.models import Normalized
+from exml.runs import samples_figure
+from exml.runs._canvas import save_figure
 from exml.runs._folder_watcher import Arrivals, Refused
 from exml.runs._stream_log import Ledger
 from exml.runs._stream_record import StreamRequest
 from exml.runs._student import StudentPlan
-from exml.learning.stop import Stop
-from exml.core.expert import Expert
-from exml.experts import ExpertCard, ExpertFiles, save_expert
-from exml.experts._prefetch import ahead
-from exml.learning.learner import Learner
-from exml.models import Normalized
-from exml.learning.events import ExpertRefused, Event, Observer, StrategyStarted, WaitingForExpert
-from exml.runs import samples_figure
-from exml.runs._canvas import save_figure
 
 
 class _Stopped(BaseException):

@@ -19,6 +19,7 @@ from exml.experts import ExpertCard, read_cards, read_expert
 from exml.learning.checkpoint import CheckpointFolder
 from exml.learning.events import Event, Observer, WaitingForProcess
 from exml.learning.learner import Learner
+from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.runs._environment import device_of, environment
 from exml.runs._folder_watcher import Arrivals
@@ -27,7 +28,6 @@ from exml.runs._stream_log import Ledger
 from exml.runs._stream_record import StreamRequest
 from exml.runs._stream_run import StreamWork
 from exml.runs._student import plan_student
-from exml.learning.stop import Stop
 from exml.runs.stream_strategy import refuse_data
 
 

@@ -8,12 +8,13 @@ below it.
 from exml.runs.jobs import Executor, Resources
 from exml.runs.local_processes import LocalProcesses
 from exml.runs.ray_cluster import RayCluster
+from exml.runs.sweep._imports import import_all
 from exml.runs.sweep.comparison_figure import comparison_figure
 from exml.runs.sweep.forecast import Forecast, forecast
 from exml.runs.sweep.groups import Group, groups_of
 from exml.runs.sweep.plan import Plan, PlannedRun, Status, plan
 from exml.runs.sweep.results import Row, SweepResult
-from exml.runs.sweep.run import run
+from exml.runs.sweep.run import run, task_of
 from exml.runs.sweep.sweep import Choice, Sweep
 from exml.runs.sweep.tables import plan_line, plan_table, sweep_table
 from exml.runs.sweep.task import Task, carry_out
@@ -37,9 +38,11 @@ __all__ = [
     "comparison_figure",
     "forecast",
     "groups_of",
+    "import_all",
     "plan",
     "plan_line",
     "plan_table",
     "run",
     "sweep_table",
+    "task_of",
 ]

@@ -1,8 +1,10 @@
-"""A run that is over as a cell."""
+"""A cell from the results of its run."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -10,28 +12,27 @@ import attrs
 from exml.core.errors import ExmlError
 from exml.experts import read_card
 from exml.experts.folder import natural
-from exml.runs import Result, Seconds
-from exml.runs.sweep import Failure, Task
+from exml.runs import Failure, Result, Seconds
+from exml.runs.sweep import Task
 from reproduction.cell import Cell
 
 DIGITS = 12
 """Of a SHA-256."""
 
 
-def measured(cell: Cell, task: Task, failure: Failure | None, commit: str | None, out: Path) -> Cell:
-    """A cell with what its run has found, or why it has not.
+def measured(cell: Cell, task: Task, failure: Failure | None, out: Path) -> Cell:
+    """A cell with the results of its run, or with the reason why there are none.
 
     Args:
-        cell: as it was planned.
+        cell: as planned.
         task: the run.
-        failure: None if it went well.
-        commit: of exml.
-        out: the folder; messages name it by its name only, for cells are shown to others.
+        failure: None if the run succeeded.
+        out: the folder; error messages contain only its name, since cells are published.
     """
     if failure is not None:
-        return attrs.evolve(cell, commit=commit, error=_without_places(failure.message, out))
+        return attrs.evolve(cell, commit=commit(), error=_without_places(failure.message, out))
     result = Result.load(Path(task.folder) / "result.json")
-    found = attrs.evolve(cell, experts=_experts(Path(task.experts)), environments=result.environments, commit=commit)
+    found = attrs.evolve(cell, experts=_experts(Path(task.experts)), environments=result.environments, commit=commit())
     if cell.is_baselines:
         return attrs.evolve(found, baselines=result.baselines, seconds=_rounded(result.seconds))
     (learned,) = result.strategies
@@ -44,11 +45,26 @@ def measured(cell: Cell, task: Task, failure: Failure | None, commit: str | None
     )
 
 
+@cache
+def commit() -> str | None:
+    """``EXML_COMMIT`` or the commit of this working copy, with a ``+`` if files were changed; None if unknown."""
+    if named := os.environ.get("EXML_COMMIT"):
+        return named
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def _experts(folder: Path) -> tuple[str, ...]:
     paths = sorted(folder.glob("expert-*.json"), key=lambda path: natural(path.stem))
     try:
         return tuple((read_card(path).sha256 or "")[:DIGITS] for path in paths)
-    except ExmlError:  # somebody else is at work on them
+    except ExmlError:  # another process is writing them
         return ()
 
 

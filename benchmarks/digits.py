@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pages import Found, Page, commit, made_by, mean, missing, sentence, table
+from pages import Found, Page, commit, made_by, mean, missing, sentence, table, wrap
 
 from exml import runs
 from exml.learning.strategy import Strategy
@@ -92,24 +92,26 @@ def _row(kind: str, ex_model: bool) -> dict[str, Any]:
     return {"kind": kind, "ex_model": ex_model, "seeds": [], "accuracy": [], "forgetting": [], "reason": None}
 
 
-INTRODUCTION = """# Results on the embedded scenarios
-
-"""
+TITLE = "# Results on the embedded scenarios"
 
 
 def page(results: Mapping[str, Found]) -> str:
     """The page, from the measurements by file name."""
     if RESULT not in results:
-        return f"{INTRODUCTION}{missing(COMMAND)}\n"
+        return f"{TITLE}\n\n{missing(COMMAND)}\n"
     measured = results[RESULT]
     seeds = ", ".join(map(str, measured["seeds"]))
     lines = [
-        f"{INTRODUCTION}Stream accuracy (Eq. 2) in percent on 500 test images, mean ± standard deviation over n of the "
-        f"seeds {seeds}.",
-        "A seed decides the order of the classes, the experts and the student; all rows of one seed use the same",
-        "experts. ● follows the rules of the ex-model scenario (no data, one model in memory), ○ does not. Settings were",
-        "chosen on a validation split of the training images. A row is measured again when its recipe changes, not",
-        "whenever the code does.",
+        TITLE,
+        "",
+        *wrap(
+            f"Stream accuracy (Eq. 2) in percent on 500 test images, mean ± standard deviation over n of the seeds "
+            f"{seeds}. "
+            "A seed decides the order of the classes, the experts and the student; all rows of one seed use the same "
+            "experts. ● follows the rules of the ex-model scenario (no data, one model in memory), ○ does not. "
+            "Settings were chosen on a validation split of the training images. A row is measured again when its "
+            "recipe changes, not whenever the code does."
+        ),
         "",
         made_by(COMMAND, measured),
     ]

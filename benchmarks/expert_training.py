@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import attrs
 import torch
+from pages import commit
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -29,7 +29,7 @@ from exml.core.samples import Samples
 from exml.engine import keep_freed_memory
 from exml.experts import ExpertTraining, train_expert
 from exml.models import LeNet5, SlimResNet18
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "expert_training_cpu.json"
@@ -99,11 +99,8 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     rows = {name: measure(name, arguments.pairs) for name in CASES}
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
     here = attrs.asdict(environment(torch.device("cpu")))
-    write_json(arguments.out, {"commit": commit.stdout.strip(), **here, "rows": rows})
+    write_json(arguments.out, {"commit": commit(), **here, "rows": rows})
     print(f"wrote {arguments.out}")
 
 

@@ -16,7 +16,6 @@ clock; memory is the most that was resident until its end. Accuracies are shares
 from __future__ import annotations
 
 import resource
-import subprocess
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from typing import Any
 
 import attrs
 import torch
+from pages import commit
 
 import exml
 from exml import scenarios
@@ -42,7 +42,7 @@ from exml.learning.strategy import Strategy
 from exml.losses import Distillation, MeanSquaredError
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 from exml.runs.evaluation import evaluate_baseline, evaluate_student
 from exml.scenarios import Scenario
 
@@ -67,18 +67,15 @@ def streams() -> dict[str, Scenario]:
     """The two scenarios on the same frames."""
     parts = core50(dataset_folder() / "core50_sample", categories=True)
     train, test = parts["train"], parts["test"]
-    settings: dict[str, Any] = {
-        "architecture": {"name": "mobilenet-v2", "settings": {"classes": 10}},
-        "training": TRAINING,
-        "statistics": (MEAN, STD),
-    }
+    architecture = {"name": "mobilenet-v2", "settings": {"classes": 10}}
+    setup = scenarios.ExpertSetup(architecture, TRAINING, (MEAN, STD), pretrained=True)
     groups = torch.tensor([GROUPS[session] for session in train.experiences.tolist()])
     order = tuple(range(10))  # category 8 is in no test frame, but comes with others that are
     made = (
-        scenarios.new_instances(train, test, groups=groups, name="new instances", **settings),
-        scenarios.new_classes(train, test, classes_each=SHARES, order=order, name="new classes", **settings),
+        scenarios.new_instances(train, test, groups=groups, name="new instances", setup=setup),
+        scenarios.new_classes(train, test, classes_each=SHARES, order=order, name="new classes", setup=setup),
     )
-    return {scenario.name: attrs.evolve(scenario, pretrained=True) for scenario in made}
+    return {scenario.name: scenario for scenario in made}
 
 
 def strategies() -> dict[str, Strategy]:
@@ -201,12 +198,11 @@ def main() -> None:
     keep_freed_memory()
     stages = Stages()
     accuracies = measure(stages)
-    command = ["git", "log", "-1", "--format=%h", "--", "exml", "benchmarks/large_images.py"]
     frames = {part: len(samples) for part, samples in core50(dataset_folder() / "core50_sample").items()}
     result = {
         "about": __doc__,
         "environment": attrs.asdict(environment(torch.device("cpu"))),
-        "commit": subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip(),
+        "commit": commit("benchmarks/large_images.py"),
         "n": {"runs": 1, "frames": frames},
         "strategies": {name: strategy.to_dict() for name, strategy in strategies().items()},
         "cpu_seconds": round(sum(row["cpu_seconds"] for row in stages.rows), 1),

@@ -28,6 +28,7 @@ from typing import Any
 
 import attrs
 import torch
+from pages import commit
 
 import exml
 from exml import scenarios
@@ -41,7 +42,7 @@ from exml.losses import Distillation
 from exml.models import ConvNet
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 
 ROOT = Path(__file__).parents[1]
 BUFFERS = {
@@ -203,11 +204,7 @@ def main() -> None:
         rows[buffer] = measure(work, buffer, count)
         print(json.dumps({buffer: rows[buffer]}), flush=True)
     rows["reservoir"] |= killed(work, "reservoir", count, arguments.kills, seed=0)
-    done = subprocess.run(
-        ["git", "log", "-1", "--format=%h", "--", "exml"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    commit = os.environ.get("EXML_COMMIT") or done.stdout.strip() or None
-    found = {**attrs.asdict(environment(torch.device("cpu"))), "commit": commit, "experts": count, "rows": rows}
+    found = {**attrs.asdict(environment(torch.device("cpu"))), "commit": commit(), "experts": count, "rows": rows}
     write_json(arguments.out, found)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import attrs
 import torch
+from pages import commit
 
 import exml
 from exml import scenarios
@@ -30,7 +30,7 @@ from exml.generators import BufferedImages, ProceduralImages
 from exml.learning import events
 from exml.learning.strategy import Strategy
 from exml.recipes import for_scenario
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 from exml.runs.evaluation import evaluate_student
 from exml.scenarios import Scenario
 
@@ -146,17 +146,11 @@ def gather(measured: dict[str, list[dict[str, Any]]], seeds: list[int]) -> dict[
             "accuracy_gain": round(statistics.fmean(100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs), 2),
         }
     here = attrs.asdict(environment(torch.device("cpu")))
-    return {"scenario": SCENARIO, "split": "validation", "seeds": seeds, "commit": _commit(), **here, "rows": rows}
+    return {"scenario": SCENARIO, "split": "validation", "seeds": seeds, "commit": commit(), **here, "rows": rows}
 
 
 def _seconds(part: dict[str, Any]) -> float:
     return sum(part["seconds"].values())
-
-
-def _commit() -> str:
-    """The last commit that changed the package."""
-    command = ["git", "log", "-1", "--format=%h", "--", "exml"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pages import Found, Page, made_by, missing, table, wrap
+from pages import Found, Page, ends, made_by, missing, number, table, wrap
 
 STREAMS = ("new instances", "new classes")
 
@@ -103,11 +103,34 @@ def large_images(found: Found, conditions: str) -> list[str]:
     return [*lines, ""]
 
 
+def forecasts(found: Found, conditions: str) -> list[str]:
+    """Forecast and measured seconds of runs, and their memory."""
+
+    def cell(part: Found) -> str:
+        return f"{number(part['median'])} ({ends(part['spread'])})"
+
+    rows: Mapping[str, Found] = found["rows"]
+    cells = [
+        (name, *(cell(row[key]) for key in ("forecast", "took", "ratio")), row["n"], number(row["mib"]["median"]))
+        for name, row in rows.items()
+    ]
+    ratios = {name: row["ratio"]["median"] for name, row in rows.items()}
+    off = [f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if abs(ratio - 1) > 0.15]
+    misses = sentence("Off by more than 15 %", off, "No median is off by more than 15 %.")
+    return [
+        *table(("|", "forecast, s", "took, s", "forecast / took", "n", "peak memory, MiB"), cells),
+        "",
+        *wrap(f"Medians (least – greatest). {misses} {conditions}"),
+    ]
+
+
 def _script(name: str) -> str:
     return f"uv run python benchmarks/{name}.py"
 
 
+TIME_AND_MEMORY = _part("time-and-memory.md", "forecast_cpu.json", _script("forecast"), forecasts)
 PAGES = (
+    TIME_AND_MEMORY,
     _part("folder-of-models.md", "long_stream_cpu.json", _script("long_stream"), long_stream),
     _part("experts.md", "expert_training_cpu.json", _script("expert_training"), expert_training),
     _part("datasets.md", "large_images_cpu.json", _script("large_images"), large_images),

@@ -30,7 +30,7 @@ from exml.engine import Execution
 from exml.experts import ExpertStream
 from exml.protocols import STANDALONE, GenerationContext
 from exml.runs import stream_folder
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 from exml.runs.evaluation import evaluate_student
 
 DEFAULT = Execution()

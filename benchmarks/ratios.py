@@ -19,7 +19,6 @@ import copy
 import json
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -29,6 +28,7 @@ from typing import Any
 
 import attrs
 import torch
+from pages import commit
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -43,7 +43,7 @@ from exml.losses import MeanSquaredError
 from exml.models import LeNet5, SlimResNet18
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 
 WARM_UP = 8
 Step = Callable[[], Any]
@@ -331,10 +331,7 @@ def time_to_accuracy() -> dict[str, Any]:
 
 def described(device: str) -> dict[str, Any]:
     """Where and with what this was measured."""
-    command = ["git", "log", "-1", "--format=%h", "--", "exml"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    commit = os.environ.get("EXML_COMMIT") or done.stdout.strip() or None
-    return {**attrs.asdict(environment(torch.device(device))), "commit": commit}
+    return {**attrs.asdict(environment(torch.device(device))), "commit": os.environ.get("EXML_COMMIT") or commit()}
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from rich.text import Text
 from exml.cli import run_app
 from exml.cli.sweep import ExecutorArguments
 from exml.runs import ProgressDisplay
-from exml.runs.sweep import forecast, plan_line, plan_table
+from exml.runs.sweep import plan_line, plan_table, sweep_forecast
 
 app = App(name="reproduce", default_parameter=Parameter(negative=()))
 
@@ -62,7 +62,7 @@ def measure(
         if made.cells:
             sweep = made.as_sweep()
             with errors.status("Timing a few steps of each strategy"):
-                known = forecast(sweep, retry_failed=True)
+                known = sweep_forecast(sweep, retry_failed=True)
             console.print(plan_table(sweep, known))
             console.print(plan_line(sweep, known, on.at_once(asked.resources)), markup=False, soft_wrap=True)
         return 0

@@ -40,7 +40,7 @@ export TEARDOWN_CUPTI=0 DISABLE_CUPTI_LAZY_REINIT=1
 
 # Results name the version of every package, also of one that is not installed but only on the path.
 if ! "$python" -c 'import importlib.metadata as m; m.version("exml")' 2>/dev/null; then
-    version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+    version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' exml/__init__.py)
     mkdir -p "$work/metadata/exml-$version.dist-info"
     printf 'Metadata-Version: 2.1\nName: exml\nVersion: %s\n' "$version" >"$work/metadata/exml-$version.dist-info/METADATA"
     export PYTHONPATH="$PYTHONPATH:$work/metadata"

@@ -24,7 +24,6 @@ import argparse
 import copy
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -41,12 +40,13 @@ from exml.experts import ExpertStream
 from exml.learning import events
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 from exml.runs.evaluation import evaluate_student
 from exml.scenarios import Scenario
 
 sys.path.insert(0, str(Path(__file__).parent))
 import straightforward
+from pages import commit
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "time_to_accuracy.json"
@@ -156,7 +156,15 @@ def measure(name: str, seed: int, budget: float, device: str, work: Path) -> Non
         print(f"{name}, seed {seed}, {side}", flush=True)
         curve = run_side(side, scenario, experts, seed, budget, device)
         fingerprints = [expert.fingerprint() for expert in experts]
-        write_json(path, {**asked, "commit": _commit(), "experts": fingerprints, "curve": curve.points})
+        write_json(
+            path,
+            {
+                **asked,
+                "commit": commit("benchmarks/straightforward.py"),
+                "experts": fingerprints,
+                "curve": curve.points,
+            },
+        )
 
 
 def reached(curve: Sequence[Sequence[float]], accuracy: float) -> float | None:
@@ -236,12 +244,6 @@ def _warm_up(student: Normalized, shape: Sequence[int], device: str) -> None:
     """What a library does at its first call is nobody's time."""
     once = copy.deepcopy(student)
     once(torch.zeros(2, *shape, device=device)).sum().backward()
-
-
-def _commit() -> str:
-    """The last commit that changed what is measured."""
-    command = ["git", "log", "-1", "--format=%h", "--", "exml", "benchmarks/straightforward.py"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:

@@ -3,11 +3,12 @@
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -60,3 +61,11 @@ def exml_data() -> Path:
     path = Path(folder).expanduser()
     assert path.is_dir(), f"EXML_DATA names a folder that does not exist: {path}"
     return path
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Compile a function in one piece; the compiler cannot trace the shape checks that these tests run under."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    torch.compiler.reset()
+    return lambda function: torch.compile(function, fullgraph=True, backend="aot_eager")

@@ -1,6 +1,5 @@
 """The command line: what it prints, what it refuses, and that a run survives kill -9."""
 
-import inspect
 import json
 import os
 import random
@@ -50,7 +49,10 @@ def test_a_run_from_end_to_end(tmp_path, plain, capsys):
     assert (code, err) == (0, "")  # not a terminal: no display
     result = Result.load(tmp_path / "a" / "result.json")
     assert (result.scenario, result.seed) == ("tiny-nc", 1)
-    assert out.startswith("tiny-nc, seed 1: accuracy on the test images, %\n")
+    forecast, title, *_ = out.splitlines()
+    assert re.fullmatch(r"Forecast for plain: .*: generation .* s, distillation .* s\.", forecast)
+    assert title == "tiny-nc, seed 1: accuracy on the test images, %"
+    assert re.search(r"^plain: forecast .* s, took .* s \([+-]\d+%\)\.$", out, re.MULTILINE)
     for row in [*result.strategies, *result.baselines]:
         assert f"\n{row.name} " in out
     assert out.endswith(f"Everything is in {tmp_path / 'a'}.\n")
@@ -58,32 +60,42 @@ def test_a_run_from_end_to_end(tmp_path, plain, capsys):
     assert exml.Strategy.from_dict(result.strategies[0].strategy) == tiny.strategy()
 
     again = call(capsys, "run", "tiny-nc", "--seed", 1, "--out", tmp_path / "a", "--strategy", plain, "--resume")
-    assert again == (0, out, "")
+    assert again == (0, out.partition("\n")[2], "")
+
+
+def test_a_dry_run_prints_the_forecast_alone(tmp_path, plain, capsys):
+    code, out, err = call(capsys, "run", "tiny-nc", "--out", tmp_path / "a", "--strategy", f"{plain},exml", "--dry-run")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"Forecast for plain: .*\.\nForecast for exml: .*\.\n", out)
+    assert not (tmp_path / "a").exists()
+
+
+def asked(capsys, monkeypatch, *arguments):
+    """What a command line asks of :func:`exml.runs.run`."""
+    found = {}
+    monkeypatch.setattr(runs, "run", lambda *args, **settings: found.update(args=args, **settings) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a bug is no mistake in the input: it keeps its traceback
+        call(capsys, "run", *arguments, "--quiet")
+    return found
 
 
 def test_several_strategies_by_name_and_by_file(tmp_path, plain, capsys, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(experiment, "run", lambda *args, **settings: asked.update(args=args, **settings) or 1 / 0)
-    chosen = f"exml,{plain},replay"
-    with pytest.raises(ZeroDivisionError):  # a bug is no mistake in the input: it keeps its traceback
-        call(capsys, "run", "digits-mt", "--seed", 3, "--out", tmp_path / "a", "--strategy", chosen, "--quiet")
-    scenario, strategies, out = asked["args"]
-    assert (scenario, out, asked["seed"]) == ("digits-mt", tmp_path / "a", 3)
-    assert strategies == {
-        "exml": for_scenario("exml", "digits-mt", 3).build(),
-        "plain": tiny.strategy(),
-        "replay": for_scenario("replay", "digits-mt", 3).build(),
-    }
+    arguments = ("digits-mt", "--seed", 3, "--out", tmp_path / "a", "--strategy", f"exml,{plain},replay")
+    found = asked(capsys, monkeypatch, *arguments)
+    source, strategies, out = found["args"]
+    assert (source, out, found["settings"].seed) == (runs.ScenarioExperts("digits-mt"), tmp_path / "a", 3)
+    assert strategies.pop("plain") == tiny.strategy()
+    profile = exml.scenarios.load("digits-mt", 3).profile()
+    for name, choose in strategies.items():
+        assert choose(profile, None) == for_scenario(name, "digits-mt", 3).build()
 
 
 def test_every_option_arrives(tmp_path, capsys, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(experiment, "run", lambda *_, **settings: asked.update(settings) or 1 / 0)
-    options = "--split validation --device auto --checkpoint-every 7 --resume"
-    with pytest.raises(ZeroDivisionError):
-        call(capsys, "run", "digits-nc", "--out", tmp_path, *options.split())
-    expected = {"seed": 0, "split": "validation", "device": "auto", "checkpoint_every": 7, "resume": True}
-    assert {name: asked[name] for name in expected} == expected
+    options = "--split validation --device auto --checkpoint-every 7 --resume --precision bfloat16"
+    found = asked(capsys, monkeypatch, "digits-nc", "--out", tmp_path, *options.split())
+    assert found["args"][0] == runs.ScenarioExperts("digits-nc", "validation")
+    settings = runs.RunSettings(0, "auto", exml.engine.Execution("never", "bfloat16"), 7)
+    assert (found["settings"], found["resume"]) == (settings, True)
 
 
 def test_quiet_is_quiet(tmp_path, plain, capsys):
@@ -105,6 +117,14 @@ def test_the_lists_have_a_line_each(capsys):
     assert lines["tiny-mt"] == "2 experiences of 2 classes (4 in all), task labels, images 1x4x4"
     assert lines["tiny-ni"] == "2 experiences of 4 classes, one test set, images 1x4x4"
     assert lines["tiny-joint"] == "1 experience of 4 classes, images 1x4x4"
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_version_and_help_import_no_torch(option):
+    program = (
+        f"import sys; from exml import cli; code = cli.main(['{option}']); sys.exit(code or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
 
 
 def test_version_and_help(capsys):
@@ -145,15 +165,15 @@ BROKEN = {
         ("run tiny-nc --out file/new --strategy plain.yaml", "to write into file/new, got .*Not a directory"),
         ("run tiny-nc --out file --strategy plain.yaml", "a new or empty folder, not file, got something else"),
         ("run tiny-nc --out full --strategy plain.yaml", "a new or empty folder, not full, got something else"),
-        ("run tiny-nc --out begun --strategy plain.yaml", "got a run; remedy: go on with that run by resuming it"),
+        ("run tiny-nc --out begun --strategy plain.yaml", "got a run; remedy: resume that run"),
         ("run tiny-nc --out begun --strategy plain.yaml --resume", "run.json"),
         ("run tiny-nc --out new --strategy plain.yaml --resume", "a run in new, got none"),
         ("run tiny-nc --out new --strategy plain.yaml --seed half", "half"),
-        ("run tiny-nc --out new --strategy plain.yaml --seed -1", "seed >= 0"),
+        ("run tiny-nc --out new --strategy plain.yaml --seed -1", ">= 0 for RunSettings.seed"),
         ("run tiny-nc --out new --strategy plain.yaml --seed 1.5", "1.5"),
         ("run tiny-nc --out new --strategy plain.yaml --split train", "train"),
         ("run tiny-nc --out new --strategy plain.yaml --device abacus", "abacus"),
-        ("run tiny-nc --out new --strategy plain.yaml --checkpoint-every 0", "checkpoint_every >= 1"),
+        ("run tiny-nc --out new --strategy plain.yaml --checkpoint-every 0", ">= 1 for RunSettings.checkpoint_every"),
         ("run tiny-nc --out new --strategy plain.yaml --speed 3", "speed"),
         ("run tiny-nc --out new --strategy plain.yaml surplus", "surplus"),
         ("run tiny-nc --strategy plain.yaml", "out"),
@@ -189,7 +209,9 @@ def test_a_strategy_with_several_faults_lists_them_all(tmp_path, capsys):
     assert "prior has no effect" in err
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, plain, capsys, monkeypatch):
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_says_how_to_resume(tmp_path, plain, capsys, monkeypatch, times):
+    """The first one stops after the current step; the second one interrupts at once."""
     arguments = ["run", "tiny-nc", "--out", str(tmp_path / "a b"), "--strategy", str(plain)]
     monkeypatch.setattr(sys, "argv", ["exml", *arguments])
 
@@ -206,12 +228,16 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, plain, capsys, monkeypatch):
         def __call__(self, _event):
             self.left -= 1
             if self.left == 0:
-                raise KeyboardInterrupt
+                for _ in range(times):
+                    os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setitem(inspect.unwrap(cli.run).__globals__, "ProgressDisplay", Tired)
+    monkeypatch.setattr("exml.cli.run.ProgressDisplay", Tired)
     code, out, err = call(capsys, *arguments)
-    assert (code, out) == (130, "")
-    command = shlex.split(err.removeprefix("exml: interrupted; go on with: "))
+    assert code == 130
+    assert out.startswith("Forecast for plain: ")
+    assert len(out.splitlines()) == 1
+    assert (tmp_path / "a b" / "result.json").exists() == (times == 1)
+    command = shlex.split(err.removeprefix("exml: interrupted; resume with: "))
     assert command == ["exml", *arguments, "--resume"]
     monkeypatch.undo()
     for name, factory in tiny.FACTORIES.items():
@@ -340,7 +366,7 @@ def test_the_command_as_a_process_killed_and_resumed(tmp_path, plain):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("digits-joint, seed 0: accuracy on the test images, %\n")
-    runs.run("digits-joint", {"plain": tiny.strategy()}, tmp_path / "b")
+    tiny.run("digits-joint", {"plain": tiny.strategy()}, tmp_path / "b")
     for file in ("student.safetensors", "experts/expert-1.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert tiny.measured(tmp_path / "a") == tiny.measured(tmp_path / "b")

@@ -37,6 +37,7 @@ LOSSES = [
 PRIORS = [
     priors.L2Norm(0.1),
     priors.GaussianBlur(0.1, kernel_size=5, sigma=2.0),
+    priors.GaussianBlur(0.1, operator="kornia"),
     priors.TotalVariation(0.1),
     priors.BatchNormStatistics(0.1, layers="last"),
     priors.Sum((priors.L2Norm(0.1), priors.BatchNormStatistics(2.0))),
@@ -45,6 +46,7 @@ PRIORS = [
 AUGMENTATIONS = [
     augmentation.Augmentation(shift=2, rotation=10.0, flip=0.5, brightness=0.1),
     augmentation.Chain((augmentation.Augmentation(shift=1), augmentation.Augmentation(flip=0.5))),
+    augmentation.Kornia("RandomAffine", {"degrees": 20.0, "p": 1.0}),
 ]
 POLICIES = [
     buffers.Cumulative(9),

@@ -1,15 +1,10 @@
 """What is kept of a benchmark is what was measured, in milliseconds."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
+import pages
 import pytest
 import reduce_kernels
-
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "benchmarks" / "reduce_kernels.py"
 
 WHAT = {
     "kernel": "blur",
@@ -59,14 +54,15 @@ def test_says_that_the_measured_code_was_not_the_commit():
     assert reduce_kernels.reduce(changed)["machine"]["commit"] == "0123456+"
 
 
-def test_command_writes_what_can_be_read_back(tmp_path):
+def test_command_writes_what_can_be_read_back(tmp_path, monkeypatch):
     full, reduced = tmp_path / "full.json", tmp_path / "results" / "reduced.json"
     full.write_text(json.dumps(MEASURED))
-    subprocess.run([sys.executable, SCRIPT, full, reduced], check=True)
+    monkeypatch.setattr("sys.argv", ["reduce_kernels.py", str(full), str(reduced)])
+    reduce_kernels.main()
     assert json.loads(reduced.read_text()) == reduce_kernels.reduce(MEASURED)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("kernels_*.json")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(pages.RESULTS.glob("kernels_*.json")), ids=lambda p: p.name)
 def test_published_measurements_name_all_that_they_need(path):
     published = json.loads(path.read_text(encoding="utf-8"))
     assert {"cpu", "accelerator", "threads", "torch", "kornia", "commit"} <= set(published["machine"])

@@ -23,6 +23,9 @@ from exml.learning.events import (
     Event,
     ExpertRefused,
     ExpertsProgress,
+    JobEnded,
+    JobProgress,
+    JobsStarted,
     StrategyStarted,
     StudentEvaluated,
     WaitingForExpert,
@@ -32,6 +35,7 @@ from exml.runs import (
     BaselineResult,
     Environment,
     ExperienceResult,
+    Forecast,
     ProgressDisplay,
     Result,
     Seconds,
@@ -116,6 +120,7 @@ def test_the_first_version_of_the_schema():
         "baselines",
         "seconds",
         "environments",
+        "stopped",
     ]
     parts = {
         "experiences": ["index", "classes", "task", "images"],
@@ -128,6 +133,9 @@ def test_the_first_version_of_the_schema():
             "forgetting",
             "seconds",
             "folder",
+            "experiences",
+            "classes",
+            "forecast",
         ],
         "baselines": ["name", "ex_model", "accuracy", "stream_accuracy", "reason"],
         "environments": ["versions", "device", "hardware", "threads", "compile", "precision", "ranks"],
@@ -137,8 +145,11 @@ def test_the_first_version_of_the_schema():
     assert list(plain["seconds"])[1:] == ["experts", "generation", "distillation", "evaluation"]
 
 
-def test_a_file_from_before_forms_of_execution_is_read():
+def test_older_files_are_read():
     plain = make().to_dict()
+    del plain["stopped"]
+    for row in plain["strategies"]:
+        del row["experiences"], row["classes"], row["forecast"]
     for where in plain["environments"]:
         del where["compile"], where["precision"], where["ranks"]
     assert Result.from_dict(plain) == make()
@@ -195,6 +206,14 @@ def test_the_table_has_every_number(width):
         assert line.removeprefix(row.name).split() == [*expected, *(f"{100 * a:.1f}" for a in accuracy)]
     assert text[0] == "digits, seed 7: accuracy on the test images, %"
     assert "Seconds: 3 experts, 2 generation, 2 distillation, 0 evaluation; 7 in all." in text
+
+
+def test_a_forecast_is_compared_with_the_time_taken():
+    result = make(("exml", "noise"))
+    with_forecast = attrs.evolve(result.strategies[0], forecast=Forecast(generation=1.0, distillation=1.5))
+    text = lines(attrs.evolve(result, strategies=(with_forecast, result.strategies[1])), 80)
+    assert text[-1] == "exml: forecast 2.5 s, took 3.5 s (+40%)."
+    assert not any("forecast" in line for line in text[:-1])
 
 
 def test_a_baseline_that_does_not_apply_says_why():
@@ -384,9 +403,9 @@ EVENTS = (
     ExpertsProgress(5, 10),
     StrategyStarted("exml", 4),
     events.ExperienceStarted(2, "e2", (2, 3), False),
-    events.GenerationProgress(2, 30, 60),
+    events.GenerationProgress(2, 30, 60, 600),
     events.BufferUpdated(2, memory(make().experiences), memory(make().experiences)),
-    events.DistillationProgress(2, 100, 100, torch.tensor(0.125)),
+    events.DistillationProgress(2, 100, 100, torch.tensor(0.125), 32),
     events.CheckpointWritten(2, "path"),
     events.ExperienceFinished(2, torch.nn.Identity(), memory(make().experiences)),
     StudentEvaluated("exml", 2, (0.5, 0.75), 0.625),
@@ -396,11 +415,24 @@ EVENTS = (
 WAITING = WaitingForProcess(Path("runs/first"))
 
 
+JOBS = (
+    JobsStarted(("a", "b", "c"), 4),
+    JobProgress("a", 2, 4),
+    JobProgress("b", 1, 4),
+    JobEnded("a", "stream accuracy 81.2%"),
+    JobEnded("b", error="no space left"),
+    JobEnded("c"),
+)
 OF_STREAMS = (WaitingForExpert(), ExpertRefused("theirs", "NaN in its weights"))
 
 
 def test_these_are_all_events():
-    assert {type(event) for event in (*EVENTS, WAITING, *OF_STREAMS)} == set(typing.get_args(Event))
+    assert {type(event) for event in (*EVENTS, WAITING, *OF_STREAMS, *JOBS)} == set(typing.get_args(Event))
+
+
+def last_line(text):
+    """The last line on the screen."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.replace("\x1b[?25h", "").rstrip().splitlines()[-1])
 
 
 def show(upto, width=80, **settings):
@@ -427,9 +459,41 @@ def show(upto, width=80, **settings):
     ],
 )
 def test_the_display_says_where_the_run_is(upto, name, percent, note):
-    last = show(upto, force_terminal=True).replace("\x1b[?25h", "").rstrip().splitlines()[-1]
-    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last)
-    assert re.fullmatch(rf"{name} +\S* +{percent}% [0-9:]+ *{re.escape(note)} *", last), last
+    last = last_line(show(upto, force_terminal=True))
+    assert re.fullmatch(rf"{name} +\S* +{percent}% *(ETA [0-9:]+)? *{re.escape(note)} *", last), last
+
+
+def test_time_left_and_images_per_second(monkeypatch):
+    """A step a second, of 32 images: after 30 of 100 steps in the second of four experiences."""
+    now = [0.0]
+    monkeypatch.setattr("exml.runs.display.time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=80, color_system=None, force_terminal=True)
+    with ProgressDisplay(console) as display:
+        display(StrategyStarted("exml", 4))
+        display(events.ExperienceStarted(2, "e2", (2, 3), True))
+        for step in range(1, 32):
+            display(events.DistillationProgress(2, step, 100, torch.tensor(0.5), 32))
+            now[0] += 1.0
+    # 30 s for 0.655 of an experience, since generation counts as half; 2.345 experiences are left.
+    note = re.escape("2/4 distillation 31/100 loss 0.5 33 img/s")
+    assert re.fullmatch(rf"exml +\S+ +41% ETA 1:47 {note} *", last_line(console.file.getvalue()))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_jobs(terminal):
+    """A line per job that ended in any case; on a terminal, one per running job and one for all."""
+    console = Console(file=io.StringIO(), width=80, color_system=None, force_terminal=terminal)
+    with ProgressDisplay(console) as display:
+        for event in JOBS[:4]:
+            display(event)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    assert "[2/4] a: stream accuracy 81.2%\n" in text
+    assert bool(re.search(r"all jobs +\S+ +56% *(ETA [0-9:]+)? *2/4", text)) == terminal  # b has a quarter
+    assert bool(re.search(r"^b +\S+ +25%", text, re.MULTILINE)) == terminal
+    for event in JOBS[4:]:
+        display(event)
+    assert "[3/4] b: failed: no space left\n" in console.file.getvalue()
+    assert "[4/4] c: done\n" in console.file.getvalue()
 
 
 def test_the_display_fits_into_80_columns():
@@ -448,7 +512,7 @@ def test_a_wait_is_said_in_any_case(terminal):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
     with ProgressDisplay(console) as display:
         display(WAITING)
-    assert "Another process is at work on runs/first; waiting for it." in console.file.getvalue()
+    assert "Another process works in runs/first; waiting for it." in console.file.getvalue()
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -11,9 +11,9 @@ import torch
 from matplotlib.figure import Figure
 
 import exml
-from exml import runs
 from exml.baselines import EnsembleAverage, MinEntropy, Oracle, ParameterAverage
 from exml.core.errors import CheckpointError, ExmlError, SettingError, UnknownNameError
+from exml.core.ranks import ALONE
 from exml.engine import Execution
 from exml.experts import ExpertStream, load_expert
 from exml.learning import events
@@ -26,10 +26,10 @@ from exml.learning.events import (
     WaitingForProcess,
 )
 from exml.runs import Environment, Result, Seconds
-from exml.runs._clock import Clock
-from exml.runs._folder import RunFolder
-from exml.runs._record import Request
+from exml.runs.clock import Clock
 from exml.runs.evaluation import evaluate_baseline
+from exml.runs.record import Request
+from exml.runs.run_folder import RunFolder
 from exml.scenarios import registry
 from tests import tiny
 
@@ -42,10 +42,8 @@ def _scenarios(monkeypatch):
 
 @pytest.fixture
 def _no_pictures(monkeypatch):
-    """Drawing takes longer than everything else in a tiny run; two tests look at the pictures."""
-    monkeypatch.setattr("exml.runs._scenario_run.save_figure", lambda figure, path: path.write_bytes(b""))
-    monkeypatch.setattr("exml.runs._scenario_run.accuracy_figure", lambda *_: None)
-    monkeypatch.setattr("exml.runs._scenario_run.samples_figure", lambda *_: None)
+    """Two tests look at the figures."""
+    tiny.no_figures(monkeypatch)
 
 
 def student(folder):
@@ -63,7 +61,7 @@ def right(expert, test, classes=None):
 
 
 def test_what_a_run_leaves_behind(tmp_path):
-    result = runs.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path / "a")
+    result = tiny.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path / "a")
     files = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*") if path.is_file()}
     assert files == {
         ".lock",
@@ -78,6 +76,7 @@ def test_what_a_run_leaves_behind(tmp_path):
         "result.json",
         "run.json",
         "samples.png",
+        "stream.jsonl",
         "student.json",
         "student.safetensors",
     }
@@ -90,7 +89,7 @@ def test_what_a_run_leaves_behind(tmp_path):
 @pytest.mark.usefixtures("_no_pictures")
 @pytest.mark.parametrize("name", ["tiny-nc", "tiny-mt", "tiny-ni", "tiny-joint"])
 def test_the_numbers_are_those_of_the_saved_student_and_experts(tmp_path, name):
-    result = runs.run(name, {"plain": tiny.strategy()}, tmp_path, seed=3)
+    result = tiny.run(name, {"plain": tiny.strategy()}, tmp_path, seed=3)
     scenario = exml.scenarios.load(name, 3)
     learned = load_expert(tmp_path / "student.json")
     tasks = scenario.tasks
@@ -139,7 +138,7 @@ def test_the_numbers_are_those_of_the_saved_student_and_experts(tmp_path, name):
 )
 def test_which_baselines_apply(tmp_path, name, left_out):
     """As in the paper's Tables 2 and 3."""
-    result = runs.run(name, {"plain": tiny.strategy()}, tmp_path)
+    result = tiny.run(name, {"plain": tiny.strategy()}, tmp_path)
     assert {row.name for row in result.baselines if row.reason is not None} == left_out
     assert [row.name for row in result.baselines if row.ex_model] == ["Param. Avg."]
 
@@ -147,8 +146,8 @@ def test_which_baselines_apply(tmp_path, name, left_out):
 @pytest.mark.usefixtures("_no_pictures")
 def test_several_strategies_have_the_same_experts_and_seed(tmp_path):
     chosen = {"one": tiny.strategy(), "two": tiny.strategy(), "replay": tiny.replay("tiny-nc")}
-    result = runs.run("tiny-nc", chosen, tmp_path / "all")
-    alone = runs.run("tiny-nc", {"two": tiny.strategy()}, tmp_path / "alone")
+    result = tiny.run("tiny-nc", chosen, tmp_path / "all")
+    alone = tiny.run("tiny-nc", {"two": tiny.strategy()}, tmp_path / "alone")
     assert student(tmp_path / "all" / "one") == student(tmp_path / "all" / "two") == student(tmp_path / "alone")
     assert student(tmp_path / "all" / "one") != student(tmp_path / "all" / "replay")
     assert [(row.name, row.folder, row.ex_model) for row in result.strategies] == [
@@ -167,28 +166,27 @@ def test_several_strategies_have_the_same_experts_and_seed(tmp_path):
 @pytest.mark.usefixtures("_no_pictures")
 def test_another_seed_is_another_run(tmp_path):
     for seed in (0, 1):
-        runs.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path / str(seed), seed=seed)
+        tiny.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path / str(seed), seed=seed)
     assert student(tmp_path / "0") != student(tmp_path / "1")
 
 
 @pytest.mark.usefixtures("_no_pictures")
-@pytest.mark.usefixtures("_no_pictures")
 def test_the_execution_is_asked_for_recorded_and_must_be_the_same_when_resumed(tmp_path):
     """On a CPU there is nothing to capture: the same bits. A network of bfloat16 gives others."""
     chosen = {"plain": tiny.inversion()}
-    runs.run("tiny-nc", chosen, tmp_path / "never")
+    tiny.run("tiny-nc", chosen, tmp_path / "never")
     forms = {"capture": Execution("capture"), "bfloat16": Execution(precision="bfloat16")}
     for name, execution in forms.items():
-        result = runs.run("tiny-nc", chosen, tmp_path / name, execution=execution)
+        result = tiny.run("tiny-nc", chosen, tmp_path / name, execution=execution)
         (where,) = result.environments
         assert (where.compile, where.precision) == (execution.compile, execution.precision)
     assert student(tmp_path / "capture") == student(tmp_path / "never") != student(tmp_path / "bfloat16")
-    with pytest.raises(CheckpointError, match=r"the execution that the run in .* was begun with"):
-        runs.run("tiny-nc", chosen, tmp_path / "bfloat16", resume=True)
+    with pytest.raises(CheckpointError, match=r"the execution that the run in .* was started with"):
+        tiny.run("tiny-nc", chosen, tmp_path / "bfloat16", resume=True)
 
 
 def test_a_student_is_an_expert_that_another_learner_takes(tmp_path):
-    runs.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path)
+    tiny.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path)
     expert = load_expert(tmp_path / "student.json")
     scenario = exml.scenarios.load("tiny-nc")
     assert (expert.mean, expert.std, expert.image_shape) == (scenario.mean, scenario.std, scenario.image_shape)
@@ -204,14 +202,14 @@ def test_validation_looks_at_no_test_image(tmp_path, monkeypatch):
         return tiny.make("tiny-nc", seed, split)
 
     monkeypatch.setitem(registry._FACTORIES, "tiny-nc", guarded)
-    result = runs.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path, split="validation")
+    result = tiny.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path, split="validation")
     assert result.split == "validation"
 
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_events_come_in_order(tmp_path):
     seen = []
-    runs.run("tiny-nc", {"a": tiny.strategy(), "b": tiny.strategy()}, tmp_path, observers=[seen.append])
+    tiny.run("tiny-nc", {"a": tiny.strategy(), "b": tiny.strategy()}, tmp_path, observers=[seen.append])
     kinds = [type(event) for event in seen]
     assert [event.done for event in seen if isinstance(event, ExpertsProgress)] == [0, 1, 2, 3, 4]
     assert kinds[: kinds.index(StrategyStarted)] == [ExpertsProgress] * 5
@@ -235,7 +233,7 @@ def test_a_run_that_is_stopped_at_every_event_ends_as_if_it_never_was(tmp_path, 
     chosen = {"inversion": tiny.inversion(student=start), "noise": tiny.strategy()}
     total = []
     whole = tmp_path / "whole"
-    runs.run("tiny-nc", chosen, whole, checkpoint_every=3, observers=[total.append])
+    tiny.run("tiny-nc", chosen, whole, checkpoint_every=3, observers=[total.append])
 
     stopped, stops = tmp_path / "stopped", 0
     patience = 0
@@ -251,7 +249,7 @@ def test_a_run_that_is_stopped_at_every_event_ends_as_if_it_never_was(tmp_path, 
 
         try:
             resume = (stopped / "run.json").exists()
-            runs.run("tiny-nc", chosen, stopped, checkpoint_every=3, resume=resume, observers=[count])
+            tiny.run("tiny-nc", chosen, stopped, checkpoint_every=3, resume=resume, observers=[count])
             break
         except Stop:
             stops += 1
@@ -264,7 +262,7 @@ def test_a_run_that_is_stopped_at_every_event_ends_as_if_it_never_was(tmp_path, 
 @pytest.mark.usefixtures("_no_pictures")
 @pytest.mark.parametrize("kind", [events.CheckpointWritten, events.ExperienceFinished, StudentEvaluated])
 def test_a_stop_between_the_last_step_and_its_evaluation(tmp_path, kind):
-    runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "whole")
+    tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "whole")
 
     def stop(event):
         # Two checkpoints say that one experience is over: the first is written as it ends, before it is evaluated.
@@ -272,16 +270,38 @@ def test_a_stop_between_the_last_step_and_its_evaluation(tmp_path, kind):
             raise Stop
 
     with pytest.raises(Stop):
-        runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "b", observers=[stop])
-    result = runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "b", resume=True)
+        tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "b", observers=[stop])
+    result = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "b", resume=True)
     assert len(result.strategies[0].accuracy) == 2
     assert student(tmp_path / "b") == student(tmp_path / "whole")
     assert tiny.measured(tmp_path / "b") == tiny.measured(tmp_path / "whole")
 
 
 @pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize("kind", [events.GenerationProgress, events.DistillationProgress, events.ExperienceFinished])
+def test_a_run_that_is_told_to_stop_resumes_to_the_same_end(tmp_path, kind):
+    chosen = {"a": tiny.inversion(), "b": tiny.strategy()}
+    tiny.run("tiny-nc", chosen, tmp_path / "whole")
+    stop = exml.learning.Stop()
+
+    def ask(event):
+        if isinstance(event, kind) and event.experience == 1:
+            stop.ask()
+
+    source = exml.runs.ScenarioExperts("tiny-nc")
+    result = exml.runs.run(source, chosen, tmp_path / "b", stop=stop, observers=[ask])
+    assert (result.stopped, result.baselines) == (True, ())
+    assert [row.experiences for row in result.strategies] == [1 if kind is events.ExperienceFinished else 0]
+    assert Result.load(tmp_path / "b" / "result.json") == result
+    assert not tiny.run("tiny-nc", chosen, tmp_path / "b", resume=True).stopped
+    for name in chosen:
+        assert student(tmp_path / "b" / name) == student(tmp_path / "whole" / name)
+    assert tiny.measured(tmp_path / "b") == tiny.measured(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("_no_pictures")
 def test_runs_share_their_experts_and_wait_for_who_trains_them(tmp_path):
-    alone = runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "alone")
+    alone = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "alone")
     shared, waits, seen = tmp_path / "experts", threading.Event(), []
     shared.mkdir()
     (shared / ".expert-1.json.123.part").write_text("{")
@@ -292,7 +312,7 @@ def test_runs_share_their_experts_and_wait_for_who_trains_them(tmp_path):
             if isinstance(event, WaitingForProcess):
                 waits.set()
 
-        seen.append(runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "a", experts=shared, observers=[watch]))
+        seen.append(tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "a", experts=shared, observers=[watch]))
 
     other = threading.Thread(target=run, daemon=True)
     with (shared / ".lock").open("wb") as file:
@@ -310,10 +330,10 @@ def test_runs_share_their_experts_and_wait_for_who_trains_them(tmp_path):
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_finished_run_is_read_and_not_done_again(tmp_path):
-    first = runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+    first = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     seen = []
-    again = runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, resume=True, observers=[seen.append])
+    again = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, resume=True, observers=[seen.append])
     assert (again, seen) == (first, [])
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
 
@@ -321,16 +341,16 @@ def test_a_finished_run_is_read_and_not_done_again(tmp_path):
 @pytest.mark.usefixtures("_no_pictures")
 def test_checkpoint_every_may_change_and_the_order_of_strategies_may_not(tmp_path):
     chosen = {"a": tiny.strategy(), "b": tiny.replay("tiny-nc")}
-    whole = runs.run("tiny-nc", chosen, tmp_path / "whole")
+    whole = tiny.run("tiny-nc", chosen, tmp_path / "whole")
 
     def stop(event):
         if isinstance(event, StrategyStarted) and event.name == "b":
             raise Stop
 
     with pytest.raises(Stop):
-        runs.run("tiny-nc", chosen, tmp_path / "b", observers=[stop])
+        tiny.run("tiny-nc", chosen, tmp_path / "b", observers=[stop])
     turned = dict(reversed(chosen.items()))
-    result = runs.run("tiny-nc", turned, tmp_path / "b", resume=True, checkpoint_every=2)
+    result = tiny.run("tiny-nc", turned, tmp_path / "b", resume=True, checkpoint_every=2)
     assert [row.name for row in result.strategies] == ["a", "b"]
     assert tiny.forget_seconds(result.to_dict()) == tiny.forget_seconds(whole.to_dict())
 
@@ -339,12 +359,12 @@ def test_checkpoint_every_may_change_and_the_order_of_strategies_may_not(tmp_pat
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"seed": 1}, "the seed that the run in .* was begun with: 0, got 1"),
+        ({"seed": 1}, "the seed that the run in .* was started with: 0, got 1"),
         ({"split": "validation"}, "the split .*: test, got validation"),
-        ({"scenario": "tiny-ni"}, "the scenario .*: tiny-nc, got tiny-ni"),
+        ({"name": "tiny-ni"}, "the scenario .*: tiny-nc, got tiny-ni"),
         ({"strategies": {"b": tiny.strategy()}}, "the strategies .*: a, got b"),
         ({"strategies": {"a": tiny.strategy(student="reset")}}, "the strategy 'a' .*: as it was then, got another"),
-        ({"resume": False}, "got a run; remedy: go on with that run by resuming it"),
+        ({"resume": False}, "got a run; remedy: resume that run"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -352,38 +372,38 @@ def test_a_run_is_resumed_as_it_was_begun_or_not_at_all(tmp_path, change, compla
     def stop(_event):
         raise Stop
 
-    arguments = {"scenario": "tiny-nc", "strategies": {"a": tiny.strategy()}, "out": tmp_path}
+    arguments = {"name": "tiny-nc", "strategies": {"a": tiny.strategy()}, "out": tmp_path}
     with pytest.raises(Stop):
-        runs.run(**arguments, observers=[stop])
+        tiny.run(**arguments, observers=[stop])
     before = (tmp_path / "run.json").read_bytes()
     with pytest.raises(CheckpointError, match=complaint):
-        runs.run(**{**arguments, "resume": True, **change})
+        tiny.run(**{**arguments, "resume": True, **change})
     assert (tmp_path / "run.json").read_bytes() == before
-    runs.run(**arguments, resume=True)
+    tiny.run(**arguments, resume=True)
 
 
 def test_nothing_to_resume(tmp_path):
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(CheckpointError, match=r"expected a run in .*, got none; remedy: check the path"):
-            runs.run("tiny-nc", {"a": tiny.strategy()}, folder, resume=True)
+            tiny.run("tiny-nc", {"a": tiny.strategy()}, folder, resume=True)
     assert not (tmp_path / "absent").exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 2}', "\xff"])
 def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "run.json").write_text(text, encoding="latin-1")
     with pytest.raises(CheckpointError, match=r"run\.json"):
-        runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, resume=True)
+        tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, resume=True)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(CheckpointError, match="got something else; remedy: choose another folder"):
-        runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+        tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
     with pytest.raises(CheckpointError, match=r"not .*thesis\.tex"):
-        runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex")
+        tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex")
     with pytest.raises(CheckpointError, match="to write into"):
-        runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex" / "run")
+        tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex" / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -391,7 +411,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 def test_what_a_process_left_that_was_killed_before_the_record_is_no_run(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".run.json.123.part").write_text("{")
-    runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+    tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
     assert not (tmp_path / ".run.json.123.part").exists()
 
 
@@ -404,7 +424,7 @@ def test_who_resumes_a_run_that_is_under_way_waits_for_it(tmp_path):
             late.append(event)
             waits.set()
 
-        late.append(runs.run("tiny-nc", chosen, tmp_path, resume=True, observers=[wait]))
+        late.append(tiny.run("tiny-nc", chosen, tmp_path, resume=True, observers=[wait]))
 
     other = threading.Thread(target=resume, daemon=True)
 
@@ -413,7 +433,7 @@ def test_who_resumes_a_run_that_is_under_way_waits_for_it(tmp_path):
             other.start()
             assert waits.wait(60)
 
-    result = runs.run("tiny-nc", chosen, tmp_path, observers=[begin_the_other])
+    result = tiny.run("tiny-nc", chosen, tmp_path, observers=[begin_the_other])
     other.join(60)
     assert late == [WaitingForProcess(tmp_path), result]
 
@@ -422,42 +442,42 @@ def test_who_resumes_a_run_that_is_under_way_waits_for_it(tmp_path):
 def test_two_processes_do_not_begin_in_one_folder(tmp_path):
     with (tmp_path / ".lock").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(CheckpointError, match="another process that is beginning a run there"):
-            runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
-    runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+        with pytest.raises(CheckpointError, match="another process that is starting a run there"):
+            tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+    tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "complaint"),
     [
-        ({"scenario": "mnist-xy"}, UnknownNameError, "one of .*tiny-nc.*, got 'mnist-xy'"),
+        ({"name": "mnist-xy"}, UnknownNameError, "one of .*tiny-nc.*, got 'mnist-xy'"),
         ({"strategies": {}, "baselines": False}, SettingError, "at least one strategy, or the baselines"),
         ({"strategies": {"../up": tiny.strategy()}}, SettingError, "'../up'"),
         ({"strategies": {"experts": tiny.strategy()}}, SettingError, "'experts'"),
-        ({"seed": -1}, SettingError, "seed >= 0, got -1"),
-        ({"checkpoint_every": 0}, SettingError, "checkpoint_every >= 1"),
+        ({"seed": -1}, SettingError, ">= 0 for RunSettings.seed, got -1"),
+        ({"checkpoint_every": 0}, SettingError, ">= 1 for RunSettings.checkpoint_every"),
         ({"device": "gpu"}, SettingError, "a device that torch can use here, got 'gpu'"),
         ({"device": "meta"}, SettingError, "a device that torch can use here, got 'meta'"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, change, error, complaint):
-    arguments = {"scenario": "tiny-nc", "strategies": {"a": tiny.strategy()}, **change}
+    arguments = {"name": "tiny-nc", "strategies": {"a": tiny.strategy()}, **change}
     with pytest.raises(error, match=complaint):
-        runs.run(**arguments, out=tmp_path / "run")
+        tiny.run(**arguments, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_auto_is_a_device(tmp_path):
-    result = runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, device="auto")
+    result = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, device="auto")
     expected = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     assert result.environments[0].device == str(expected)
 
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_the_environment_is_written_down(tmp_path):
-    (environment,) = runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path).environments
+    (environment,) = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path).environments
     assert environment.versions["torch"] == torch.__version__.split("+")[0]
     assert {"python", "exml", "kornia", "numpy"} <= environment.versions.keys()
     assert environment.threads == torch.get_num_threads()
@@ -466,11 +486,11 @@ def test_the_environment_is_written_down(tmp_path):
 
 @pytest.fixture
 def opened(tmp_path):
-    request = Request("tiny-nc", {"a": {}}, 0, "test", "cpu")
+    request = Request({"a": {}}, 0, "cpu", scenario="tiny-nc", split="test")
     here = Environment(versions={}, device="cpu", hardware="here", threads=1)
 
     def reopen(resume=True, environment=here):
-        return RunFolder(tmp_path, request, environment, resume=resume)
+        return RunFolder(tmp_path, request, environment, (lambda: None) if resume else None, ALONE)
 
     return reopen
 
@@ -506,6 +526,19 @@ def test_the_clock_gives_each_phase_its_time_over_all_processes(opened, monkeypa
         assert folder.record.strategies["a"].seconds.total == 16
 
 
+def test_no_time_is_counted_while_nothing_is_done(opened, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    with opened(resume=False) as folder:
+        clock = Clock(folder)
+        clock.enter(None, "a")
+        now = 5.0
+        clock.enter("generation", "a")
+        now = 7.0
+        clock.save()
+        assert folder.record.strategies["a"].seconds == Seconds(generation=2)
+
+
 def test_every_place_that_a_run_was_resumed_at_is_written_down_once(opened):
     there = Environment(versions={"torch": "9"}, device="cpu", hardware="there", threads=4)
     opened(resume=False).__exit__(None, None, None)
@@ -518,7 +551,7 @@ def test_every_place_that_a_run_was_resumed_at_is_written_down_once(opened):
 @pytest.mark.usefixtures("_no_pictures")
 def test_the_seconds_add_up(tmp_path):
     begun = time.perf_counter()
-    result = runs.run("tiny-nc", {"a": tiny.strategy(), "b": tiny.inversion()}, tmp_path)
+    result = tiny.run("tiny-nc", {"a": tiny.strategy(), "b": tiny.inversion()}, tmp_path)
     passed = time.perf_counter() - begun
     record = json.loads((tmp_path / "run.json").read_text())
     shared = Seconds(**record["shared"])
@@ -532,7 +565,7 @@ def test_the_seconds_add_up(tmp_path):
 def test_a_strategy_that_fails_leaves_what_can_be_resumed(tmp_path):
     """A full disk, say: the error is typed, and the run goes on when there is room."""
     chosen = {"a": tiny.strategy()}
-    runs.run("tiny-nc", chosen, tmp_path / "whole")
+    tiny.run("tiny-nc", chosen, tmp_path / "whole")
     calls = []
 
     def full(event):
@@ -541,8 +574,8 @@ def test_a_strategy_that_fails_leaves_what_can_be_resumed(tmp_path):
             raise CheckpointError(expected="to write", got="no space left", remedy="free some")
 
     with pytest.raises(ExmlError, match="no space left"):
-        runs.run("tiny-nc", chosen, tmp_path / "b", observers=[full])
-    runs.run("tiny-nc", chosen, tmp_path / "b", resume=True)
+        tiny.run("tiny-nc", chosen, tmp_path / "b", observers=[full])
+    tiny.run("tiny-nc", chosen, tmp_path / "b", resume=True)
     assert student(tmp_path / "b") == student(tmp_path / "whole")
 
 
@@ -550,6 +583,6 @@ def test_drawing_changes_nothing_for_other_people(tmp_path):
     from matplotlib import pyplot
 
     settings, backend, figures = dict(mpl.rcParams), mpl.get_backend(), pyplot.get_fignums()
-    runs.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+    tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
     assert (dict(mpl.rcParams), mpl.get_backend(), pyplot.get_fignums()) == (settings, backend, figures)
     assert Figure().get_facecolor() == mpl.colors.to_rgba(settings["figure.facecolor"])

@@ -205,9 +205,9 @@ def test_samples_of_a_dataset_in_one_size() -> None:
     ("images", "match"),
     [
         ([], "none"),
-        ([torch.full((1, 2, 2), -0.1)], "normalises"),
-        ([torch.full((1, 2, 2), 1.1)], "normalises"),
-        ([torch.full((1, 2, 2), float("nan"))], "normalises"),
+        ([torch.full((1, 2, 2), -0.1)], "normalizes"),
+        ([torch.full((1, 2, 2), 1.1)], "normalizes"),
+        ([torch.full((1, 2, 2), float("nan"))], "normalizes"),
         ([torch.zeros(2, 2)], r"\(2, 2\)"),
         ([torch.zeros(1, 2, 2, dtype=torch.int32)], "int32"),
         ([np.zeros((2, 2, 1, 1), np.uint8)], r"\(2, 2, 1, 1\)"),

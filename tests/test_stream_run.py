@@ -1,7 +1,6 @@
 """Runs over a folder of other people's experts: what is kept, killed, refused, waited for, and how it stops."""
 
 import gc
-import inspect
 import json
 import os
 import random
@@ -29,15 +28,16 @@ from exml.core.errors import (
     StreamError,
     UnknownNameError,
 )
+from exml.core.ranks import ALONE
 from exml.core.rng import global_seed
 from exml.engine import Training
 from exml.experts import Expert, load_expert, read_cards, save_expert
-from exml.learning import events
+from exml.learning import Stop, events
 from exml.learning.events import ExpertRefused, StrategyStarted, WaitingForExpert
 from exml.models import ConvNet
-from exml.runs import ProgressDisplay, Stop, run_stream, stream_strategy
-from exml.runs._folder_watcher import Arrivals, Refused
-from exml.runs._stream_log import Ledger
+from exml.runs import FolderExperts, ProgressDisplay, RunSettings
+from exml.runs.folder_watcher import FolderWatcher, Refused
+from exml.runs.stream_log import StreamLog
 from exml.testing import run_on_ranks
 from tests import tiny
 from tests.test_cli import Nursery, call
@@ -70,14 +70,22 @@ def folder(tmp_path):
 def _no_pictures(request, monkeypatch):
     """Drawing takes longer than everything else in a tiny run."""
     if request.node.name != "test_what_a_run_leaves_behind":
-        names = inspect.unwrap(inspect.unwrap(run_stream).__globals__["StreamWork"].__call__).__globals__
-        monkeypatch.setitem(names, "save_figure", lambda _figure, path: path.write_bytes(b""))
-        monkeypatch.setitem(names, "samples_figure", lambda *_: None)
+        tiny.no_figures(monkeypatch)
+
+
+def run_stream(folder, strategy, out, *, resume=False, stop=None, observers=(), ranks=ALONE, **options):
+    """A run over a folder, with one strategy; gives its row, and whether it was stopped."""
+    given = {name: options.pop(name) for name in ("follow", "poll", "student", "classes") if name in options}
+    settings = RunSettings(**options)
+    more = {"resume": resume, "stop": stop, "observers": observers, "ranks": ranks}
+    result = exml.runs.run(FolderExperts(folder, **given), {"one": strategy}, out, settings=settings, **more)
+    assert result.stopped == (stop is not None and stop.asked)
+    return result.strategies[0] if result.strategies else None
 
 
 def learned(out):
     """Names of the files, in the order in which they were learned."""
-    with Ledger(out / "stream.jsonl") as ledger:
+    with StreamLog(out / "stream.jsonl") as ledger:
         return ledger.files[: ledger.over]
 
 
@@ -104,14 +112,18 @@ def inversion():
 def test_what_a_run_leaves_behind(folder, tmp_path):
     out = tmp_path / "out"
     result = run_stream(folder, quick(), out, seed=3)
-    assert (result.experiences, result.classes, result.stopped) == (COUNT, tuple(range(CLASSES)), False)
+    assert (result.experiences, result.classes) == (COUNT, tuple(range(CLASSES)))
+    assert (result.accuracy, result.ex_model, result.strategy) == ((), True, quick().to_dict())
+    assert result.seconds.distillation > 0
+    assert exml.runs.Result.load(out / "result.json").environments[0].device == "cpu"
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert files == {
         ".lock",
         f"checkpoint/memory-{COUNT}.safetensors",
         "checkpoint/checkpoint.safetensors",
+        "result.json",
+        "run.json",
         "samples.png",
-        "stream.json",
         "stream.jsonl",
         "student.json",
         "student.safetensors",
@@ -137,7 +149,7 @@ def test_what_a_run_leaves_behind(folder, tmp_path):
 
 def test_the_student_is_that_of_a_learner(folder, tmp_path):
     run_stream(folder, inversion(), tmp_path / "out", seed=3)
-    architecture = json.loads((tmp_path / "out" / "stream.json").read_text())["student"]["architecture"]
+    architecture = json.loads((tmp_path / "out" / "run.json").read_text())["request"]["student"]["architecture"]
     assert architecture == {
         "name": "conv-net",
         "settings": {"channels": 1, "classes": CLASSES, "image_size": 4, "widths": [2], "batch_norm": True},
@@ -193,11 +205,11 @@ def widen(folder, **changes):
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"classes": 3}}}, ShapeError, "5 outputs"),
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"channels": 3}}}, ShapeError, "student that"),
         (lambda _: None, {"classes": 0}, SettingError, "at least one class"),
-        (lambda _: None, {"strategy": tiny.replay("digits-nc")}, SettingError, "without the data"),
+        (lambda _: None, {"strategy": tiny.replay("digits-nc")}, SettingError, "learns without the data"),
         (lambda _: None, {"seed": -1}, SettingError, "seed"),
         (lambda _: None, {"poll": 0.0}, SettingError, "poll"),
         (lambda _: None, {"checkpoint_every": 0}, SettingError, "checkpoint_every"),
-        (lambda _: None, {"resume": True}, CheckpointError, "stream.json"),
+        (lambda _: None, {"resume": True}, CheckpointError, "a run in"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(folder, tmp_path, spoil, settings, error, words):
@@ -246,9 +258,9 @@ def test_experts_that_were_learned_are_not_needed_again(folder, tmp_path):
 def test_a_run_is_resumed_with_the_same_arguments_only(folder, tmp_path):
     out = tmp_path / "out"
     run_stream(folder, quick(), out)
-    with pytest.raises(CheckpointError, match="got a run; remedy: go on with that run"):
+    with pytest.raises(CheckpointError, match="got a run; remedy: resume that run"):
         run_stream(folder, quick(), out)
-    with pytest.raises(CheckpointError, match="the strategy that"):
+    with pytest.raises(CheckpointError, match="the strategy 'one' that"):
         run_stream(folder, inversion(), out, resume=True)
     with pytest.raises(CheckpointError, match=r"the seed that .*: 0, got 1"):
         run_stream(folder, quick(), out, resume=True, seed=1)
@@ -256,37 +268,31 @@ def test_a_run_is_resumed_with_the_same_arguments_only(folder, tmp_path):
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(CheckpointError, match="something else"):
         run_stream(folder, quick(), tmp_path / "full")
-    (out / "stream.json").write_text('{"version": 9}')
+    (out / "run.json").write_text('{"version": 9}')
     with pytest.raises(CheckpointError, match="version 9"):
         run_stream(folder, quick(), out, resume=True)
 
 
-def test_a_recipe_looks_at_the_cards(folder, tmp_path):
-    cards = read_cards(folder)
-    chosen = stream_strategy("exml", folder, cards)
-    assert type(chosen.generator).__name__ == "ModelInversion"  # for experts with batch norm
-    assert stream_strategy("auxiliary", folder, cards).generator.source.image_shape == (1, 4, 4)
-    with pytest.raises(SettingError, match="real_data"):
-        stream_strategy("replay", folder, cards)
+def test_a_strategy_is_chosen_once_from_the_profile_of_all_experts_and_the_student(folder, tmp_path):
     torch.manual_seed(0)
-    for index in range(2):
-        plain = ConvNet(1, 2, 4, widths=(2,), batch_norm=False)
-        save_expert(Expert(plain, (index, index + 1), (1, 4, 4), task=index), tmp_path / "plain", f"e{index}")
-    other = stream_strategy("exml", tmp_path / "plain", read_cards(tmp_path / "plain"))
-    assert (type(other.generator).__name__, other.student) == ("ProceduralImages", "continue")
-    assert other.combiner.tasks == ((0, 1), (1, 2))
+    plain = ConvNet(1, 2, 4, widths=(2,), batch_norm=False)
+    save_expert(Expert(plain, (0, 1), (1, 4, 4)), folder, "e9")
     asked = []
 
-    def choose(found):
-        asked.append(list(found))
+    def choose(profile, student):
+        asked.append((profile, student))
         return quick()
 
-    run_stream(folder, choose, tmp_path / "out")
-    run_stream(folder, choose, tmp_path / "out", resume=True)
-    assert asked == [[f"e{index}" for index in range(COUNT)]]
+    for resume in (False, True):
+        assert run_stream(folder, choose, tmp_path / "out", resume=resume).strategy == quick().to_dict()
+    ((profile, student),) = asked
+    assert len(profile.experts) == COUNT + 1
+    assert [bool(expert.running_statistics) for expert in profile.experts] == [True] * COUNT + [False]
+    assert profile.count is None  # more may follow
+    assert student(torch.zeros(2, 1, 4, 4)).shape == (2, CLASSES)
 
 
-# --- the ledger ------------------------------------------------------------------------------------------------------
+# --- the log ------------------------------------------------------------------------------------------------------
 
 
 def test_a_cut_last_line_is_taken_away_and_damage_is_named(folder, tmp_path):
@@ -296,7 +302,7 @@ def test_a_cut_last_line_is_taken_away_and_damage_is_named(folder, tmp_path):
     whole = path.read_bytes()
     for cut in (1, 20):
         path.write_bytes(whole[:-cut])
-        with Ledger(path) as ledger:
+        with StreamLog(path) as ledger:
             assert (ledger.over, len(ledger.files)) == (COUNT - 1, COUNT)
         assert path.read_bytes() == whole[: whole[:-1].rindex(b"\n") + 1]
     run_stream(folder, quick(), out, resume=True)
@@ -362,7 +368,7 @@ def test_kill_9_at_random_moments(tmp_path, processes, follow):
     assert processes.live(arguments(whole)) == 0
     command = arguments(out) + ["--follow"] * follow
     for moment in sorted(draw.sample(range(1, 11), 4)):
-        resume = ["--resume"] if (out / "stream.json").exists() else []
+        resume = ["--resume"] if (out / "run.json").exists() else []
         killed = processes.until(
             [*command, *resume], partial(reached, out, moment), signal.SIGKILL, draw.uniform(0, 0.05)
         )
@@ -431,9 +437,9 @@ def test_experts_are_learned_as_they_arrive(tmp_path):
         run.until(lambda: count(out) == 2)
         make(folder, 1)
         run.until(lambda: count(out) == 3)
-    assert (run.result.experiences, run.result.stopped) == (3, True)
+    assert run.result.experiences == 3
     assert learned(out) == ["e4", "e2", "e1"]
-    assert StrategyStarted("stream", None) in run.seen
+    assert StrategyStarted("one", None) in run.seen
     assert WaitingForExpert() in run.seen
     assert (out / "samples.png").exists()
 
@@ -452,13 +458,13 @@ def test_those_that_are_there_come_by_order_and_then_by_name(tmp_path):
     for index, order in enumerate([None, 5, None, 2]):
         make(folder, index, order=order, name=f"e{12 - index}")
     stop = Stop()
-    arrivals = Arrivals(folder, (), None, stop, POLL)
-    assert [next(arrivals).path.stem for _ in range(4)] == ["e9", "e11", "e10", "e12"]
+    watcher = FolderWatcher(folder, (), None, stop, POLL)
+    assert [next(watcher).path.stem for _ in range(4)] == ["e9", "e11", "e10", "e12"]
     make(folder, 4, name="e1")
-    assert next(arrivals).path.stem == "e1"
+    assert next(watcher).path.stem == "e1"
     stop.ask()
-    assert next(arrivals, None) is None
-    again = Arrivals(folder, ["e9", "e12"], "e1", Stop(), POLL)
+    assert next(watcher, None) is None
+    again = FolderWatcher(folder, ["e9", "e12"], "e1", Stop(), POLL)
     assert [next(again).path.stem for _ in range(3)] == ["e1", "e11", "e10"]
 
 
@@ -487,9 +493,9 @@ def test_without_a_checksum_files_must_have_come_to_rest(tmp_path):
     make(tmp_path, 0)
     card = json.loads((tmp_path / "e0.json").read_text())
     (tmp_path / "e0.json").write_text(json.dumps({**card, "sha256": None}))
-    arrivals = Arrivals(tmp_path, (), None, Stop(), POLL)
-    assert next(arrivals).path.stem == "e0"
-    assert arrivals._looks == 2
+    watcher = FolderWatcher(tmp_path, (), None, Stop(), POLL)
+    assert next(watcher).path.stem == "e0"
+    assert watcher._looks == 2
 
 
 @pytest.mark.parametrize("fault", ["weights", "card", "alone"])
@@ -502,29 +508,29 @@ def test_a_pair_that_stays_faulty_is_told_once_and_again_after_a_change(tmp_path
     else:
         broken.write_bytes(whole[:30])
     stop = Stop()
-    arrivals = Arrivals(tmp_path, (), None, stop, POLL)
-    refused = next(arrivals)
+    watcher = FolderWatcher(tmp_path, (), None, stop, POLL)
+    refused = next(watcher)
     assert isinstance(refused, Refused)
     assert (refused.file, "e0" in refused.reason) == ("e0", True)
     make(tmp_path, 1)
-    assert next(arrivals).path.stem == "e1"
+    assert next(watcher).path.stem == "e1"
     later = threading.Timer(12 * POLL, stop.ask)
     later.start()
-    assert next(arrivals, None) is None  # not told again
-    arrivals._stop = Stop()
+    assert next(watcher, None) is None  # not told again
+    watcher._stop = Stop()
     broken.write_bytes(whole)
-    assert next(arrivals).path.stem == "e0"
+    assert next(watcher).path.stem == "e0"
 
 
 def test_what_was_faulty_and_has_gone_is_forgotten(tmp_path):
     make(tmp_path, 0)
     (tmp_path / "e0.json").write_text("{")
     stop = Stop()
-    arrivals = Arrivals(tmp_path, (), None, stop, POLL)
-    arrivals._look()
+    watcher = FolderWatcher(tmp_path, (), None, stop, POLL)
+    watcher._look()
     shutil.rmtree(tmp_path)
     threading.Timer(12 * POLL, stop.ask).start()
-    assert next(arrivals, None) is None
+    assert next(watcher, None) is None
 
 
 def test_experts_that_do_not_fit_are_refused_and_the_run_goes_on(tmp_path):
@@ -606,7 +612,7 @@ def test_a_stop_within_an_experience_loses_nothing(folder, tmp_path, phase):
             stop.ask()
 
     result = run_stream(folder, inversion(), out, stop=stop, observers=[ask], follow=True, poll=POLL)
-    assert (result.experiences, result.stopped) == (2, True)
+    assert result.experiences == 2
     assert isinstance(seen[-1], events.CheckpointWritten)
     steps = [event for event in seen if isinstance(event, phase) and event.experience == 3]
     assert len(steps) == 1
@@ -620,8 +626,7 @@ def test_a_stop_within_an_experience_loses_nothing(folder, tmp_path, phase):
 
 
 def test_a_stop_before_anything_came(tmp_path):
-    result = run_stream(tmp_path / "experts", quick(), tmp_path / "out", follow=True, stop=asked())
-    assert (result.experiences, result.stopped) == (0, True)
+    assert run_stream(tmp_path / "experts", quick(), tmp_path / "out", follow=True, stop=asked()) is None
     assert not (tmp_path / "out").exists()
 
 
@@ -647,7 +652,11 @@ def test_the_command(folder, tmp_path, capsys):
     arguments = ["run", "--stream", folder, "--out", tmp_path / "out", "--strategy", tmp_path / "s.yaml"]
     code, out, err = call(capsys, *arguments, "--student", tmp_path / "student.yaml", "--classes", 6)
     assert (code, err) == (0, "")
-    assert out == f"Learned from 6 expert(s); they know 5 class(es).\nEverything is in {tmp_path / 'out'}.\n"
+    forecast, *rest = out.splitlines()
+    assert re.fullmatch(r"Forecast for s: [^:]+: generation .*, distillation .*\.", forecast)
+    said = ["Learned from 6 expert(s); they know 5 class(es).", f"Everything is in {tmp_path / 'out'}."]
+    assert [rest[0], rest[2]] == said
+    assert re.fullmatch(r"s: forecast .*, took .* \([+-]\d+%\)\.", rest[1])
     card = json.loads((tmp_path / "out" / "student.json").read_text())
     assert card["architecture"]["settings"]["widths"] == [3]
     assert card["outputs"] == list(range(6))
@@ -663,7 +672,10 @@ def test_the_command(folder, tmp_path, capsys):
         ("run digits-nc --follow --out new", "--stream with --follow.*'digits-nc'"),
         ("run --classes 3 --out new", "got neither"),
         ("run --stream experts --split validation --out new", "no --split"),
-        ("run --stream experts --strategy exml,replay --out new", "got 'exml,replay'"),
+        (
+            "run --stream experts --strategy exml,noise --follow --out new",
+            "one strategy to follow a folder",
+        ),
         ("run --stream experts --strategy replay --out new", "real_data"),
         ("run --stream experts --classes few --out new", "few"),
         ("run --stream experts --student oak --out new", "conv-net.*got 'oak'"),
@@ -671,7 +683,7 @@ def test_the_command(folder, tmp_path, capsys):
         ("run --stream experts --student none.yaml --out new", "a student in none.yaml.*No such file"),
         ("run --stream experts --student conv-net:widths=[9,9,9,9] --out new", "widths"),
         ("run --stream nowhere --out new", "no such folder"),
-        ("run --stream experts --out new --resume", "stream.json"),
+        ("run --stream experts --out new --resume", "a run in new, got none"),
         ("run --stream experts --out new --classes 2", "class ids below 2"),
     ],
 )
@@ -748,7 +760,7 @@ def test_stopping_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
     assert code == 0
     assert signal.getsignal(signal.SIGTERM) is before
     (line,) = (line for line in out.splitlines() if line.startswith("Stopped"))
-    command = shlex.split(line.removeprefix("Stopped; go on with: "))
+    command = shlex.split(line.removeprefix("Stopped; resume with: "))
     assert command == ["exml", *arguments, "--resume"]
     command.remove("--follow")
     code, out, _ = call(capsys, *command[1:])

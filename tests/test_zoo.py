@@ -1,7 +1,6 @@
 """Zoos of experts: the same bits however they are made, nothing made twice, and every fault named."""
 
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -29,10 +28,11 @@ from exml.core.serialization import from_plain
 from exml.experts import ExpertStream, read_card
 from exml.learning.events import JobEnded, JobProgress, JobsStarted, WaitingForProcess
 from exml.runs import ZooEvaluation, evaluate_zoo, stream_folder, train_zoo
-from exml.runs._baselines import BASELINES
-from exml.runs._lock import lock
+from exml.runs.baselines import BASELINES
 from exml.runs.evaluation import evaluate_baseline
+from exml.runs.folder_lock import lock
 from exml.scenarios import registry
+from exml.scenarios._training import ExpertJob
 from tests import tiny
 
 
@@ -113,17 +113,10 @@ def test_they_are_the_experts_of_the_scenario(made, tmp_path):
 def test_what_is_there_is_not_trained_again(zoo, monkeypatch):
     before = files(zoo)
     (zoo / "tiny-nc-1" / "expert-2.json").unlink()
-    train = inspect.unwrap(scenarios.Scenario.train_experts).__globals__["train_experts"]
-    names, trained = inspect.unwrap(train).__globals__, []
-    train_expert = names["train_expert"]
-
-    def watch(*args, **settings):
-        trained.append(settings["name"])
-        return train_expert(*args, **settings)
-
-    monkeypatch.setitem(names, "train_expert", watch)
+    trained, train = [], ExpertJob.__call__
+    monkeypatch.setattr(ExpertJob, "__call__", lambda job, *rest: trained.append(job.index) or train(job, *rest))
     train_zoo(["tiny-nc", "tiny-joint:epochs=1"], zoo, seeds=range(2), workers=1)
-    assert trained == ["tiny-nc-2"]
+    assert trained == [2]
     assert files(zoo) == before
 
 

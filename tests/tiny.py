@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import exml
-from exml import scenarios
+from exml import runs, scenarios
 from exml.combiners import ProductOfExperts
 from exml.engine import Training
 from exml.experts import ExpertTraining
@@ -41,8 +41,8 @@ def make(name, seed, split):
     # An uneven test set: Eq. 2 weighs experiences by their images.
     test = test[torch.cat([torch.arange(len(test)), torch.tensor([0, 1, 2])])]
     settings = {} if experiences is None else {"experiences": experiences, "seed": seed}
-    training = ExpertTraining(epochs=2, batch_size=8, learning_rate=0.05)
-    return maker(blobs(12, 0), test, name=name, training=training, **settings)
+    setup = scenarios.ExpertSetup(training=ExpertTraining(epochs=2, batch_size=8, learning_rate=0.05))
+    return maker(blobs(12, 0), test, name=name, setup=setup, **settings)
 
 
 FACTORIES = {name: partial(make, name) for name in MAKERS}
@@ -69,6 +69,21 @@ def replay(scenario, seed=0):
     return strategy(generator=Replay(scenarios.ScenarioSource(scenario, seed)))
 
 
+def run(name, strategies, out, *, split="test", experts=None, baselines=True, observers=(), resume=False, **settings):
+    """A run over a scenario."""
+    source = runs.ScenarioExperts(name, split, experts, baselines)
+    settings = runs.RunSettings(**settings)
+    return runs.run(source, strategies, out, settings=settings, resume=resume, observers=observers)
+
+
+def no_figures(monkeypatch):
+    """Drawing takes longer than everything else in a tiny run."""
+    for module in ("_stages", "_strategy_run"):
+        monkeypatch.setattr(f"exml.runs.{module}.save_figure", lambda _figure, path: Path(path).write_bytes(b""))
+    monkeypatch.setattr("exml.runs._stages.accuracy_figure", lambda *_: None)
+    monkeypatch.setattr("exml.runs._strategy_run.samples_figure", lambda *_: None)
+
+
 def measured(folder):
     """A result without its seconds: what must be the same however often the run was killed."""
     return forget_seconds(json.loads((Path(folder) / "result.json").read_text()))
@@ -76,5 +91,5 @@ def measured(folder):
 
 def forget_seconds(plain):
     if isinstance(plain, dict):
-        return {key: forget_seconds(part) for key, part in plain.items() if key != "seconds"}
+        return {key: forget_seconds(part) for key, part in plain.items() if key not in ("seconds", "forecast")}
     return [forget_seconds(part) for part in plain] if isinstance(plain, list) else plain

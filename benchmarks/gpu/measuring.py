@@ -22,7 +22,7 @@ from exml.engine import EAGER, Execution, PreviousStudent, Training, distill, in
 from exml.experts import Expert
 from exml.losses import MeanSquaredError
 from exml.normalizers import CenterLogits
-from exml.runs._environment import environment
+from exml.runs.environment import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import ratios

@@ -13,7 +13,7 @@ from exml.core.errors import ConfigError
 from exml.core.files import write_json
 from exml.learning.strategy import Strategy
 from exml.runs import BaselineResult, Environment, Seconds
-from exml.runs._record import read_versioned
+from exml.runs.record import read_versioned
 from reproduction.layout import BASELINES
 
 VERSION = 1

@@ -31,8 +31,8 @@ def measured(cell: Cell, task: Task, failure: Failure | None, out: Path) -> Cell
     """
     if failure is not None:
         return attrs.evolve(cell, commit=commit(), error=_without_places(failure.message, out))
-    result = Result.load(Path(task.folder) / "result.json")
-    found = attrs.evolve(cell, experts=_experts(Path(task.experts)), environments=result.environments, commit=commit())
+    result = Result.load(task.folder / "result.json")
+    found = attrs.evolve(cell, experts=_experts(task.source.folder), environments=result.environments, commit=commit())
     if cell.is_baselines:
         return attrs.evolve(found, baselines=result.baselines, seconds=_rounded(result.seconds))
     (learned,) = result.strategies
@@ -60,8 +60,8 @@ def commit() -> str | None:
         return None
 
 
-def _experts(folder: Path) -> tuple[str, ...]:
-    paths = sorted(folder.glob("expert-*.json"), key=lambda path: natural(path.stem))
+def _experts(folder: Path | None) -> tuple[str, ...]:
+    paths = [] if folder is None else sorted(folder.glob("expert-*.json"), key=lambda path: natural(path.stem))
     try:
         return tuple((read_card(path).sha256 or "")[:DIGITS] for path in paths)
     except ExmlError:  # another process is writing them

@@ -16,7 +16,7 @@ from exml.core.errors import CheckpointError, DataError
 from exml.core.samples import Samples
 from exml.learning.checkpoint import CheckpointFolder
 from exml.runs import save_figure
-from exml.runs._canvas import COLOURS, MARKERS, fitted, new_figure
+from exml.runs.canvas import COLOURS, MARKERS, fitted, new_figure
 from reproduction.cell import Cell, read_cells
 from reproduction.layout import PAPER_LAYOUT, Layout
 from reproduction.plan import IN_FIGURE_2, ReproductionPlan

@@ -15,7 +15,7 @@ from exml.core.errors import DataError, SettingError, UnknownNameError
 from exml.core.serialization import to_plain
 from exml.learning.strategy import Strategy
 from exml.recipes import at_budget
-from exml.runs import stream_folder
+from exml.runs import ScenarioExperts, stream_folder
 from exml.runs.jobs import one_line
 from exml.runs.sweep import Plan, PlannedRun, Status, Sweep, Task, import_all, task_of
 from reproduction.cell import Cell, in_full, read_cell
@@ -91,9 +91,9 @@ class ReproductionPlan:
         for planned in self.cells:
             run, cell = planned.run, planned.cell
             if run.status != "done":
-                folder = str(experts / stream_folder(run.scenario, run.seed))
-                task = attrs.evolve(task_of(run, sweep, out), experts=folder, baselines=cell.is_baselines)
-                found[run.name] = cell, task
+                folder = experts / stream_folder(run.scenario, run.seed)
+                source = ScenarioExperts(run.scenario, folder=folder, baselines=cell.is_baselines)
+                found[run.name] = cell, attrs.evolve(task_of(run, sweep, out), source=source)
         return found
 
 

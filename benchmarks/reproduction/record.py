@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 
 from exml.core.files import write_json
-from exml.runs._record import read_versioned
+from exml.runs.record import read_versioned
 from reproduction.plan import ReproductionPlan
 
 FILE = "reproduction.json"

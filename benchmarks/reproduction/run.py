@@ -11,7 +11,7 @@ from exml.core.errors import CheckpointError
 from exml.core.files import write_json, write_text
 from exml.learning.events import Event, Observer, WaitingForProcess
 from exml.runs import Executor, Failure, LocalProcesses
-from exml.runs._lock import lock, require_free
+from exml.runs.folder_lock import lock, require_free
 from exml.runs.sweep import Task, carry_out
 from reproduction.cell import Cell, cell_files, read_cell, read_cells
 from reproduction.layout import PAPER_LAYOUT, Layout

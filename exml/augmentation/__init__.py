@@ -1,6 +1,7 @@
-"""Augmentation (Sec. 4.1): random, differentiable changes of images that keep their class."""
+"""Augmentation (Sec. 4.1): random, differentiable transformations of images that preserve their class."""
 
 from exml.augmentation.augmentation import Augmentation
 from exml.augmentation.chain import Chain
+from exml.augmentation.kornia import Kornia
 
-__all__ = ["Augmentation", "Chain"]
+__all__ = ["Augmentation", "Chain", "Kornia"]

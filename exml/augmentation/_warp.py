@@ -1,4 +1,4 @@
-"""Affine warps, each image by a matrix of its own, and the simpler ones that need no interpolation."""
+"""Affine warps, one matrix per image, and exact moves that need no interpolation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from exml.core.shapes import Images
 
 Padding: TypeAlias = Literal["border", "zeros", "reflection"]
-"""What lies beyond the border: the outermost pixels, zeros, or the image mirrored."""
+"""Beyond the border: the outermost pixels, zeros, or the image mirrored."""
 
 
 def inverse_affine(
@@ -21,13 +21,13 @@ def inverse_affine(
     mirror: Float[Tensor, " batch"],
     shift: Float[Tensor, "2 batch"],
 ) -> Float[Tensor, "batch 2 3"]:
-    """Where each pixel of the result comes from, in pixels from the centre of the image.
+    """The map from each pixel of the result to its source, in pixels from the center of the image.
 
-    The image is mirrored, scaled, turned and shifted, in this order; what is returned undoes that, from the last to the
-    first: ``A = M · R(-angle) / scale`` and ``-A · shift`` beside it.
+    The image is mirrored, scaled, rotated and shifted, in this order. The map undoes these steps from the last to the
+    first: ``[A | -A · shift]`` with ``A = M · R(-angle) / scale``.
 
     Args:
-        angle: radians, counter-clockwise as one sees it.
+        angle: radians, counter-clockwise as displayed.
         scale: > 1 enlarges.
         mirror: -1 swaps left and right, 1 does not.
         shift: pixels to the right and down.
@@ -40,10 +40,10 @@ def inverse_affine(
 
 
 def warp(images: Images, matrices: Float[Tensor, "batch 2 3"], padding: Padding) -> Images:
-    """Read each pixel p of the result at ``matrix · (p, 1)`` of the image, bilinearly; p in pixels from the centre.
+    """Sample each pixel p of the result at ``matrix · (p, 1)`` of the image, bilinearly; p in pixels from the center.
 
-    Differentiable in the images. The grid is written out, because ``affine_grid`` is a matrix product, and those round
-    to ten bits where a program allows TF32: a shift by whole pixels would blur.
+    Differentiable with respect to the images. The grid does not come from ``affine_grid``, which is a matrix product:
+    with TF32 it rounds to ten bits, and a shift by whole pixels would blur.
     """
     precise = torch.promote_types(images.dtype, torch.float32)
     height, width = images.shape[-2:]
@@ -53,7 +53,7 @@ def warp(images: Images, matrices: Float[Tensor, "batch 2 3"], padding: Padding)
     scaled = torch.stack((right * (2 / width), down * (2 / height)), 2)  # batch, factors of (x, y, 1), (right, down)
     across, along, shift = scaled[:, :, None].unbind(1)
     grid = (along * y)[:, :, None] + (across * x + shift)[:, None]  # the one sum that is as large as the images
-    # Read channels last, a CPU takes half as long again, the copy included.
+    # With channels last, a CPU takes 1.5 times as long, including the copy.
     source = images.to(precise, memory_format=torch.contiguous_format)
     warped = functional.grid_sample(source, grid, padding_mode=padding, align_corners=False)
     return warped.to(images.dtype)
@@ -62,16 +62,16 @@ def warp(images: Images, matrices: Float[Tensor, "batch 2 3"], padding: Padding)
 def move(
     images: Images, mirrored: Bool[Tensor, " batch"] | None, shift: Int[Tensor, "2 batch"], padding: Padding
 ) -> Images:
-    """Mirror, then shift by whole pixels to the right and down: each pixel of the result is one of the image, exactly.
+    """Mirror, then shift by whole pixels to the right and down; each pixel of the result is a pixel of the image.
 
-    What :func:`warp` would do, without interpolation: several times faster, and with a gradient that copies too.
+    Equals :func:`warp` without interpolation, but is several times faster, forward and backward.
     """
     batch, channels, height, width = images.shape
     x = torch.arange(width, device=images.device) - shift[0, :, None]
     y = torch.arange(height, device=images.device) - shift[1, :, None]
     if mirrored is not None:
         x = torch.where(mirrored[:, None], width - 1 - x, x)
-    places = _held(y, height, padding)[:, :, None] * width + _held(x, width, padding)[:, None]
+    places = _inside(y, height, padding)[:, :, None] * width + _inside(x, width, padding)[:, None]
     everywhere = places.view(batch, 1, -1).expand(-1, channels, -1)
     moved = images.flatten(2).gather(2, everywhere).view(images.shape)
     if padding != "zeros":
@@ -80,8 +80,8 @@ def move(
     return torch.where(inside, moved, 0)
 
 
-def _held(places: Int[Tensor, "batch length"], length: int, padding: Padding) -> Int[Tensor, "batch length"]:
-    """Where to read for places beyond the border."""
+def _inside(places: Int[Tensor, "batch length"], length: int, padding: Padding) -> Int[Tensor, "batch length"]:
+    """The places to read instead of places beyond the border."""
     if padding == "reflection":
         folded = places % (2 * length)
         return torch.minimum(folded, 2 * length - 1 - folded)

@@ -1,4 +1,4 @@
-"""Small random changes that keep the class of an image."""
+"""Small random transformations that preserve the class of an image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from exml.core.validators import in_range, one_of
 def _values(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not value or not all(isinstance(number, int | float) and math.isfinite(number) for number in value):
         raise SettingError(
-            expected=f"one finite number, or one a channel, for {type(instance).__name__}.{attribute.name}",
+            expected=f"one finite number, or one per channel, for {type(instance).__name__}.{attribute.name}",
             got=repr(value),
             remedy="write it as (0.0,)",
         )
@@ -31,26 +31,24 @@ def _values(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 @component
 @attrs.frozen
 class Augmentation:
-    """Shift, turn, mirror, scale and recolour every image by random parameters of its own (Sec. 4.1, "Augmentations").
+    """Shift, rotate, mirror, scale and recolor every image by its own random parameters (Sec. 4.1, "Augmentations").
 
-    The geometry of an image is one affine warp, interpolated once; shifts and mirror images alone are exact copies of
-    pixels. What is not asked for is not computed.
-    Differentiable in the images; nothing is cut to [0, 1]. The same generator state gives the same parameters (on each
-    kind of device its own).
+    The geometry of an image is one affine warp, interpolated once; shifts and mirror images alone copy pixels exactly.
+    Differentiable with respect to the images; nothing is clamped to [0, 1]. On one kind of device, the same generator
+    state gives the same parameters.
 
     Args:
-        shift: whole pixels, up to so many to each side, right and left, down and up independently; >= 0.
-        rotation: degrees, up to so many to either side; 0 to 180.
+        shift: the largest shift in whole pixels, horizontally and vertically independent; >= 0.
+        rotation: the largest rotation in degrees, to either side; 0 to 180.
         flip: probability of a mirror image (left and right swapped); 0 to 1.
-        scale: relative, sizes from ``1 - scale`` to ``1 + scale``; 0 to 0.9.
-        brightness: factors from ``1 - brightness`` to ``1 + brightness``, as for the next two; 0 to 1.
-        contrast: distance from the image's mean grey; 0 to 1.
-        saturation: distance from grey of each pixel, for images with 3 channels; 0 to 1.
-        padding: what comes in from beyond the border: the outermost pixels, zeros, or the image mirrored.
-        fill: with ``padding="zeros"``, what to take for zero: one value, or one a channel. In distillation 0 is black;
-            in the expert's normalised units, where generation is at home, 0 is the mean colour of its images.
-        parameters: whether every ``"image"`` has its own, or all images of a ``"batch"`` the same, as in the
-            generation of the paper's code.
+        scale: relative sizes range from ``1 - scale`` to ``1 + scale``; 0 to 0.9.
+        brightness: factors range from ``1 - brightness`` to ``1 + brightness``, as for the next two; 0 to 1.
+        contrast: distance from the image's mean gray; 0 to 1.
+        saturation: distance of each pixel from gray, for images with 3 channels; 0 to 1.
+        padding: beyond the border, the outermost pixels, zeros, or the image mirrored.
+        fill: with ``padding="zeros"``, the value of the padding: one, or one per channel. In distillation 0 is black;
+            in generation, in the expert's normalized units, 0 is the mean color of its images.
+        parameters: one set for each ``"image"``, or for the whole ``"batch"`` as in the generation of the paper's code.
 
     >>> images = torch.rand(4, 1, 8, 8)
     >>> shifted = Augmentation(shift=2)(images, torch.Generator().manual_seed(0))
@@ -75,33 +73,33 @@ class Augmentation:
 
     @classmethod
     def mnist(cls) -> Augmentation:
-        """Displacements only, for digits of 28 to 32 pixels; mirrored or turned, some would be others."""
+        """Shifts only, for digits of 28 to 32 pixels; a rotated or mirrored digit may look like another."""
         return cls(shift=4)
 
     @classmethod
     def cifar10(cls) -> Augmentation:
-        """Small displacements, rotations, mirror images and sizes, for 32 pixels."""
+        """Small shifts, rotations, mirror images and changes of size, for 32 pixels."""
         return cls(shift=2, rotation=15.0, flip=0.5, scale=0.1)
 
     @classmethod
     def core50(cls) -> Augmentation:
-        """Small displacements, rotations and mirror images, for 128 pixels."""
+        """Small shifts, rotations and mirror images, for 128 pixels."""
         return cls(shift=4, rotation=15.0, flip=0.5)
 
     def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
-        """Change every image by its own parameters; ``generator`` is on the device of the images."""
+        """Transform every image by its own parameters; ``generator`` is on the device of the images."""
         return self.apply(images, self.draw(len(images), generator))
 
     def draw(self, count: int, generator: torch.Generator, /) -> Float[Tensor, "8 count"]:
-        """Draws for :meth:`apply` of so many images, on the device of the generator."""
-        # Always as many: to switch one change off leaves the others as they are.
+        """Draws for :meth:`apply` to ``count`` images, on the device of the generator."""
+        # Always 8 rows, so that switching one change off leaves the draws of the others as they are.
         different = count if self.parameters == "image" else 1
         return torch.rand(8, different, generator=generator, device=generator.device).expand(8, count)
 
     def apply(self, images: Images, draws: Float[Tensor, "8 batch"], /) -> Images:
-        """Change every image by parameters made of its column of ``draws``, in [0, 1): a function of tensors alone.
+        """Transform every image by its column of ``draws``, in [0, 1).
 
-        For ``torch.compile``, which takes no generators.
+        This is a function of tensors alone, for ``torch.compile``, which accepts no generators.
 
         >>> images = torch.rand(4, 1, 8, 8)
         >>> shifts = Augmentation(shift=2)

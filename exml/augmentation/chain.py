@@ -1,8 +1,6 @@
-"""Several augmentations are one."""
+"""A sequence of augmentations."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import attrs
 import torch
@@ -12,25 +10,21 @@ from exml.core.shapes import Images
 from exml.protocols import Augmentation
 
 
-def _tuple(augmentations: Iterable[Augmentation]) -> tuple[Augmentation, ...]:
-    return tuple(augmentations)
-
-
 @component(kind="chain-of-augmentations")
 @attrs.frozen
 class Chain:
-    """Augmentations one after the other, itself an augmentation; of none it changes nothing.
+    """Augmentations applied one after the other; an empty chain changes nothing.
 
     Args:
         augmentations: the first is applied first.
 
-    >>> from exml.priors import Augmentation
+    >>> from exml.augmentation import Augmentation
     >>> chain = Chain((Augmentation(shift=2), Augmentation(brightness=0.2)))
     >>> chain(torch.rand(4, 3, 8, 8), torch.Generator().manual_seed(0)).shape
     torch.Size([4, 3, 8, 8])
     """
 
-    augmentations: tuple[Augmentation, ...] = attrs.field(converter=_tuple)
+    augmentations: tuple[Augmentation, ...] = attrs.field(converter=tuple)
 
     def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
         """Apply them all, drawing from one generator."""

@@ -1,4 +1,4 @@
-"""The commands together, and what becomes of errors."""
+"""The commands, and how errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -8,52 +8,55 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter
 
-from exml.cli.experts import experts
-from exml.cli.lists import list_scenarios, list_strategies
-from exml.cli.run import run
-from exml.cli.sweep import sweep
 from exml.core.errors import ExmlError, RankError
+
+COMMANDS = {
+    "run": ("exml.cli.run:run", "Learn from the experts of a scenario, or from a folder of experts."),
+    "sweep": ("exml.cli.sweep:sweep", "Run a grid of scenarios, strategies, values of their fields, and seeds."),
+    "experts": ("exml.cli.experts:experts", "Train the experts of scenarios, and evaluate them."),
+    "strategies": ("exml.cli.lists:list_strategies", "List the strategies that have a name."),
+    "scenarios": ("exml.cli.lists:list_scenarios", "List the scenarios."),
+}
 
 app = App(
     name="exml",
     help="Learn one model from a stream of other people's trained models, without their data.",
     version=version("exml"),
+    version_format="plaintext",  # Markdown would take a tenth of a second to import
+    help_format="plaintext",
     default_parameter=Parameter(negative=()),
 )
-app.command(run)
-app.command(sweep)
-app.command(experts)
-app.command(list_strategies, name="strategies")
-app.command(list_scenarios, name="scenarios")
+for name, (place, summary) in COMMANDS.items():
+    app.command(place, name=name, help=summary)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        arguments: without the name of the program; those of this process by default.
+        arguments: without the name of the program; by default those of this process.
 
     Returns:
-        int: The exit code: 0; 2 after a mistake in the input, with one message on stderr; 1 when another process of
-            the run has failed, or a run of a sweep, or an expert of a zoo is damaged; 130 after Ctrl-C.
+        int: The exit code. 0: success. 1: another process of the run failed, a run of a sweep failed, or an expert of a
+            zoo is damaged. 2: a mistake in the input, with one message on stderr. 130: interrupted by Ctrl-C.
     """
     return run_app(app, arguments)
 
 
 def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
-    """Run a command line of some app as :func:`main` does."""
+    """Run a command line of an app; see :func:`main`."""
     try:
         command, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
         code = command(*bound.args, **bound.kwargs)
     except RankError as error:
-        return 1 if error.reported else _say(f"error: {error}", 1)
+        return 1 if error.reported else _fail(f"error: {error}", 1)
     except (CycloptsError, ExmlError) as error:
-        return _say(f"error: {error}", 2)
+        return _fail(f"error: {error}", 2)
     except KeyboardInterrupt as interrupt:
-        return _say(f"interrupted{interrupt}", 130)
+        return _fail(f"interrupted{interrupt}", 130)
     return code or 0
 
 
-def _say(message: str, code: int) -> int:
+def _fail(message: str, code: int) -> int:
     sys.stderr.write(f"exml: {message}\n")
     return code

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli._arguments import Flag, Whole
+from exml.cli.arguments import Flag, Whole
 from exml.engine import keep_freed_memory
 
 experts = App(name="experts", help="Train the experts of scenarios and evaluate them.")

@@ -1,4 +1,4 @@
-"""exml strategies, exml scenarios: what has a name."""
+"""exml strategies and exml scenarios: the names that other commands take."""
 
 from __future__ import annotations
 

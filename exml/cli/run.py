@@ -1,20 +1,108 @@
-"""exml run: a scenario and whoever learns from its experts, or a folder of other people's experts."""
+"""exml run: learn from the experts of a scenario, or from a folder of experts."""
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal
 
+import attrs
 from cyclopts import Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli._arguments import Flag, Whole, again, strategies_of
-from exml.cli._stream import StreamArguments
+from exml.cli.arguments import Flag, Whole, again, strategies_of, student_of
+from exml.core.errors import SettingError
 from exml.core.execution import Execution
 from exml.distributed import TIMEOUT, join
 from exml.engine import keep_freed_memory
-from exml.runs import ProgressDisplay, result_table
+from exml.learning.events import Event, ExpertRefused
+from exml.recipes import RECIPES, recipe
+from exml.runs import FolderExperts, ProgressDisplay, Result, RunSettings, ScenarioExperts, result_table
+from exml.runs.run import Choice
+from exml.runs.table import forecast_lines
+from exml.scenarios import ScenarioSource
+
+
+@Parameter(name="*")
+@attrs.frozen
+class SourceOptions:
+    """Where the experts come from.
+
+    Args:
+        stream: Folder of experts (NAME.json and NAME.safetensors each), instead of a scenario.
+        follow: Keep learning from experts that arrive in the folder of --stream, until Ctrl-C or SIGTERM.
+        student: With --stream: NAME, NAME:setting=value,... or a YAML file; by default the first expert's architecture.
+        classes: With --stream: number of outputs of the student, to leave room for classes of later experts.
+        split: Images that accuracies are measured on; 'validation' reads no test image.
+    """
+
+    stream: Path | None = None
+    follow: Flag = False
+    student: str | None = None
+    classes: Whole | None = None
+    split: Literal["test", "validation"] = "test"
+
+    def source(self, scenario: str | None) -> ScenarioExperts | FolderExperts:
+        """The source that these options and a scenario name.
+
+        Raises:
+            SettingError: options that contradict each other.
+        """
+        lists = "'exml scenarios' lists the scenarios; --stream names a folder of experts"
+        of_a_folder = self.follow or self.student is not None or self.classes is not None
+        if scenario is not None and self.stream is None and not of_a_folder:
+            return ScenarioExperts(scenario, self.split)
+        problem: tuple[str, str, str] | None = None
+        if self.stream is None and scenario is None:
+            problem = "a SCENARIO or --stream FOLDER", "neither", lists
+        elif self.stream is None:
+            problem = "--stream with --follow, --student or --classes", f"the scenario {scenario!r}", lists
+        elif scenario is not None:
+            problem = "a SCENARIO or --stream FOLDER", "both", "leave one of them out"
+        elif self.split != "test":
+            problem = "no --split with --stream, where there is no test data", self.split, "leave it out"
+        if problem is not None or self.stream is None:
+            expected, got, remedy = problem or ("", "", "")
+            raise SettingError(expected=expected, got=got, remedy=remedy)
+        student = None if self.student is None else student_of(self.student)
+        return FolderExperts(self.stream, self.follow, student=student, classes=self.classes)
+
+
+@Parameter(name="*")
+@attrs.frozen
+class WorkOptions:
+    """How the work is done.
+
+    Args:
+        seed: Of the scenario, the experts and the students.
+        device: As torch names it: 'cpu', 'cuda', 'cuda:1'; 'auto' is an accelerator if there is one.
+        compile: 'capture' makes each step of the hot loops one CUDA graph, 'always' compiles the networks as well;
+            'auto' tries both where enough work is ahead, and keeps what is fastest.
+        precision: Of the networks; 'bfloat16' needs hardware support: most GPUs, CPUs with AVX-512 BF16 or AMX.
+        checkpoint_every: Steps of generation or distillation between two checkpoints.
+        rank_timeout: Under torchrun, seconds after which a process that does not respond ends the run.
+    """
+
+    seed: Whole = 0
+    device: str = "cpu"
+    compile: Literal["never", "capture", "always", "auto"] = "never"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: Whole = 1_000
+    rank_timeout: float = TIMEOUT
+
+    def settings(self) -> RunSettings:
+        """The settings of the run."""
+        return RunSettings(self.seed, self.device, Execution(self.compile, self.precision), self.checkpoint_every)
+
+
+SOURCE, WORK = SourceOptions(), WorkOptions()
 
 
 def run(
@@ -22,87 +110,108 @@ def run(
     /,
     *,
     out: Path,
-    stream: Path | None = None,
-    follow: Flag = False,
-    student: str | None = None,
-    classes: Whole | None = None,
     strategy: str = "exml",
-    seed: Whole = 0,
-    split: Literal["test", "validation"] = "test",
-    device: str = "cpu",
-    compile: Literal["never", "capture", "always", "auto"] = "never",
-    precision: Literal["float32", "bfloat16"] = "float32",
-    checkpoint_every: Whole = 1_000,
+    source: SourceOptions = SOURCE,
+    work: WorkOptions = WORK,
     resume: Flag = False,
+    dry_run: Flag = False,
     quiet: Flag = False,
-    rank_timeout: float = TIMEOUT,
 ) -> None:
-    """Train a scenario's experts, learn one student from them without their data, and compare it with the baselines.
+    """Learn one student per strategy from a scenario's experts, without their data, and compare it with baselines.
 
     Writes into the folder: result.json, accuracy.png, the experts, and for each strategy student.safetensors with its
-    card, samples.png and the checkpoints. A run that was killed at any moment goes on with --resume.
-    With --stream, one student learns from a folder of other people's experts (NAME.json and NAME.safetensors each).
-    There is no test data then; stream.jsonl says what was learned in which order.
+    card, stream.jsonl, samples.png and checkpoints. A run that was killed at any moment continues with --resume.
+    With --stream, the student learns from a folder of other people's experts (NAME.json and NAME.safetensors each);
+    there is no test data then.
     On several processors or machines: torchrun --nproc-per-node N -m exml run ...
 
     Args:
         scenario: One of those that 'exml scenarios' lists.
-        out: Folder for everything that comes out; new or empty, unless the run is resumed.
-        stream: Folder of other people's experts, instead of a scenario; one strategy.
-        follow: Go on learning from experts as they arrive in the folder of --stream, until Ctrl-C or SIGTERM.
-        student: With --stream: NAME, NAME:setting=value,... or a YAML file; the first expert's architecture by default.
-        classes: With --stream: outputs of the student, where later experts bring more classes.
+        out: Folder for all output; new or empty, unless the run is resumed.
         strategy: One of those that 'exml strategies' lists, a YAML or JSON file, or several of either, separated by
             commas; all learn from the same experts.
-        seed: Of the scenario, the experts and the students.
-        split: What the accuracies are measured on; with 'validation' no test image is looked at.
-        device: Where to work, as torch names it: 'cpu', 'cuda', 'cuda:1'; 'auto' is an accelerator if there is one.
-        compile: 'capture' makes each step of the hot loops one CUDA graph, 'always' compiles the networks as well;
-            'auto' tries where enough work is ahead, and keeps what is fastest.
-        precision: Of the networks; 'bfloat16' is for devices that have it: most GPUs, CPUs with AVX-512 BF16 or AMX.
-        checkpoint_every: Steps of generation or distillation between two checkpoints.
-        resume: Go on with the run in the folder.
+        resume: Continue the run in the folder.
+        dry_run: Print how long the run will take, and stop.
         quiet: Print nothing but errors.
-        rank_timeout: Under torchrun, seconds after which a process that does not answer ends the run.
     """
-    execution = Execution(compile, precision)
-    if scenario is None or stream is not None or follow or student is not None or classes is not None:
-        asked = StreamArguments(stream, follow, student, classes, strategy, None if split == "test" else split)
-        asked.run(
-            scenario,
-            out,
-            seed,
-            device,
-            execution,
-            checkpoint_every,
-            resume=resume,
-            quiet=quiet,
-            rank_timeout=rank_timeout,
-        )
-        return
-    strategies = strategies_of(strategy, scenario, seed)
+    experts, settings = source.source(scenario), work.settings()
+    strategies: dict[str, Choice] = {**strategies_of(strategy, partial(_named, scenario, work.seed))}
     keep_freed_memory()
     try:
-        with (
-            join(timeout=rank_timeout) as ranks,
-            ProgressDisplay(Console(stderr=True, quiet=quiet or not ranks.leader)) as display,
-        ):
-            result = runs.run(
-                scenario,
-                strategies,
-                out,
-                seed=seed,
-                split=split,
-                device=device,
-                execution=execution,
-                checkpoint_every=checkpoint_every,
-                resume=resume,
-                observers=[display],
-                ranks=ranks,
-            )
+        with join(timeout=work.rank_timeout) as ranks, stopping() as stop:
             quiet = quiet or not ranks.leader
+            console = Console(quiet=quiet, highlight=False)
+            if dry_run or not (quiet or resume or source.follow or not ranks.alone):
+                settings = attrs.evolve(settings, forecasts=runs.forecasts(experts, strategies, settings))
+                for name, expected in settings.forecasts.items():
+                    console.print(f"Forecast for {name}: {expected}.", markup=False, soft_wrap=True)
+            if dry_run:
+                return
+            with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
+                result = runs.run(
+                    experts,
+                    strategies,
+                    out,
+                    settings=settings,
+                    resume=resume,
+                    stop=stop,
+                    observers=[_print_refused if quiet else display],
+                    ranks=ranks,
+                )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"; go on with: {again(resumed=resume)}") from None
-    console = Console(quiet=quiet, highlight=False)
-    console.print(result_table(result, console.width))
+        raise KeyboardInterrupt(f"; resume with: {again(resumed=resume)}") from None
+    command = again(resumed=resume)
+    if result.stopped and not source.follow:
+        raise KeyboardInterrupt(f"; resume with: {command}")
+    _print(console, result)
+    if result.stopped:
+        command = command if (out / "run.json").exists() else command.removesuffix(" --resume")
+        console.print(f"Stopped; resume with: {command}", markup=False, soft_wrap=True)
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
+
+
+def _print(console: Console, result: Result) -> None:
+    if result.scenario is not None:
+        console.print(result_table(result, console.width))
+        return
+    for row in result.strategies:
+        console.print(f"Learned from {row.experiences} expert(s); they know {len(row.classes or ())} class(es).")
+    for line in forecast_lines(result):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _named(scenario: str | None, seed: int, name: str) -> Choice:
+    """The recipe of this name for the experts of the source."""
+    if name not in RECIPES:
+        raise SettingError(
+            expected=f"one of {', '.join(RECIPES)}", got=repr(name), remedy="choose one, or give a YAML file"
+        )
+    real_data = None if scenario is None else ScenarioSource(scenario, seed)
+    return lambda profile, student: recipe(name, profile, real_data=real_data, student=student).build()
+
+
+@contextmanager
+def stopping() -> Generator[runs.Stop]:
+    """A stop that SIGINT and SIGTERM ask for within the block; the second signal interrupts at once."""
+    stop = runs.Stop()
+
+    def ask(_signal: int, _frame: FrameType | None, /) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.ask()
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
+        yield stop
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_refused(event: Event, /) -> None:
+    """For users who read errors only."""
+    if isinstance(event, ExpertRefused):
+        sys.stderr.write(f"exml: not learned from: {event.file}: {event.reason}\n")

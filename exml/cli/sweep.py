@@ -9,7 +9,7 @@ import attrs
 from cyclopts import Parameter
 from rich.console import Console
 
-from exml.cli._arguments import Flag, Whole, again
+from exml.cli.arguments import Flag, Whole, again
 from exml.core.errors import SettingError
 from exml.runs import Executor, LocalProcesses, ProgressDisplay, RayCluster, Resources
 from exml.runs import sweep as sweeps
@@ -79,7 +79,7 @@ def sweep(
     console = Console(quiet=quiet, highlight=False)
     if dry_run or not quiet:
         with errors.status("Timing a few steps of each strategy"):
-            known = sweeps.forecast(made, retry_failed=retry_failed)
+            known = sweeps.sweep_forecast(made, retry_failed=retry_failed)
         if dry_run:
             console.print(plan_table(made, known))
         console.print(plan_line(made, known, at_once), markup=False, soft_wrap=True)

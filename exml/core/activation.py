@@ -1,4 +1,4 @@
-"""What enters the batch-norm layers of an expert, recorded without computing anything."""
+"""The inputs of an expert's batch-norm layers, recorded without extra computation."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class Activation:
     """The input of one batch-norm layer in the last forward pass, with the statistics of the training data.
 
-    An engine that folds the layer into the convolution before it never computes that input. It records the layer's
-    output instead, and how to get back: ``input = recorded * scale + shift``, channel by channel.
+    An engine that folds the layer into the preceding convolution never computes that input. It records the layer's
+    output instead, and the way back: ``input = recorded * scale + shift``, channel by channel.
 
     Args:
         layer: the qualified name of the layer in its module.
         recorded: ``(batch, channels, ...)``, with its graph.
         running_mean: ``(channels,)``.
         running_var: ``(channels,)``.
-        scale: ``(channels,)``; None: ``recorded`` is the input itself.
+        scale: ``(channels,)``; None if ``recorded`` is the input itself.
         shift: ``(channels,)``; with ``scale``.
-        token: takes the gradient of :meth:`var_mean` to where the values were recorded; an engine may give one.
-        shard: which rows of a batch these are, where the others are on other ranks.
+        token: carries the gradient of :meth:`var_mean` to where the values were recorded; optional.
+        shard: the rows of the batch that these are, if the others are on other ranks.
     """
 
     layer: str
@@ -46,7 +46,7 @@ class Activation:
 
     @property
     def input(self) -> Tensor:
-        """``(batch, channels, ...)``, what entered the layer, with its graph; computed if it was not recorded."""
+        """``(batch, channels, ...)``, the input of the layer with its graph; computed if it was not recorded."""
         if self.scale is None or self.shift is None:
             return self.recorded
         axes = (-1, *(1,) * (self.recorded.ndim - 2))
@@ -55,7 +55,7 @@ class Activation:
     def var_mean(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
         """Biased variance and mean of each channel of the input, over the batch and all positions, in one pass.
 
-        The batch is the whole one, also where this rank holds a :attr:`shard` of it.
+        This is the whole batch, even if this rank holds only a :attr:`shard` of it.
 
         >>> values = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
         >>> [row.tolist() for row in Activation("bn", values, torch.zeros(2), torch.ones(2)).var_mean()]
@@ -65,13 +65,13 @@ class Activation:
 
 
 def statistics_of(activations: Sequence[Activation]) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
-    """:meth:`Activation.var_mean` of several layers, one after another; a handful of operations for all of them.
+    """:meth:`Activation.var_mean` of several layers, concatenated, in a handful of operations.
 
     Args:
         activations: of one forward pass, at least one.
 
     Returns:
-        tuple[Tensor, Tensor]: biased variances and means, ``(channels,)``, of all layers in a row.
+        tuple[Tensor, Tensor]: biased variances and means, ``(channels,)``, of all layers in order.
 
     >>> values = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
     >>> layer = Activation("bn", values, torch.zeros(2), torch.ones(2))
@@ -92,9 +92,9 @@ def statistics_of(activations: Sequence[Activation]) -> tuple[Float[Tensor, " ch
 
 @contextmanager
 def record_activations(module: nn.Module) -> Generator[list[Activation]]:
-    """Record the input of every BatchNorm1d/2d/3d layer with running statistics; each forward pass fills the list anew.
+    """Record the input of every BatchNorm1d/2d/3d layer with running statistics; each forward pass refills the list.
 
-    A layer that one pass calls twice is there twice. The hooks are gone after the block, also after an exception.
+    A layer that is called twice in a pass appears twice. The block removes its hooks, also after an exception.
 
     >>> net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
     >>> with record_activations(net) as activations:

@@ -1,7 +1,7 @@
-"""Every error that exml raises on purpose: what was expected, what was got, and the remedy.
+"""Every error that exml raises on purpose: what was expected, what was found, and the remedy.
 
-All of them derive from :class:`ExmlError`, so ``except exml.core.errors.ExmlError`` catches a mistake in the input and
-lets a bug through.
+All of them derive from :class:`ExmlError`, so ``except exml.core.errors.ExmlError`` catches mistakes in the input and
+no bugs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def nearest(name: str, names: Iterable[str], /) -> list[str]:
-    """Names, the one that looks most like ``name`` first.
+    """Names sorted by their similarity to ``name``, the most similar first.
 
     >>> nearest("gausian-noise", ["mixture", "model-inversion", "gaussian-noise"])
     ['gaussian-noise', 'model-inversion', 'mixture']
@@ -21,16 +21,16 @@ def nearest(name: str, names: Iterable[str], /) -> list[str]:
 
 
 class ExmlError(Exception):
-    """Bad input, found before it could do harm.
+    """Bad input, found before it does harm.
 
     Args:
         expected: what would have been right.
-        got: what was there instead.
-        remedy: what to do about it, as a sentence without its full stop.
+        got: what was found instead.
+        remedy: what to do about it, as a sentence without its period.
 
-    >>> raise ExmlError(expected="3 channels", got="1", remedy="repeat the grey channel")
+    >>> raise ExmlError(expected="3 channels", got="1", remedy="repeat the gray channel")
     Traceback (most recent call last):
-    exml.core.errors.ExmlError: expected 3 channels, got 1; remedy: repeat the grey channel
+    exml.core.errors.ExmlError: expected 3 channels, got 1; remedy: repeat the gray channel
     """
 
     def __init__(self, *, expected: str, got: str, remedy: str) -> None:
@@ -45,11 +45,11 @@ class ExmlError(Exception):
 
 
 class SettingError(ExmlError, ValueError):
-    """A component was made with a value outside its range."""
+    """A setting of a component is outside its range."""
 
 
 class StrategyError(ExmlError):
-    """A strategy cannot be built; :attr:`problems` lists everything that is missing or contradictory, at once.
+    """A strategy cannot be built; :attr:`problems` lists everything that is missing or contradictory.
 
     Args:
         problems: one sentence each, with its remedy.
@@ -58,18 +58,18 @@ class StrategyError(ExmlError):
     def __init__(self, problems: Sequence[str]) -> None:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         super().__init__(
-            expected="a complete strategy", got=f"{len(problems)} problem(s)", remedy=f"mend each:{listed}"
+            expected="a complete strategy", got=f"{len(problems)} problem(s)", remedy=f"fix each of them:{listed}"
         )
         self.problems = tuple(problems)
 
 
 class ConfigError(ExmlError, ValueError):
-    """A YAML or JSON strategy does not describe a strategy; :attr:`path` names the place.
+    """YAML, JSON or plain data do not describe a strategy; :attr:`path` names the place.
 
     Args:
-        path: keys from the root to the fault, e.g. ``generator.iterations``.
+        path: keys from the root to the fault, such as ``generator.iterations``.
         expected: what would have been right.
-        got: what was there instead.
+        got: what was found instead.
         remedy: what to do about it.
     """
 
@@ -79,17 +79,17 @@ class ConfigError(ExmlError, ValueError):
 
 
 class UnknownNameError(ExmlError, KeyError):
-    """A name (of a scenario, a strategy, a model, a kind of component) that nobody registered."""
+    """The name of a scenario, a strategy, a model or a kind of component that is not registered."""
 
     __str__ = Exception.__str__
 
 
 class ExpertError(ExmlError):
-    """An expert contradicts its card: classes, output units, image shape, or it cannot be loaded."""
+    """An expert contradicts its card (classes, output units, image shape), or cannot be loaded."""
 
 
 class StreamError(ExmlError):
-    """A stream has no experts, or is not the stream that a run was begun with."""
+    """A stream has no experts, or is not the stream that the run started with."""
 
 
 class ShapeError(ExmlError, ValueError):
@@ -101,11 +101,11 @@ class NonFiniteError(ExmlError, ArithmeticError):
 
 
 class BufferSizeError(ExmlError, ValueError):
-    """A buffer too small for its stream: a share of it would hold no image."""
+    """A buffer too small for its stream: the share of an experience would be no image."""
 
 
 class CheckpointError(ExmlError):
-    """A checkpoint that is absent, truncated, or of another run; the file itself is left as it is."""
+    """A checkpoint that is absent, truncated, or of another run; the file itself is left unchanged."""
 
 
 class BaselineError(ExmlError):
@@ -113,17 +113,17 @@ class BaselineError(ExmlError):
 
 
 class DataError(ExmlError):
-    """A dataset that is absent or not in the layout that was expected."""
+    """A dataset that is absent or not in the expected layout."""
 
 
 class RankError(ExmlError):
-    """Another rank of a distributed run has died, hangs, or has raised an error of its own.
+    """Another rank of a distributed run died, hangs, or raised an error.
 
     Args:
         expected: what would have been right.
-        got: what was there instead.
+        got: what was found instead.
         remedy: what to do about it.
-        reported: whether another rank has said so already, so that this one need not.
+        reported: whether another rank has reported it already.
     """
 
     def __init__(self, *, expected: str, got: str, remedy: str, reported: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""How the hot loops are executed: step by step, compiled, or captured; in float32 or bfloat16."""
+"""Execution of the hot loops: eager, compiled or captured; in float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from exml.core.validators import one_of
 
 @attrs.frozen
 class Execution:
-    """What may be traded for speed. It changes a result by rounding alone, but for ``bfloat16``.
+    """How to execute the steps of the hot loops. Only ``bfloat16`` changes a result by more than rounding.
 
     Args:
-        compile: ``"never"``: every operation is launched by itself. On a CPU the same seed then gives the same numbers,
-            bit for bit. ``"capture"``: on a CUDA device a whole step is captured as one CUDA graph and launched at
-            once; elsewhere as ``"never"``. ``"always"``: the networks go through ``torch.compile(fullgraph=True)``
-            as well, on any device. ``"auto"``: where enough work is ahead, each form makes
-            some of the steps, and the fastest makes the others. What cannot be compiled or captured is executed as by
-            ``"never"``, with one :class:`exml.engine.ExecutionWarning`.
+        compile: ``"never"`` launches every operation by itself. On a CPU the same seed then gives the same numbers, bit
+            for bit. ``"capture"`` captures a whole step as one CUDA graph on a CUDA device; elsewhere it is
+            ``"never"``. ``"always"`` also passes the networks through ``torch.compile(fullgraph=True)``, on any device.
+            ``"auto"`` times some steps in each form and makes the others in the fastest, if enough steps remain. A
+            step that cannot be compiled or captured runs as with ``"never"``, with one
+            :class:`exml.engine.ExecutionWarning`.
         precision: of the networks. With ``"bfloat16"`` they run under autocast, while batch-norm statistics, priors,
             losses, images and weights stay float32.
 
@@ -42,11 +42,11 @@ class Execution:
 
 
 class ExecutionWarning(UserWarning):
-    """A faster form of a step could not be had; the step is executed operation by operation.
+    """A faster form of a step is not available; the step runs operation by operation.
 
     Args:
-        form: what it should have been: ``"compiled"``, ``"captured as a CUDA graph"``.
-        reason: why it is not.
+        form: the form requested: ``"compiled"``, ``"captured as a CUDA graph"``.
+        reason: why it is not available.
     """
 
     def __init__(self, form: str, reason: str) -> None:
@@ -57,4 +57,4 @@ class ExecutionWarning(UserWarning):
 
 
 EAGER = Execution()
-"""Operation by operation in float32: the form that all others are compared with."""
+"""Operation by operation in float32, the form with which all others are compared."""

@@ -1,4 +1,4 @@
-"""One expert f_i^S of the stream (Sec. 2): somebody's trained classifier and what must be known to ask it."""
+"""One expert f_i^S of the stream (Sec. 2): a trained classifier and its metadata."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from exml.core.errors import ExpertError, NonFiniteError
 from exml.core.shapes import ClassMask, Images, Labels
 from exml.core.targets import TeacherLogits
 
+_DAMAGED = "leave this expert out of the stream, or get an undamaged copy"
+
 
 def _tuple(values: Any) -> tuple[Any, ...]:
     return tuple(values.tolist() if isinstance(values, Tensor) else values)
@@ -27,23 +29,23 @@ def _own_classes(expert: Expert) -> tuple[int, ...]:
 
 @attrs.frozen(eq=False, slots=False)
 class Expert:
-    """A trained classifier, the global ids of the classes it knows, and how its images are normalised.
+    """A trained classifier, the global ids of the classes it knows, and the normalization of its images.
 
-    Its head may have one unit for each of its own classes, or be of the full width with most units never trained:
-    ``outputs`` says which unit is which class.
+    Its head may have one unit for each of its own classes, or the full width with most units never trained;
+    ``outputs`` maps units to classes.
 
     Args:
-        module: takes normalised images ``(batch, *image_shape)``, gives logits ``(batch, len(outputs))``.
+        module: maps normalized images ``(batch, *image_shape)`` to logits ``(batch, len(outputs))``.
         classes: global ids of the classes it was trained on.
         image_shape: ``(channels, height, width)``.
-        outputs: the global class id of each output unit, None for a unit that names no class. Default: ``classes``.
-        mean: of each channel, in pixel units; one number serves all channels.
+        outputs: the global class id of each output unit, None for a unit without a class. Default: ``classes``.
+        mean: of each channel, in pixel units; one number stands for all channels.
         std: of each channel, in pixel units, > 0.
         task: the task label t_i, where the scenario has tasks.
         name: for reports.
 
     Raises:
-        ExpertError: when ids repeat, are negative, or ``classes`` has one without an output unit.
+        ExpertError: when ids repeat, are negative, or a class has no output unit.
 
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     >>> expert = Expert(head, classes=(3, 7), image_shape=(1, 8, 8))
@@ -85,7 +87,7 @@ class Expert:
 
     @property
     def device(self) -> torch.device:
-        """Where its first parameter is; the CPU for a module without any."""
+        """The device of its first parameter; the CPU for a module without parameters."""
         return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
 
     def to(self, device: torch.device | str) -> Expert:
@@ -101,11 +103,11 @@ class Expert:
         return images * self._channels(self.std, images) + self._channels(self.mean, images)
 
     def logits(self, pixels: Images) -> Float[Tensor, "batch units"]:
-        """One column an output unit, for images in pixel units."""
+        """One column per output unit, for images in pixel units."""
         return self.module(self.normalize(pixels))
 
     def teach(self, pixels: Images, classes: int) -> TeacherLogits:
-        """Its logits laid out over ``classes`` global class ids, for images in pixel units."""
+        """Its logits arranged by global class id, from 0 to ``classes`` - 1, for images in pixel units."""
         logits = self.logits(pixels)
         known = self._sent(("known", classes), logits, lambda: _mask(self.classes, classes))
         present = self._sent(("present", classes), logits, lambda: _mask(self._ids, classes))
@@ -121,7 +123,7 @@ class Expert:
         return self._sent("class_ids", best, lambda: self.class_ids)[best]
 
     def own_logits(self, logits: Float[Tensor, "batch units"]) -> Float[Tensor, "batch known"]:
-        """Of its output units, only those of its own classes, in the order of ``classes``."""
+        """The columns of its own classes, in the order of ``classes``."""
         if self.outputs == self.classes:
             return logits
         return logits[:, self._sent("own_units", logits, lambda: self.own_units)]
@@ -138,10 +140,10 @@ class Expert:
 
     @torch.no_grad()
     def check(self, classes: int | None = None) -> None:
-        """Ask it once, before any work: do its outputs match its card, and are they finite?
+        """Run one forward pass, to check that the outputs match the card and are finite.
 
         Args:
-            classes: how many the student has; every id must be below.
+            classes: the number of the student's classes; every id must be below it.
 
         Raises:
             ExpertError: wrong image shape, number of outputs, or a class id that the student does not have.
@@ -158,7 +160,7 @@ class Expert:
                 raise NonFiniteError(
                     expected=f"finite weights (expert {self.name!r})",
                     got=f"NaN or infinity in {name}",
-                    remedy="leave this expert out of the stream, or get a sound copy",
+                    remedy=_DAMAGED,
                 )
         training = self.module.training
         self.module.eval()
@@ -176,17 +178,17 @@ class Expert:
             raise ExpertError(
                 expected=f"logits (2, {len(self.outputs)}) as its card says (expert {self.name!r})",
                 got=str(tuple(logits.shape)),
-                remedy="correct outputs on its card: one class id (or None) an output unit",
+                remedy="correct outputs on its card: one class id (or None) per output unit",
             )
         if not bool(logits.isfinite().all()):
             raise NonFiniteError(
                 expected=f"finite logits (expert {self.name!r})",
                 got="NaN or infinity for a black image",
-                remedy="leave this expert out of the stream, or get a sound copy",
+                remedy=_DAMAGED,
             )
 
     def fingerprint(self) -> str:
-        """SHA-256 over its weights and class ids: the same expert has the same one on every machine."""
+        """SHA-256 of its weights and class ids, the same on every machine."""
         digest = hashlib.sha256(repr((self.classes, self.outputs, self.task)).encode())
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(name.encode())
@@ -202,10 +204,10 @@ class Expert:
         return {}
 
     def _sent(self, name: Hashable, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
-        """A constant on the device of a tensor, in its type if it is floating; sent there once, not at every call."""
+        """A constant on the device of a tensor, in its type if it is floating; copied once, not in every call."""
         key = name, like.device, like.dtype
         if key not in self._constants:
-            with torch.inference_mode(False):  # kept for later calls, which may need gradients
+            with torch.inference_mode(False):  # later calls may need gradients
                 constant = make()
                 self._constants[key] = constant.to(like.device, like.dtype if constant.is_floating_point() else None)
         return self._constants[key]

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whole, whatever happens while they are written."""
+"""Atomic writes: a file is always complete, either the old one or the new one."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from exml.core.errors import CheckpointError
 def write_atomically(path: Path, write: Callable[[Path], None], /) -> None:
     """Write a file under a temporary name in its own folder, flush it to the disk, then rename it into place.
 
-    A reader, and whoever comes after a kill or a power cut, sees the old file or the new one and nothing between. The
-    folder is made if need be.
+    After a kill or a power cut, a reader sees either the old file or the new one. Missing folders are created.
 
     Args:
-        path: where the file shall be.
-        write: writes the whole file to the path that it is given.
+        path: of the file.
+        write: writes the whole file to the path passed to it.
 
     Raises:
-        CheckpointError: when it cannot be written (full disk, no permission); the old file is as it was and the
-            temporary one is gone, also when ``write`` raises anything else.
+        CheckpointError: when it cannot be written (full disk, no permission). The old file is unchanged and the
+            temporary file is removed, also when ``write`` raises another error.
     """
-    # The process id keeps two processes that write the same name from mixing their bytes.
+    # With the process id, two processes can write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +45,6 @@ def write_atomically(path: Path, write: Callable[[Path], None], /) -> None:
             remedy="free some space or choose another folder; the file that was there is unchanged",
         ) from error
     finally:
-        # A failure here would hide the one above; a temporary that cannot be removed does no harm.
         if temporary.exists():
             temporary.unlink()
 
@@ -61,17 +59,17 @@ def write_text(path: Path, text: str, /) -> None:
 
 
 def write_json(path: Path, value: Any, /) -> None:
-    """Write a value as readable JSON, keys in their own order, with :func:`write_atomically`.
+    """Write a value as indented JSON, keys in their order, with :func:`write_atomically`.
 
     Raises:
-        ValueError: for NaN or infinity, which JSON does not have.
+        ValueError: for NaN or infinity, which JSON cannot represent.
         CheckpointError: when the file cannot be written.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], /, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors of any device as safetensors with :func:`write_atomically`; tied ones are written twice."""
+    """Write tensors from any device as safetensors with :func:`write_atomically`; tied ones are written twice."""
     ready: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():

@@ -1,9 +1,9 @@
 """Variance and mean of each channel, in one pass forward and one backward.
 
-``torch.var_mean`` over all dimensions but the channels takes eight times as long on a CPU where the channels lie
-innermost (``channels_last``), and its gradient is four operations over the whole activation. Here the gradient is
-``factor · x + offset`` for each channel, and a :func:`tap` adds it to the gradient that passes there anyway: at its
-place in the backward pass, so that no second gradient of every layer waits in memory.
+On a CPU, ``torch.var_mean`` over all dimensions except the channels takes eight times as long in ``channels_last``, and
+its gradient is four operations over the whole activation. Here the gradient is ``factor · x + offset`` for each
+channel, and a :func:`tap` adds it to the gradient that passes through that point of the backward pass. No second
+gradient of each layer stays in memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DEVICES, _PRECISE = ("cpu", "cuda"), (torch.float32, torch.float64)
 
 
 class _Tap(torch.autograd.Function):
-    """Values as they are, and a token (2, channels) whose gradient is factor and offset."""
+    """The values unchanged, and a token (2, channels) whose gradient is factor and offset."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -42,7 +42,7 @@ class _Tap(torch.autograd.Function):
 
 
 class _Moments(torch.autograd.Function):
-    """Variance and mean of values; their gradient goes to the token of the values' tap."""
+    """Variance and mean of values; their gradient goes to the token of the tap."""
 
     @staticmethod
     def forward(ctx: Any, token: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -66,7 +66,7 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     if values.device.type not in _DEVICES or values.dtype not in _PRECISE:
         precise = values.to(torch.promote_types(values.dtype, torch.float32))
         return torch.var_mean(precise, [0, *range(2, values.ndim)], correction=0)
-    # The first half of batch norm in training mode; without running statistics there is nothing to update.
+    # The first half of batch norm in training mode, without running statistics to update.
     rows = _rows(values)
     mean, var = torch.batch_norm_update_stats(values if rows is None else rows, None, None, 0.0)
     if rows is not None:
@@ -81,9 +81,9 @@ def add_line(values: Tensor, factor: Tensor, offset: Tensor, passing: Tensor) ->
 
     Args:
         values: ``(batch, channels, ...)``.
-        factor: ``(channels,)``, as is ``offset``.
-        offset: see ``factor``.
-        passing: as ``values``; not changed, since it may belong to another branch as well.
+        factor: ``(channels,)``.
+        offset: ``(channels,)``.
+        passing: same shape as ``values``; not modified, since another branch may hold it too.
     """
     rows, copies = _rows(values), _copies(values)
     if rows is None or (others := _rows(passing)) is None:
@@ -95,7 +95,7 @@ def add_line(values: Tensor, factor: Tensor, offset: Tensor, passing: Tensor) ->
 
 
 def _copies(values: Tensor) -> int:
-    """How many positions make one row of a few hundred values, which vector instructions like better than channels."""
+    """The number of positions in a row of a few hundred values, which vectorizes better than a row of channels."""
     positions, channels = values.numel() // values.shape[1], values.shape[1]
     copies = 1
     while copies * channels < _WIDTH and positions % (2 * copies) == 0:
@@ -104,7 +104,7 @@ def _copies(values: Tensor) -> int:
 
 
 def _rows(values: Tensor) -> Tensor | None:
-    """Values with their channels last as a matrix, some positions in a row; None for others, and on other devices."""
+    """Values in channels_last on a CPU as a matrix, some positions per row; None for other values."""
     last = values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
     if not last or values.device.type != "cpu" or not values.numel():
         return None
@@ -112,18 +112,18 @@ def _rows(values: Tensor) -> Tensor | None:
 
 
 def tap(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values ``(batch, channels, ...)`` as they are, and a token for :func:`var_mean` of them."""
+    """Values ``(batch, channels, ...)`` unchanged, and a token for their :func:`var_mean`."""
     return _Tap.apply(values)
 
 
 def var_mean(values: Tensor, token: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Biased variance and mean ``(channels,)`` of ``(batch, channels, ...)``, differentiable once.
 
-    Values of half precision are summed in float32, and so are their statistics.
+    For half precision, the sums and the statistics are float32.
 
     Args:
-        values: what came out of a :func:`tap`, or anything.
-        token: what came with them; without one, their gradient is a pass of its own.
+        values: from a :func:`tap`, or any others.
+        token: from the same tap; without one, the gradient takes a separate pass.
     """
     if token is None:
         values, token = tap(values)

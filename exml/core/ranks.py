@@ -1,4 +1,4 @@
-"""Ranks: the processes that learn one student together, and the few things that they tell each other."""
+"""Ranks: the processes that learn one student together, and the messages between them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class Ranks(ABC):
-    """One process's view of all of them. Every method is called by every rank, in the same order.
+    """One process's view of all ranks. Every rank calls the same methods in the same order.
 
     Attributes:
-        rank: this process, from 0.
-        size: how many there are.
+        rank: of this process, from 0.
+        size: the number of ranks.
     """
 
     rank: int
@@ -23,50 +23,50 @@ class Ranks(ABC):
 
     @property
     def leader(self) -> bool:
-        """Whether this is rank 0, the one that writes."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other."""
+        """Whether this is the only rank."""
         return self.size == 1
 
     @abstractmethod
     def gather(self, values: Tensor, /) -> Tensor:
-        """``(size, *shape)``, the values of all ranks, which have one shape; without gradients."""
+        """All-gather: ``(size, *shape)``, the values of all ranks, of one shape; without gradients."""
 
     @abstractmethod
     def add(self, values: Tensor, /) -> None:
-        """Replace the values, on every rank, by their sum over the ranks."""
+        """All-reduce: replace the values on every rank by their sum over the ranks."""
 
     @abstractmethod
     def share(self, values: Tensor, /) -> None:
-        """Replace the values, on every rank, by those of the leader."""
+        """Broadcast: replace the values on every rank by those of the leader."""
 
     @abstractmethod
     def wait(self) -> None:
-        """Until every rank is here, however long that takes; a rank that has died is noticed all the same."""
+        """Barrier: wait for every rank without a time limit; a dead rank still raises an error."""
 
     @abstractmethod
     def tell(self, text: str, /) -> str:
-        """The leader's text, on every rank; waits for the leader as :meth:`wait` does."""
+        """The leader's text on every rank; waits for the leader as :meth:`wait` does."""
 
-    def leader_says(self, answer: bool, /) -> bool:
-        """The leader's answer, on every rank; waits for the leader as :meth:`wait` does."""
-        return self.tell(str(answer)) == str(True)
+    def leader_says(self, value: bool, /) -> bool:
+        """The leader's value on every rank; waits for the leader as :meth:`wait` does."""
+        return self.tell(str(value)) == str(True)
 
     def shard(self, total: int, /) -> Shard:
-        """Rows of a batch for each rank: as many as can be alike, in order."""
+        """Split the rows of a batch over the ranks in order, as evenly as possible."""
         least, more = divmod(total, self.size)
         return Shard(self, tuple(least + (rank < more) for rank in range(self.size)))
 
     def shard_of(self, own: int, /) -> Shard:
-        """The shard of a batch of which this rank holds ``own`` rows; the ranks tell each other how many."""
+        """The shard of a batch of which this rank holds ``own`` rows; one all-gather collects the counts."""
         return Shard(self, tuple(self.gather(torch.tensor([own])).flatten().tolist()))
 
 
 class Alone(Ranks):
-    """One process, which has nobody to talk to.
+    """A single process.
 
     >>> Alone().shard(5).rows
     slice(0, 5, None)
@@ -79,13 +79,13 @@ class Alone(Ranks):
         return values.detach()[None]
 
     def add(self, values: Tensor, /) -> None:
-        """Nothing to add."""
+        """Do nothing."""
 
     def share(self, values: Tensor, /) -> None:
-        """Nobody to share with."""
+        """Do nothing."""
 
     def wait(self) -> None:
-        """Nobody to wait for."""
+        """Do nothing."""
 
     def tell(self, text: str, /) -> str:
         """The text."""
@@ -96,16 +96,16 @@ class Alone(Ranks):
 
 
 ALONE = Alone()
-"""What everything is given that runs in one process."""
+"""The ranks of a run in one process."""
 
 
 @attrs.frozen(eq=False, slots=False)
 class Shard:
-    """How the rows of a batch lie on the ranks, in order of the ranks.
+    """The distribution of a batch over the ranks, in their order.
 
     Args:
-        ranks: who holds them.
-        counts: how many each rank holds; 0 is allowed.
+        ranks: that hold the rows.
+        counts: the number of rows on each rank, from 0.
 
     >>> ALONE.shard(4).total
     4
@@ -116,25 +116,25 @@ class Shard:
 
     @property
     def own(self) -> int:
-        """How many this rank holds."""
+        """The number of rows on this rank."""
         return self.counts[self.ranks.rank]
 
     @cached_property
     def total(self) -> int:
-        """How many there are."""
+        """The number of rows in the batch."""
         return sum(self.counts)
 
     @cached_property
     def rows(self) -> slice:
-        """Which this rank holds."""
+        """The rows on this rank."""
         first = sum(self.counts[: self.ranks.rank])
         return slice(first, first + self.own)
 
     def collect(self, part: Tensor, /) -> Tensor:
-        """``(total, ...)``, the rows of all ranks, on every one of them; without gradients.
+        """``(total, ...)``, the rows of all ranks on every rank; without gradients.
 
         Args:
-            part: ``(own, ...)``, this rank's.
+            part: ``(own, ...)``, the rows of this rank.
         """
         if self.ranks.alone:
             return part.detach()
@@ -145,16 +145,16 @@ class Shard:
         return torch.cat([rows[:count] for rows, count in zip(whole, self.counts, strict=True)])
 
     def moments(self, var: Tensor, mean: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Biased variance and mean of the whole batch, of those of each rank's rows; one exchange.
+        """Biased variance and mean of the whole batch, from those of each rank's rows; one exchange.
 
-        Their gradient reaches this rank's rows only, ``total / own`` times as large. A loss that averages over a
-        rank's own rows is weighted by ``own`` wherever it is summed over ranks, and here that makes up for it: the sum
-        over ranks of ``own · loss`` has the value and the gradients of ``total · loss`` of the whole batch. Nothing is
-        exchanged in the backward pass.
+        The gradient reaches only the rows of this rank, scaled by ``total / own``. A loss that averages over a rank's
+        own rows is weighted by ``own`` when it is summed over ranks, which compensates: the sum over ranks of
+        ``own · loss`` has the value and the gradients of ``total · loss`` of the whole batch. The backward pass
+        exchanges nothing.
 
         Args:
-            var: ``(channels,)``, biased, of this rank's rows.
-            mean: ``(channels,)``; of a rank without rows neither is looked at.
+            var: ``(channels,)``, biased, of this rank's rows; not read on a rank without rows.
+            mean: ``(channels,)``, likewise.
 
         Returns:
             tuple[Tensor, Tensor]: variance and mean, ``(channels,)``.
@@ -172,7 +172,7 @@ class Shard:
         return (weights * (vars_ + (means - mean).square())).sum(0), mean
 
     def _weights(self, like: Tensor) -> Tensor:
-        """``(size, 1)``: the part of the batch that each rank holds."""
+        """``(size, 1)``: the fraction of the batch on each rank."""
         weights = self._sent.get(like.device)
         if weights is None:
             weights = torch.tensor(self.counts, dtype=torch.float64)[:, None] / self.total

@@ -56,18 +56,8 @@ def plays(part: object, role: str, /) -> bool:
 
 
 def noun_of(protocol: type[Any], /) -> str:
-    """The role of a protocol; the name of one that is no role, such as a source, in lower case."""
+    """The role of a protocol; the lower-case name of a protocol that is no role, such as a source."""
     return next((noun for noun, known in ROLES.items() if known is protocol), protocol.__name__.lower())
-
-
-def kinds_of(protocol: type[Any], /) -> tuple[str, ...]:
-    """The kinds of the registered components that fit a protocol, sorted.
-
-    >>> from exml.normalizers import CenterLogits
-    >>> "center-logits" in kinds_of(ROLES["normalizer"])
-    True
-    """
-    return tuple(sorted(kind for kind, cls in _KINDS.items() if _class_fits(cls, protocol)))
 
 
 def kind_of(cls: type[Any], /) -> str:
@@ -101,10 +91,10 @@ def class_of(kind: str, protocol: type[Any] | None = None, /) -> type[Any]:
     cls = _KINDS.get(kind)
     if cls is not None and (protocol is None or _class_fits(cls, protocol)):
         return cls
-    noun, fitting = ("component", _KINDS) if protocol is None else (noun_of(protocol), kinds_of(protocol))
-    families = [f"a {role}" for role, known in ROLES.items() if cls is not None and _class_fits(cls, known)]
+    kinds = [kind for kind, known in _KINDS.items() if protocol is None or _class_fits(known, protocol)]
+    families = [f"a {noun}" for noun, known in ROLES.items() if cls is not None and _class_fits(cls, known)]
     raise UnknownNameError(
-        expected=f"the kind of a {noun}, one of {', '.join(nearest(kind, fitting))}",
+        expected=f"a {noun_of(protocol) if protocol else 'component'}, one of {', '.join(nearest(kind, kinds))}",
         got=f"{kind!r}, {' and '.join(families)}" if families else repr(kind),
         remedy="check the spelling, or import the module that defines it before reading the strategy",
     )

@@ -1,8 +1,8 @@
-"""Randomness as a function of where we are, not of what ran before.
+"""Randomness as a function of the place in a run, not of what ran before.
 
-Every random draw of a run is made from a seed derived from the run's seed and a path such as
-``("distillation", experience, iteration)``. A resumed run therefore needs no saved generator state to go on with the
-same numbers, and a part of a run can be repeated alone.
+Every random draw of a run comes from a seed derived from the run's seed and a path such as
+``("distillation", experience, iteration)``. A resumed run therefore draws the same numbers without a saved generator
+state, and a part of a run can be repeated by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def make_generator(device: torch.device | str, seed: int, *path: int | str) -> t
 
 @contextmanager
 def global_seed(seed: int, *path: int | str) -> PyGenerator[None]:
-    """Seed torch's global generators for the block (dropout, other people's components), then put them back."""
+    """Seed torch's global generators for the block (dropout, third-party components), then restore them."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, *path))

@@ -1,4 +1,4 @@
-"""Samples: the pairs ⟨x, y⟩ that generators make and buffers keep."""
+"""Samples: the pairs ⟨x, y⟩ that generators make and buffers keep, and their images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from exml.core.errors import ShapeError
 from exml.core.shapes import Images, Labels, State
 
 StoredImages: TypeAlias = Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]
-"""Images as somebody keeps them: floating, in pixel units, or uint8, where 255 is 1.0 in pixel units."""
+"""Images in storage: floating in pixel units, or uint8, where 255 is 1.0 in pixel units."""
 
 
 def to_pixels(images: StoredImages) -> Images:
-    """Floating images in pixel units of such as are kept as uint8; floating ones are given back as they are.
+    """Convert uint8 images to floating ones in pixel units; floating images are returned as they are.
 
     >>> to_pixels(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8))
     tensor([[[[0.0000, 0.2000, 1.0000]]]])
@@ -40,7 +40,7 @@ def inference_batch_size(image_shape: Sequence[int], /) -> int:
 
 
 def fitted(image: UInt8[Tensor, "channels height width"], size: int) -> UInt8[Tensor, "channels size size"]:
-    """The centre square of an image, resized to ``size`` pixels each way with antialiasing; as it is if that fits.
+    """The center square of an image, resized to ``size`` × ``size`` pixels with antialiasing if it has another size.
 
     >>> fitted(torch.full((1, 6, 8), 7, dtype=torch.uint8), 3).tolist()
     [[[7, 7, 7], [7, 7, 7], [7, 7, 7]]]
@@ -57,10 +57,10 @@ def fitted(image: UInt8[Tensor, "channels height width"], size: int) -> UInt8[Te
 
 @runtime_checkable
 class LabelledDataset(Protocol):
-    """What torchvision's datasets are like: a length, and an image with its class at each place."""
+    """A dataset as in torchvision: it has a length, and an image with its class at each index."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of images."""
         ...
 
     def __getitem__(self, index: int, /) -> tuple[Any, Any]:
@@ -70,20 +70,19 @@ class LabelledDataset(Protocol):
 
 @attrs.frozen(eq=False)
 class Samples:
-    """Images with their labels and where they came from; immutable.
+    """Images with their labels and origin; immutable.
 
-    What is generated is floating. The images of datasets are kept as uint8, also on a device, and whoever reads them
-    takes :meth:`pixels` of a mini-batch.
+    Generated images are floating. Those of datasets stay uint8, also on a device; :meth:`pixels` converts a mini-batch.
 
     Args:
         images: ``(n, channels, height, width)``, floating in pixel units, or uint8, where 255 is 1.0 in pixel units.
         labels: ``(n,)`` int64, global class ids.
-        tasks: ``(n,)`` int64, task labels; -1 where there is none.
-        experiences: ``(n,)`` int64, the experience (from 1) each came from; 0 where unknown.
+        tasks: ``(n,)`` int64, task labels; -1 without a task.
+        experiences: ``(n,)`` int64, the experience of each (from 1); 0 if unknown.
         targets: ``(n, k)``, optional soft targets: probabilities over the global class ids 0 to k - 1.
 
     Raises:
-        ShapeError: when lengths, dimensions or types do not fit.
+        ShapeError: when lengths, dimensions or types do not match.
 
     >>> samples = Samples.of(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), task=2)
     >>> len(samples), samples.tasks.tolist()
@@ -103,7 +102,7 @@ class Samples:
             raise ShapeError(
                 expected="floating or uint8 images (n, channels, height, width)",
                 got=f"{tuple(self.images.shape)} {self.images.dtype}",
-                remedy="add the missing dimension, or convert with images.to(torch.uint8) what is between 0 and 255",
+                remedy="add the missing dimension, or convert values from 0 to 255 with images.to(torch.uint8)",
             )
         rows = {"labels": self.labels, "tasks": self.tasks, "experiences": self.experiences}
         for name, row in rows.items():
@@ -111,13 +110,13 @@ class Samples:
                 raise ShapeError(
                     expected=f"{name} ({len(self.images)},) int64",
                     got=f"{tuple(row.shape)} {row.dtype}",
-                    remedy=f"give one of {name} an image",
+                    remedy=f"give one of {name} per image",
                 )
         if self.targets is not None and (self.targets.ndim != 2 or len(self.targets) != len(self.images)):
             raise ShapeError(
                 expected=f"targets ({len(self.images)}, classes)",
                 got=str(tuple(self.targets.shape)),
-                remedy="give one row of probabilities an image",
+                remedy="give one row of probabilities per image",
             )
 
     @classmethod
@@ -141,17 +140,17 @@ class Samples:
 
     @classmethod
     def from_dataset(cls, dataset: LabelledDataset, size: int | None = None) -> Samples:
-        """All images of a dataset as torchvision has them, with their class ids, as uint8.
+        """All images of a dataset as in torchvision, with their class ids, as uint8.
 
         Args:
-            dataset: gives pairs of an image and its class id at 0 to ``len(dataset) - 1``. An image is one of Pillow's,
+            dataset: pairs of an image and its class id at 0 to ``len(dataset) - 1``. An image comes from Pillow, or is
                 an array ``(height, width)`` or ``(height, width, channels)`` uint8, or a tensor ``(channels, height,
                 width)``, uint8 or floating in pixel units from 0 to 1.
-            size: height and width of what comes out: the centre square of each image, resized with antialiasing.
-                Without it the images are as they are, and have one shape.
+            size: height and width of the result: the center square of each image, resized with antialiasing. Without
+                it, all images must have one shape.
 
         Raises:
-            ShapeError: for no images, images of several shapes, or values that are not from 0 to 1.
+            ShapeError: for no images, images of several shapes, or values outside 0 to 1.
 
         >>> digits = [(torch.full((1, 4, 4), 0.2), 7), (torch.full((1, 4, 4), 1.0), 3)]
         >>> samples = Samples.from_dataset(digits)
@@ -177,24 +176,18 @@ class Samples:
 
     def __getitem__(self, index: Tensor | slice) -> Samples:
         """The samples at a mask, at indices or in a slice."""
-        if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
-            return self._map(lambda column: column.index_select(0, index))  # in half the time, for a mini-batch
-        return self._map(lambda column: column[index])
+        return self._map(lambda column: _rows(column, index))
 
     def pixels(self, index: Tensor | slice | None = None) -> Images:
         """The images at a mask, at indices or in a slice, floating and in pixel units; all of them without an index.
 
-        Floating images are not copied unless there is a mask or there are indices.
+        Floating images are copied only for a mask or indices.
 
         >>> images = torch.tensor([0, 255, 51], dtype=torch.uint8).view(3, 1, 1, 1)
         >>> Samples.of(images, torch.tensor([0, 1, 2])).pixels(slice(1, 3)).flatten()
         tensor([1.0000, 0.2000])
         """
-        if index is None:
-            return to_pixels(self.images)
-        if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
-            return to_pixels(self.images.index_select(0, index))
-        return to_pixels(self.images[index])
+        return to_pixels(self.images if index is None else _rows(self.images, index))
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.images.shape[1:]))
@@ -206,7 +199,7 @@ class Samples:
         return self._map(lambda tensor: tensor.to(device))
 
     def of_experience(self, experience: int) -> Samples:
-        """The same samples, marked as made in one experience."""
+        """The same samples, marked with one experience."""
         return attrs.evolve(self, experiences=torch.full_like(self.labels, experience))
 
     def state(self) -> State:
@@ -223,10 +216,10 @@ class Samples:
     def concat(parts: Sequence[Samples], /) -> Samples:
         """All parts in order; soft targets are padded with zeros to the widest, and dropped unless all parts have them.
 
-        Images are kept as uint8 if those of all parts are.
+        Images stay uint8 if those of all parts are.
 
         Raises:
-            ShapeError: without parts, or if their image shapes differ.
+            ShapeError: for no parts, or different image shapes.
         """
         shapes = {tuple(part.images.shape[1:]) for part in parts}
         if len(shapes) != 1:
@@ -251,6 +244,12 @@ class Samples:
         return Samples.from_state({name: change(tensor) for name, tensor in self.state().items()})
 
 
+def _rows(column: Tensor, index: Tensor | slice) -> Tensor:
+    if isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1:
+        return column.index_select(0, index)  # twice as fast for a mini-batch
+    return column[index]
+
+
 def _as_bytes(image: Any, index: int) -> Tensor:
     tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     if not isinstance(image, Tensor) and tensor.ndim in (2, 3):
@@ -261,6 +260,6 @@ def _as_bytes(image: Any, index: int) -> Tensor:
         raise ShapeError(
             expected="an image (channels, height, width) uint8, or floating from 0 to 1",
             got=f"{tuple(tensor.shape)} {tensor.dtype} at {index}",
-            remedy="give the dataset without a transform that normalises; the experts' mean and std do that",
+            remedy="use the dataset without a transform that normalizes; the experts' mean and std do that",
         )
     return tensor

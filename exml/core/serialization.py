@@ -1,8 +1,9 @@
-"""Components to plain data (dicts, lists, numbers, strings) and back, with every fault named by its path."""
+"""Conversion of components to plain data (dicts, lists, numbers, strings) and back; faults are named by their path."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -12,19 +13,55 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
-from exml.core.errors import ConfigError, ExmlError
+from exml.core.errors import ConfigError, ExmlError, SettingError
 from exml.core.registry import class_of, kind_of, noun_of
 
 T = TypeVar("T")
 Plain = Any
-"""What JSON can hold."""
+"""Data that JSON can represent."""
+
+
+class Settings(Mapping[str, Any]):
+    """Immutable settings by name, for components with a variable number of them; lists become tuples.
+
+    Raises:
+        SettingError: for a value that is no number, string or list, nor True, False or None.
+
+    >>> Settings({"degrees": [-10, 10]})
+    {'degrees': (-10, 10)}
+    """
+
+    def __init__(self, values: Mapping[str, Any], /) -> None:
+        self._values = {name: self._frozen(name, value) for name, value in values.items()}
+
+    def _frozen(self, name: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(self._frozen(name, item) for item in value)
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise SettingError(expected=f"numbers, strings or lists for {name}", got=repr(value), remedy="convert it")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 def to_plain(part: object) -> Plain:
     """A component as plain data, tagged with its ``kind``.
 
     Raises:
-        UnknownNameError: when the component, or one inside it, was not registered with ``@exml.component``.
+        UnknownNameError: when the component, or one inside it, is not registered with ``@exml.component``.
 
     >>> from exml.priors import L2Norm
     >>> to_plain(L2Norm(0.5))
@@ -37,9 +74,9 @@ def from_plain(plain: Plain, cls: type[T], path: str = "") -> T:
     """The inverse of :func:`to_plain`.
 
     Args:
-        plain: what a YAML or JSON parser gave.
+        plain: from a YAML or JSON parser.
         cls: the class, or the protocol of a component family.
-        path: where ``plain`` was found, for messages.
+        path: of ``plain``, for messages.
 
     Raises:
         ConfigError: naming the path of the first fault: an unknown key, a missing one, a wrong type, an unknown kind.
@@ -60,7 +97,7 @@ class _MisfitError(TypeError):
 
 
 def _first_fault(error: BaseException, path: str) -> ConfigError:
-    """Walk cattrs' groups of errors down to the first leaf, gathering the path on the way."""
+    """Descend cattrs' groups of errors to the first leaf, and collect the path on the way."""
     if isinstance(error, ForbiddenExtraKeysError):
         extra = min(error.extra_fields)
         allowed = ", ".join(field.name for field in attrs.fields(error.cl))
@@ -68,7 +105,7 @@ def _first_fault(error: BaseException, path: str) -> ConfigError:
             _join(path, extra), expected=f"one of the keys {allowed}", got=f"{extra!r}", remedy="remove or rename it"
         )
     if isinstance(error, ExceptionGroup):
-        faults = error.exceptions  # an unknown key explains a missing one, so it goes first
+        faults = error.exceptions  # an unknown key explains a missing one, so it comes first
         first = next((fault for fault in faults if isinstance(fault, ForbiddenExtraKeysError)), faults[0])
         for note in getattr(first, "__notes__", ()):
             if isinstance(note, IterableValidationNote):
@@ -90,7 +127,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _strict(cls: type[Any], *accepted: type[Any]) -> Callable[[Any, Any], Any]:
-    """Cattrs converts (``int("3")``, ``int(2.5)``); a strategy means what it says."""
+    """Accept only the types themselves, where cattrs would convert (``int("3")``, ``int(2.5)``)."""
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, accepted) or (isinstance(value, bool) and cls is not bool):
@@ -108,12 +145,12 @@ def _structure_protocol(value: Any, protocol: Any) -> Any:
 
 
 def _structure_union(value: Any, union: Any) -> Any:
-    """The first member that fits; literals before types."""
+    """The first member of the union that fits; literals come before types."""
     if value is None and NoneType in get_args(union):
         return None
     members = [member for member in get_args(union) if member is not NoneType]
     members.sort(key=lambda member: get_origin(member) is not Literal)
-    if isinstance(value, Mapping):  # only one member can be meant, and its fault is worth naming
+    if isinstance(value, Mapping):  # only one member can be meant, so name its fault
         members = [member for member in members if get_origin(member) is not Literal][:1]
     for member in members:
         try:
@@ -143,6 +180,12 @@ def _structure_tuple(value: Any, cls: Any) -> Any:
     if faults:
         raise ExceptionGroup("in a list", faults)
     return tuple(parts)
+
+
+def _structure_mapping(value: Any, _: Any) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise _MisfitError("a mapping of settings", value)
+    return value
 
 
 def _structure_literal(value: Any, literal: Any) -> Any:
@@ -180,6 +223,10 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda cls: get_origin(cls) is tuple, _structure_tuple)
     converter.register_unstructure_hook_func(
         lambda cls: get_origin(cls) is tuple, lambda parts: [converter.unstructure(part) for part in parts]
+    )
+    converter.register_structure_hook_func(lambda cls: cls == Mapping[str, Any], _structure_mapping)
+    converter.register_unstructure_hook_func(
+        lambda cls: cls == Mapping[str, Any], lambda settings: json.loads(json.dumps(dict(settings)))
     )
     converter.register_structure_hook_func(lambda cls: get_origin(cls) is Literal, _structure_literal)
     converter.register_structure_hook_func(lambda cls: get_origin(cls) in (Union, UnionType), _structure_union)

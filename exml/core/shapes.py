@@ -1,7 +1,7 @@
 """The shapes of tensors, each named once.
 
-A dimension that bears the same name in two arguments of one call has the same size in both (jaxtyping's rule; the tests
-check it at run time).
+A dimension with the same name in two arguments of a call has the same size in both, as in jaxtyping; the tests check it
+at run time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Logits: TypeAlias = Float[Tensor, "batch classes"]
 Labels: TypeAlias = Int[Tensor, " batch"]
 """Global class ids (or task labels, or experiences), int64."""
 ClassMask: TypeAlias = Bool[Tensor, " classes"]
-"""A set of classes: True for its members."""
+"""A set of classes: True for members."""
 EntryMask: TypeAlias = Bool[Tensor, "batch classes"]
 """A set of classes for each image."""
 Scalar: TypeAlias = Float[Tensor, ""]

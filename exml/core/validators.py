@@ -1,4 +1,4 @@
-"""attrs validators that raise :class:`exml.core.errors.SettingError` (expected, got, remedy)."""
+"""Validators for attrs that raise :class:`exml.core.errors.SettingError`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 def in_range(
     low: float, high: float = math.inf, *, open_low: bool = False, optional: bool = False, integer: bool = False
 ) -> Validator:
-    """Accept finite numbers between two bounds, both included (``open_low`` excludes the lower one)."""
+    """Accept finite numbers between two bounds, both inclusive (``open_low`` excludes the lower one)."""
     kind = "an integer" if integer else "a number"
     left = f"> {low:g}" if open_low else f">= {low:g}"
     expected = f"{kind} {left}" + ("" if math.isinf(high) else f" and <= {high:g}") + (" or None" if optional else "")
@@ -41,7 +41,7 @@ def positive_int(*, optional: bool = False) -> Validator:
 
 
 def one_of(*choices: object) -> Validator:
-    """Accept one of a few values."""
+    """Accept one of several values."""
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value not in choices:

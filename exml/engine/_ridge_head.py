@@ -12,7 +12,7 @@ from exml.core.errors import SettingError
 from exml.core.shapes import Images
 from exml.core.targets import Target
 from exml.engine.frozen import frozen
-from exml.models.classifier import answering, candidates
+from exml.models.classifier import candidates, final_layers
 
 
 def readout(student: nn.Module, images: Images, classes: int) -> nn.Linear:
@@ -23,7 +23,7 @@ def readout(student: nn.Module, images: Images, classes: int) -> nn.Linear:
     """
     layers = candidates(student, classes)
     with frozen(student):
-        found = answering(student, layers, images)
+        found = final_layers(student, layers, images)
     layer = layers[found[0]] if found else None
     if not isinstance(layer, nn.Linear):
         raise SettingError(

@@ -7,7 +7,7 @@ from exml.experts.loading import ExpertFiles, load_expert, read_expert
 from exml.experts.open_stream import OpenStream
 from exml.experts.profile import ExpertProfile, ExpertTraits
 from exml.experts.stream import ExpertStream
-from exml.experts.training import ExpertTraining, train_expert
+from exml.experts.training import ExpertTraining, train_expert, untrained_expert
 
 __all__ = [
     "Expert",
@@ -24,4 +24,5 @@ __all__ = [
     "read_expert",
     "save_expert",
     "train_expert",
+    "untrained_expert",
 ]

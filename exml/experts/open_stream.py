@@ -11,8 +11,8 @@ import attrs
 
 from exml.core.errors import StreamError
 from exml.core.expert import Expert
-from exml.experts._prefetch import ahead
 from exml.experts.loading import read_expert
+from exml.experts.prefetch import ahead
 
 
 @attrs.frozen(eq=False)

@@ -9,9 +9,9 @@ from typing import overload
 import attrs
 
 from exml.core.expert import Expert
-from exml.experts._prefetch import ahead
 from exml.experts.folder import read_cards
 from exml.experts.loading import load_expert, read_expert
+from exml.experts.prefetch import ahead
 
 
 @attrs.frozen

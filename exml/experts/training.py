@@ -144,14 +144,13 @@ def train_expert(
     std: Sequence[float] = (1.0,),
     task: int | None = None,
     name: str = "expert",
-    progress: Callable[[int, int], None] | None = None,
-    checkpoint: Path | str | None = None,
 ) -> Expert:
     """Train a module, in place, on the samples of its classes.
 
+    For progress or a checkpoint, call an :class:`ExpertTraining` with the :func:`untrained_expert`.
+
     Args:
-        module: takes normalised images. Its head has one unit for each class among the labels, then in ascending order
-            of their ids, or more: then unit k is class k.
+        module: as for :func:`untrained_expert`.
         samples: images in pixel units.
         training: :class:`ExpertTraining` with the settings of appendix A by default.
         seed: see :class:`ExpertTraining`.
@@ -159,30 +158,55 @@ def train_expert(
         std: of each channel, in pixel units, > 0.
         task: the task label t_i.
         name: for reports.
-        progress: called after each epoch with the number of epochs done and of all.
-        checkpoint: see :class:`ExpertTraining`; a file to go on from after a kill.
 
     Raises:
         ExpertError: when the module does not take the images, or its head has no unit for one of the classes.
         NonFiniteError: when the loss was NaN or infinite.
-        CheckpointError: when the checkpoint cannot be written.
 
     >>> from exml.models import LeNet5
     >>> samples = Samples.of(torch.rand(8, 1, 16, 16), torch.tensor([3, 7] * 4))
     >>> training = ExpertTraining(epochs=1, learning_rate=0.01)
     >>> train_expert(LeNet5(1, 2, 16), samples, training=training).outputs
     (3, 7)
-    >>> train_expert(LeNet5(1, 10, 16), samples, training=training).outputs
+    """
+    expert = untrained_expert(module, samples, mean=mean, std=std, task=task, name=name)
+    (training or ExpertTraining())(expert, samples, seed)
+    return expert
+
+
+def untrained_expert(
+    module: nn.Module,
+    samples: Samples,
+    *,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    task: int | None = None,
+    name: str = "expert",
+) -> Expert:
+    """The expert that training on some samples starts from.
+
+    Args:
+        module: takes normalized images. Its head has one unit for each class among the labels, in ascending order of
+            their ids, or more: then unit k is class k.
+        samples: as for :func:`train_expert`, like the other arguments.
+        mean: see there.
+        std: see there.
+        task: see there.
+        name: see there.
+
+    Raises:
+        ExpertError: when the module does not take the images, or its head has no unit for one of the classes.
+
+    >>> from exml.models import LeNet5
+    >>> samples = Samples.of(torch.rand(8, 1, 16, 16), torch.tensor([3, 7] * 4))
+    >>> untrained_expert(LeNet5(1, 10, 16), samples).outputs
     (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
     """
     classes: tuple[int, ...] = tuple(samples.labels.unique().tolist())
     shape = tuple(samples.images.shape[1:])
     expert = Expert(module, classes, shape, outputs=classes, mean=mean, std=std, task=task, name=name)
     width = _width(expert, samples)
-    if width != len(classes):
-        expert = attrs.evolve(expert, outputs=tuple(range(width)))
-    (training or ExpertTraining())(expert, samples, seed, progress, None if checkpoint is None else Path(checkpoint))
-    return expert
+    return expert if width == len(classes) else attrs.evolve(expert, outputs=tuple(range(width)))
 
 
 def _reseed(device: torch.device) -> Callable[[int], object]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from exml.core.errors import ExpertError
 from exml.core.expert import Expert
 from exml.engine import frozen
-from exml.models.classifier import Classifier, answering, candidates
+from exml.models.classifier import Classifier, candidates, final_layers
 
 
 def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units"]) -> Tensor:
@@ -43,4 +43,4 @@ def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units
 def _answering(expert: Expert, layers: dict[str, Classifier]) -> list[str]:
     grey = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
     with frozen(expert.module):
-        return answering(expert.module, layers, grey)
+        return final_layers(expert.module, layers, grey)

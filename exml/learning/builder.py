@@ -51,7 +51,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
     Cumulative(size=5000)
     >>> exml.StrategyBuilder().generator(exml.generators.ProceduralImages()).build()
     Traceback (most recent call last):
-    exml.core.errors.StrategyError: expected a complete strategy, got 4 problem(s); remedy: mend each:
+    exml.core.errors.StrategyError: expected a complete strategy, got 4 problem(s); remedy: fix each of them:
       - combiner is missing: call .combiner(...)
       - buffer is missing: call .buffer(...)
       - loss is missing: call .loss(...)

@@ -167,7 +167,7 @@ class Learner:
         expert = expert.to(self.device)
         number, resumed = self.experience + 1, self._run.phase != "idle"
         share = self.strategy.buffer.share(number)
-        self._classes = check_student(self.student, expert)
+        self._classes = check_student(self.student, expert.image_shape)
         expert.check(self._classes)
         rehearse(self.student, expert, self.strategy, self._classes)
         if self.strategy.training.ridge is not None:

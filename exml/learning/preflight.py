@@ -1,4 +1,4 @@
-"""What is checked before an experience costs anything, and before anything is learned from what a generator made."""
+"""Checks before an experience costs anything, and before the student learns from what a generator made."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from exml.models import Normalized
 
 
 @torch.no_grad()
-def check_student(student: nn.Module, expert: Expert) -> int:
-    """Ask the student once for images of the expert's shape; gives its number of outputs.
+def check_student(student: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Run the student once on images of a shape; return its number of outputs.
 
     Raises:
-        ShapeError: it takes no such images, or gives no (batch, classes).
+        ShapeError: it does not take such images, or does not return (batch, classes).
         NonFiniteError: NaN or infinity in its weights.
     """
     check_finite(student, "the student")
+    device = next((tensor.device for tensor in student.state_dict().values()), torch.device("cpu"))
     try:
         with frozen(student):
-            logits = student(torch.zeros(2, *expert.image_shape, device=expert.device))
+            logits = student(torch.zeros(2, *image_shape, device=device))
     except (RuntimeError, ValueError) as error:
         raise ShapeError(
-            expected=f"a student that takes images {expert.image_shape}, as expert {expert.name!r} does",
+            expected=f"a student that takes images {image_shape}, as the experts do",
             got=str(error).splitlines()[0],
             remedy="give the student the image shape of the experts",
         ) from error
     if logits.ndim != 2 or len(logits) != 2:
         raise ShapeError(
-            expected="a student that gives logits (batch, classes)",
+            expected="a student that returns logits (batch, classes)",
             got=str(tuple(logits.shape)),
             remedy="give the student one flat classifier",
         )
@@ -41,10 +42,10 @@ def check_student(student: nn.Module, expert: Expert) -> int:
 
 
 def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: int) -> None:
-    """Make the target and the loss of two black images once, so that parts that do not fit fail before any work.
+    """Compute target and loss of two black images, so that parts that do not fit fail before any work.
 
     Raises:
-        ShapeError: target or loss have a wrong shape; a combiner that needs task labels meets an expert without one.
+        ShapeError: the target or the loss has a wrong shape, or the combiner needs a task label and there is none.
         NonFiniteError: the loss is NaN or infinite.
     """
     images = torch.zeros(2, *expert.image_shape, device=expert.device)
@@ -58,7 +59,7 @@ def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: in
                 raise ShapeError(
                     expected=f"a target with {name} {(2, classes)} from {type(strategy.combiner).__name__}",
                     got=str(tuple(shape)),
-                    remedy="make the combiner (and the normalizer before it) keep (batch, classes)",
+                    remedy="make the combiner, and the normalizer before it, keep (batch, classes)",
                 )
         value = strategy.loss(student(images), target, labels)
     name = type(strategy.loss).__name__
@@ -73,7 +74,11 @@ def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: in
 
 
 def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
-    """Make the student the expert, where that is possible."""
+    """Copy the expert's weights into the student.
+
+    Raises:
+        ExpertError: architecture, normalization or outputs differ.
+    """
     target: nn.Module = student.module if isinstance(student, Normalized) else student
     ours = {name: tensor.shape for name, tensor in target.state_dict().items()}
     theirs = {name: tensor.shape for name, tensor in expert.module.state_dict().items()}
@@ -85,7 +90,7 @@ def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
             fits = torch.allclose(student(probe), expert.logits(probe), rtol=1e-4, atol=1e-5)
     if not fits:
         raise ExpertError(
-            expected=f"a first expert ({expert.name!r}) of the student's architecture, normalisation and outputs",
+            expected=f"a first expert ({expert.name!r}) of the student's architecture, normalization and outputs",
             got=f"{type(expert.module).__name__} with outputs {expert.outputs}, mean {expert.mean}, std {expert.std}",
             remedy="wrap the student in exml.models.Normalized with the expert's mean and std, or do not start from it",
         )
@@ -98,26 +103,26 @@ def check_finite(module: nn.Module, name: str) -> None:
             raise NonFiniteError(
                 expected=f"finite weights in {name}",
                 got=f"NaN or infinity in {key}",
-                remedy="lower the learning rate, clip the gradient (clip_norm), or begin with a sound student",
+                remedy="lower the learning rate, clip the gradient (clip_norm), or start from a finite student",
             )
 
 
 def check_samples(samples: Samples, expert: Expert, share: int, generator: object) -> None:
-    """What a generator gave, before anything is learned from it."""
+    """Check the samples of a generator before the student learns from them."""
     name = type(generator).__name__
     if samples.images.shape != (share, *expert.image_shape):
         raise ShapeError(
             expected=f"images {(share, *expert.image_shape)} from {name}",
             got=str(tuple(samples.images.shape)),
-            remedy="make as many images as were asked for, of the expert's image shape",
+            remedy="return the requested number of images, of the expert's image shape",
         )
-    # Whoever draws soft targets over all outputs, as the paper's code does, may hit on a class that was never trained.
+    # Soft targets drawn over all outputs, as in the paper's code, may hit a class that was never trained.
     known = expert.classes if samples.targets is None else tuple(unit for unit in expert.outputs if unit is not None)
     if not bool(torch.isin(samples.labels, torch.tensor(known, device=samples.labels.device)).all()):
         raise ShapeError(
             expected=f"labels among the expert's classes {known} from {name}",
             got=str(samples.labels.unique().tolist()),
-            remedy="give global class ids that the expert knows",
+            remedy="return global class ids that the expert knows",
         )
     if not bool(samples.images.isfinite().all()):
         raise NonFiniteError(

@@ -1,10 +1,6 @@
 """Losses: what the student minimizes (Eqs. 9 and 10)."""
 
-from exml.losses.cross_entropy import CrossEntropy
-from exml.losses.distillation import Distillation
-from exml.losses.kl_divergence import KLDivergence
-from exml.losses.mean_squared_error import MeanSquaredError
-from exml.losses.sum import Sum
-from exml.losses.weighted import Weighted
+from exml.losses.composite import Distillation, Sum, Weighted
+from exml.losses.terms import CrossEntropy, KLDivergence, MeanSquaredError
 
 __all__ = ["CrossEntropy", "Distillation", "KLDivergence", "MeanSquaredError", "Sum", "Weighted"]

@@ -1,13 +1,9 @@
-"""Architectures of experts and students, and their names in cards."""
+"""Architectures of experts and students, and their names in cards. It imports only :mod:`exml.core`."""
 
-from exml.models.conv_net import ConvNet
+from exml.models.architectures import ConvNet, LeNet5, SlimResNet18, mobilenet_v2, resnet18
 from exml.models.layout import channels_last
-from exml.models.lenet5 import LeNet5
-from exml.models.mobilenet_v2 import mobilenet_v2
 from exml.models.normalized import Normalized
 from exml.models.registry import build, describe, names, register, settings
-from exml.models.resnet18 import resnet18
-from exml.models.slim_resnet18 import SlimResNet18
 
 __all__ = [
     "ConvNet",

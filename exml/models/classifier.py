@@ -1,7 +1,8 @@
-"""The last linear layer of a network, whose output is what the network answers."""
+"""The classifier of a network: the last linear layer, whose output is the output of the network."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from exml.core.shapes import Images
 
 Classifier = nn.Linear | nn.Conv2d
-"""A convolution is one if its kernel is 1x1."""
+"""A linear layer, or a 1x1 convolution."""
 
 
 def candidates(module: nn.Module, outputs: int) -> dict[str, Classifier]:
-    """The layers, by qualified name, that could be the classifier of a network with so many outputs."""
+    """The layers with ``outputs`` outputs, by qualified name, that may be the classifier of a network."""
     return {
         name: part
         for name, part in module.named_modules()
@@ -24,20 +25,17 @@ def candidates(module: nn.Module, outputs: int) -> dict[str, Classifier]:
 
 
 @torch.no_grad()
-def answering(module: nn.Module, layers: dict[str, Classifier], images: Images) -> list[str]:
-    """The names of those layers whose output is the module's, found by asking it once about a few images."""
-    said: dict[str, Tensor] = {}
+def final_layers(module: nn.Module, layers: dict[str, Classifier], images: Images) -> list[str]:
+    """The names of the layers whose output is the module's, found by one forward pass of a few images."""
+    outputs: dict[str, Tensor] = {}
 
-    def listener(name: str) -> Any:
-        def listen(_part: nn.Module, _inputs: Any, output: Tensor) -> None:
-            said[name] = output.detach().flatten(1)
+    def record(name: str, _part: nn.Module, _inputs: Any, output: Tensor) -> None:
+        outputs[name] = output.detach().flatten(1)
 
-        return listen
-
-    handles = [part.register_forward_hook(listener(name)) for name, part in layers.items()]
+    handles = [part.register_forward_hook(partial(record, name)) for name, part in layers.items()]
     try:
         logits = module(images)
     finally:
         for handle in handles:
             handle.remove()
-    return [name for name, output in said.items() if torch.equal(output, logits)]
+    return [name for name, output in outputs.items() if torch.equal(output, logits)]

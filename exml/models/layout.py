@@ -1,4 +1,4 @@
-"""The order in memory in which convolutions run fastest."""
+"""The memory format in which convolutions are fastest."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import nn
 
 @contextmanager
 def channels_last(module: nn.Module, optimizer: torch.optim.Optimizer, /) -> Generator[None]:
-    """Inside the block the weights of two-dimensional convolutions have their channels last, and so has what they make.
+    """Inside the block, the weights of two-dimensional convolutions and their outputs are ``channels_last``.
 
-    Only the order in memory changes: on a CPU a training step of a ResNet takes two thirds of the time. The optimizer's
-    tensors follow, since fused kernels read memory in its order. Nothing happens to a module without such
-    convolutions, and in float64, for which it would be slower.
+    Only the memory format changes: on a CPU a training step of a ResNet takes two thirds of the time. The state of the
+    optimizer follows, since fused kernels read memory in order. A module without such convolutions is left unchanged,
+    and so is one in float64, for which this format is slower.
 
     Args:
-        module: that is trained.
-        optimizer: over its parameters.
+        module: the one being trained.
+        optimizer: of its parameters.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     >>> with channels_last(net, torch.optim.SGD(net.parameters(), 0.1)):

@@ -1,4 +1,4 @@
-"""A module that normalises its own images: how a student carries its mean and std."""
+"""A module that normalizes its own images: a student together with its mean and std."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from exml.models.registry import register
 class Normalized(nn.Module):
     """``module((x - mean) / std)`` for images x in pixel units.
 
-    Mean and std are float32 buffers, so they are saved with the weights and move with the module.
+    Mean and std are float32 buffers: they are saved with the weights and move with the module.
 
     Args:
-        module: takes normalised images.
-        mean: of each channel, in pixel units; one number serves all channels.
+        module: takes normalized images.
+        mean: of each channel, in pixel units; one number stands for all channels.
         std: of each channel, in pixel units, > 0.
 
     Raises:
@@ -38,9 +38,9 @@ class Normalized(nn.Module):
         super().__init__()
         if len(mean) != len(std) or not mean or min(std) <= 0:
             raise SettingError(
-                expected="as many means as stds, one a channel or one for all, every std > 0",
+                expected="the same number of means and stds, one per channel or one for all, every std > 0",
                 got=f"mean {tuple(mean)}, std {tuple(std)}",
-                remedy="take those of the images that the module shall see",
+                remedy="use those of the training images",
             )
         self.module = module
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))

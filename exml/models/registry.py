@@ -1,4 +1,4 @@
-"""Architectures by name, so that a card can say how to build the module that its weights fit."""
+"""Architectures by name, so that a card describes how to build the module for its weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from exml.core.errors import ExmlError, SettingError, UnknownNameError
+from exml.core.errors import ExmlError, SettingError, UnknownNameError, nearest
 
 FactoryT = TypeVar("FactoryT", bound=Callable[..., nn.Module])
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}
@@ -26,13 +26,13 @@ def names() -> tuple[str, ...]:
 
 
 def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
-    """Give a module class, or a function that makes a module, a name in cards.
+    """Give a module class, or a function that returns a module, a name in cards.
 
-    What it is called with is remembered in the module that it makes; so the arguments should be numbers, strings,
-    lists, or modules of registered architectures themselves.
+    The module records the arguments that it is made with, which should therefore be numbers, strings, lists, or modules
+    of registered architectures.
 
     Raises:
-        SettingError: if something else has this name.
+        SettingError: if another architecture has this name.
 
     >>> @register("perceptron")
     ... def perceptron(inputs: int, classes: int = 2) -> nn.Module:
@@ -45,32 +45,26 @@ def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
         known = _FACTORIES.get(name)
         if known is not None and _place(known) != _place(factory):
             raise SettingError(
-                expected=f"a name of its own for {_place(factory)}",
+                expected=f"an unused name for {_place(factory)}",
                 got=f"{name!r}, which is {_place(known)}",
                 remedy="register it under another name",
             )
-        signature = inspect.signature(factory)
-        recording: Any = factory
-        if isinstance(factory, type):
-            _record_in_constructor(factory, name, signature)
-        else:
-            recording = _recording_function(factory, name, signature)
-        _FACTORIES[name] = recording
+        _FACTORIES[name] = recording = _recording(factory, name)
         return recording
 
     return decorate
 
 
 def build(name: str, /, **settings: Any) -> nn.Module:
-    """Make a module of a registered architecture, with the weights that its constructor draws.
+    """Make a module of a registered architecture, randomly initialized.
 
     Args:
         name: one of :func:`names`.
-        settings: its constructor's arguments; a module among them may be given as its description.
+        settings: arguments of its constructor; a module may be given as its description.
 
     Raises:
-        UnknownNameError: when nobody registered the name.
-        SettingError: when a setting is unknown, missing or refused by the architecture.
+        UnknownNameError: when the name is not registered.
+        SettingError: when a setting is unknown or missing, or the architecture rejects it.
 
     >>> type(build("conv-net", channels=1, classes=10, image_size=8)).__name__
     'ConvNet'
@@ -91,10 +85,10 @@ def build(name: str, /, **settings: Any) -> nn.Module:
 
 
 def settings(name: str, /) -> tuple[str, ...]:
-    """What an architecture may be told, by the names that :func:`build` takes.
+    """The names of the settings of an architecture, as :func:`build` takes them.
 
     Raises:
-        UnknownNameError: when nobody registered the name.
+        UnknownNameError: when the name is not registered.
 
     >>> settings("lenet5")
     ('channels', 'classes', 'image_size')
@@ -103,11 +97,11 @@ def settings(name: str, /) -> tuple[str, ...]:
 
 
 def describe(module: nn.Module, /) -> dict[str, Any]:
-    """The name and settings with which :func:`build` makes another module like this one, ready for JSON.
+    """The name and settings with which :func:`build` makes another module like this one, as data for JSON.
 
     Raises:
-        UnknownNameError: when the module was not made by a registered architecture.
-        SettingError: when it was made with a setting that JSON does not have.
+        UnknownNameError: when the module is not of a registered architecture.
+        SettingError: when one of its settings cannot be written as JSON.
 
     >>> describe(build("lenet5", classes=2))
     {'name': 'lenet5', 'settings': {'channels': 1, 'classes': 2, 'image_size': 32}}
@@ -117,7 +111,7 @@ def describe(module: nn.Module, /) -> dict[str, Any]:
         raise UnknownNameError(
             expected="a module of a registered architecture",
             got=type(module).__name__,
-            remedy="put @exml.models.register(name) on its class, or on a function that makes it, and make it anew",
+            remedy="decorate its class, or a function that returns it, with @exml.models.register(name)",
         )
     name, settings = record
     return {"name": name, "settings": {key: _plain(value) for key, value in settings.items()}}
@@ -126,45 +120,39 @@ def describe(module: nn.Module, /) -> dict[str, Any]:
 def _factory(name: str) -> Callable[..., nn.Module]:
     if name not in _FACTORIES:
         raise UnknownNameError(
-            expected=f"one of {', '.join(names())}",
+            expected=f"one of {', '.join(nearest(name, names()))}",
             got=repr(name),
             remedy="check the spelling, or import the module that registers it with exml.models.register",
         )
     return _FACTORIES[name]
 
 
-def _record_in_constructor(cls: Any, name: str, signature: inspect.Signature) -> None:
-    construct = cls.__init__
+def _recording(factory: Any, name: str) -> Any:
+    """The factory, recording its arguments in every module that it makes; of a class, in place."""
+    is_class, signature = isinstance(factory, type), inspect.signature(factory)
+    make = factory.__init__ if is_class else factory
 
-    @functools.wraps(construct)
-    def construct_and_record(self: nn.Module, *args: Any, **kwargs: Any) -> None:
-        construct(self, *args, **kwargs)
-        if type(self) is cls:  # a subclass is another architecture
-            _record(self, name, signature, args, kwargs)
+    @functools.wraps(make)
+    def make_and_record(*args: Any, **kwargs: Any) -> Any:
+        made = make(*args, **kwargs)
+        module, given = (args[0], args[1:]) if is_class else (made, args)
+        if not is_class or type(module) is factory:  # a subclass is another architecture
+            setattr(module, _RECORD, (name, _settings(signature.bind(*given, **kwargs))))
+        return made
 
-    cls.__init__ = construct_and_record
-
-
-def _recording_function(factory: Callable[..., nn.Module], name: str, signature: inspect.Signature) -> Any:
-    @functools.wraps(factory)
-    def make_and_record(*args: Any, **kwargs: Any) -> nn.Module:
-        module = factory(*args, **kwargs)
-        _record(module, name, signature, args, kwargs)
-        return module
-
-    return make_and_record
+    if not is_class:
+        return make_and_record
+    factory.__init__ = make_and_record
+    return factory
 
 
-def _record(
-    module: nn.Module, name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    bound = signature.bind(*args, **kwargs)
+def _settings(bound: inspect.BoundArguments) -> dict[str, Any]:
     bound.apply_defaults()
     settings = dict(bound.arguments)
-    for parameter in signature.parameters.values():
+    for parameter in bound.signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             settings.update(settings.pop(parameter.name))
-    setattr(module, _RECORD, (name, settings))
+    return settings
 
 
 def _plain(value: Any) -> Any:
@@ -175,9 +163,9 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise SettingError(
-        expected="settings that JSON has: numbers, strings, lists, or modules of registered architectures",
+        expected="settings for JSON: numbers, strings, lists, or modules of registered architectures",
         got=repr(value),
-        remedy="register a function with plain arguments that makes the module",
+        remedy="register a function that returns the module from such arguments",
     )
 
 

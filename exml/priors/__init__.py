@@ -3,10 +3,8 @@
 from exml.core.activation import Activation, record_activations, statistics_of
 from exml.priors.batch_norm import BatchNormStatistics
 from exml.priors.blur import GaussianBlur
-from exml.priors.l2_norm import L2Norm
-from exml.priors.sum import Sum
-from exml.priors.total_variation import TotalVariation
-from exml.priors.weighted import Weighted
+from exml.priors.composite import Sum, Weighted
+from exml.priors.pixels import L2Norm, TotalVariation
 
 __all__ = [
     "Activation",

@@ -1,8 +1,8 @@
-"""What a blur changes in images, with the gradient written out.
+"""A blurred image minus the image, in three implementations.
 
-A convolution of one channel is slow on a CPU, and its gradient is slower still. There, shifted copies of the images are
-added up in place, along one axis after the other. On other devices each of these sums would be a kernel to launch, and
-two products of matrices are fewer.
+On a CPU a convolution of a single channel is slow, and its gradient is slower. There, :func:`change_by_sums` adds up
+shifted copies of the images in place, one axis after the other. On other devices each of these sums would be a kernel
+launch, so :func:`change_by_matrices` computes two matrix products instead.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch.nn import functional
 
 from exml.core.shapes import Images
 
-Made = TypeVar("Made", bound=Callable[..., Any])
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
-def _constant_result(function: Made) -> Made:
-    """What ``torch.compiler.assume_constant_result`` does, but for importing the whole compiler, half of our import."""
+def _constant_result(function: FunctionT) -> FunctionT:
+    """``torch.compiler.assume_constant_result`` without importing the compiler, which takes seconds."""
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     return function
 
 
 @_constant_result  # the compiler would trace through the cache
 def gaussian(size: int, sigma: float) -> tuple[float, ...]:
-    """Kornia's kernel of so many taps; their sum is 1.
+    """Kornia's one-dimensional kernel with ``size`` taps; their sum is 1.
 
     >>> [round(tap, 3) for tap in gaussian(3, 1.0)]
     [0.274, 0.452, 0.274]
@@ -40,19 +40,26 @@ def gaussian(size: int, sigma: float) -> tuple[float, ...]:
 
 @lru_cache(maxsize=32)
 def _gaussian(size: int, sigma: float) -> tuple[float, ...]:
-    from kornia.filters import get_gaussian_kernel1d  # here, since all of kornia takes seconds to import
+    from kornia.filters import get_gaussian_kernel1d  # kornia is slow to import
 
     return tuple(get_gaussian_kernel1d(size, sigma, dtype=torch.float64)[0].tolist())
 
 
+def change_by_kornia(images: Images, size: int, sigma: float, reflect: bool) -> Images:
+    """Kornia's own blur: a grouped convolution along one axis after the other."""
+    from kornia.filters import gaussian_blur2d
+
+    return gaussian_blur2d(images, size, (sigma, sigma), "reflect" if reflect else "constant") - images
+
+
 def change_by_sums(images: Images, taps: tuple[float, ...], reflect: bool) -> Images:
-    """Blurred images minus the images, each channel alone.
+    """Blurred images minus the images, each channel by itself.
 
     Args:
         images: ``(batch, channels, height, width)``, float32 or float64.
         taps: of a symmetric kernel, an odd number.
-        reflect: whether an image mirrored at its outermost pixels lies beyond the border, or zeros. Mirrored, it must
-            be larger than half the kernel.
+        reflect: pad with the image reflected at its outermost pixels, instead of zeros. A reflected image must be
+            larger than half the kernel.
     """
     return _Change.apply(images, taps, reflect, False)
 
@@ -60,10 +67,10 @@ def change_by_sums(images: Images, taps: tuple[float, ...], reflect: bool) -> Im
 def change_by_matrices(images: Images, taps: tuple[float, ...], reflect: bool) -> Images:
     """The same as ``T · x · Tᵀ - x``, with the kernel in the rows of T.
 
-    Where a program lets matrix products round to TF32, this is off by about 1e-3 of the brightest pixel; a convolution
-    rounds so by default.
+    If matrix products may round to TF32, the error is about 1e-3 of the brightest pixel; a convolution rounds like that
+    by default.
     """
-    # To the compiler a size may be a symbol; a matrix needs its number.
+    # torch.compile may pass a symbol for a size; a matrix needs the number.
     columns, rows = (
         _constant(index(length), taps, reflect, images.dtype, images.device) for length in images.shape[2:]
     )
@@ -86,7 +93,7 @@ def _matrix(
 
 
 class _Change(torch.autograd.Function):
-    """A linear map or its transpose: the gradient of one is the other, and they differ at mirrored borders alone."""
+    """A linear map or its transpose. The gradient of one is the other; they differ only at reflected borders."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, taps: tuple[float, ...], reflect: bool, transposed: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -100,7 +107,7 @@ class _Change(torch.autograd.Function):
 
 
 def _blurred(images: Tensor, axis: int, taps: tuple[float, ...], reflect: bool, transposed: bool) -> Tensor:
-    """Blurred along one axis: each pixel's own tap, then those of its neighbours to both sides, near to far."""
+    """Blurred along one axis: the tap of the pixel itself, then those of its neighbors on both sides, near to far."""
     length, half = images.shape[axis], len(taps) // 2
     blurred = images * taps[half]
     for step, tap in enumerate(taps[half + 1 :], start=1):

@@ -1,4 +1,4 @@
-"""Whether images make an expert feel as its training data did."""
+"""Batch statistics of the images compared with those of the expert's training data."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def _channels(activation: Activation) -> int:
 @component
 @attrs.frozen
 class BatchNormStatistics:
-    """Match the statistics that batch-norm layers remember (Sec. 4.1, "Matching of batch normalization statistics").
+    """Match the running statistics of batch-norm layers (Sec. 4.1, "Matching of batch normalization statistics").
 
     ``weight · Σᵢ (‖μᵢ - μᵢˢʸⁿ‖² + ‖σᵢ - σᵢˢʸⁿ‖²)``, the sum over layers; μˢʸⁿ and σˢʸⁿ (biased) are those of the
-    layer's input over the whole batch and all positions, so they say more the larger the batch is.
+    layer's input over the whole batch and all positions, so a larger batch estimates them better.
 
     Args:
         weight: >= 0.
-        layers: ``"all"``, the ``"last"`` one in the order of the forward pass, or the qualified names of some in the
-            expert's module.
+        layers: ``"all"``, the ``"last"`` one in the order of the forward pass, or qualified names in the expert's
+            module.
         statistic: whether σ is the standard deviation (the paper's text) or the variance.
-        reduction: over the channels of a layer: their ``"sum"``, as a norm has it, or their ``"mean"``. The paper's
-            code is ``BatchNormStatistics(weight, layers="last", statistic="variance", reduction="mean", per="batch")``.
-        per: what the weight is for. Losses of images are added up, and so the penalty of a batch counts once an
-            ``"image"``, in balance with the other terms however many images there are. The paper's code adds it once a
-            ``"batch"``: the more images, the less it says.
-        absent: an expert without batch-norm layers is an ``"error"``, or the prior is 0 for it (``"ignore"``), for
-            streams in which some experts have them and some have not.
+        reduction: over the channels of a layer: their ``"sum"``, as in a norm, or their ``"mean"``. The paper's code
+            is ``BatchNormStatistics(weight, layers="last", statistic="variance", reduction="mean", per="batch")``.
+        per: the unit of the weight. The losses of images are added up. Per ``"image"``, the penalty of a batch counts
+            once for each of its images, so that its balance with the other terms does not depend on the batch size.
+            The paper's code adds it once per ``"batch"``: the more images, the smaller its part.
+        absent: what to do for an expert without batch-norm layers: raise an ``"error"``, or return 0 (``"ignore"``),
+            for streams in which only some experts have such layers.
 
     Raises:
         ExpertError: when called without activations (unless ``absent="ignore"``), or for layers not among them.
@@ -74,11 +74,7 @@ class BatchNormStatistics:
     reduction: Literal["sum", "mean"] = attrs.field(default="sum", validator=one_of("sum", "mean"))
     per: Literal["image", "batch"] = attrs.field(default="image", validator=one_of("image", "batch"))
     absent: Literal["error", "ignore"] = attrs.field(default="error", validator=one_of("error", "ignore"))
-
-    @property
-    def reads_activations(self) -> bool:
-        """Always."""
-        return True
+    reads_activations = True
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
         """The penalty of the batch whose forward pass left ``activations``."""
@@ -89,7 +85,7 @@ class BatchNormStatistics:
         wanted_mean = torch.cat([activation.running_mean for activation in chosen])
         wanted = torch.cat([activation.running_var for activation in chosen])
         if self.statistic == "std":
-            # A constant channel has variance 0, where the slope of the root is infinite; below the clamp it is 0.
+            # A constant channel has variance 0, where the derivative of the root is infinite; below the clamp it is 0.
             spread, wanted = spread.clamp_min(torch.finfo(spread.dtype).tiny).sqrt(), wanted.sqrt()
         distances = (mean - wanted_mean).square() + (spread - wanted).square()
         if self.reduction == "mean":
@@ -106,7 +102,7 @@ class BatchNormStatistics:
             raise ExpertError(
                 expected="an expert with batch-norm layers that track running statistics, called in record_activations",
                 got="no input of such a layer",
-                remedy="leave BatchNormStatistics out, or let it ignore such experts with absent='ignore'",
+                remedy="remove BatchNormStatistics, or ignore such experts with absent='ignore'",
             )
         if self.layers == "all":
             return activations
@@ -116,6 +112,6 @@ class BatchNormStatistics:
             raise ExpertError(
                 expected=f"batch-norm layers among {', '.join(map(repr, present))}",
                 got=", ".join(map(repr, unknown)),
-                remedy="name layers that there are, or use layers='all'",
+                remedy="name layers of this expert, or use layers='all'",
             )
         return [activation for activation in activations if activation.layer in self.layers]

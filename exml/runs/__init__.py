@@ -1,18 +1,22 @@
-"""Whole runs: what the ``exml`` command does, for use from Python."""
+"""Whole runs: what the ``exml`` command does, for use from Python.
+
+One loop over a source of experts, its record, result, display, figures and forecast, and the zoo; sweeps are in
+:mod:`exml.runs.sweep`. Imports every floor below; only the command line imports it.
+"""
 
 from exml.learning.stop import Stop
 from exml.runs import evaluation, sweep
-from exml.runs._canvas import save_figure
 from exml.runs.accuracy_figure import accuracy_figure
+from exml.runs.canvas import save_figure
 from exml.runs.display import ProgressDisplay
+from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
 from exml.runs.local_processes import LocalProcesses
 from exml.runs.ray_cluster import RayCluster
 from exml.runs.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
-from exml.runs.run import run
+from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.samples_figure import samples_figure
-from exml.runs.stream import StreamResult, run_stream
-from exml.runs.stream_strategy import stream_strategy
+from exml.runs.sources import FolderExperts, ScenarioExperts
 from exml.runs.table import result_table
 from exml.runs.zoo import stream_folder, train_zoo
 from exml.runs.zoo_evaluation import ExpertEvaluation, StreamEvaluation, ZooEvaluation, evaluate_zoo, zoo_table
@@ -25,29 +29,33 @@ __all__ = [
     "ExperienceResult",
     "ExpertEvaluation",
     "Failure",
+    "FolderExperts",
+    "Forecast",
     "Job",
     "LocalProcesses",
     "ProgressDisplay",
     "RayCluster",
     "Resources",
     "Result",
+    "RunSettings",
+    "ScenarioExperts",
     "Seconds",
     "Stop",
     "StrategyResult",
     "StreamEvaluation",
-    "StreamResult",
     "ThisProcess",
     "ZooEvaluation",
     "accuracy_figure",
+    "duration",
     "evaluate_zoo",
     "evaluation",
+    "forecast",
+    "forecasts",
     "result_table",
     "run",
-    "run_stream",
     "samples_figure",
     "save_figure",
     "stream_folder",
-    "stream_strategy",
     "sweep",
     "train_zoo",
     "zoo_table",

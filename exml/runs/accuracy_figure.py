@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from exml.runs._canvas import COLOURS, GREY, MARKERS, fitted, new_figure
+from exml.runs.canvas import COLOURS, GREY, MARKERS, fitted, new_figure
 from exml.runs.result import BaselineResult, Result, StrategyResult
 
 

@@ -19,7 +19,7 @@ from loky import ProcessPoolExecutor
 from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.validators import positive_int
-from exml.runs._environment import cores
+from exml.runs.environment import cores
 from exml.runs.jobs import Failure, Job, ProgressFiles, Resources, Tell, perform_in_worker
 
 PERIOD = 0.2

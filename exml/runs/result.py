@@ -1,4 +1,4 @@
-"""What came out of a run: the schema of ``result.json``, as classes."""
+"""The result of a run: the schema of ``result.json``, as classes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from exml.core.files import write_json
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import in_range, one_of
+from exml.runs.forecast import Forecast
 
 VERSION = 1
-"""Of the schema; a file of another version is refused."""
+"""Version of the schema; a file of another version is refused."""
 
 
 def _fractions(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -33,16 +34,16 @@ def _fractions(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> No
 @component
 @attrs.frozen
 class Seconds:
-    """Wall time by phase, in seconds, over all processes that worked on the run.
+    """Wall time by phase, in seconds, summed over all processes that worked on the run.
 
-    Work that a kill undid and that was done again counts twice, since it took its time twice. The clock is written down
-    every two seconds: at most so much is missing for each time that the run was killed.
+    Work that was lost by a kill and repeated counts twice, because it took its time twice. The clock is saved every two
+    seconds, so each kill loses at most that much.
 
     Args:
-        experts: their training.
+        experts: training of the experts.
         generation: A^gen (Sec. 4).
-        distillation: of the student (Algorithm 1, lines 6 to 12), with the buffer update and the checkpoints.
-        evaluation: on test images, and the baselines.
+        distillation: of the student (Algorithm 1, lines 6 to 12), including the buffer update and checkpoints.
+        evaluation: of students and baselines on test images, and saving the students.
 
     >>> Seconds(generation=1.0, distillation=2.5) + Seconds(generation=1.0)
     Seconds(experts=0.0, generation=2.0, distillation=2.5, evaluation=0.0)
@@ -55,7 +56,7 @@ class Seconds:
 
     @property
     def total(self) -> float:
-        """All phases together."""
+        """The sum of all phases."""
         return self.experts + self.generation + self.distillation + self.evaluation
 
     def __add__(self, other: Seconds) -> Seconds:
@@ -66,16 +67,16 @@ class Seconds:
 @component
 @attrs.frozen(kw_only=True)
 class Environment:
-    """What a run ran on.
+    """Where a run was executed.
 
     Args:
         versions: of Python, of exml and of the packages that the numbers depend on.
         device: as torch names it.
-        hardware: processor, cores, memory, and the accelerator where one was used.
+        hardware: processor, cores, memory, and the accelerator if one was used.
         threads: of torch on the CPU.
-        compile: as :class:`exml.engine.Execution` has it, like the next.
+        compile: see :class:`exml.engine.Execution`, as for ``precision``.
         precision: of the networks.
-        ranks: how many processes worked together; ``hardware`` and ``threads`` are those of the first.
+        ranks: number of processes that worked together; ``hardware`` and ``threads`` are those of the first.
     """
 
     versions: Mapping[str, str]
@@ -90,13 +91,13 @@ class Environment:
 @component
 @attrs.frozen(kw_only=True)
 class ExperienceResult:
-    """What was asked about an experience; the accuracies are with the strategies and the baselines.
+    """An experience with test images; the accuracies are with the strategies and the baselines.
 
     Args:
         index: i, from 1.
         classes: global ids.
-        task: the task label t_i, None where the scenario has none.
-        images: how many test images; the weight of the experience in Eq. 2.
+        task: the task label t_i, None if the scenario has none.
+        images: number of test images, which is the weight of the experience in Eq. 2.
     """
 
     index: int = attrs.field(validator=in_range(1, integer=True))
@@ -108,19 +109,22 @@ class ExperienceResult:
 @component
 @attrs.frozen(kw_only=True)
 class StrategyResult:
-    """What one strategy made of the stream.
+    """The outcome of one strategy.
 
     Args:
-        name: of the strategy in this run.
+        name: name of the strategy in this run.
         strategy: the strategy as plain data; :meth:`exml.Strategy.from_dict` reads it.
         ex_model: whether it respects the constraints of the ex-model scenario (Sec. 2); Replay ED does not.
         accuracy: the accuracy matrix: row i, column j is the accuracy of the student after experience i on the test set
-            of experience j, also where j > i. Fractions, as are the next two.
+            of experience j, also for j > i. Fractions, like the next two fields. Empty without test data.
         stream_accuracy: after each experience i, over the test images of the experiences 1 to i (Eq. 2); the last one
             is the stream accuracy of the strategy.
         forgetting: see :func:`exml.runs.evaluation.forgetting`; None after a single experience.
-        seconds: its own share of the wall time.
-        folder: of its student, relative to that of the run.
+        seconds: its share of the wall time.
+        folder: the folder of its student, relative to that of the run.
+        experiences: number of experts that the student has learned from; None in older files.
+        classes: global ids of the classes that they know; None in older files.
+        forecast: the time that generation and distillation were expected to take, if a forecast was made.
     """
 
     name: str
@@ -131,20 +135,23 @@ class StrategyResult:
     forgetting: float | None
     seconds: Seconds
     folder: str = "."
+    experiences: int | None = None
+    classes: tuple[int, ...] | None = None
+    forecast: Forecast | None = None
 
 
 @component
 @attrs.frozen(kw_only=True)
 class BaselineResult:
-    """What one baseline (Sec. 5) makes of the same experts.
+    """The outcome of one baseline (Sec. 5) on the same experts.
 
     Args:
-        name: of the baseline.
-        ex_model: whether it respects the constraints of the ex-model scenario (Sec. 2): of the baselines only
-            Param. Avg. does, since the others keep all experts.
-        accuracy: on the test set of each experience; None where the baseline does not apply.
-        stream_accuracy: over all of them (Eq. 2); None where the baseline does not apply.
-        reason: why it does not apply; None where it does.
+        name: name of the baseline.
+        ex_model: whether it respects the constraints of the ex-model scenario (Sec. 2): only Param. Avg. does, since
+            the others keep all experts.
+        accuracy: on the test set of each experience; None if the baseline does not apply.
+        stream_accuracy: over all of them (Eq. 2); None if the baseline does not apply.
+        reason: why it does not apply; None if it does.
     """
 
     name: str
@@ -161,15 +168,17 @@ class Result:
 
     Args:
         version: of this schema.
-        scenario: its name.
+        scenario: its name; None for a run over a folder of experts, which measures no accuracy.
         seed: of the scenario, the experts and the students.
-        split: which images the accuracies are of: ``"test"``, or ``"validation"`` and no test image was looked at.
+        split: the images that accuracies are measured on; with ``"validation"`` no test image was read. None without
+            a scenario.
         shared_test: whether all experiences have one test set, so that the columns of an accuracy matrix are equal.
-        experiences: in their order.
+        experiences: those with test images, in order.
         strategies: in the order in which they were asked for, all on the same experts.
-        baselines: on these experts, also those that do not apply.
-        seconds: wall time of the whole run, the strategies' shares among it.
+        baselines: on the same experts, including those that do not apply.
+        seconds: wall time of the whole run, including that of the strategies.
         environments: one, or more if the run was resumed elsewhere.
+        stopped: whether the run was stopped before its end.
 
     >>> Result.from_dict({"version": 2})
     Traceback (most recent call last):
@@ -177,15 +186,16 @@ class Result:
     """
 
     version: Literal[1] = 1
-    scenario: str
+    scenario: str | None
     seed: int
-    split: Literal["test", "validation"] = attrs.field(validator=one_of("test", "validation"))
-    shared_test: bool
-    experiences: tuple[ExperienceResult, ...]
-    strategies: tuple[StrategyResult, ...]
-    baselines: tuple[BaselineResult, ...]
-    seconds: Seconds
-    environments: tuple[Environment, ...]
+    split: Literal["test", "validation"] | None = attrs.field(validator=one_of("test", "validation", None))
+    shared_test: bool = False
+    experiences: tuple[ExperienceResult, ...] = ()
+    strategies: tuple[StrategyResult, ...] = ()
+    baselines: tuple[BaselineResult, ...] = ()
+    seconds: Seconds = Seconds()
+    environments: tuple[Environment, ...] = ()
+    stopped: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in the file; :meth:`from_dict` is the inverse."""
@@ -212,7 +222,7 @@ class Result:
         """Write ``result.json`` atomically.
 
         Raises:
-            CheckpointError: when it cannot be written.
+            CheckpointError: the file cannot be written.
         """
         write_json(Path(path), self.to_dict())
 
@@ -221,7 +231,7 @@ class Result:
         """Read what :meth:`save` wrote.
 
         Raises:
-            ConfigError: no such file, no JSON, another version, or a fault, named by its path.
+            ConfigError: the file is missing or not JSON, has another version, or has a fault, named by its path.
         """
         try:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -3,115 +3,198 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
-from exml import scenarios
+import attrs
+from torch import nn
+
 from exml.core.errors import CheckpointError, SettingError
 from exml.core.execution import EAGER, Execution
 from exml.core.ranks import ALONE, Ranks
+from exml.core.validators import in_range, positive_int
 from exml.distributed import local_device
-from exml.learning.events import Observer, WaitingForProcess
+from exml.experts import ExpertProfile
+from exml.learning.events import Event, Observer, WaitingForProcess
+from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
-from exml.runs._clock import Clock
-from exml.runs._environment import device_of, environment
-from exml.runs._folder import RunFolder
-from exml.runs._record import Request
-from exml.runs._scenario_run import Work
+from exml.runs._stages import carry_out
+from exml.runs._strategy_run import RunContext
+from exml.runs.clock import Clock
+from exml.runs.environment import device_of, environment
+from exml.runs.forecast import Forecast, forecast
+from exml.runs.record import Request
 from exml.runs.result import Result
+from exml.runs.run_folder import RunFolder, begun
+from exml.runs.sources import FolderExperts, OpenSource, ScenarioExperts
 
-TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png")
-"""What the folder of a run holds beside its strategies' folders."""
+TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png", "stream.jsonl")
+"""Names in the folder of a run that no strategy may have."""
+Choice: TypeAlias = Strategy | Callable[[ExpertProfile, nn.Module], Strategy]
+"""A strategy, or a function that chooses one, given the profile of the experts and the student."""
+
+
+@attrs.frozen
+class RunSettings:
+    """How a run is carried out.
+
+    Args:
+        seed: of everything random: the scenario, its experts and the students, which is the same for all strategies.
+        device: as torch names it; ``"auto"`` is an accelerator if there is one.
+        execution: whether the hot loops are compiled or captured, and their precision.
+        checkpoint_every: steps of generation, or of distillation, between two checkpoints.
+        forecasts: what :func:`forecasts` returned, to be recorded next to the time that the run takes.
+
+    Raises:
+        SettingError: a value is out of its range.
+    """
+
+    seed: int = attrs.field(default=0, validator=in_range(0, integer=True))
+    device: str = "cpu"
+    execution: Execution = EAGER
+    checkpoint_every: int = attrs.field(default=1_000, validator=positive_int())
+    forecasts: Mapping[str, Forecast] = attrs.field(factory=dict[str, Forecast])
+
+
+DEFAULT = RunSettings()
+"""Seed 0 on the CPU."""
 
 
 def run(
-    scenario: str,
-    strategies: Mapping[str, Strategy],
+    source: ScenarioExperts | FolderExperts,
+    strategies: Mapping[str, Choice],
     out: Path | str,
     *,
-    seed: int = 0,
-    split: scenarios.Split = "test",
-    device: str = "cpu",
-    execution: Execution = EAGER,
-    checkpoint_every: int = 1_000,
+    settings: RunSettings = DEFAULT,
     resume: bool = False,
-    experts: Path | str | None = None,
-    baselines: bool = True,
+    stop: Stop | None = None,
     observers: Sequence[Observer] = (),
     ranks: Ranks = ALONE,
 ) -> Result:
-    """Train the experts of a scenario, learn from them by each strategy, and compare the students with the baselines.
+    """Learn from the experts of a source with each strategy; with a scenario, compare the students with the baselines.
 
-    The folder gets ``result.json`` (:class:`exml.runs.Result`), ``accuracy.png``, ``experts/``, and for each strategy
-    ``student.safetensors`` with its card (:func:`exml.experts.load_expert` reads them), ``samples.png`` and
-    ``checkpoint/``: in a folder of its own if there are several strategies. All is written atomically, ``result.json``
-    at the end. A run that was killed, whenever that was, goes on with ``resume=True``; on the CPU its students will be
-    those of a run that was never killed, bit for bit, and its result the same but for the seconds.
+    The folder gets ``run.json`` (what was asked for), ``result.json`` (:class:`Result`), ``accuracy.png`` and
+    ``experts/`` of a scenario, and per strategy ``student.safetensors`` with its card after every experience
+    (:func:`exml.experts.load_expert` reads them), ``stream.jsonl`` (which experts were learned in which order, with
+    seconds and last loss), ``samples.png`` and ``checkpoint/``. Several strategies have a folder each. Every file is
+    written atomically. Neither memory nor the cost of an expert grows with the length of the stream.
+
+    A run that was killed at any moment continues with ``resume=True``. On the CPU its students equal those of a run
+    that was never killed, bit for bit, and so does its result apart from the seconds. Experts that were learned are
+    not read again. A finished run over a folder learns from the experts that were added since.
 
     Args:
-        scenario: its name, one of :func:`exml.scenarios.names`.
-        strategies: by name; the names are those of folders. There may be none, and the baselines are all there is.
+        source: where the experts come from.
+        strategies: by name; names are used as names of folders. A function in place of a strategy is called once,
+            when the run starts. A scenario may have no strategies, only baselines.
         out: the folder; new or empty, unless the run is resumed.
-        seed: of the scenario, the experts and the students; all strategies have the same one.
-        split: what the accuracies are measured on; with ``"validation"`` no test image is looked at.
-        device: as torch names it; ``"auto"`` is an accelerator if there is one.
-        execution: whether the hot loops are compiled or captured, and their precision.
-        checkpoint_every: steps of generation or distillation between two checkpoints.
-        resume: go on with the run in the folder; the arguments must be those that it was begun with, but for
-            ``checkpoint_every``. A finished run is read; one that another process is at work on is waited for.
-        experts: folder of the experts, ``out/experts`` by default. Several runs of one scenario and seed may share it,
-            also at the same time: the first trains, the others wait for it and load.
-        baselines: measure them as well. They are the same for all runs of one scenario and seed.
-        observers: told of every event, by the leader of the ranks.
-        ranks: from :func:`exml.distributed.join`; all call with the same arguments, and must see the same folders. The
-            leader alone writes, but for the experts, of which each rank trains some. A run may go on with another
-            number of ranks.
+        settings: seed, device, execution, checkpoints.
+        resume: continue the run in the folder. Source, strategies and settings must be those that it was started with,
+            except for ``checkpoint_every`` and the paths of experts. A finished run over a scenario is only read. The
+            process waits for another one that still works on the run.
+        stop: stops the run cleanly: at once while it waits, otherwise after the current step, which is then in the
+            checkpoint. For one run.
+        observers: called with every event, by the leader of the ranks.
+        ranks: from :func:`exml.distributed.join`. All ranks call this with the same arguments and must see the same
+            folders. Only the leader writes, except for the experts of a scenario: each rank trains some of them. A run
+            may resume with another number of ranks.
 
     Raises:
-        SettingError: a setting out of its range, or a device that is not there.
-        UnknownNameError: no such scenario.
+        SettingError: bad names, a device that does not work, or several ranks that follow a folder.
         CheckpointError: the folder holds something already, or nothing to resume, or cannot be written.
-        ExmlError: whatever else :class:`exml.Learner` refuses.
+        BufferSizeError: a buffer is too small for the length of the stream.
+        ExmlError: the source, or :class:`exml.Learner`, refuses something.
     """
-    _check(strategies, seed, checkpoint_every, baselines=baselines)
-    loaded, place = scenarios.load(scenario, seed, split), device_of(device)
-    own = local_device(place, ranks)
-    plain = {name: strategy.to_dict() for name, strategy in strategies.items()}
-    request = Request(scenario, plain, seed, split, str(place), execution)
+    out, stop = Path(out), Stop() if stop is None else stop
+    _check(source, strategies, ranks)
+    device = device_of(settings.device)
+    own = local_device(device, ranks)
+    record = begun(out, resume=resume) if resume or ranks.leader else None
+    opened = source.open(settings.seed, out, stop, None if record is None else record.request)
+    if opened is None:
+        return Result(scenario=None, seed=settings.seed, split=None, stopped=True)
+    known = {} if record is None else record.request.strategies
+    chosen = {name: _chosen(choice, opened, settings.seed, known.get(name)) for name, choice in strategies.items()}
+    for strategy in chosen.values():
+        opened.check(strategy)
+    plain = {name: strategy.to_dict() for name, strategy in chosen.items()}
+    request = Request(plain, settings.seed, str(device), settings.execution, **opened.asked)
 
-    def on_wait() -> None:
-        for observer in observers:
-            observer(WaitingForProcess(Path(out)))
+    def observer(event: Event, /) -> None:
+        for observe in observers if ranks.leader else ():
+            observe(event)
 
-    seen = environment(own, execution, ranks)
-    with RunFolder(Path(out), request, seen, resume=resume, on_wait=on_wait, ranks=ranks) as folder:
-        if ranks.leader_says(folder.result.exists()):
+    on_wait = partial(observer, WaitingForProcess(out)) if resume else None
+    with RunFolder(out, request, environment(own, settings.execution, ranks), on_wait, ranks) as folder:
+        if ranks.leader_says(_is_finished(folder, opened)):
             return Result.load(folder.result)
+        for name, expected in settings.forecasts.items():
+            folder.record.strategies[name].forecast = expected
         clock = Clock(folder)
+        context = RunContext(opened, folder, clock, own, settings.checkpoint_every, stop, observer, ranks)
         try:
-            shared = folder.path / "experts" if experts is None else Path(experts)
-            told = observers if ranks.leader else ()
-            work = Work(
-                loaded, strategies, folder, shared, clock, own, checkpoint_every, told, ranks, baselines=baselines
-            )
-            return work()
+            return carry_out(context, {name: chosen[name] for name in folder.record.request.strategies})
         except BaseException:
-            with suppress(CheckpointError):  # what went wrong first is what matters
+            with suppress(CheckpointError):  # the first error is the one to report
                 clock.save()
             raise
+        finally:
+            opened.close()
 
 
-def _check(strategies: Mapping[str, Strategy], seed: int, checkpoint_every: int, *, baselines: bool) -> None:
+def forecasts(
+    source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Choice], settings: RunSettings = DEFAULT
+) -> dict[str, Forecast]:
+    """Forecast how long each strategy of a run will take on this machine; see :func:`forecast`.
+
+    Args:
+        source: a scenario, or a folder that is not followed, since the length of the stream must be known.
+        strategies: as for :func:`run`.
+        settings: as for :func:`run`.
+
+    Raises:
+        ExmlError: what :func:`run` would refuse.
+    """
+    _check(source, strategies, ALONE)
+    opened = source.open(settings.seed, Path(), Stop(), None)
+    length = None if opened is None else opened.length(())
+    if opened is None or length is None:
+        raise SettingError(expected="a stream of known length", got="a followed folder", remedy="do not follow it")
+    found: dict[str, Forecast] = {}
+    for name, choice in strategies.items():
+        strategy = _chosen(choice, opened, settings.seed, None)
+        opened.check(strategy)
+        student = opened.make_student(settings.seed).to(device_of(settings.device))
+        found[name] = forecast(strategy, opened.example(), student, experts=length, execution=settings.execution)
+    return found
+
+
+def _check(source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Choice], ranks: Ranks) -> None:
     problem: tuple[str, str] | None = None
     bad = [name for name in strategies if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN]
-    if not strategies and not baselines:
-        problem = "at least one strategy, or the baselines", "neither"
+    if not strategies and not (isinstance(source, ScenarioExperts) and source.baselines):
+        problem = "at least one strategy, or the baselines of a scenario", "neither"
     elif bad:
         problem = "strategies with names that a folder can have, and that a run does not use itself", repr(bad[0])
-    elif seed < 0:
-        problem = "seed >= 0", str(seed)
-    elif checkpoint_every < 1:
-        problem = "checkpoint_every >= 1", str(checkpoint_every)
+    elif isinstance(source, FolderExperts) and source.follow and len(strategies) > 1:
+        problem = "one strategy to follow a folder", ", ".join(strategies)
+    elif isinstance(source, FolderExperts) and source.follow and not ranks.alone:
+        problem = "one process to follow a folder", f"{ranks.size} ranks"
     if problem is not None:
         raise SettingError(expected=problem[0], got=problem[1], remedy="correct it")
+
+
+def _chosen(choice: Choice, source: OpenSource, seed: int, begun_with: object | None) -> Strategy:
+    """The strategy itself; a function is not called again when a run is resumed."""
+    if isinstance(choice, Strategy):
+        return choice
+    if begun_with is not None:
+        return Strategy.from_dict(begun_with)
+    return choice(source.profile(), source.make_student(seed))
+
+
+def _is_finished(folder: RunFolder, source: OpenSource) -> bool:
+    return bool(source.tests) and folder.result.exists() and not Result.load(folder.result).stopped

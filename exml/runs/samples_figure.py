@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from exml.core.samples import Samples
-from exml.runs._canvas import fitted, new_figure
+from exml.runs.canvas import fitted, new_figure
 from exml.runs.result import ExperienceResult
 
 MOST_EXPERTS, MOST_CLASSES = 12, 10

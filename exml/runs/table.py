@@ -1,4 +1,4 @@
-"""The table that a run ends with."""
+"""The table at the end of a run over a scenario."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from exml.runs.forecast import duration
 from exml.runs.result import BaselineResult, ExperienceResult, Result, StrategyResult
 
 LONGEST = 24
-"""Longer names are cut."""
+"""Maximum width of a name; longer ones are cut."""
 NARROWEST = 5
 """Width of a percentage."""
 
 
 def result_table(result: Result, width: int = 80) -> Group:
-    """What came out of a run: accuracies in percent, and in words what the numbers do not say.
+    """The accuracies of a run in percent, with notes that explain them.
 
-    Where the experiences are too many for the width, those that do not fit follow in further tables.
+    Columns of experiences that do not fit the width follow in further tables.
 
     Args:
-        result: of the run.
-        width: characters a line.
+        result: of a run over a scenario.
+        width: characters per line.
     """
     rows = [*result.strategies, *result.baselines]
     fixed = [min(LONGEST, max(len(row.name) for row in rows)), len("model"), len("Stream"), len("Forgot")]
@@ -41,7 +42,7 @@ def result_table(result: Result, width: int = 80) -> Group:
 def _table(
     result: Result, rows: Sequence[StrategyResult | BaselineResult], block: Sequence[int], roomy: bool, *, first: bool
 ) -> Table:
-    """The rows with the columns of some experiences; the first table also has what is not of one experience."""
+    """The columns of some experiences; the first table also has the columns that concern all of them."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, int(roomy)), pad_edge=False, show_edge=False)
     table.add_column("", max_width=LONGEST, no_wrap=True, overflow="ellipsis", vertical="bottom")
     if first:
@@ -67,7 +68,7 @@ def _table(
 
 
 def _notes(result: Result) -> list[str]:
-    """What must be known to read the table."""
+    """What a reader needs to understand the table."""
     experiences = "the one test set" if result.shared_test else "the test images of all experiences"
     lines = [
         "",
@@ -80,6 +81,17 @@ def _notes(result: Result) -> list[str]:
         f"Seconds: {seconds.experts:.0f} experts, {seconds.generation:.0f} generation, "
         f"{seconds.distillation:.0f} distillation, {seconds.evaluation:.0f} evaluation; {seconds.total:.0f} in all."
     )
+    return [*lines, *forecast_lines(result)]
+
+
+def forecast_lines(result: Result) -> list[str]:
+    """Forecast and measured time of generation and distillation, one line per strategy that has a forecast."""
+    lines: list[str] = []
+    for row in result.strategies:
+        if row.forecast is not None:
+            took = row.seconds.generation + row.seconds.distillation
+            expected, error = duration(row.forecast.seconds), took / row.forecast.seconds - 1
+            lines.append(f"{row.name}: forecast {expected}, took {duration(took)} ({error:+.0%}).")
     return lines
 
 
@@ -88,7 +100,7 @@ def _percent(fraction: float | None) -> str:
 
 
 def _head(experience: ExperienceResult) -> str:
-    """Number and classes, or how many classes if they are too many for a narrow column."""
+    """Its number and its classes, or their count if they do not fit a narrow column."""
     classes = ",".join(map(str, experience.classes))
     short = classes if len(classes) <= NARROWEST else f"{len(experience.classes)} cl"
     return f"e{experience.index}\n{short}"
@@ -99,7 +111,7 @@ def _width(head: str) -> int:
 
 
 def _blocks(columns: Sequence[str], width: int, gap: int) -> list[list[int]]:
-    """Which columns go into which table; in the first one, three others take their gaps."""
+    """The columns of each table; the first one leaves room for three others."""
     blocks: list[list[int]] = [[]]
     left = width - 3 * gap
     for index, head in enumerate(columns):

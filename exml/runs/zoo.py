@@ -15,8 +15,8 @@ from exml import scenarios
 from exml.core.errors import RankError, SettingError
 from exml.experts import read_card
 from exml.learning.events import Event, JobEnded, JobProgress, JobsStarted, Observer, WaitingForProcess
-from exml.runs._environment import cores, device_of
-from exml.runs._lock import lock
+from exml.runs.environment import cores, device_of
+from exml.runs.folder_lock import lock
 from exml.runs.jobs import Ended, Failure, Job, Report, Resources, ThisProcess
 from exml.runs.local_processes import LocalProcesses
 

@@ -1,13 +1,13 @@
-"""The experts of a scenario: trained, saved, and not trained twice."""
+"""Trains the experts of a scenario, saves them, and trains none twice."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import attrs
 import torch
 
 from exml.core.errors import ConfigError, ExpertError
@@ -15,112 +15,99 @@ from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.samples import Samples
 from exml.core.serialization import from_plain, to_plain
-from exml.experts import ExpertStream, ExpertTraining, load_expert, read_card, save_expert, train_expert
-
-if TYPE_CHECKING:
-    from exml.scenarios.scenario import Experience, Scenario
+from exml.experts import ExpertStream, ExpertTraining, load_expert, read_card, save_expert
 
 BATCH = 500
-"""Images that an expert is asked about at once."""
+"""Images per forward pass when the accuracy is measured."""
+Progress = Callable[[int, int], None]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ExpertJob:
+    """One expert that is to be trained.
+
+    Args:
+        index: i of its experience, from 1.
+        make: the expert with its initial weights.
+        train: the samples that it is trained on.
+        held_out: samples that its accuracy is measured on, if any.
+        training: the settings.
+        record: everything that its weights depend on, as JSON.
+    """
+
+    index: int
+    make: Callable[[], Expert]
+    train: Samples
+    held_out: Samples | None
+    training: ExpertTraining
+    record: dict[str, Any]
+
+    def __call__(self, seed: int, device: torch.device | str, progress: Progress, checkpoint: Path | None) -> Expert:
+        """Train the expert."""
+        expert = self.make().to(device)
+        self.training(expert, self.train, seed, progress, checkpoint)
+        return expert
+
+    def save(self, expert: Expert, path: Path) -> None:
+        """Write the expert and its card."""
+        record, accuracy = self.record, None
+        if self.held_out is not None:
+            accuracy = _accuracy(expert, self.held_out)
+            record = record | {"accuracy": {"split": "validation", "images": len(self.held_out)}}
+        save_expert(expert.to("cpu"), path.parent, path.stem, order=self.index, accuracy=accuracy, training=record)
+
+    def is_done(self, path: Path) -> bool:
+        """Whether the expert of this record is at the path, whole."""
+        try:
+            training = dict(read_card(path).training)
+            # A card from before a setting was added has the same settings.
+            training["settings"] = to_plain(from_plain(training.get("settings"), ExpertTraining))
+            if any(training.get(name) != value for name, value in self.record.items()):
+                return False
+            load_expert(path)
+        except (ExpertError, ConfigError):
+            return False
+        return True
 
 
 def train_experts(
-    scenario: Scenario,
+    jobs: Sequence[ExpertJob],
     seed: int,
     folder: Path | None,
     device: torch.device | str,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress,
     ranks: Ranks,
-    validation: Scenario | None = None,
 ) -> ExpertStream:
-    """See :meth:`Scenario.train_experts`."""
-    epochs = scenario.training.epochs
-    paths: list[Path] = []
-    experts: list[Expert] = []
-    for number, experience in enumerate(scenario.experiences):
-        record = _record(scenario, experience, seed)
-        path = None if folder is None else folder / f"expert-{experience.index}.json"
-        checkpoint = None if path is None else path.with_suffix(".training")
-        if path is not None and number % ranks.size != ranks.rank:
-            paths.append(path)
-            continue
-        if path is None or not _is_there(path, record):
+    """Train all experts, those of a folder in turns by the ranks; see :meth:`Scenario.train_experts`."""
+    epochs = jobs[0].training.epochs  # they are trained alike
+    total = len(jobs) * epochs
 
-            def report(done: int, _: int, before: int = number * epochs) -> None:
-                if progress is not None:
-                    progress(before + done, len(scenario.experiences) * epochs)
+    def report(before: int, epoch: int, _: int) -> None:
+        progress(before + epoch, total)
 
-            expert = train_expert(
-                scenario.make_module(seed, "experts").to(device),
-                experience.train,
-                training=scenario.training,
-                seed=seed,
-                mean=scenario.mean,
-                std=scenario.std,
-                task=experience.task,
-                name=f"{scenario.name}-{experience.index}",
-                progress=report,
-                checkpoint=checkpoint,
-            )
-            accuracy = None
-            if validation is not None:
-                held_out = validation.experiences[number].test
-                accuracy = _accuracy(expert, held_out)
-                record |= {"accuracy": {"split": "validation", "images": len(held_out)}}
-            expert = expert.to("cpu")
-            if path is None:
-                experts.append(expert)
-            else:
-                save_expert(expert, path.parent, path.stem, order=experience.index, accuracy=accuracy, training=record)
-        elif progress is not None:
-            progress((number + 1) * epochs, len(scenario.experiences) * epochs)
-        if path is not None and checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)  # the expert is there
-            paths.append(path)
+    reports = [partial(report, number * epochs) for number in range(len(jobs))]
     if folder is None:
-        return ExpertStream.from_experts(experts)
+        pairs = zip(jobs, reports, strict=True)
+        return ExpertStream.from_experts([job(seed, device, told, None).to("cpu") for job, told in pairs])
+    paths = [folder / f"expert-{job.index}.json" for job in jobs]
+    for job, path, told in [*zip(jobs, paths, reports, strict=True)][ranks.rank :: ranks.size]:
+        checkpoint = path.with_suffix(".training")
+        if job.is_done(path):
+            told(epochs, epochs)
+        else:
+            job.save(job(seed, device, told, checkpoint), path)
+        checkpoint.unlink(missing_ok=True)
     ranks.wait()
-    if progress is not None and not ranks.alone:  # a rank hears nothing of the experts of the others
-        progress(len(paths) * epochs, len(paths) * epochs)
+    if not ranks.alone:  # a rank is not told of the experts of the others
+        progress(total, total)
     return ExpertStream([partial(load_expert, path) for path in paths])
-
-
-def _is_there(path: Path, record: dict[str, Any]) -> bool:
-    """Whether a whole expert with this record lies at the path; one that was cut short is made again."""
-    try:
-        training = dict(read_card(path).training)
-        # An expert that was trained before a setting was added is one of the same settings.
-        training["settings"] = to_plain(from_plain(training.get("settings"), ExpertTraining))
-        if any(training.get(name) != value for name, value in record.items()):
-            return False
-        load_expert(path)
-    except (ExpertError, ConfigError):
-        return False
-    return True
 
 
 @torch.no_grad()
 def _accuracy(expert: Expert, samples: Samples) -> float:
-    """Of its own classes only, as an expert is asked about images of its own experience."""
+    """The share of images whose class is predicted, among the expert's own classes."""
     samples = samples.to(expert.device)
     right = torch.zeros((), dtype=torch.int64, device=expert.device)
     for index in torch.arange(len(samples), device=expert.device).split(BATCH):
         right += (expert.labels(samples.pixels(index)) == samples.labels[index]).sum()
     return right.item() / len(samples)
-
-
-def _record(scenario: Scenario, experience: Experience, seed: int) -> dict[str, Any]:
-    """All that the weights depend on, as JSON for the card."""
-    digest = hashlib.sha256(repr((scenario.mean, scenario.std)).encode())
-    for tensor in (experience.train.images, experience.train.labels):
-        for part in tensor.split(BATCH):  # the whole may be many gigabytes
-            digest.update(part.cpu().contiguous().numpy().tobytes())
-    return {
-        "scenario": scenario.name,
-        "experience": experience.index,
-        "seed": seed,
-        "data": digest.hexdigest(),
-        "architecture": dict(scenario.architecture),
-        "settings": to_plain(scenario.training),
-        **({"pretrained": "imagenet"} if scenario.pretrained else {}),
-    }

@@ -1,7 +1,6 @@
-"""The paper's scenarios on CIFAR-10 (Sec. 5, Table 1): photographs for a slim ResNet-18.
+"""The paper's scenarios on CIFAR-10 (Sec. 5, Table 1): photographs, and a slim ResNet-18.
 
-See :func:`exml.datasets.cifar10` for where the images come from. Nothing is read before one of these scenarios is
-loaded.
+See :func:`exml.datasets.cifar10` for the files. Nothing is read before a scenario is loaded.
 """
 
 from __future__ import annotations
@@ -14,16 +13,18 @@ from exml.datasets import cifar10, dataset_folder
 from exml.experts import ExpertTraining
 from exml.scenarios.registry import Split, register
 from exml.scenarios.scenario import Scenario
-from exml.scenarios.splits import joint, multi_task, new_classes
+from exml.scenarios.splits import ExpertSetup, joint, multi_task, new_classes
 
-RESNET18 = {"name": "slim-resnet18", "settings": {"channels": 3, "classes": 10, "width": 20}}
-TRAINING = ExpertTraining(epochs=100, learning_rate=0.01)
+SETUP = ExpertSetup(
+    {"name": "slim-resnet18", "settings": {"channels": 3, "classes": 10, "width": 20}},
+    ExpertTraining(epochs=100, learning_rate=0.01),
+)
 """Appendix A.2."""
 
 
 @register("cifar10-joint", description="1 experience of 10 classes, images 3x32x32; CIFAR-10")
 def cifar10_joint(seed: int, split: Split) -> Scenario:
-    """One experience with all ten classes; the seed has nothing to choose."""
+    """One experience with all ten classes; the seed has no effect."""
     del seed
     return _scenario(dataset_folder(), "joint", 0, split)
 
@@ -38,18 +39,18 @@ def cifar10_nc(seed: int, split: Split) -> Scenario:
 def cifar10_mt(seed: int, split: Split) -> Scenario:
     """Five tasks with two classes each, and task labels.
 
-    One head of ten units serves all tasks: the units of a task's two classes are its head, and with the task label, as
-    in :func:`exml.runs.evaluation.within_tasks` and :class:`exml.combiners.MultiTask`, the others do not count.
+    One head of ten units serves all tasks. The two units of a task are its head: with the task label, as in
+    :func:`exml.runs.evaluation.within_tasks` and :class:`exml.combiners.MultiTask`, the other units do not count.
     """
     return _scenario(dataset_folder(), "mt", seed, split)
 
 
-# A recipe, a run and a source of real images load the same scenario each by itself.
+# A run and a source of real images load the same scenario independently.
 @lru_cache(maxsize=2)
 def _scenario(folder: Path, kind: Literal["joint", "nc", "mt"], seed: int, split: Split) -> Scenario:
     parts = cifar10(folder)
     train, test, name = parts["train"], parts[split], f"cifar10-{kind}"
     if kind == "joint":
-        return joint(train, test, name=name, architecture=RESNET18, training=TRAINING)
+        return joint(train, test, name=name, setup=SETUP)
     deal = new_classes if kind == "nc" else multi_task
-    return deal(train, test, experiences=5, seed=seed, name=name, architecture=RESNET18, training=TRAINING)
+    return deal(train, test, experiences=5, seed=seed, name=name, setup=SETUP)

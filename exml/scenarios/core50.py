@@ -1,7 +1,7 @@
-"""The paper's scenarios on CORe50 (Sec. 5, Table 1): films of 50 things for a MobileNetV2 that knows ImageNet.
+"""The paper's scenarios on CORe50 (Sec. 5, Table 1): videos of 50 objects, and a MobileNetV2 pretrained on ImageNet.
 
-See :func:`exml.datasets.core50` for where the frames come from, and :func:`exml.datasets.imagenet_weights` for what
-experts and student begin with. Nothing is read before one of these scenarios is loaded.
+See :func:`exml.datasets.core50` for the frames, and :func:`exml.datasets.imagenet_weights` for the initial weights of
+experts and student. Nothing is read before a scenario is loaded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import attrs
 import torch
 
 from exml.core.rng import make_generator
@@ -20,45 +19,45 @@ from exml.datasets.imagenet import MEAN, STD
 from exml.experts import ExpertTraining
 from exml.scenarios.registry import Split, register
 from exml.scenarios.scenario import Scenario
-from exml.scenarios.splits import joint, new_classes, new_instances
+from exml.scenarios.splits import ExpertSetup, joint, new_classes, new_instances
 
 MOBILENET = {"name": "mobilenet-v2", "settings": {"classes": 50}}
 EPOCHS = {"joint": 40, "nc": 4, "ni": 10}
 """Appendix A.3."""
 FIRST, LATER = 10, 5
-"""Classes of the first experience of CORe50-NC, and of each other."""
+"""Classes of the first experience of CORe50-NC, and of each later one."""
 RUNS = 10
-"""Of the published lists, each with an order of its own."""
+"""Runs of the published lists, each with an order of its own."""
 IMAGES = "images 3x128x128; CORe50"
 
 
 @register("core50-joint", description=f"1 experience of 50 classes, {IMAGES}")
 def core50_joint(seed: int, split: Split) -> Scenario:
-    """One experience with all fifty things; the seed has nothing to choose."""
+    """One experience with all fifty objects; the seed has no effect."""
     del seed
     return _scenario(dataset_folder(), "joint", 0, split)
 
 
 @register("core50-nc", description=f"9 experiences of 5 or 10 classes (50 in all), {IMAGES}")
 def core50_nc(seed: int, split: Split) -> Scenario:
-    """Ten things, then five more in each of eight experiences.
+    """Ten objects, then five more in each of eight experiences.
 
-    Where the published lists ``NC_inc`` are there, those of the run ``seed`` modulo 10; else the seed's own order.
+    If the published lists ``NC_inc`` are present, those of the run ``seed`` modulo 10; else the seed's own order.
     """
     return _scenario(dataset_folder(), "nc", seed, split)
 
 
 @register("core50-ni", description=f"8 experiences of 50 classes, one test set, {IMAGES}")
 def core50_ni(seed: int, split: Split) -> Scenario:
-    """All fifty things, in each experience as filmed in another session (appendix A.3; Table 1 says nine steps).
+    """All fifty objects, in each experience as filmed in another session (appendix A.3; Table 1 says nine steps).
 
-    Where the published lists ``NI_inc`` are there, those of the run ``seed`` modulo 10; else the seed's own order of
+    If the published lists ``NI_inc`` are present, those of the run ``seed`` modulo 10; else the seed's own order of
     the sessions.
     """
     return _scenario(dataset_folder(), "ni", seed, split)
 
 
-# A recipe, a run and a source of real images load the same scenario each by itself.
+# A run and a source of real images load the same scenario independently.
 @lru_cache(maxsize=1)
 def _scenario(folder: Path, kind: Literal["joint", "nc", "ni"], seed: int, split: Split) -> Scenario:
     path = folder / "core50_128x128"
@@ -67,33 +66,22 @@ def _scenario(folder: Path, kind: Literal["joint", "nc", "ni"], seed: int, split
     parts = core50(path, lists=lists)
     train, test, name = parts["train"], parts[split], f"core50-{kind}"
     training = ExpertTraining(epochs=EPOCHS[kind], batch_size=128, learning_rate=0.001)
-    statistics = (MEAN, STD)
+    setup = ExpertSetup(MOBILENET, training, (MEAN, STD), pretrained=True)
     if kind == "joint":
-        made = joint(train, test, name=name, architecture=MOBILENET, training=training, statistics=statistics)
-    elif kind == "ni":
-        groups = _shuffled(train, seed) if lists is None else train.experiences
-        made = new_instances(
-            train, test, groups=groups, name=name, architecture=MOBILENET, training=training, statistics=statistics
-        )
-    else:
-        batches = [train.labels[train.experiences == number].unique().tolist() for number in train.experiences.unique()]
+        return joint(train, test, name=name, setup=setup)
+    if kind == "ni":
+        groups = _shuffled_sessions(train, seed) if lists is None else train.experiences
+        return new_instances(train, test, groups=groups, name=name, setup=setup)
+    if lists is None:
         sizes = [FIRST] + [LATER] * ((len(train.labels.unique()) - FIRST) // LATER)
-        made = new_classes(
-            train,
-            test,
-            classes_each=sizes if lists is None else [len(batch) for batch in batches],
-            order=None if lists is None else [label for batch in batches for label in batch],
-            seed=seed,
-            name=name,
-            architecture=MOBILENET,
-            training=training,
-            statistics=statistics,
-        )
-    return attrs.evolve(made, pretrained=True)
+        return new_classes(train, test, classes_each=sizes, seed=seed, name=name, setup=setup)
+    batches = [train.labels[train.experiences == number].unique().tolist() for number in train.experiences.unique()]
+    order = [label for batch in batches for label in batch]
+    return new_classes(train, test, classes_each=[*map(len, batches)], order=order, name=name, setup=setup)
 
 
-def _shuffled(train: Samples, seed: int) -> torch.Tensor:
-    """Of each frame, when its session comes."""
+def _shuffled_sessions(train: Samples, seed: int) -> torch.Tensor:
+    """The place of each frame's session in a random order."""
     sessions, place = train.experiences.unique(return_inverse=True)
     order = torch.randperm(len(sessions), generator=make_generator("cpu", seed, "session-order"))
     return order[place]

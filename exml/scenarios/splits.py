@@ -1,9 +1,9 @@
-"""Scenarios out of any labelled dataset (Sec. 5, "Continual learning scenarios")."""
+"""Scenarios from any labeled dataset (Sec. 5, "Continual learning scenarios")."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 import torch
@@ -16,37 +16,46 @@ from exml.core.shapes import Labels
 from exml.experts import ExpertTraining
 from exml.scenarios.scenario import Experience, Scenario
 
-Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]
-"""Mean and std of each channel."""
 _PART = 1024
 """Images whose bytes are counted at once."""
 
 
-def joint(
-    train: Samples,
-    test: Samples,
-    *,
-    name: str = "joint",
-    architecture: Mapping[str, Any] | None = None,
-    training: ExpertTraining | None = None,
-    statistics: Statistics | None = None,
-) -> Scenario:
+@attrs.frozen(eq=False)
+class ExpertSetup:
+    """How the experts of a scenario are made.
+
+    Args:
+        architecture: name and settings in :mod:`exml.models`, of experts and student; by default a
+            :class:`~exml.models.ConvNet` for square images.
+        training: of the experts; by default that of appendix A.
+        statistics: mean and std of each channel, in pixel units, for normalization; by default those of the training
+            images.
+        pretrained: see :class:`Scenario`.
+    """
+
+    architecture: Mapping[str, Any] | None = None
+    training: ExpertTraining = attrs.field(factory=ExpertTraining)
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None
+    pretrained: bool = False
+
+
+_DEFAULT = ExpertSetup()
+
+
+def joint(train: Samples, test: Samples, *, name: str = "joint", setup: ExpertSetup = _DEFAULT) -> Scenario:
     """One experience with all classes: distillation without continual learning.
 
     Args:
-        train: labelled images.
+        train: labeled images.
         test: images of the same classes.
         name: for reports.
-        architecture: of experts and student; a :class:`~exml.models.ConvNet` for square images by default.
-        training: of the experts; that of appendix A by default.
-        statistics: mean and std of each channel, in pixel units, by which experts and student normalise; by default
-            those of the training images.
+        setup: how the experts are made.
 
     Raises:
-        DataError: when a set is empty, or the test has classes or image shapes that the training set has not.
+        DataError: when a set is empty, or ``test`` has classes or an image shape that ``train`` does not have.
     """
     classes = _check(train, test, 1)
-    return _scenario(name, train, architecture, training, statistics, [_experience(1, classes, None, train, test)])
+    return _scenario(name, train, setup, [_experience(1, classes, None, train, test)])
 
 
 def new_classes(
@@ -58,28 +67,24 @@ def new_classes(
     order: Sequence[int] | None = None,
     seed: int = 0,
     name: str = "new-classes",
-    architecture: Mapping[str, Any] | None = None,
-    training: ExpertTraining | None = None,
-    statistics: Statistics | None = None,
+    setup: ExpertSetup = _DEFAULT,
 ) -> Scenario:
-    """NC: every experience has classes that no other one has; where they do not divide evenly the first have one more.
+    """NC: each experience has classes of its own. If they do not divide evenly, the first experiences have one more.
 
     Args:
-        train: see :func:`joint`, like the others.
-        test: see above.
-        experiences: how many; or give ``classes_each``.
-        classes_each: how many classes each experience has, all of them together.
-        order: the class ids in the order in which they come; by default the seed's.
-        seed: for the order of the classes.
-        name: see above.
-        architecture: see above.
-        training: see above.
-        statistics: see above.
+        train: see :func:`joint`.
+        test: see :func:`joint`.
+        experiences: the number of experiences; or give ``classes_each``.
+        classes_each: the number of classes of each experience.
+        order: the class ids in the order of the stream; by default a random one.
+        seed: for the random order.
+        name: see :func:`joint`.
+        setup: see :func:`joint`.
 
     Raises:
         DataError: as :func:`joint`, when there are fewer classes than experiences, or an experience has no test images.
         SettingError: with neither or both of ``experiences`` and ``classes_each``, or when ``classes_each`` or
-            ``order`` do not name every class once.
+            ``order`` does not cover every class once.
 
     >>> samples = Samples.of(torch.rand(12, 1, 8, 8), torch.arange(12) % 5)
     >>> scenario = new_classes(samples, samples, experiences=2)
@@ -89,16 +94,33 @@ def new_classes(
     >>> [experience.classes for experience in scenario.experiences]
     [(2,), (0, 1, 3, 4)]
     """
-    if classes_each is not None and experiences is None:
-        experiences = len(classes_each)
-    elif classes_each is not None or experiences is None:
+    if (experiences is None) == (classes_each is None):
         raise SettingError(
             expected="experiences or classes_each, and not both",
             got=f"{experiences} and {classes_each}",
             remedy="give one of them",
         )
-    parts = _by_classes(train, test, experiences, seed, tasks=False, classes_each=classes_each, order=order)
-    return _scenario(name, train, architecture, training, statistics, parts)
+    count = len(classes_each or ()) if experiences is None else experiences
+    classes = _class_order(train, test, count, seed)
+    if order is not None:
+        if sorted(order) != sorted(classes.tolist()):
+            raise SettingError(
+                expected=f"each of the classes {sorted(classes.tolist())} once",
+                got=str(tuple(order)),
+                remedy="correct the order",
+            )
+        classes = torch.tensor(order)
+    if classes_each is None:
+        shares = classes.tensor_split(count)
+    elif min(classes_each) < 1 or sum(classes_each) != len(classes):
+        raise SettingError(
+            expected=f"classes_each of at least 1, {len(classes)} in all",
+            got=str(tuple(classes_each)),
+            remedy="share out all classes",
+        )
+    else:
+        shares = classes.split([*classes_each])
+    return _scenario(name, train, setup, _by_classes(train, test, shares))
 
 
 def multi_task(
@@ -108,13 +130,15 @@ def multi_task(
     experiences: int,
     seed: int = 0,
     name: str = "multi-task",
-    architecture: Mapping[str, Any] | None = None,
-    training: ExpertTraining | None = None,
-    statistics: Statistics | None = None,
+    setup: ExpertSetup = _DEFAULT,
 ) -> Scenario:
-    """MT: as :func:`new_classes`, and every image comes with the task label i - 1, also in the test."""
-    parts = _by_classes(train, test, experiences, seed, tasks=True)
-    return _scenario(name, train, architecture, training, statistics, parts)
+    """MT: like :func:`new_classes`, and every image of experience i comes with the task label i - 1, also in the test.
+
+    Raises:
+        DataError: as :func:`new_classes`.
+    """
+    shares = _class_order(train, test, experiences, seed).tensor_split(experiences)
+    return _scenario(name, train, setup, _by_classes(train, test, shares, tasks=True))
 
 
 def new_instances(
@@ -125,28 +149,24 @@ def new_instances(
     groups: Labels | None = None,
     seed: int = 0,
     name: str = "new-instances",
-    architecture: Mapping[str, Any] | None = None,
-    training: ExpertTraining | None = None,
-    statistics: Statistics | None = None,
+    setup: ExpertSetup = _DEFAULT,
 ) -> Scenario:
-    """NI: every experience has images of its own, of all classes; all have the same test set.
+    """NI: each experience has images of its own, of all classes; all have the same test set.
 
     Args:
-        train: see :func:`joint`, like the others.
-        test: see above.
-        experiences: how many. The images of each class are dealt out in a random order, so that the shares differ by
-            one image at most. Or give ``groups``.
-        groups: of each training image the number of its experience, such as the session that it was taken in: any
-            integers, of which the lowest comes first.
+        train: see :func:`joint`.
+        test: see :func:`joint`.
+        experiences: the number of experiences. The images of each class are dealt out in a random order, and the sizes
+            of the shares differ by at most one. Or give ``groups``.
+        groups: of each training image, an integer for its experience, such as a recording session; the lowest comes
+            first.
         seed: for the deal.
-        name: see above.
-        architecture: see above.
-        training: see above.
-        statistics: see above.
+        name: see :func:`joint`.
+        setup: see :func:`joint`.
 
     Raises:
         DataError: as :func:`joint`, or when a class has fewer images than there are experiences.
-        SettingError: with neither or both of ``experiences`` and ``groups``, or not one group an image.
+        SettingError: with neither or both of ``experiences`` and ``groups``, or not one group per image.
 
     >>> samples = Samples.of(torch.rand(6, 1, 8, 8), torch.arange(6) % 2)
     >>> scenario = new_instances(samples, samples, groups=torch.tensor([4, 4, 9, 9, 9, 9]))
@@ -170,15 +190,14 @@ def new_instances(
         own = _rows(train, share)
         classes: tuple[int, ...] = tuple(own.labels.unique().tolist())
         parts.append(attrs.evolve(_experience(index, classes, None, own, test), test=shared))
-    return _scenario(name, train, architecture, training, statistics, parts)
+    return _scenario(name, train, setup, parts)
 
 
 def _dealt(train: Samples, test: Samples, experiences: int, seed: int) -> list[Tensor]:
     """The rows of each experience, in ascending order."""
-    classes = _check(train, test, experiences)
     shares: list[list[Tensor]] = [[] for _ in range(experiences)]
     begin = 0
-    for label in classes:
+    for label in _check(train, test, experiences):
         index = (train.labels == label).nonzero().flatten()
         if len(index) < experiences:
             raise DataError(
@@ -190,49 +209,29 @@ def _dealt(train: Samples, test: Samples, experiences: int, seed: int) -> list[T
         dealt = index[torch.randperm(len(index), generator=generator).to(index.device)]
         for number in range(experiences):
             shares[(begin + number) % experiences].append(dealt[number::experiences])
-        begin += len(index)  # a class goes on where the last one ended, so that sizes differ by one at most
+        begin += len(index)  # a class starts where the last one ended, so that sizes differ by one at most
     return [torch.cat(share).sort().values for share in shares]
 
 
 def _rows(samples: Samples, index: Tensor) -> Samples:
-    """The samples at ascending places, without a copy where these have no gap."""
+    """The samples at ascending places, without a copy where the places have no gap."""
     first, last = int(index[0]), int(index[-1])
     return samples[first : last + 1] if last - first + 1 == len(index) else samples[index]
 
 
-def _by_classes(
-    train: Samples,
-    test: Samples,
-    experiences: int,
-    seed: int,
-    *,
-    tasks: bool,
-    classes_each: Sequence[int] | None = None,
-    order: Sequence[int] | None = None,
-) -> list[Experience]:
+def _class_order(train: Samples, test: Samples, experiences: int, seed: int) -> Tensor:
+    """The class ids in a random order."""
     classes = torch.tensor(_check(train, test, experiences))
     if len(classes) < experiences:
         raise DataError(
-            expected=f"at least {experiences} classes, one an experience",
+            expected=f"at least {experiences} classes, one per experience",
             got=str(len(classes)),
             remedy="take fewer experiences",
         )
-    shuffled = classes[torch.randperm(len(classes), generator=make_generator("cpu", seed, "class-order"))]
-    if order is not None:
-        if sorted(order) != classes.tolist():
-            raise SettingError(
-                expected=f"each of the classes {classes.tolist()} once",
-                got=str(tuple(order)),
-                remedy="correct the order",
-            )
-        shuffled = torch.tensor(order)
-    if classes_each is not None and (min(classes_each) < 1 or sum(classes_each) != len(classes)):
-        raise SettingError(
-            expected=f"classes_each of at least 1, {len(classes)} in all",
-            got=str(tuple(classes_each)),
-            remedy="share out all classes",
-        )
-    shares = shuffled.tensor_split(experiences) if classes_each is None else shuffled.split([*classes_each])
+    return classes[torch.randperm(len(classes), generator=make_generator("cpu", seed, "class-order"))]
+
+
+def _by_classes(train: Samples, test: Samples, shares: Sequence[Tensor], *, tasks: bool = False) -> list[Experience]:
     parts: list[Experience] = []
     for index, chosen in enumerate(shares, 1):
         own: tuple[int, ...] = tuple(sorted(chosen.tolist()))
@@ -251,7 +250,7 @@ def _experience(index: int, classes: tuple[int, ...], task: int | None, train: S
 
 
 def _check(train: Samples, test: Samples, experiences: int) -> tuple[int, ...]:
-    """The class ids of the training set."""
+    """The class ids of the training set, ascending."""
     classes, tested = (set(part.labels.tolist()) for part in (train, test))
     problem: tuple[str, str] | None = None
     if experiences < 1:
@@ -267,29 +266,21 @@ def _check(train: Samples, test: Samples, experiences: int) -> tuple[int, ...]:
     return tuple(sorted(classes))
 
 
-def _scenario(
-    name: str,
-    train: Samples,
-    architecture: Mapping[str, Any] | None,
-    training: ExpertTraining | None,
-    statistics: Statistics | None,
-    experiences: list[Experience],
-) -> Scenario:
+def _scenario(name: str, train: Samples, setup: ExpertSetup, experiences: list[Experience]) -> Scenario:
     channels, height, width = train.images.shape[1:]
     classes = int(train.labels.max()) + 1
-    mean, std = _moments(train.images) if statistics is None else statistics
-    if architecture is None:
-        settings = {"channels": channels, "classes": classes, "image_size": height}
-        architecture = {"name": "conv-net", "settings": settings}
+    mean, std = _moments(train.images) if setup.statistics is None else setup.statistics
+    settings = {"channels": channels, "classes": classes, "image_size": height}
     return Scenario(
         name,
-        tuple(experiences),
+        experiences,
         classes,
         (channels, height, width),
         tuple(mean),
         tuple(std),
-        architecture,
-        training or ExpertTraining(),
+        setup.architecture or {"name": "conv-net", "settings": settings},
+        setup.training,
+        setup.pretrained,
     )
 
 
@@ -298,7 +289,7 @@ def _moments(images: StoredImages) -> tuple[tuple[float, ...], tuple[float, ...]
     if images.dtype != torch.uint8:
         pixels = images.double()
         return tuple(pixels.mean((0, 2, 3)).tolist()), tuple(pixels.std((0, 2, 3), correction=0).tolist())
-    # Of bytes it is enough to know how many there are of each: no large set of images is ever floating.
+    # Counts of each byte are enough, so a large set of images is never converted to floating point.
     means: list[float] = []
     stds: list[float] = []
     values = to_pixels(torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 256)).double().flatten()

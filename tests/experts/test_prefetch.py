@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exml.experts._prefetch import ahead
+from exml.experts.prefetch import ahead
 
 
 class Thing:

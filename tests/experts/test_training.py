@@ -17,7 +17,7 @@ from torch import nn
 
 from exml.core.errors import ExpertError, NonFiniteError, SettingError
 from exml.core.samples import Samples
-from exml.experts import Expert, ExpertTraining, train_expert
+from exml.experts import Expert, ExpertTraining, train_expert, untrained_expert
 from exml.experts._checkpoint import TrainingCheckpoint
 from exml.models import ConvNet, SlimResNet18
 
@@ -166,7 +166,7 @@ def train_with_everything(path: Path | None, kill_at: int | None = None, momentu
     )
     module = module_with_everything()
     with suppress(KeyboardInterrupt):
-        train_expert(module, blobs(), training=training, seed=seed, checkpoint=path)
+        training(untrained_expert(module, blobs()), blobs(), seed, None, path)
     return module, noise.steps
 
 
@@ -214,8 +214,9 @@ def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
 def test_weights_of_nan_are_not_kept(tmp_path: Path) -> None:
     samples = blobs()
     samples.images[3] = float("nan")
+    expert, training = untrained_expert(linear(2), samples), ExpertTraining(batch_size=8)
     with pytest.raises(NonFiniteError, match="epoch 1"):
-        train_expert(linear(2), samples, checkpoint=tmp_path / "expert.training", training=ExpertTraining(batch_size=8))
+        training(expert, samples, 0, None, tmp_path / "expert.training")
     for path in tmp_path.iterdir():  # those of the steps before the image was seen
         assert all(bool(tensor.isfinite().all()) for tensor in load_file(path).values())
 
@@ -255,9 +256,8 @@ def test_bytes_teach_what_pixels_teach() -> None:
 
 def test_progress_is_told_after_each_epoch() -> None:
     told: list[tuple[int, int]] = []
-    train_expert(
-        linear(2), blobs(), training=ExpertTraining(epochs=3), progress=lambda done, total: told.append((done, total))
-    )
+    training = ExpertTraining(epochs=3)
+    training(untrained_expert(linear(2), blobs()), blobs(), 0, lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 

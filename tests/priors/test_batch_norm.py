@@ -159,6 +159,6 @@ class TestRecordActivations:
     def test_there_are_none_without_running_statistics(self, module):
         with record_activations(module) as activations:
             module(torch.zeros(3, 2))
-            with pytest.raises(ExpertError, match="leave BatchNormStatistics out"):
+            with pytest.raises(ExpertError, match="remove BatchNormStatistics"):
                 BatchNormStatistics(1.0)(torch.zeros(3, 1, 1, 2), activations)
             assert BatchNormStatistics(1.0, absent="ignore")(torch.zeros(3, 1, 1, 2), activations) == 0

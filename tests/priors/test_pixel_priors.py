@@ -36,6 +36,15 @@ def test_blur_agrees_with_kornia(channels, size, sigma, padding, border, squared
     torch.testing.assert_close(prior(x, ()), wanted, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("padding", ["reflect", "zeros"])
+def test_kornias_operator_and_ours_agree(padding):
+    x = images().requires_grad_()
+    ours = GaussianBlur(0.3, kernel_size=5, padding=padding)
+    penalties = [attrs.evolve(ours, operator=operator)(x, ()) for operator in ("fused", "kornia")]
+    torch.testing.assert_close(*penalties, rtol=1e-10, atol=0)
+    torch.testing.assert_close(*(torch.autograd.grad(penalty, x) for penalty in penalties), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("squared", [True, False])
 def test_blur_of_an_even_image_is_nothing_and_has_a_finite_slope(squared):
     x = torch.zeros(2, 1, 6, 6, requires_grad=True)

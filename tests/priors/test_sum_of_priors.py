@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from exml.augmentation import Augmentation, Chain
+from exml.augmentation import Augmentation, Chain, Kornia
 from exml.core.registry import class_of, kind_of
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum, TotalVariation, Weighted, record_activations
 from exml.protocols import Augmentation as AnyAugmentation
@@ -11,13 +11,14 @@ from exml.protocols import Prior
 
 PRIORS = [
     L2Norm(0.1),
-    GaussianBlur(0.1),
+    GaussianBlur(0.1, operator="kornia"),
     TotalVariation(0.1),
     BatchNormStatistics(0.1, layers=("a",)),
     Sum((L2Norm(0.1), TotalVariation(0.2))),
     Weighted(L2Norm(0.1), 0.2),
 ]
-AUGMENTATIONS = [Augmentation(shift=2), Chain((Augmentation(shift=2), Augmentation(flip=0.5)))]
+KORNIA = Kornia("RandomPerspective", {"p": 1.0})
+AUGMENTATIONS = [Augmentation(shift=2), Chain((Augmentation(shift=2), Augmentation(flip=0.5))), KORNIA]
 
 
 def test_sum_and_weight_nest():

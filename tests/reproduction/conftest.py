@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import pytest
 from reproduction import Layout, TableColumn, TableRow
@@ -83,6 +82,4 @@ def _tiny(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_pictures_of_runs(monkeypatch):
-    monkeypatch.setattr("exml.runs._scenario_run.save_figure", lambda figure, path: Path(path).write_bytes(b""))
-    monkeypatch.setattr("exml.runs._scenario_run.accuracy_figure", lambda *_: None)
-    monkeypatch.setattr("exml.runs._scenario_run.samples_figure", lambda *_: None)
+    tiny.no_figures(monkeypatch)

@@ -16,7 +16,6 @@ from exml.cli import run_app
 from exml.runs import Environment, LocalProcesses, Seconds
 from tests.reproduction.conftest import small_layout
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -16,7 +16,6 @@ import reproduction
 from reproduction import Reproduction, read_cells
 from reproduction.measured import commit
 
-from exml import runs
 from exml.core.errors import CheckpointError, DataError, SettingError
 from exml.learning.events import JobEnded, JobsStarted
 from exml.scenarios import registry
@@ -51,7 +50,7 @@ def test_cells_are_what_single_runs_say(tmp_path):
     assert (type(seen[0]), seen[0].total) == (JobsStarted, len(cells))
     assert len([event for event in seen if isinstance(event, JobEnded)]) == len(cells)
 
-    single = runs.run("tiny-nc", {"mi": tiny.inversion()}, tmp_path / "single", seed=1)
+    single = tiny.run("tiny-nc", {"mi": tiny.inversion()}, tmp_path / "single", seed=1)
     cell, (learned,) = cells["tiny-nc/paper-model-inversion--budget=1--seed=1"], single.strategies
     assert (cell.accuracy, cell.stream_accuracy) == (learned.accuracy, learned.stream_accuracy)
     assert cell.forgetting == learned.forgetting
@@ -201,7 +200,7 @@ def test_a_field_that_came_after_a_measurement_does_not_make_it_another(tmp_path
     reproduction.gather([], out, layout)
     assert "versions of its recipe" in (out / "table.md").read_text()
     reproduction.run(asked, out, resume=True, executor=again, layout=layout)
-    assert [task.seed for task in again.asked] == [earlier.seed]
+    assert [task.settings.seed for task in again.asked] == [earlier.seed]
 
 
 def test_pictures(tmp_path):

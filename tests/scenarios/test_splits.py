@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exml.core.errors import DataError, SettingError
 from exml.core.samples import Samples
-from exml.scenarios import joint, multi_task, new_classes, new_instances
+from exml.scenarios import ExpertSetup, joint, multi_task, new_classes, new_instances
 
 
 def dataset(labels: list[int], channels: int = 1, size: int = 4) -> Samples:
@@ -106,7 +106,9 @@ def test_training_moves_only_what_the_scenario_says() -> None:
     [expert] = joint(
         samples,
         samples,
-        architecture={"name": "conv-net", "settings": {"channels": 1, "classes": 5, "image_size": 4, "widths": [2]}},
+        setup=ExpertSetup(
+            {"name": "conv-net", "settings": {"channels": 1, "classes": 5, "image_size": 4, "widths": [2]}}
+        ),
     ).train_experts()
     assert expert.outputs == (0, 1, 2, 3, 4)
     assert expert.classes == (0, 1)
@@ -212,5 +214,5 @@ def test_statistics_of_bytes_are_those_of_their_pixels(channels: int, monkeypatc
     pixels = images.double().transpose(0, 1).flatten(1).numpy() / 255
     assert scenario.mean == pytest.approx(tuple(pixels.mean(1)), rel=1e-7)
     assert scenario.std == pytest.approx(tuple(pixels.std(1)), rel=1e-7)
-    given = joint(samples, samples, statistics=([0.5] * channels, [0.25] * channels))
+    given = joint(samples, samples, setup=ExpertSetup(statistics=([0.5] * channels, [0.25] * channels)))
     assert (given.mean, given.std) == ((0.5,) * channels, (0.25,) * channels)

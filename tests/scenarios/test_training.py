@@ -11,7 +11,7 @@ import torch
 from exml import scenarios
 from exml.experts import ExpertTraining, read_card
 from exml.experts._checkpoint import TrainingCheckpoint
-from exml.scenarios._training import train_experts
+from exml.scenarios._training import ExpertJob
 
 
 def short(split="test"):
@@ -76,16 +76,13 @@ def test_a_checkpoint_that_its_expert_outlived_is_deleted(tmp_path):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
 
 
-def test_another_record_is_another_expert(tmp_path):
+def test_another_record_is_another_expert(tmp_path, monkeypatch):
     short().train_experts(1, tmp_path)
     path = tmp_path / "expert-1.json"
     card = json.loads(path.read_text())
     card["training"]["settings"]["epochs"] = 3
     path.write_text(json.dumps(card))
-    trained = []
-    globals_ = inspect.unwrap(train_experts).__globals__
-    train_expert = globals_["train_expert"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(globals_, "train_expert", lambda *a, **k: trained.append(k["name"]) or train_expert(*a, **k))
-        short().train_experts(1, tmp_path)
-    assert trained == ["digits-nc-1"]
+    trained, train = [], ExpertJob.__call__
+    monkeypatch.setattr(ExpertJob, "__call__", lambda job, *rest: trained.append(job.index) or train(job, *rest))
+    short().train_experts(1, tmp_path)
+    assert trained == [1]

@@ -235,7 +235,7 @@ def test_the_plan_sees_how_far_each_run_is(folder):
 def exml_run(out, seed):
     from exml import runs
 
-    runs.run("tiny-nc", {"noise": tiny.strategy()}, out, seed=seed)
+    runs.run(runs.ScenarioExperts("tiny-nc"), {"noise": tiny.strategy()}, out, settings=runs.RunSettings(seed))
 
 
 def test_what_is_saved_says_where_the_files_are(folder):

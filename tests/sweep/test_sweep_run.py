@@ -16,6 +16,7 @@ import pytest
 
 from exml import runs
 from exml.core.errors import CheckpointError
+from exml.core.execution import Execution
 from exml.learning.events import JobEnded, JobsStarted, WaitingForProcess
 from exml.learning.strategy import Strategy
 from exml.runs import Ended, Failure, Result, sweep
@@ -32,6 +33,7 @@ class Here:
         self.fails, self.stop_after, self.asked = fails, stop_after, []
 
     def __call__(self, jobs, resources, tell, /):
+        self.resources = resources
         for number, job in enumerate(jobs):
             if number == self.stop_after:
                 raise KeyboardInterrupt
@@ -42,17 +44,15 @@ class Here:
                 continue
             known = Path(self.memory.name) / task.name
             if not known.exists():
-                parts = Strategy.from_dict(task.parts)
-                runs.run(task.scenario, {task.strategy: parts}, known, seed=task.seed)
+                source = attrs.evolve(task.source, folder=None)
+                runs.run(source, {task.strategy: Strategy.from_dict(task.parts)}, known, settings=task.settings)
             shutil.copytree(known, task.folder)
             tell(Ended(task.name, None))
 
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    monkeypatch.setattr("exml.runs._scenario_run.save_figure", lambda figure, path: path.write_bytes(b""))
-    monkeypatch.setattr("exml.runs._scenario_run.accuracy_figure", lambda *_: None)
-    monkeypatch.setattr("exml.runs._scenario_run.samples_figure", lambda *_: None)
+    tiny.no_figures(monkeypatch)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_what_is_in_a_folder_is_not_overwritten(folder, asked):
         sweep.run(asked, folder / "out", resume=True, executor=Here())
     assert not (folder / "out").exists()
     sweep.run(attrs.evolve(asked, seeds=(0,)), folder / "out", executor=Here(fails=["seed"]))
-    with pytest.raises(CheckpointError, match="got a sweep; remedy: go on with that sweep by resuming it"):
+    with pytest.raises(CheckpointError, match="got a sweep; remedy: resume that sweep, or"):
         sweep.run(asked, folder / "out", executor=Here())
 
 
@@ -233,19 +233,15 @@ def test_every_setting_of_the_file_arrives(folder):
     executor = Here(fails=["seed"])
     sweep.run(asked, folder / "out", executor=executor)
     (task,) = executor.asked
+    assert executor.resources == asked.resources
     out = folder.resolve() / "out"
-    assert attrs.asdict(task) == {
-        "name": "tiny-nc--noise--seed=3",
-        "scenario": "tiny-nc",
-        "strategy": "noise",
-        "parts": tiny.strategy().to_dict(),
-        "seed": 3,
-        "split": "validation",
-        "device": "cuda",
-        "execution": {"compile": "capture", "precision": "bfloat16"},
-        "imports": (str(folder / "tiny_module.py"),),
-        "folder": str(out / "runs" / "tiny-nc--noise--seed=3"),
-        "experts": str(out / "experts" / "tiny-nc-3"),
-        "log": str(out / "logs" / "tiny-nc--noise--seed=3.txt"),
-        "baselines": True,
-    }
+    assert task == sweep.Task(
+        name="tiny-nc--noise--seed=3",
+        source=runs.ScenarioExperts("tiny-nc", "validation", out / "experts" / "tiny-nc-3"),
+        strategy="noise",
+        parts=tiny.strategy().to_dict(),
+        settings=runs.RunSettings(3, "cuda", Execution("capture", "bfloat16")),
+        imports=(str(folder / "tiny_module.py"),),
+        folder=out / "runs" / "tiny-nc--noise--seed=3",
+        log=out / "logs" / "tiny-nc--noise--seed=3.txt",
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from exml.runs._canvas import COLOURS, MARKERS, fitted, new_figure
+from exml.runs.canvas import COLOURS, MARKERS, fitted, new_figure
 from exml.runs.sweep.groups import Group, groups_of
 from exml.runs.sweep.results import SweepResult
 

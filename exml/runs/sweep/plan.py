@@ -15,7 +15,7 @@ from exml import scenarios
 from exml.core.errors import CheckpointError, ExmlError, SettingError
 from exml.learning.strategy import Strategy
 from exml.recipes import for_scenario
-from exml.runs._record import read_record
+from exml.runs.record import read_record
 from exml.runs.run import TAKEN
 from exml.runs.sweep._fields import show, with_field
 from exml.runs.sweep._imports import import_all

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exml.core.errors import CheckpointError
-from exml.core.execution import Execution
 from exml.learning.events import Event, Observer, WaitingForProcess
-from exml.runs._canvas import save_figure
-from exml.runs._lock import lock, require_free
+from exml.runs.canvas import save_figure
+from exml.runs.folder_lock import lock, require_free
 from exml.runs.jobs import Executor, Failure
 from exml.runs.local_processes import LocalProcesses
+from exml.runs.sources import ScenarioExperts
 from exml.runs.sweep.comparison_figure import comparison_figure
 from exml.runs.sweep.plan import PlannedRun, plan
 from exml.runs.sweep.results import Gathering, SweepResult
@@ -86,15 +86,11 @@ def task_of(run: PlannedRun, sweep: Sweep, out: Path) -> Task:
     out = out.resolve()
     return Task(
         name=run.name,
-        scenario=run.scenario,
+        source=ScenarioExperts(run.scenario, sweep.split, out / "experts" / f"{run.scenario}-{run.seed}"),
         strategy=run.strategy,
         parts={} if run.parts is None else run.parts.to_dict(),
-        seed=run.seed,
-        split=sweep.split,
-        device=sweep.device,
-        execution=Execution(sweep.compile, sweep.precision),
+        settings=sweep.settings(run.seed),
         imports=tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in sweep.imports),
-        folder=str(out / "runs" / run.name),
-        experts=str(out / "experts" / f"{run.scenario}-{run.seed}"),
-        log=str(out / "logs" / f"{run.name}.txt"),
+        folder=out / "runs" / run.name,
+        log=out / "logs" / f"{run.name}.txt",
     )

@@ -12,11 +12,13 @@ import torch
 import yaml
 
 from exml.core.errors import ConfigError, SettingError
+from exml.core.execution import Execution
 from exml.core.files import write_text
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import in_range, one_of
 from exml.runs.jobs import Resources
+from exml.runs.run import RunSettings
 
 
 def _not_empty(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -108,6 +110,10 @@ class Sweep:
         if kind == "cuda" and not self.resources.gpus:
             expected = "resources.gpus > 0 for a sweep on GPUs"
             raise SettingError(expected=expected, got=got, remedy="set the number of GPUs of each run")
+
+    def settings(self, seed: int) -> RunSettings:
+        """The settings of a run with a seed."""
+        return RunSettings(seed, self.device, Execution(self.compile, self.precision))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; :meth:`from_dict` is the inverse."""

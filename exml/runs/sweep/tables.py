@@ -9,13 +9,14 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from exml.runs.sweep.forecast import Forecast
+from exml.runs.forecast import duration
+from exml.runs.sweep.forecast import SweepForecast
 from exml.runs.sweep.groups import groups_of, label_of, spread
 from exml.runs.sweep.plan import Plan, PlannedRun
 from exml.runs.sweep.results import SweepResult
 
 
-def plan_table(plan: Plan, forecast: Forecast) -> Table:
+def plan_table(plan: Plan, forecast: SweepForecast) -> Table:
     """One line for each combination in each scenario: number of runs, their status, and the time of one run.
 
     Args:
@@ -35,7 +36,7 @@ def plan_table(plan: Plan, forecast: Forecast) -> Table:
     return table
 
 
-def plan_line(plan: Plan, forecast: Forecast | None = None, workers: int | None = None) -> str:
+def plan_line(plan: Plan, forecast: SweepForecast | None = None, workers: int | None = None) -> str:
     """The plan in one sentence.
 
     Args:
@@ -94,20 +95,3 @@ def new_table(right: Sequence[str]) -> Table:
     for head in right:
         table.add_column(head, justify="right", no_wrap=True)
     return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds in readable units.
-
-    >>> duration(4.21), duration(75), duration(8000), duration(300_000)
-    ('4.2 s', '75 s', '2 h 13 min', '3 d 11 h')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

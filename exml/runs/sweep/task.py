@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
-from exml import runs
-from exml.core.execution import EAGER, Execution
 from exml.core.files import write_text
 from exml.learning.events import Event, JobEnded, JobProgress, JobsStarted, StrategyStarted, StudentEvaluated
 from exml.learning.strategy import Strategy
 from exml.runs.jobs import Ended, Executor, Failure, Job, Report, Resources
+from exml.runs.run import RunSettings, run
+from exml.runs.sources import ScenarioExperts
 from exml.runs.sweep._imports import import_all
 
 
@@ -24,33 +24,23 @@ class Task:
 
     Args:
         name: of the run.
-        scenario: its name.
+        source: scenario and experts; runs of the same scenario and seed share the folder of the experts.
         strategy: name of the strategy.
-        parts: the strategy as plain data; empty to measure the baselines only.
-        seed: of the run.
-        split: the images that the accuracies are measured on.
-        device: where to run, as torch names it.
-        execution: of the hot loops.
+        parts: the strategy as plain data; empty to evaluate only the baselines.
+        settings: seed, device and execution.
         imports: modules to import first.
         folder: of the run.
-        experts: folder of the experts, which runs of the same scenario and seed share.
         log: file for what the run prints.
-        baselines: whether to measure them.
     """
 
     name: str
-    scenario: str
+    source: ScenarioExperts
     strategy: str
     parts: Mapping[str, Any]
-    seed: int
-    split: Literal["test", "validation"] = "test"
-    device: str = "cpu"
-    execution: Execution = EAGER
-    imports: tuple[str, ...] = ()
-    folder: str
-    experts: str
-    log: str
-    baselines: bool = True
+    settings: RunSettings
+    imports: tuple[str, ...]
+    folder: Path
+    log: Path
 
     def run(self, report: Report) -> None:
         """Carry out the run, from its last checkpoint if it was begun before."""
@@ -67,17 +57,12 @@ class Task:
                 case _:
                     pass
 
-        runs.run(
-            self.scenario,
+        run(
+            self.source,
             {self.strategy: Strategy.from_dict(self.parts)} if self.parts else {},
             self.folder,
-            seed=self.seed,
-            split=self.split,
-            device=self.device,
-            execution=self.execution,
-            resume=(Path(self.folder) / "run.json").exists(),
-            experts=self.experts,
-            baselines=self.baselines,
+            settings=self.settings,
+            resume=(self.folder / "run.json").exists(),
             observers=[observe],
         )
 
@@ -114,7 +99,7 @@ def carry_out(
             emit(told)
             return
         task, failure = by_name[told.name], told.failure
-        if failure is None and not (Path(task.folder) / "result.json").exists():
+        if failure is None and not (task.folder / "result.json").exists():
             failure = Failure("the run left no result.json; do all machines see the same folder?", "")
         if failure is not None:
             write_text(failure_file(out, told.name), f"{failure.message}\n\n{failure.details}")
@@ -122,7 +107,7 @@ def carry_out(
 
     for task in tasks:  # what an earlier attempt left
         failure_file(out, task.name).unlink(missing_ok=True)
-        Path(task.log).unlink(missing_ok=True)
+        task.log.unlink(missing_ok=True)
     emit(JobsStarted(tuple(by_name), total))
     if tasks:
-        executor([Job(task.name, partial(Task.run, task), Path(task.log)) for task in tasks], resources, tell)
+        executor([Job(task.name, partial(Task.run, task), task.log) for task in tasks], resources, tell)

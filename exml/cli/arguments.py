@@ -1,0 +1,78 @@
+"""Arguments that several commands share: whole numbers, flags, strategies and students by name or file."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from cyclopts import Parameter, Token
+
+from exml.core.errors import ConfigError, SettingError
+from exml.learning.strategy import Strategy
+
+T = TypeVar("T")
+
+
+def _whole(_: object, tokens: Sequence[Token]) -> int:
+    """Cyclopts rounds 1.5; here it is a mistake."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"expected a whole number, got {tokens[0].value!r}") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+Flag = Annotated[bool, Parameter(show_default=False)]
+
+
+def again(*, resumed: bool) -> str:
+    """The command line that resumes the run of this one."""
+    return shlex.join(["exml", *sys.argv[1:]]) + ("" if resumed else " --resume")
+
+
+def strategies_of(text: str, named: Callable[[str], T]) -> dict[str, Strategy | T]:
+    """The strategies of ``--strategy``: files, named like their file, and names, which ``named`` looks up."""
+    chosen: dict[str, Strategy | T] = {}
+    for part in text.split(","):
+        path = Path(part)
+        is_file = path.suffix in (".yaml", ".yml", ".json") or os.sep in part
+        name = path.stem if is_file else part
+        if name in chosen:
+            raise SettingError(expected="each strategy once", got=f"{name!r} twice", remedy="rename one of the files")
+        chosen[name] = Strategy.load(path) if is_file else named(part)
+    return chosen
+
+
+def student_of(text: str) -> dict[str, Any]:
+    """The architecture of ``--student``: NAME, NAME:setting=value,... or a YAML file with a name and settings."""
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml", ".json"):
+        try:
+            plain = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                "", expected=f"a student in {path}", got=str(error), remedy="name a YAML or JSON file that exists"
+            ) from None
+    else:
+        name, _, values = text.partition(":")
+        plain = f"{{name: {name}, settings: {{{values.replace('=', ': ')}}}}}"
+    try:
+        found: Any = yaml.safe_load(plain)
+    except yaml.YAMLError:
+        found = None
+    found = found if isinstance(found, dict) else {}
+    settings = found.get("settings") or {}
+    fits = isinstance(found.get("name"), str) and set(found) <= {"name", "settings"} and isinstance(settings, dict)
+    if not fits or not all(isinstance(key, str) and value is not None for key, value in settings.items()):
+        raise SettingError(
+            expected="a student such as conv-net or conv-net:widths=[8,16],batch_norm=false, or a YAML file with "
+            "name and settings",
+            got=repr(text),
+            remedy="correct it; exml.models.names() lists the names",
+        )
+    return {"name": found["name"], "settings": settings}

@@ -1,0 +1,109 @@
+"""Losses that compare the student's logits with a target or with labels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+import torch
+from torch.nn import functional
+
+from exml.core.registry import component
+from exml.core.shapes import Labels, Logits, Scalar
+from exml.core.targets import Target
+from exml.core.validators import in_range, one_of
+
+
+@component
+@attrs.frozen
+class MeanSquaredError:
+    """``‖y_curr - ỹ‖²`` (Eq. 9), summed over the classes of an image, averaged over the batch.
+
+    Args:
+        classes: ``"seen"`` compares candidates for which a teacher gave a value; ``"all"`` compares every class, and
+            pulls the student to 0 where there is no value, as the paper's code does.
+        reduction: over the classes of an image: their ``"sum"``, as in a norm, or ``"mean"``, the sum divided by the
+            number of all classes, compared or not, as in the paper's code. The learning rates of appendix B are for
+            the mean.
+
+    >>> target = Target(torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]), torch.tensor([[True, True]]))
+    >>> student = torch.tensor([[3.0, 5.0]])
+    >>> MeanSquaredError()(student, target, torch.tensor([0]))
+    tensor(4.)
+    >>> MeanSquaredError("all")(student, target, torch.tensor([0]))
+    tensor(29.)
+    """
+
+    classes: Literal["seen", "all"] = attrs.field(default="seen", validator=one_of("seen", "all"))
+    reduction: Literal["sum", "mean"] = attrs.field(default="sum", validator=one_of("sum", "mean"))
+
+    def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
+        """The loss of a batch; ``labels`` are not read."""
+        difference = logits - target.logits
+        if self.classes == "seen":
+            difference = torch.where(target.defined & target.candidates, difference, 0)
+        distance = difference.square().sum(1).mean()
+        return distance if self.reduction == "sum" else distance / logits.shape[1]
+
+
+@component
+@attrs.frozen
+class CrossEntropy:
+    """``-log softmax(y_curr)[y_syn]``, averaged over the batch (the second term of Eq. 10).
+
+    Args:
+        classes: the softmax runs over the candidates of an image (``"seen"``) or over every class (``"all"``). The
+            label always counts as a candidate of its own image, even if the target leaves it out, so that the loss is
+            finite.
+        labels: the ones ``"given"`` to the images by their generator, or the argmax of the ``"target"``, as in the
+            paper's code for images that were not generated for a class.
+
+    >>> everything = torch.ones(1, 3, dtype=torch.bool)
+    >>> target = Target(torch.zeros(1, 3), everything, torch.tensor([[True, True, False]]))
+    >>> CrossEntropy()(torch.zeros(1, 3), target, torch.tensor([0])).exp()
+    tensor(2.)
+    >>> CrossEntropy("all")(torch.zeros(1, 3), target, torch.tensor([0])).exp()
+    tensor(3.)
+    """
+
+    classes: Literal["seen", "all"] = attrs.field(default="seen", validator=one_of("seen", "all"))
+    labels: Literal["given", "target"] = attrs.field(default="given", validator=one_of("given", "target"))
+
+    def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
+        """The loss of a batch."""
+        if self.labels == "target":
+            compared = target.defined if self.classes == "seen" else torch.ones_like(target.defined)
+            labels = target.logits.masked_fill(~compared, -float("inf")).argmax(1)
+        if self.classes == "seen":
+            candidates = target.candidates.scatter(1, labels[:, None], True)
+            logits = logits.masked_fill(~candidates, -float("inf"))
+        return functional.cross_entropy(logits, labels)
+
+
+@component
+@attrs.frozen
+class KLDivergence:
+    """``T² · KL(softmax(ỹ / T) ‖ softmax(y_curr / T))``, averaged over the batch (Hinton et al., arXiv 1503.02531).
+
+    Both softmaxes run over the classes of an image for which a teacher gave a value; an image without any counts as 0.
+    T² keeps the size of the gradient about the same at every temperature.
+
+    Args:
+        temperature: T > 0; a larger one gives small probabilities more weight.
+
+    >>> everything = torch.ones(1, 2, dtype=torch.bool)
+    >>> target = Target(torch.tensor([[1.0, 3.0]]), everything, everything)
+    >>> KLDivergence()(torch.tensor([[2.0, 4.0]]), target, torch.tensor([0])).abs() < 1e-6
+    tensor(True)
+    """
+
+    temperature: float = attrs.field(default=2.0, validator=in_range(0, open_low=True))
+
+    def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
+        """The loss of a batch; ``labels`` are not read."""
+        # Finite, so that 0 times the difference of two logarithms is 0; with infinity it would be NaN.
+        lowest = torch.finfo(logits.dtype).min / 2
+        student = (logits / self.temperature).masked_fill(~target.defined, lowest).log_softmax(1)
+        teacher = (target.logits / self.temperature).masked_fill(~target.defined, lowest).log_softmax(1)
+        divergence = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return self.temperature**2 * divergence

@@ -1,0 +1,206 @@
+"""The architectures of the paper (Sec. 5), and a small one for quick experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from exml.core.errors import SettingError
+from exml.core.shapes import Images, Logits
+from exml.models.registry import register
+
+
+@register("conv-net")
+class ConvNet(nn.Module):
+    """Blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, then one linear layer; fast on a CPU.
+
+    Args:
+        channels: of the images.
+        classes: output units.
+        image_size: height and width of the images, at least 2 to the number of blocks.
+        widths: channels of each block.
+        batch_norm: if False, each convolution has a bias instead.
+
+    Raises:
+        SettingError: for a setting below 1, or images too small for the number of blocks.
+
+    >>> import torch
+    >>> ConvNet(channels=1, classes=10, image_size=8)(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        image_size: int,
+        widths: Sequence[int] = (16, 32),
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        _require_positive("ConvNet", channels=channels, classes=classes, image_size=image_size)
+        _require_positive("ConvNet", **{f"widths[{index}]": width for index, width in enumerate(widths)})
+        if not widths or image_size < 2 ** len(widths):
+            most = max(image_size.bit_length() - 1, 1)
+            raise SettingError(
+                expected=f"between 1 and {most} ConvNet.widths for images of {image_size} pixels",
+                got=str(tuple(widths)),
+                remedy="each block halves the image; remove some, or use larger images",
+            )
+        layers: list[nn.Module] = []
+        for inputs, width in zip((channels, *widths), widths, strict=False):
+            layers.append(nn.Conv2d(inputs, width, 3, padding=1, bias=not batch_norm))
+            layers += [nn.BatchNorm2d(width)] if batch_norm else []
+            layers += [nn.ReLU(), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.classifier = nn.Linear(widths[-1] * (image_size // 2 ** len(widths)) ** 2, classes)
+
+    def forward(self, images: Images) -> Logits:
+        """Logits ``(batch, classes)`` of images ``(batch, channels, image_size, image_size)``."""
+        return self.classifier(self.features(images))
+
+
+@register("lenet5")
+class LeNet5(nn.Module):
+    """LeNet-5 with ReLU and max-pooling, the paper's model for MNIST.
+
+    Two 5x5 convolutions of 6 and 16 channels, then 120, 84 and ``classes`` units. At 32x32 the layer of 120 units sees
+    the same 16x5x5 values as the 5x5 convolution of LeCun et al. (1998).
+
+    Args:
+        channels: of the images.
+        classes: output units.
+        image_size: height and width of the images, from 16.
+
+    Raises:
+        SettingError: for a setting below its minimum.
+
+    >>> import torch
+    >>> LeNet5()(torch.zeros(2, 1, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, channels: int = 1, classes: int = 10, image_size: int = 32) -> None:
+        super().__init__()
+        _require_positive("LeNet5", channels=channels, classes=classes, image_size=image_size)
+        if image_size < 16:
+            raise SettingError(
+                expected="LeNet5.image_size >= 16", got=str(image_size), remedy="use conv-net for smaller images"
+            )
+        side = ((image_size - 4) // 2 - 4) // 2
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)
+        )
+        self.hidden = nn.Sequential(
+            nn.Flatten(), nn.Linear(16 * side * side, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()
+        )
+        self.classifier = nn.Linear(84, classes)
+
+    def forward(self, images: Images) -> Logits:
+        """Logits ``(batch, classes)`` of images ``(batch, channels, image_size, image_size)``."""
+        return self.classifier(self.hidden(self.features(images)))
+
+
+class _BasicBlock(nn.Module):
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        same = stride == 1 and inputs == width
+        projection = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        self.shortcut = nn.Identity() if same else projection
+        self.activation = nn.ReLU()
+
+    def forward(self, inputs: Float[Tensor, "batch c1 h1 w1"]) -> Float[Tensor, "batch c2 h2 w2"]:
+        return self.activation(self.residual(inputs) + self.shortcut(inputs))
+
+
+@register("slim-resnet18")
+class SlimResNet18(nn.Module):
+    """ResNet-18 for small images with few channels, the paper's model for CIFAR10.
+
+    Unlike He et al. (2016), it starts with a 3x3 convolution without max-pooling. Four stages of two basic blocks have
+    1, 2, 4 and 8 times ``width`` channels; the last three halve the image.
+
+    Args:
+        channels: of the images.
+        classes: output units.
+        width: channels of the first stage; 20 in continual learning since Lopez-Paz and Ranzato (2017), 64 in He et al.
+
+    Raises:
+        SettingError: for a setting below 1.
+
+    >>> import torch
+    >>> SlimResNet18(width=4)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, channels: int = 3, classes: int = 10, width: int = 20) -> None:
+        super().__init__()
+        _require_positive("SlimResNet18", channels=channels, classes=classes, width=width)
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        blocks: list[nn.Module] = []
+        inputs = width
+        for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
+            blocks += [_BasicBlock(inputs, factor * width, stride), _BasicBlock(factor * width, factor * width, 1)]
+            inputs = factor * width
+        self.blocks = nn.Sequential(*blocks)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(inputs, classes)
+
+    def forward(self, images: Images) -> Logits:
+        """Logits ``(batch, classes)`` of images ``(batch, channels, height, width)`` of any size."""
+        return self.classifier(self.pool(self.blocks(self.stem(images))))
+
+
+@register("resnet18")
+def resnet18(channels: int = 3, classes: int = 10) -> nn.Module:
+    """:class:`SlimResNet18` with the 64 channels of He et al. (2016): 11 million parameters instead of 1.1.
+
+    Args:
+        channels: of the images.
+        classes: output units.
+
+    Raises:
+        SettingError: for a setting below 1.
+
+    >>> sum(parameter.numel() for parameter in resnet18().parameters())
+    11173962
+    """
+    return SlimResNet18(channels, classes, width=64)
+
+
+@register("mobilenet-v2")
+def mobilenet_v2(classes: int = 50) -> nn.Module:
+    """Torchvision's MobileNetV2 (Sandler et al. 2018), the paper's model for CORe50; color images from 32 pixels.
+
+    Its parameters have torchvision's names, so that weights for ImageNet fit all layers except the head.
+
+    Args:
+        classes: output units.
+
+    Raises:
+        SettingError: for a setting below 1.
+
+    >>> sum(parameter.numel() for parameter in mobilenet_v2(classes=10).parameters())
+    2236682
+    """
+    _require_positive("mobilenet-v2", classes=classes)
+    from torchvision.models import MobileNetV2  # torchvision is slow to import
+
+    return MobileNetV2(num_classes=classes)
+
+
+def _require_positive(owner: str, /, **settings: int) -> None:
+    for name, value in settings.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingError(
+                expected=f"an integer >= 1 for {owner}.{name}", got=repr(value), remedy=f"correct {name}"
+            )

@@ -1,0 +1,267 @@
+"""How long a strategy will take on this machine: time a few real steps of each loop, and extrapolate."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from exml.core.components import rebuild, walk
+from exml.core.execution import EAGER, Execution
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import global_seed
+from exml.core.samples import Samples
+from exml.core.shapes import Scalar
+from exml.engine import PreviousStudent, distill
+from exml.learning.preflight import check_student
+from exml.learning.strategy import Strategy
+from exml.protocols import GenerationContext
+
+BUDGET = 0.3
+"""Seconds per measurement; one step is measured even if it takes longer."""
+FEW, STEPS = 8, 3
+"""Images of the smallest measurement; steps of distillation that are timed after the first."""
+SIMULATED = 50
+"""Experiences for which the buffer policy is simulated; later ones hold what the last one held."""
+
+
+@component
+@attrs.frozen
+class Forecast:
+    """The expected time of a strategy. Training and reading experts, checkpoints and evaluation come on top.
+
+    Args:
+        generation: seconds over the whole stream.
+        distillation: seconds over the whole stream.
+
+    >>> print(Forecast(30.0, 28.4))
+    58 s: generation 30 s, distillation 28 s
+    """
+
+    generation: float
+    distillation: float
+
+    @property
+    def seconds(self) -> float:
+        """Both phases together."""
+        return self.generation + self.distillation
+
+    def __str__(self) -> str:
+        parts = f"generation {duration(self.generation)}, distillation {duration(self.distillation)}"
+        return f"{duration(self.seconds)}: {parts}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people to read.
+
+    >>> duration(4.21), duration(75), duration(8000), duration(300_000)
+    ('4.2 s', '75 s', '2 h 13 min', '3 d 11 h')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def forecast(
+    strategy: Strategy, expert: Expert, student: nn.Module, /, *, experts: int, execution: Execution = EAGER
+) -> Forecast:
+    """Time a few steps of generation and distillation on copies of the models, and extrapolate over the stream.
+
+    Generation is timed with few images and with up to a mini-batch, each with few and with more iterations; both are
+    linear in the images and the iterations. Distillation is timed at its own batch size, and its bank of views with a
+    few and with more images. Both are timed without and with a previous student. Images that leave an inversion early
+    (``stop_at``) make a run faster than its forecast. ``"always"`` and ``"auto"`` are timed as ``"capture"``, because
+    compilation would take longer than the measurement.
+
+    Args:
+        strategy: the strategy to run.
+        expert: an expert like those of the stream; it need not be trained.
+        student: the student, on the device of the run.
+        experts: length of the stream.
+        execution: of the hot loops.
+
+    Raises:
+        BufferSizeError: the buffer is too small for a stream of this length.
+        ExmlError: the models do not fit; see :class:`exml.Learner`.
+
+    >>> import exml
+    >>> expert = Expert(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), classes=(0, 1), image_shape=(1, 8, 8))
+    >>> student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> strategy = exml.recipes.noise(exml.ExpertProfile.from_experts([expert])).build()
+    >>> forecast(strategy, expert, student, experts=5).seconds > 0
+    True
+    """
+    execution = execution if execution.compile == "never" else attrs.evolve(execution, compile="capture")
+    shares = [strategy.buffer.share(i) for i in range(1, experts + 1)]
+    with global_seed(0, "forecast"):
+        trial = _Trial.of(strategy, expert, student, execution)
+        held = _held(strategy, shares)
+        generation = distillation = 0.0
+        for previous, places in ((False, range(1)), (True, range(1, experts))):
+            if places:
+                cost = trial.generation(max(shares[i] for i in places), previous)
+                generation += sum(cost(shares[i]) for i in places)
+            if places and (previous or strategy.student != "first-expert"):
+                cost = trial.distillation(previous)
+                distillation += sum(cost(held[min(i, len(held) - 1)]) for i in places)
+    return Forecast(generation, distillation)
+
+
+@attrs.frozen(eq=False)
+class _Trial:
+    """The loops of a strategy on copies of its models."""
+
+    strategy: Strategy
+    expert: Expert
+    student: nn.Module
+    classes: int
+    execution: Execution
+
+    @classmethod
+    def of(cls, strategy: Strategy, expert: Expert, student: nn.Module, execution: Execution) -> _Trial:
+        device = next(student.parameters()).device
+        copied = attrs.evolve(expert, module=copy.deepcopy(expert.module).to(device))
+        pupil = copy.deepcopy(student)
+        classes = check_student(pupil, copied.image_shape)
+        copied.check(classes)
+        return cls(strategy, copied, pupil, classes, execution)
+
+    def generation(self, images: int, previous: bool) -> Callable[[int], float]:
+        """Seconds to generate a number of images, up to ``images``."""
+        parts = [part for _, part in walk(self.strategy.generator)]
+        iterations = max((getattr(part, "iterations", 0) for part in parts), default=0)
+        batch = max((getattr(part, "batch_size", 0) for part in parts), default=0) or images
+        most = min(images, batch)
+        few = many = min(FEW, max(1, most // 2))
+        less, more = min(1, iterations), min(3, iterations)
+        memory = self._samples(FEW) if previous else None
+        context = GenerationContext(
+            self.strategy.prior, self.strategy.augmentation, memory=memory, execution=self.execution
+        )
+
+        def timed(count: int, steps: int) -> float:
+            generator = _shortened(self.strategy.generator, steps, iterations)
+            return self._seconds(lambda: generator(self.expert, count, 0, context))
+
+        timed(few, less)  # the first call loads libraries
+        while many < most and (many == few or timed(many, less) < BUDGET / 4):
+            many = min(2 * many, most)
+        sizes = sorted({few, many})
+        steps = {n: 0.0 if more == less else (timed(n, more) - timed(n, less)) / (more - less) for n in sizes}
+        calls = {n: timed(n, less) - less * steps[n] for n in sizes}
+
+        def cost(count: int) -> float:
+            whole, rest = divmod(count, batch)
+            batches = [batch] * whole + [rest] * bool(rest)
+            return _line(calls, count) + iterations * sum(_line(steps, n) for n in batches)
+
+        return cost
+
+    def distillation(self, previous: bool) -> Callable[[int], float]:
+        """Seconds to distill with a number of images in the buffer."""
+        training = self.strategy.training
+        has_bank = training.views > 0 or training.ridge is not None
+        self._steps(FEW, 1, previous)  # the first call loads libraries
+        setups: dict[int, float] = {}
+        step = 0.0
+        for size in (16, 64) if has_bank else (16,):
+            began = self._now()
+            ticks = self._steps(size, STEPS, previous)
+            step = statistics.median(after - before for before, after in pairwise(ticks[-STEPS - 1 :]))
+            setups[size] = ticks[0] - began - step
+        return lambda held: _line(setups, held if has_bank else 16) + training.iterations * step
+
+    def _steps(self, size: int, steps: int, previous: bool) -> list[float]:
+        """The times at which each step of distillation ended; a few steps to warm up come first."""
+        strategy, ticks = self.strategy, list[float]()
+        warm_up = 1 if self.execution.compile == "never" else 5
+        training = attrs.evolve(strategy.training, iterations=warm_up + steps)
+        before = None
+        if previous:
+            known = torch.ones(self.classes, dtype=torch.bool, device=self.expert.device)
+            known[list(self.expert.classes)] = len(self.expert.classes) == self.classes
+            before = PreviousStudent(copy.deepcopy(self.student).eval().requires_grad_(False), known, known)
+
+        def after_step(_done: int, _loss: Scalar) -> None:
+            ticks.append(self._now())
+
+        distill(
+            self.student,
+            before,
+            self.expert,
+            self._samples(size),
+            normalizer=strategy.normalizer,
+            combiner=strategy.combiner,
+            loss=strategy.loss,
+            training=training,
+            augmentation=strategy.augmentation,
+            optimizer=training.make_optimizer(self.student),
+            seed=0,
+            start=0,
+            classes=self.classes,
+            after_step=after_step,
+            execution=self.execution,
+        )
+        return ticks
+
+    def _samples(self, count: int) -> Samples:
+        """Noise in the shape of the expert's images, with its classes in turn."""
+        device = self.expert.device
+        images = torch.rand(count, *self.expert.image_shape, device=device)
+        labels = self.expert.class_ids.to(device)[torch.arange(count, device=device) % len(self.expert.classes)]
+        return Samples.of(images, labels, task=self.expert.task, experience=1)
+
+    def _now(self) -> float:
+        if self.expert.device.type == "cuda":
+            torch.cuda.synchronize(self.expert.device)
+        return time.perf_counter()
+
+    def _seconds(self, call: Callable[[], object]) -> float:
+        """The least time of a few calls, within the budget."""
+        times: list[float] = []
+        while not times or (len(times) < 3 and sum(times) < BUDGET):
+            began = self._now()
+            call()
+            times.append(self._now() - began)
+        return min(times)
+
+
+def _shortened(generator: Any, steps: int, iterations: int) -> Any:
+    """The generator with ``steps`` iterations; those of generators inside it shrink in proportion."""
+
+    def shorten(part: Any) -> Any:
+        own = getattr(part, "iterations", None)
+        return attrs.evolve(part, iterations=max(1, round(own * steps / iterations))) if isinstance(own, int) else part
+
+    return rebuild(generator, shorten) if iterations else generator
+
+
+def _line(points: dict[int, float], x: float) -> float:
+    """The value at x of the line through two measured points, or through one point and 0; never negative."""
+    (low, at_low), (high, at_high) = [(0, 0.0), *points.items()][-2:]
+    return max(0.0, at_low + (at_high - at_low) / (high - low) * (x - low))
+
+
+def _held(strategy: Strategy, shares: list[int]) -> list[int]:
+    """Images in the buffer during each experience, from the policy itself with images of one pixel."""
+    memory: Samples | None = None
+    draws, held = torch.Generator(), list[int]()
+    for experience, share in enumerate(shares[:SIMULATED], 1):
+        new = Samples.of(torch.zeros(share, 1, 1, 1), torch.zeros(share, dtype=torch.int64), experience=experience)
+        memory = strategy.buffer(memory, new, draws)
+        held.append(len(memory))
+    return held

@@ -1,0 +1,285 @@
+"""Where the experts of a run come from: a scenario, or a folder of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import attrs
+import torch
+
+from exml import scenarios
+from exml.core.components import uses_real_data
+from exml.core.errors import SettingError
+from exml.core.expert import Expert
+from exml.core.ranks import Ranks
+from exml.core.validators import in_range
+from exml.experts import ExpertCard, ExpertFiles, ExpertProfile, ExpertStream, read_cards, read_expert
+from exml.learning.events import BaselineEvaluated, BaselinesStarted, ExpertsProgress, Observer, WaitingForProcess
+from exml.learning.stop import Stop
+from exml.learning.strategy import Strategy
+from exml.models import Normalized
+from exml.runs.baselines import BASELINES, baseline_result
+from exml.runs.evaluation import Evaluation, evaluate_student
+from exml.runs.folder_lock import lock
+from exml.runs.folder_watcher import FolderWatcher, Refused
+from exml.runs.record import Request
+from exml.runs.result import BaselineResult, ExperienceResult
+from exml.runs.student_plan import StudentPlan, plan_student
+
+
+@attrs.frozen
+class ScenarioExperts:
+    """The experts of a scenario: the run trains them, and evaluates students and baselines on the scenario's test sets.
+
+    Args:
+        name: one of :func:`exml.scenarios.names`.
+        split: the images that accuracies are measured on; ``"validation"`` reads no test image.
+        folder: the folder of the experts, ``OUT/experts`` by default. Runs of one scenario and seed may share it, also
+            at the same time: the first trains, the others wait and load.
+        baselines: whether to evaluate the baselines. They are the same for all runs of one scenario and seed.
+    """
+
+    name: str
+    split: scenarios.Split = "test"
+    folder: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    baselines: bool = True
+
+    def open(self, seed: int, out: Path, _stop: Stop, _begun: Request | None) -> OpenSource:
+        """Load the scenario.
+
+        Raises:
+            UnknownNameError: there is no such scenario.
+            DataError: its data is missing.
+        """
+        return _OpenScenario(self, seed, out)
+
+
+@attrs.frozen
+class FolderExperts:
+    """A folder of experts, ``NAME.json`` and ``NAME.safetensors`` each, in the order of their cards or names.
+
+    There is no test data, so the run measures no accuracy.
+
+    Args:
+        folder: path of the folder.
+        follow: keep learning from experts that arrive in the folder until the run is stopped. An expert that the
+            student cannot learn from is refused and the run continues; an incomplete pair of files is waited for.
+        poll: seconds between two looks at a followed folder.
+        student: name and settings of the student's architecture in :mod:`exml.models`; missing ``channels``,
+            ``classes`` and ``image_size`` are filled in. By default the architecture of the first expert. The student
+            normalizes its images as the first expert does.
+        classes: number of the student's outputs; by default one more than the largest class id on the cards.
+    """
+
+    folder: Path = attrs.field(converter=Path)
+    follow: bool = False
+    poll: float = attrs.field(default=1.0, validator=in_range(0, open_low=True))
+    student: Mapping[str, Any] | None = None
+    classes: int | None = None
+
+    def open(self, seed: int, out: Path, stop: Stop, begun: Request | None) -> OpenSource | None:
+        """Read the cards; a followed folder is waited for until it has one, or None is returned once it is stopped.
+
+        Raises:
+            StreamError: there are no experts in the folder, or their order is contradictory.
+            ExpertError: a card is faulty, or the student cannot learn from an expert.
+            ShapeError: the experts have images of different shapes, or the student does not take them.
+            CheckpointError: the run to resume has another student.
+        """
+        cards = None if self.follow else read_cards(self.folder)
+        if begun is None or begun.student is None:
+            found = FolderWatcher(self.folder, (), None, stop, self.poll).cards() if cards is None else cards
+            if not found:
+                return None
+            plan = plan_student(found, self.student, self.classes)
+        else:
+            found, plan = cards or {}, begun.student
+            plan.require_same(out, self.student, self.classes)
+        for name, card in (cards or {}).items():
+            plan.check(name, card)
+        plan.make(seed)
+        return _OpenFolder(self, plan, found, stop)
+
+
+@runtime_checkable
+class OpenSource(Protocol):
+    """A source whose scenario, or whose cards, were read.
+
+    Attributes:
+        asked: what the record of the run says about the source.
+        plan: images and outputs of the student.
+        folder: where the files of the experts are.
+        names: the names of their files in the order of the stream; None if more may arrive.
+        title: for figures.
+        tests: the experiences that are evaluated.
+        shared_test: whether all experiences have one test set.
+    """
+
+    asked: Mapping[str, Any]
+    plan: StudentPlan
+    folder: Path
+    names: Sequence[str] | None
+    title: str
+    tests: tuple[ExperienceResult, ...] = ()
+    shared_test: bool = False
+
+    def make_student(self, seed: int) -> Normalized:
+        """The student with its initial weights."""
+        ...
+
+    def example(self) -> Expert:
+        """An expert of the stream, trained or not, to time a strategy with."""
+        ...
+
+    def profile(self) -> ExpertProfile:
+        """What the experts are like, for recipes."""
+        ...
+
+    def check(self, strategy: Strategy) -> None:
+        """Refuse a strategy that does not fit the stream, before any work."""
+
+    def prepare(self, seed: int, device: torch.device, tell: Observer, ranks: Ranks) -> None:
+        """Make the experts, unless they exist."""
+
+    def remaining(self, done: Sequence[str], begun: Sequence[str]) -> Iterator[ExpertFiles | Refused]:
+        """The files of the experts that are left.
+
+        Args:
+            done: names of those that were learned.
+            begun: the name of the one in progress, or nothing.
+        """
+        left = dict.fromkeys([*begun, *(self.names or ())])
+        for name in done:
+            left.pop(name, None)
+        return map(read_expert, [self.folder / f"{name}.json" for name in left])
+
+    def length(self, done: Sequence[str]) -> int | None:
+        """The length of the stream; None if it is unknown."""
+        return None if self.names is None else len({*done, *self.names})
+
+    def refuse(self, name: str) -> None:
+        """Mark an expert as refused."""
+
+    def close(self) -> None:
+        """End whatever still waits for experts."""
+
+    def evaluate(self, _student: torch.nn.Module, _ranks: Ranks) -> Evaluation | None:
+        """Evaluate the student on the test sets, if there are any."""
+        return None
+
+    def evaluate_baselines(self, _device: torch.device, _tell: Observer) -> tuple[BaselineResult, ...]:
+        """Evaluate the baselines, if there are test sets and somebody asked."""
+        return ()
+
+
+class _OpenScenario(OpenSource):
+    def __init__(self, source: ScenarioExperts, seed: int, out: Path) -> None:
+        self._source = source
+        self._scenario = scenario = scenarios.load(source.name, seed, source.split)
+        self._experts = ExpertStream(())
+        self.asked = {"scenario": source.name, "split": source.split}
+        self.plan = StudentPlan(
+            scenario.architecture, scenario.classes, scenario.image_shape, scenario.mean, scenario.std
+        )
+        self.folder = out / "experts" if source.folder is None else source.folder
+        self.names = [f"expert-{part.index}" for part in scenario.experiences]
+        self.title = f"{source.name}, seed {seed}"
+        self.tests = tuple(
+            ExperienceResult(index=part.index, classes=part.classes, task=part.task, images=len(part.test))
+            for part in scenario.experiences
+        )
+        self.shared_test = scenario.shared_test
+
+    def make_student(self, seed: int) -> Normalized:
+        return self._scenario.make_student(seed)
+
+    def example(self) -> Expert:
+        scenario, first = self._scenario, self._scenario.experiences[0]
+        return Expert(
+            scenario.make_module(0, "experts").eval(),
+            first.classes,
+            scenario.image_shape,
+            outputs=range(scenario.classes),
+            mean=scenario.mean,
+            std=scenario.std,
+            task=first.task,
+        )
+
+    def profile(self) -> ExpertProfile:
+        return self._scenario.profile()
+
+    def check(self, strategy: Strategy) -> None:
+        strategy.buffer.share(len(self.tests))
+
+    def prepare(self, seed: int, device: torch.device, tell: Observer, ranks: Ranks) -> None:
+        def report(done: int, total: int) -> None:
+            tell(ExpertsProgress(done, total))
+
+        report(0, len(self.tests) * self._scenario.training.epochs)
+        with ExitStack() as stack:
+            if ranks.leader:
+                stack.enter_context(lock(self.folder, lambda: tell(WaitingForProcess(self.folder))))
+            ranks.wait()
+            self._experts = self._scenario.train_experts(seed, self.folder, device=device, progress=report, ranks=ranks)
+
+    def evaluate(self, student: torch.nn.Module, ranks: Ranks) -> Evaluation:
+        return evaluate_student(student, self._scenario, ranks=ranks)
+
+    def evaluate_baselines(self, device: torch.device, tell: Observer) -> tuple[BaselineResult, ...]:
+        if not self._source.baselines:
+            return ()
+        tell(BaselinesStarted(len(BASELINES)))
+        results: list[BaselineResult] = []
+        for name in BASELINES:
+            results.append(baseline_result(name, self._experts, self._scenario, device))
+            tell(BaselineEvaluated(name))
+        return tuple(results)
+
+
+class _OpenFolder(OpenSource):
+    def __init__(self, source: FolderExperts, plan: StudentPlan, cards: Mapping[str, ExpertCard], stop: Stop) -> None:
+        self._source, self._stop = source, stop
+        self._watcher: FolderWatcher | None = None
+        self._cards = cards
+        self.asked = {"student": plan}
+        self.plan = plan
+        self.folder = source.folder
+        self.names = None if source.follow else list(cards)
+        self.title = source.folder.name
+
+    def make_student(self, seed: int) -> Normalized:
+        return self.plan.make(seed)
+
+    def example(self) -> Expert:
+        return read_expert(self.folder / f"{next(iter(self._cards))}.json").expert()
+
+    def profile(self) -> ExpertProfile:
+        return ExpertProfile.from_cards(self._cards, self.folder, open_ended=True)
+
+    def check(self, strategy: Strategy) -> None:
+        if uses_real_data(strategy):
+            raise SettingError(
+                expected="a strategy that learns without the data of the experts",
+                got="one that reads it",
+                remedy="choose another one of 'exml strategies', or give a file",
+            )
+        if self.names is not None:
+            strategy.buffer.share(len(self.names))
+
+    def remaining(self, done: Sequence[str], begun: Sequence[str]) -> Iterator[ExpertFiles | Refused]:
+        if self.names is not None:
+            return super().remaining(done, begun)
+        first = next(iter(begun), None)
+        self._watcher = FolderWatcher(self.folder, done, first, self._stop, self._source.poll)
+        return self._watcher
+
+    def refuse(self, name: str) -> None:
+        if self._watcher is not None:
+            self._watcher.refuse(name)
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            self._stop.ask()

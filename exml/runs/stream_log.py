@@ -1,0 +1,131 @@
+"""The stream log: which experts were learned in which order. Lines are only appended, so its cost stays constant."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Container, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from exml.core.errors import CheckpointError
+from exml.experts import ExpertCard
+from exml.runs.result import ExperienceResult
+
+_NEEDED = {"begun": ("experience", "file", "classes", "task"), "learned": ("experience",), "refused": ("file",)}
+"""The keys of each event that are read back."""
+
+
+class StreamLog:
+    """``stream.jsonl``: one JSON object per line, with an ``event``.
+
+    Each process logs ``opened``. An experience is ``begun`` with an expert and then ``learned``; an expert may be
+    ``refused``. Each line is on the disk before the run continues. A last line that a kill cut short is removed.
+
+    Args:
+        path: path of the file; created if it is missing.
+        writes: False only reads the file and keeps track of what would be written, as ranks other than the leader do.
+
+    Raises:
+        CheckpointError: the file cannot be read or written, or is damaged before its last line.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self.files: list[str] = []
+        """The names of the experts' files, one per experience begun; the last may still be in progress."""
+        self.over = 0
+        """The number of experiences that are logged as learned."""
+        try:
+            with path.open("a+b" if writes else "rb") as file:
+                file.seek(0)
+                end = 0
+                for number, line in enumerate(file, 1):
+                    if not line.endswith(b"\n"):
+                        break
+                    self._note(self._parsed(line, number))
+                    end += len(line)
+                if writes:
+                    file.truncate(end)
+            if writes:
+                self._file = path.open("ab")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def __enter__(self) -> StreamLog:
+        """Open until the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def opened(self, what: Mapping[str, Any]) -> None:
+        """A process works on the run from here on."""
+        self._write({"event": "opened", **what})
+
+    def begun(self, experience: int, file: str, card: ExpertCard) -> None:
+        """The expert of an experience is chosen and does not change any more."""
+        about = {"expert": card.name, "classes": card.classes, "task": card.task, "sha256": card.sha256}
+        self._write({"event": "begun", "experience": experience, "file": file, **about})
+
+    def learned(self, experience: int, seconds: float | None, loss: float | None) -> None:
+        """An experience is finished; None stands for what only a killed process knew."""
+        self._write({"event": "learned", "experience": experience, "seconds": seconds, "loss": loss})
+
+    def refused(self, file: str, reason: str) -> None:
+        """An expert was refused."""
+        self._write({"event": "refused", "file": file, "reason": reason})
+
+    def experiences(self, wanted: Container[int]) -> list[ExperienceResult]:
+        """Some of the experiences that were begun, for a figure; read from the file, which has them all."""
+        found: dict[int, ExperienceResult] = {}
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                entry = self._parsed(line, number)
+                if entry["event"] == "begun" and (index := entry["experience"]) in wanted:
+                    classes = tuple(entry["classes"])
+                    found[index] = ExperienceResult(index=index, classes=classes, task=entry["task"], images=1)
+        return [found[index] for index in sorted(found)]
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self._note(entry)
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _note(self, entry: Mapping[str, Any]) -> None:
+        if entry["event"] == "begun":  # the last line of an experience counts
+            self.files[entry["experience"] - 1 :] = [entry["file"]]
+        elif entry["event"] == "learned":
+            self.over = entry["experience"]
+        elif entry["event"] == "refused" and self.files[self.over :] == [entry["file"]]:
+            self.files.pop()
+
+    def _parsed(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            entry: Any = json.loads(line)
+            for key in _NEEDED.get(entry["event"], ()):
+                entry[key]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                expected=f"one event a line in {self._path}",
+                got=f"something else in line {number}",
+                remedy="replace it by a complete copy, or start again in another folder",
+            ) from error
+        return entry
+
+    def _unwritable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            expected=f"to write {self._path}", got=str(error), remedy="free some space or choose another folder"
+        )

@@ -1,0 +1,148 @@
+"""The plan of a student for a folder of experts, made from their cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from exml import models
+from exml.core.errors import CheckpointError, ExpertError, SettingError, ShapeError
+from exml.core.rng import global_seed
+from exml.experts import ExpertCard
+from exml.learning.preflight import check_student
+from exml.models import Normalized
+
+
+@attrs.frozen
+class StudentPlan:
+    """A student to be built, and what an expert must provide for the student to learn from it.
+
+    Args:
+        architecture: name and settings in :mod:`exml.models`.
+        classes: number of output units; global class ids are below it.
+        image_shape: ``(channels, height, width)``.
+        mean: of each channel, in pixel units, or one for all.
+        std: of each channel, in pixel units, or one for all.
+    """
+
+    architecture: Any
+    classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def make(self, seed: int) -> Normalized:
+        """The student with its initial weights, which depend on the seed.
+
+        Raises:
+            UnknownNameError: the architecture is not registered.
+            SettingError: the architecture does not accept its settings.
+            ShapeError: the module does not take such images, or has another number of outputs.
+        """
+        with global_seed(seed, "initialisation", "student"):
+            module = models.build(self.architecture["name"], **self.architecture["settings"])
+        student = Normalized(module, self.mean, self.std)
+        outputs = check_student(student, self.image_shape)
+        if outputs != self.classes:
+            raise ShapeError(
+                expected=f"a student with {self.classes} outputs",
+                got=str(outputs),
+                remedy="name another architecture or other settings for the student",
+            )
+        return student
+
+    def check(self, file: str, card: ExpertCard) -> None:
+        """Refuse an expert that the student cannot learn from.
+
+        Raises:
+            ExpertError: an unknown architecture, or a class id that the student does not have.
+            ShapeError: images of another shape.
+        """
+        ids = _ids(card)
+        if card.image_shape != self.image_shape:
+            raise ShapeError(
+                expected=f"images {self.image_shape} of every expert ({file}.json)",
+                got=str(card.image_shape),
+                remedy="move experts with images of another shape to another folder",
+            )
+        if max(ids) >= self.classes:
+            raise ExpertError(
+                expected=f"class ids below {self.classes}, the student's outputs ({file}.json)",
+                got=str(max(ids)),
+                remedy=f"start a run with --classes {max(ids) + 1} or more, or correct the card",
+            )
+        if card.architecture is None or card.architecture["name"] not in models.names():
+            raise ExpertError(
+                expected=f"one of the architectures {', '.join(models.names())} ({file}.json)",
+                got="null" if card.architecture is None else repr(card.architecture["name"]),
+                remedy="register it with exml.models.register, and use exml.Learner from Python",
+            )
+
+    def require_same(self, path: Path, architecture: Mapping[str, Any] | None, classes: int | None) -> None:
+        """Refuse to resume a run with another student.
+
+        Raises:
+            CheckpointError: the architecture or the number of classes differs.
+        """
+        other = architecture is not None and _filled(architecture, self.classes, self.image_shape) != self.architecture
+        if other or classes not in (None, self.classes):
+            raise CheckpointError(
+                expected=f"the student that the run in {path} was started with: {self.architecture}",
+                got="another one" if other else f"{classes} classes",
+                remedy="resume it with the same arguments, or start another run in another folder",
+            )
+
+
+def plan_student(
+    cards: Mapping[str, ExpertCard], architecture: Mapping[str, Any] | None, classes: int | None
+) -> StudentPlan:
+    """Plan a student for some experts.
+
+    Args:
+        cards: by name; the first one decides the shape and normalization of the images, and the architecture.
+        architecture: another architecture; missing ``channels``, ``classes`` and ``image_size`` are filled in.
+        classes: number of output units; by default one more than the largest class id on the cards.
+    """
+    file, card = next(iter(cards.items()))
+    outputs = 1 + max(max(_ids(each)) for each in cards.values()) if classes is None else classes
+    if outputs < 1:
+        raise SettingError(expected="at least one class", got=str(outputs), remedy="leave --classes out, or raise it")
+    if architecture is None:
+        if card.architecture is None:
+            raise ExpertError(
+                expected=f"an architecture ({file}.json)", got="null", remedy="name the architecture of the student"
+            )
+        chosen = _widened(card.architecture, outputs)
+    else:
+        chosen = _filled(architecture, outputs, card.image_shape)
+    return StudentPlan(chosen, outputs, card.image_shape, card.mean, card.std)
+
+
+def _ids(card: ExpertCard) -> list[int]:
+    return [unit for unit in (*card.classes, *(card.outputs or ())) if unit is not None]
+
+
+def _widened(architecture: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """The same architecture, possibly nested in others, with another number of outputs."""
+    settings = dict(architecture["settings"])
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and set(value) == {"name", "settings"}:
+            settings[name] = _widened(value, classes)
+    if "classes" in settings:
+        settings["classes"] = classes
+    return {"name": architecture["name"], "settings": settings}
+
+
+def _filled(architecture: Mapping[str, Any], classes: int, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    channels, height, width = image_shape
+    known = {"channels": channels, "classes": classes}
+    if height == width:
+        known["image_size"] = height
+    takes = models.settings(architecture["name"])
+    filled = {name: value for name, value in known.items() if name in takes}
+    settings = {**filled, **architecture["settings"]}
+    with global_seed(0, "describe"):  # built only to read its other settings
+        return models.describe(models.build(architecture["name"], **settings))

@@ -376,4 +376,4 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(runs, "train_zoo", interrupt)
     monkeypatch.setattr(sys, "argv", ["exml", "experts", "train", "tiny-nc", "--out", "my zoo"])
     code, out, err = call(capsys, "experts", "train", "tiny-nc", "--out", folder)
-    assert (code, err) == (130, "exml: interrupted; go on with: exml experts train tiny-nc --out 'my zoo'\n")
+    assert (code, err) == (130, "exml: interrupted; resume with: exml experts train tiny-nc --out 'my zoo'\n")

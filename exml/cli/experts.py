@@ -47,7 +47,7 @@ def train(
                 scenarios, out, seeds=range(seeds), workers=workers, device=device, observers=[display]
             )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"; go on with: {shlex.join(['exml', *sys.argv[1:]])}") from None
+        raise KeyboardInterrupt(f"; resume with: {shlex.join(['exml', *sys.argv[1:]])}") from None
     line = f"{len(folders)} stream(s) of experts in {out}."
     Console(quiet=quiet, highlight=False).print(line, markup=False, soft_wrap=True)
 

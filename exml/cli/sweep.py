@@ -96,7 +96,7 @@ def sweep(
                 observers=[display],
             )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"; go on with: {again(resumed=resume or retry_failed)}") from None
+        raise KeyboardInterrupt(f"; resume with: {again(resumed=resume or retry_failed)}") from None
     console.print(sweep_table(result))
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
     return 1 if result.failed else 0

@@ -32,7 +32,7 @@ def check_normalizer(normalizer: Normalizer) -> None:
     Raises:
         AssertionError: naming the first property that does not hold.
 
-    >>> from exml.losses import StandardizeLogits
+    >>> from exml.normalizers import StandardizeLogits
     >>> check_normalizer(StandardizeLogits())
     """
     check_component(normalizer, "normalizer")
@@ -64,7 +64,7 @@ def check_combiner(combiner: Combiner, *, tasks: bool = False) -> None:
     Raises:
         AssertionError: naming the first property that does not hold.
 
-    >>> from exml.losses import ByClass
+    >>> from exml.combiners import ByClass
     >>> check_combiner(ByClass())
     """
     check_component(combiner, "combiner")

@@ -87,7 +87,7 @@ def check_augmentation(augmentation: Augmentation, image_shape: tuple[int, int, 
     Raises:
         AssertionError: naming the first property that does not hold.
 
-    >>> from exml.priors import Augmentation
+    >>> from exml.augmentation import Augmentation
     >>> check_augmentation(Augmentation(shift=2, flip=0.5))
     """
     check_component(augmentation, "augmentation")

@@ -1,10 +1,10 @@
 """The paper's MNIST and CIFAR-10 columns at the whole budget with five seeds, most valuable first.
 
-    EXML_DATA=... uv run python -u benchmarks/gpu/reproduction.py --work DIR  # on a GPU; killed, it goes on
+    EXML_DATA=... uv run python -u benchmarks/gpu/reproduction.py --work DIR  # on a GPU; resumes after a kill
     uv run python -u benchmarks/gpu/reproduction.py --device cpu --scale 0.0002 --seeds 1 --work DIR --out FILE
 
 ``--scale`` is the budget; below 1 the experts have a single epoch. After each cell, all cells are copied to the folder
-``reproduction/`` beside the JSON file, where ``benchmarks/reproduction_page.py`` reads them.
+``reproduction/`` next to the JSON file, where ``benchmarks/reproduction_page.py`` reads them.
 """
 
 from __future__ import annotations

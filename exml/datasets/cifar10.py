@@ -1,4 +1,4 @@
-"""CIFAR-10: 60,000 colour photographs of 32x32 pixels (Krizhevsky 2009)."""
+"""CIFAR-10: 60,000 color photographs of 32x32 pixels (Krizhevsky 2009)."""
 
 from __future__ import annotations
 

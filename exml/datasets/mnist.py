@@ -1,4 +1,4 @@
-"""MNIST: 70,000 grey digits of 28x28 pixels; and Fashion-MNIST: as many pictures of clothes (Xiao et al. 2017)."""
+"""MNIST: 70,000 grayscale digits of 28x28 pixels; and Fashion-MNIST: as many pictures of clothes (Xiao et al. 2017)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     Experts reveal different things, so this is four strategies in one, each chosen on validation images. All experts
     of the stream decide, in any order.
 
-    **Grey images, all experts with batch norm.** Images are inverted from the running statistics, which describe the
+    **Grayscale images, all experts with batch norm.** Images are inverted from the running statistics of the
     data. On the validation split of digits-nc, two departures from Model Inversion ED helped:
 
     - Batch-norm statistics of all layers have ten times the weight, and are the only prior.

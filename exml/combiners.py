@@ -19,16 +19,15 @@ from exml.core.validators import in_range, one_of
 from exml.protocols import Combiner
 
 
-def seen_by(previous: TeacherLogits, expert: TeacherLogits) -> EntryMask:
-    """For each image, the classes that either teacher knows."""
+def _seen_by(previous: TeacherLogits, expert: TeacherLogits) -> EntryMask:
     return (previous.known | expert.known).expand_as(expert.logits)
 
 
-def average(previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryMask, use_expert: EntryMask) -> Target:
+def _average(previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryMask, use_expert: EntryMask) -> Target:
     """The mean of the values in use, 0 and undefined without one; candidates are all classes seen."""
     total = torch.where(use_previous, previous.logits, 0) + torch.where(use_expert, expert.logits, 0)
     halves = torch.where(use_previous & use_expert, 0.5, 1.0).to(total.dtype)
-    return Target(total * halves, use_previous | use_expert, seen_by(previous, expert))
+    return Target(total * halves, use_previous | use_expert, _seen_by(previous, expert))
 
 
 @component
@@ -36,13 +35,11 @@ def average(previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryM
 class ByClass:
     """The target is the output of the teacher that knows the label of an image, or the mean of both (Eq. 8).
 
-    A teacher contributes only its own units. If both know the label, the target covers the classes of both: the mean
-    where both have a unit, and the value of the one that has it elsewhere. The third case of Eq. 8 repeats y^ExM in
-    print; we read (y^ExM + y^S) / 2. A label unknown to both teachers leaves its row undefined.
+    If both know the label, the target is the mean of the units that both have, and covers the others unchanged (Eq. 8
+    prints y^ExM twice; we read y^ExM and y^S). A label unknown to both leaves its row undefined.
 
     Args:
-        units: the units of a teacher to use: those of the classes it was trained on (``"known"``), or all
-            (``"present"``).
+        units: of a teacher to use: those of the classes it was trained on (``"known"``), or all (``"present"``).
 
     >>> import torch
     >>> both = torch.tensor([True, True])
@@ -65,7 +62,7 @@ class ByClass:
             teacher.known[samples.labels][:, None] & (teacher.known if self.units == "known" else teacher.present)
             for teacher in (previous, expert)
         )
-        return average(previous, expert, use_previous, use_expert)
+        return _average(previous, expert, use_previous, use_expert)
 
 
 def _nested(value: Any) -> Any:
@@ -101,15 +98,11 @@ def _table(tasks: tuple[tuple[int, ...], ...], classes: int, device: torch.devic
 @component
 @attrs.frozen
 class MultiTask:
-    """Restrict the target of an image to the classes of its own task, as with one head per task (Sec. 5, CIFAR10-MT).
-
-    This applies to both the target and the candidates of another combiner, so that no loss compares classes of
-    different tasks.
+    """Restrict the target and the candidates of an image to the classes of its task (Sec. 5, CIFAR10-MT).
 
     Args:
         tasks: ``tasks[t]`` are the global class ids of task label t; tasks may share classes.
-        combiner: makes the target. With :class:`ByClass` it comes from the expert for a new task, and from the previous
-            student for an old one.
+        combiner: makes the target.
 
     >>> head = torch.tensor([True, True, False, False])
     >>> previous = TeacherLogits(torch.full((2, 4), 1.0), head, head)
@@ -131,8 +124,7 @@ class MultiTask:
         """The combiner's target within each sample's task.
 
         Raises:
-            ShapeError: for a sample whose task label is not in ``tasks``, such as -1. On an accelerator this is a
-                device-side assertion, since a check would synchronize with the device at every step.
+            ShapeError: a task label is not in ``tasks``; on an accelerator this is a device-side assertion instead.
         """
         target = self.combiner(previous, expert, samples)
         table = _table(self.tasks, target.logits.shape[1], target.logits.device)
@@ -153,9 +145,8 @@ class MultiTask:
 class ProductOfExperts:
     """Add the logits of the previous student and the expert over all of their units, trained or not.
 
-    The sum of logits is the logarithm of the product of unnormalized probabilities. The untrained units of an expert
-    are evidence too: they are low for images of other classes. A previous student that knows no class contributes
-    nothing. This needs experts with a head of the full width; others contribute nothing to the classes they lack.
+    The sum of logits is the logarithm of the product of unnormalized probabilities. A teacher contributes 0 to classes
+    without a unit, as does a previous student that knows no class.
 
     >>> import torch
     >>> both = torch.tensor([True, True])
@@ -170,7 +161,7 @@ class ProductOfExperts:
         use_previous = previous.present & previous.known.any()
         total = torch.where(use_previous, previous.logits, 0) + torch.where(expert.present, expert.logits, 0)
         defined = (use_previous | expert.present).expand_as(total)
-        return Target(total, defined, seen_by(previous, expert))
+        return Target(total, defined, _seen_by(previous, expert))
 
 
 @component
@@ -181,17 +172,11 @@ class SideBySide:
     The paper's code does this in place of Eq. 8. Labels are not read, and where classes overlap the target is the mean.
     Normalize the logits first; otherwise the teacher with the larger ones dominates.
 
-    An expert may prefer one of its classes for every image, including images of other classes. With a calibration c the
-    target of its class k is ``y_k - c · mean(y_k)``, the mean over the mini-batch (on several ranks, over the part of
-    each). The previous student learned from calibrated targets and stays unchanged.
-
-    The confidence of experts differs as well. With ``scale="previous"`` the (calibrated) logits of the expert are
-    multiplied by one number, so that the mean square of its classes over the mini-batch equals that of the previous
-    student; the first expert sets the scale for all.
-
     Args:
-        calibration: c, from 0, as in the paper, to 1.
-        scale: ``"own"``, as in the paper, or ``"previous"``.
+        calibration: c, from 0 (the paper's code) to 1. The target of class k of the expert is ``y_k - c · mean(y_k)``,
+            the mean over the mini-batch of a rank, so that no class of the expert is preferred for every image.
+        scale: ``"own"`` (the paper's code), or ``"previous"`` to multiply the calibrated logits of the expert by the
+            number that makes their mean square over the mini-batch equal to that of the previous student.
 
     >>> import torch
     >>> both = torch.tensor([True, True])
@@ -212,7 +197,7 @@ class SideBySide:
         if self.scale == "previous":
             expert = attrs.evolve(expert, logits=expert.logits * _ratio(previous, expert))
         use_previous = previous.known.expand_as(previous.logits)
-        return average(previous, expert, use_previous, expert.known.expand_as(expert.logits))
+        return _average(previous, expert, use_previous, expert.known.expand_as(expert.logits))
 
 
 def _ratio(previous: TeacherLogits, expert: TeacherLogits) -> Tensor:
@@ -222,6 +207,6 @@ def _ratio(previous: TeacherLogits, expert: TeacherLogits) -> Tensor:
         known = teacher.known.to(teacher.logits.dtype)
         return (teacher.logits.square() * known).sum() / (known.sum() * len(teacher.logits)).clamp_min(1)
 
-    wanted, there = square(previous), square(expert)
-    fits = (wanted > 0) & (there > 0)
-    return torch.where(fits, wanted / torch.where(fits, there, 1), 1).sqrt()
+    wanted, present = square(previous), square(expert)
+    fits = (wanted > 0) & (present > 0)
+    return torch.where(fits, wanted / torch.where(fits, present, 1), 1).sqrt()

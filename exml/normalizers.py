@@ -22,8 +22,6 @@ def mean_over(values: Logits, known: ClassMask) -> Float[Tensor, "batch 1"]:
 class CenterLogits:
     """``z - mean(z)``, the mean of each row over the known classes: *normalize* of Eqs. 6 and 7 in the paper's code.
 
-    It removes a constant added to all logits of an image, to which the softmax is invariant. The scale stays.
-
     >>> import torch
     >>> CenterLogits()(torch.tensor([[1.0, 3.0, 7.0]]), torch.tensor([True, True, False]))
     tensor([[-1.,  1.,  5.]])
@@ -37,7 +35,7 @@ class CenterLogits:
 @component
 @attrs.frozen
 class RawLogits:
-    """Leave the logits unchanged: for teachers with the same training, and for one head per task.
+    """Leave the logits unchanged.
 
     >>> import torch
     >>> RawLogits()(torch.tensor([[1.0, 3.0]]), torch.tensor([True, True]))
@@ -54,11 +52,8 @@ class RawLogits:
 class StandardizeLogits:
     """``(z - mean(z)) / std(z)``, both of each row over the known classes (Eqs. 6 and 7).
 
-    It also removes the scale, and with it the confidence of a teacher. With two known classes only the sign remains.
-
     Args:
-        eps: >= 0. A row whose (biased) standard deviation does not exceed it, such as one with a single known class, is
-            only centered.
+        eps: >= 0; a row whose (biased) standard deviation does not exceed it is only centered.
 
     >>> import torch
     >>> StandardizeLogits()(torch.tensor([[1.0, 3.0, 7.0]]), torch.tensor([True, True, False]))
@@ -83,7 +78,7 @@ class L2NormalizeLogits:
     """``z / ‖z‖``, the L² norm of each row over the known classes (Eqs. 6 and 7).
 
     Args:
-        eps: >= 0. A row whose norm does not exceed it stays unchanged.
+        eps: >= 0; a row whose norm does not exceed it stays unchanged.
 
     >>> import torch
     >>> L2NormalizeLogits()(torch.tensor([[3.0, 4.0, 10.0]]), torch.tensor([True, True, False]))

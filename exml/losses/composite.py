@@ -17,13 +17,13 @@ from exml.protocols import Loss
 @component
 @attrs.frozen
 class Distillation:
-    """``L_MSE + λ · L_CE`` (Eq. 10): the teachers' logits within an experience, the labels between experiences.
+    """``L_MSE + λ · L_CE`` (Eq. 10).
 
     Args:
         cross_entropy: λ >= 0; 1 in the paper.
-        classes: ``"seen"`` or ``"all"``, as in :class:`MeanSquaredError` and :class:`CrossEntropy`.
-        reduction: ``"sum"`` or ``"mean"``, as in :class:`MeanSquaredError`.
-        labels: ``"given"`` or ``"target"``, as in :class:`CrossEntropy`.
+        classes: as in :class:`MeanSquaredError` and :class:`CrossEntropy`.
+        reduction: as in :class:`MeanSquaredError`.
+        labels: as in :class:`CrossEntropy`.
 
     >>> import torch
     >>> everything = torch.ones(1, 2, dtype=torch.bool)

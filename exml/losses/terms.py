@@ -20,11 +20,10 @@ class MeanSquaredError:
     """``‖y_curr - ỹ‖²`` (Eq. 9), summed over the classes of an image, averaged over the batch.
 
     Args:
-        classes: ``"seen"`` compares candidates for which a teacher gave a value; ``"all"`` compares every class, and
-            pulls the student to 0 where there is no value, as the paper's code does.
-        reduction: over the classes of an image: their ``"sum"``, as in a norm, or ``"mean"``, the sum divided by the
-            number of all classes, compared or not, as in the paper's code. The learning rates of appendix B are for
-            the mean.
+        classes: ``"seen"`` compares candidates for which a teacher gave a value; ``"all"`` compares every class, with 0
+            where there is no value, as in the paper's code.
+        reduction: over the classes of an image: their ``"sum"``, or ``"mean"``, the sum divided by the number of all
+            classes, as in the paper's code and for the learning rates of appendix B.
 
     >>> target = Target(torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]), torch.tensor([[True, True]]))
     >>> student = torch.tensor([[3.0, 5.0]])
@@ -52,11 +51,10 @@ class CrossEntropy:
     """``-log softmax(y_curr)[y_syn]``, averaged over the batch (the second term of Eq. 10).
 
     Args:
-        classes: the softmax runs over the candidates of an image (``"seen"``) or over every class (``"all"``). The
-            label always counts as a candidate of its own image, even if the target leaves it out, so that the loss is
-            finite.
-        labels: the ones ``"given"`` to the images by their generator, or the argmax of the ``"target"``, as in the
-            paper's code for images that were not generated for a class.
+        classes: the softmax runs over the candidates of an image and its label (``"seen"``), or over every class
+            (``"all"``).
+        labels: those ``"given"`` by the generator, or the argmax of the ``"target"``, as in the paper's code for images
+            that were not generated for a class.
 
     >>> everything = torch.ones(1, 3, dtype=torch.bool)
     >>> target = Target(torch.zeros(1, 3), everything, torch.tensor([[True, True, False]]))
@@ -86,7 +84,6 @@ class KLDivergence:
     """``T² · KL(softmax(ỹ / T) ‖ softmax(y_curr / T))``, averaged over the batch (Hinton et al., arXiv 1503.02531).
 
     Both softmaxes run over the classes of an image for which a teacher gave a value; an image without any counts as 0.
-    T² keeps the size of the gradient about the same at every temperature.
 
     Args:
         temperature: T > 0; a larger one gives small probabilities more weight.

@@ -18,14 +18,15 @@ def _subset(length: int, size: int, generator: torch.Generator) -> Labels:
     return drawn.sort().values
 
 
-def _share_of(size: int, experience: int) -> int:
-    if size < experience:
+def _share(policy: ClassBalanced | Cumulative | EqualParts, experience: int, /) -> int:
+    """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` if that is 0."""
+    if policy.size < experience:
         raise BufferSizeError(
             expected=f"a buffer of at least {experience} samples for experience {experience}",
-            got=str(size),
+            got=str(policy.size),
             remedy="increase the size of the buffer, or use exml.buffers.Unbounded",
         )
-    return size // experience
+    return policy.size // experience
 
 
 @component
@@ -42,10 +43,7 @@ class ClassBalanced:
     """
 
     size: int = attrs.field(validator=positive_int())
-
-    def share(self, experience: int, /) -> int:
-        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is 0."""
-        return _share_of(self.size, experience)
+    share = _share
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
         """M_i from M_{i-1} and D_i; samples keep their order."""
@@ -78,10 +76,7 @@ class Cumulative:
     """
 
     size: int = attrs.field(validator=positive_int())
-
-    def share(self, experience: int, /) -> int:
-        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is 0."""
-        return _share_of(self.size, experience)
+    share = _share
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
         """M_i from M_{i-1} and D_i; earlier samples keep their order."""
@@ -106,10 +101,7 @@ class EqualParts:
     """
 
     size: int = attrs.field(validator=positive_int())
-
-    def share(self, experience: int, /) -> int:
-        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is 0."""
-        return _share_of(self.size, experience)
+    share = _share
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
         """M_i from M_{i-1} and D_i; experiences stay in their order."""

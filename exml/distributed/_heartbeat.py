@@ -1,4 +1,4 @@
-"""A thread in every rank that detects ranks that died, hang or failed."""
+"""A thread that detects ranks that died, hang or failed."""
 
 from __future__ import annotations
 
@@ -24,15 +24,7 @@ def _end() -> None:
 
 
 class Heartbeat:
-    """Sends the heartbeats of this rank and checks those of the others.
-
-    Args:
-        store: shared by all ranks; only this thread uses this connection.
-        rank: of this process.
-        size: the number of ranks.
-        timeout: seconds without a heartbeat after which a rank counts as dead.
-        end: terminates this process at once.
-    """
+    """Sends heartbeats; calls ``end`` after ``timeout`` seconds without one of another rank, or after its failure."""
 
     def __init__(self, store: Store, rank: int, size: int, timeout: float, end: Callable[[], None] = _end) -> None:
         self._store, self._rank, self._size, self._timeout, self._end = store, rank, size, timeout, end
@@ -42,17 +34,13 @@ class Heartbeat:
         self._beat = 0
 
     def start(self) -> None:
-        """Start the thread, after every rank has come this far."""
+        """Start the thread once all ranks are here."""
         self._store.set(self._name(self._rank), "0")
         self._store.wait([self._name(rank) for rank in range(self._size)])
         self._thread.start()
 
     def leave(self, *, failed: bool) -> None:
-        """Stop the heartbeats. Rank 0, which may hold the store, waits for the others, so that all read the last state.
-
-        Args:
-            failed: whether a rank has failed; the wait is then shorter.
-        """
+        """Stop the heartbeats; rank 0, which may hold the store, waits for the others, briefly if a rank has failed."""
         self._stop.set()
         self._thread.join()
         names = [self._name(rank) for rank in range(self._size)]
@@ -67,7 +55,7 @@ class Heartbeat:
             pass
 
     def announce(self, message: str) -> bool:
-        """Tell all ranks that this one has failed; False if another rank was first."""
+        """Announce the failure of this rank; False if another rank was first."""
         text = f"rank {self._rank}: {message}"
         try:
             with self._lock:
@@ -95,7 +83,7 @@ class Heartbeat:
             return
 
     def _check(self, seen: dict[int, bytes], since: dict[int, float]) -> str | None:
-        """Send a heartbeat and check the others: None if all is well, "" after an announced failure, or the fault."""
+        """Send a heartbeat and check the others. Returns the fault, or "" if another rank has announced one."""
         with self._lock:
             self._beat += 1
             self._store.set(self._name(self._rank), str(self._beat))

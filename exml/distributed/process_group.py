@@ -22,10 +22,10 @@ _PERIOD = 0.05
 
 
 class ProcessGroup(Ranks):
-    """The default process group; :func:`exml.distributed.join` creates it.
+    """The default process group, from :func:`exml.distributed.join`.
 
     Args:
-        store: of the group, for waits that may exceed the timeout of a collective.
+        store: for waits that may exceed the timeout of a collective.
         timeout: of a collective, in seconds.
     """
 
@@ -108,7 +108,7 @@ class ProcessGroup(Ranks):
 
 @contextmanager
 def _translated() -> Generator[None]:
-    """Turn errors of the communication library about a missing or late rank into a RankError."""
+    """Raise errors of the communication library as a RankError."""
     try:
         yield
     except RuntimeError as error:  # of which torch's DistError is one
@@ -116,12 +116,12 @@ def _translated() -> Generator[None]:
             raise
         raise RankError(
             expected="a message from every rank",
-            got=_short(str(error)) or type(error).__name__,
+            got=_first_line(str(error)) or type(error).__name__,
             remedy="look at the errors of the other ranks, then resume from the last checkpoint (--resume)",
         ) from error
 
 
-def _short(message: str) -> str:
-    """The first line of a message of the library, without its source location and advice."""
+def _first_line(message: str) -> str:
+    """The first line without its source location and advice."""
     first = next(iter(message.strip().splitlines()), "")
     return re.sub(r"^\[[^]]*\] *", "", first).partition(" This is typically")[0].rstrip(".")

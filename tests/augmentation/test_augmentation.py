@@ -11,8 +11,14 @@ from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from exml.augmentation import Augmentation
-from exml.augmentation._jitter import adjust_brightness, adjust_contrast, adjust_saturation
-from exml.augmentation._warp import inverse_affine, move, warp
+from exml.augmentation._transforms import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+    inverse_affine,
+    move,
+    warp,
+)
 from exml.core.errors import SettingError
 
 

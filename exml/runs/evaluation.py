@@ -112,9 +112,7 @@ def predict_classes(predict: Predictor, images: Images, tasks: Labels | None = N
     """
     scores = predict(images, tasks)
     if bool(scores.isnan().any()):
-        raise NonFiniteError(
-            expected="scores that can be compared", got="NaN", remedy="look for NaN in the weights"
-        )
+        raise NonFiniteError(expected="scores that can be compared", got="NaN", remedy="look for NaN in the weights")
     highest, classes = scores.max(1)
     return classes.masked_fill(highest == -torch.inf, -1).to(images.device)
 

@@ -77,7 +77,14 @@ def duration(seconds: float) -> str:
 
 
 def forecast(
-    strategy: Strategy, expert: Expert, student: nn.Module, /, *, experts: int, execution: Execution = EAGER
+    strategy: Strategy,
+    expert: Expert,
+    student: nn.Module,
+    /,
+    *,
+    experts: int,
+    execution: Execution = EAGER,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Forecast:
     """Time a few steps of generation and distillation on copies of the models, and extrapolate over the stream.
 
@@ -93,6 +100,7 @@ def forecast(
         student: the student, on the device of the run.
         experts: length of the stream.
         execution: of the hot loops.
+        clock: in seconds; ``time.process_time`` ignores what else the machine does, for loops of one thread.
 
     Raises:
         BufferSizeError: the buffer is too small for a stream of this length.
@@ -108,7 +116,7 @@ def forecast(
     execution = execution if execution.compile == "never" else attrs.evolve(execution, compile="capture")
     shares = [strategy.buffer.share(i) for i in range(1, experts + 1)]
     with global_seed(0, "forecast"):
-        trial = _Trial.of(strategy, expert, student, execution)
+        trial = _Trial.of(strategy, expert, student, execution, clock)
         held = _held(strategy, shares)
         generation = distillation = 0.0
         for previous, places in ((False, range(1)), (True, range(1, experts))):
@@ -130,15 +138,23 @@ class _Trial:
     student: nn.Module
     classes: int
     execution: Execution
+    clock: Callable[[], float]
 
     @classmethod
-    def of(cls, strategy: Strategy, expert: Expert, student: nn.Module, execution: Execution) -> _Trial:
+    def of(
+        cls,
+        strategy: Strategy,
+        expert: Expert,
+        student: nn.Module,
+        execution: Execution,
+        clock: Callable[[], float],
+    ) -> _Trial:
         device = next(student.parameters()).device
         copied = attrs.evolve(expert, module=copy.deepcopy(expert.module).to(device))
         pupil = copy.deepcopy(student)
         classes = check_student(pupil, copied.image_shape)
         copied.check(classes)
-        return cls(strategy, copied, pupil, classes, execution)
+        return cls(strategy, copied, pupil, classes, execution, clock)
 
     def generation(self, images: int, previous: bool) -> Callable[[int], float]:
         """Seconds to generate a number of images, up to ``images``."""
@@ -228,7 +244,7 @@ class _Trial:
     def _now(self) -> float:
         if self.expert.device.type == "cuda":
             torch.cuda.synchronize(self.expert.device)
-        return time.perf_counter()
+        return self.clock()
 
     def _seconds(self, call: Callable[[], object]) -> float:
         """The least time of a few calls, within the budget."""

@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 uv run python benchmarks/forecast.py        # about ten minutes on one core
 
 Each case is forecast and then run, several times, each time in a process of its own. Seconds are processor seconds of
-generation and distillation on one thread, for the forecast and for the run, since the machine may be shared. Memory is the rise of the process's resident memory to
-its peak during the run. Rows differ from the base in one quantity. The page is written by ``benchmarks/make_pages.py``.
+generation and distillation on one thread, for the forecast and for the run, since the machine may be shared. Memory is
+the rise of the resident memory to its peak during the run. Rows differ from the base in one quantity. The page is
+written by ``benchmarks/make_pages.py``.
 """
 
 from __future__ import annotations

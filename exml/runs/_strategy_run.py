@@ -224,19 +224,18 @@ def _as_expert(learner: Learner, plan: StudentPlan, name: str) -> Expert:
 
 
 def _unbuilt(source: OpenFolder, item: ExpertFiles | Refused, /) -> Callable[[], _Arrived | Refused]:
-    """Files that were read in the background, to be built in the learner's thread."""
-    return partial(_built, source, item)
+    """Files that were read in the background, to be built in the learner's thread; what fails may be refused."""
 
+    def build() -> _Arrived | Refused:
+        if isinstance(item, Refused):
+            return item
+        name = item.path.stem
+        try:
+            source.plan.check(name, item.card)
+            return _Arrived(name, item.card, item.expert())
+        except (ExpertError, ShapeError) as error:
+            if source.names is not None:
+                raise
+            return Refused(name, str(error))
 
-def _built(source: OpenFolder, item: ExpertFiles | Refused, /) -> _Arrived | Refused:
-    """The expert in two files, or the reason to refuse it, where that is no error."""
-    if isinstance(item, Refused):
-        return item
-    name = item.path.stem
-    try:
-        source.plan.check(name, item.card)
-        return _Arrived(name, item.card, item.expert())
-    except (ExpertError, ShapeError) as error:
-        if source.names is not None:
-            raise
-        return Refused(name, str(error))
+    return build

@@ -52,19 +52,19 @@ CONTINUING = {
     "ridge": 0.01,
     "batch_norm": "running",
 }
-"""On CIFAR-10, where a step costs twenty times as much and so few from scratch end at chance."""
+"""On CIFAR-10, where so few steps from scratch end at chance."""
 
 INTRODUCTION = """# Ablation
 
-What the parts of the distillation do, by themselves and together: the normalizer (Eqs. 6, 7), the combiner (Eq. 8), the
-augmentation and the weight λ of the cross-entropy (Eq. 10), each combination on the same experts and the same images.
-The images are those of `recipes.paper(scenario, "model-inversion")`; *not augmented* is about the distillation alone.
-Whatever is not in the tables is as there, but for the optimizer: Adam with one cycle, mini-batches of 32 and a rate of
-0.005. In so few steps the paper's SGD would tell how large the targets are rather than how good. On CIFAR-10 a step
-costs twenty times as much, and a student from scratch would end at chance. There the student begins as `recipes.exml`
-has it: as a copy of the first expert, its running statistics kept and its last layer in closed form, with a rate of
-0.002 and two views of each image. This page is written by `uv run python benchmarks/ablation.py`. The page on
-[deviations](deviations.md) has more switches.
+The effect of the components of the distillation, alone and together: the normalizer (Eqs. 6, 7), the combiner (Eq.
+8), the augmentation, and the weight λ of the cross-entropy (Eq. 10). All combinations use the same experts and the
+same images, those of `recipes.paper(profile, "model-inversion")`; *not augmented* refers to the distillation alone.
+All other settings are as in that recipe except for the optimizer: Adam with a one-cycle schedule, mini-batches of 32,
+and a learning rate of 0.005. In so few steps, the paper's SGD would measure the size of the targets rather than their
+quality. On CIFAR-10, a step costs twenty times as much, and a student trained from scratch would end at chance.
+There, the student starts as in `recipes.default`: as a copy of the first expert, with its running statistics and its
+last layer in closed form, a learning rate of 0.002, and two views of each image. `uv run python
+benchmarks/make_pages.py` writes this page. The page on [deviations](deviations.md) has more switches.
 """
 
 

@@ -128,8 +128,8 @@ MATTERS = (
     Matter(
         "Batch-norm statistics",
         "the sum over all layers of the squared distances of mean and standard deviation",
-        "the last layer alone, since its hook assigns where it should add; the mean over channels; variances; and once "
-        "a mini-batch, where all other losses count once an image",
+        "only the last layer, because the hook assigns instead of adding; the mean over channels; variances; once per "
+        "mini-batch, while all other losses count once per image",
         '`BatchNormStatistics(layers="last", statistic="variance", reduction="mean", per="batch")`',
         otherwise="none here: LeNet-5 has no batch norm",
     ),
@@ -142,8 +142,8 @@ MATTERS = (
     ),
     Matter(
         "*normalize* (Eqs. 6, 7)",
-        "not said",
-        "the mean over the teacher's classes is taken away, the scale stays; nothing with task labels",
+        "not specified",
+        "subtracts the mean over the teacher's classes and keeps the scale; nothing with task labels",
         "`normalizer=CenterLogits()`, `RawLogits()`",
         cells={
             "standardised": _strategy(normalizer=StandardizeLogits()),
@@ -152,7 +152,7 @@ MATTERS = (
     ),
     Matter(
         "Targets (Eq. 8)",
-        "of the teacher that knows y_syn; the third case is printed with y^ExM twice and read as (y^ExM + y^S) / 2",
+        "of the teacher that knows y_syn; the third case repeats y^ExM in print and is read as (y^ExM + y^S) / 2",
         "both teachers side by side for every image, the mean where classes overlap; y_syn is not used",
         "`combiner=SideBySide()`",
         cells={"as the text": _strategy(combiner=ByClass())},
@@ -166,7 +166,7 @@ MATTERS = (
     ),
     Matter(
         "Classes that nobody has brought yet",
-        "not said",
+        "not specified",
         "target 0 in the squared error, and a part of the softmax of the cross-entropy",
         '`Distillation(classes="all")`',
         cells={"left out": _loss(classes="seen")},
@@ -174,7 +174,7 @@ MATTERS = (
     Matter(
         "Labels of auxiliary images",
         "argmax of the expert, kept",
-        "argmax of the combined target, anew at each step",
+        "argmax of the combined target, updated at each step",
         '`Distillation(labels="target")`',
         "auxiliary",
         {"as the text": _loss(labels="given")},
@@ -182,8 +182,8 @@ MATTERS = (
     Matter(
         "Buffer of auxiliary images",
         "N of them, from all experiences",
-        "the whole data set in each experience, nothing of earlier ones; of noise, new images at each step",
-        "`buffer=Latest(size)`, of noise as well",
+        "the whole dataset in each experience, nothing of earlier ones; for noise, new images at each step",
+        "`buffer=Latest(size)`, also for noise",
         "auxiliary",
         {"as the text": _gathered},
     ),
@@ -198,21 +198,21 @@ MATTERS = (
     Matter(
         "Crops in generation",
         "of each image",
-        "one for the whole mini-batch, and a colour jitter by nothing",
+        "one for the whole mini-batch, and a color jitter without effect",
         '`ModelInversion(augmentation=Augmentation(parameters="batch", ...))`',
         cells={"as the text": _crop(parameters="image")},
     ),
     Matter(
         "Beyond the border",
-        "not said",
-        "0 in normalised units, the mean colour; MNIST's background is at −0.42",
+        "not specified",
+        "0 in normalized units, the mean color; the background of MNIST is −0.42",
         '`Augmentation(padding="zeros", fill=...)`',
         cells={"outermost pixels": _border},
     ),
     Matter(
         "Pixels",
-        "not said",
-        "held within ±3 in normalised units after each step",
+        "not specified",
+        "clamped to ±3 in normalized units after each step",
         "`ModelInversion(clamp=3.0)`",
         cells={"free": _generator(clamp=None)},
     ),
@@ -225,16 +225,16 @@ MATTERS = (
     ),
     Matter(
         "Mini-batches in generation",
-        "not said",
-        "gradients of all mini-batches, drawn anew at each pass, are added up for one step of Adam",
-        "none: what it makes is the same, a test shows",
-        otherwise="none by argument: the gradient of a pixel, and Adam's moments of it, are of its own image's losses. "
-        "With batch norm alone it matters which images share a mini-batch, and then they are always the same ones here",
+        "not specified",
+        "one step of Adam with the sum of the gradients of all mini-batches, which are drawn again for each pass",
+        "none: a test shows that the images are the same",
+        otherwise="none: the gradient of a pixel and its Adam moments depend only on the losses of its own image. "
+        "Only with batch norm does it matter which images share a mini-batch; in exml they are always the same",
     ),
     Matter(
         "Classes of data impression",
         "those of the expert",
-        "all output units; the argmax of some targets is a class that the expert never saw",
+        "all output units; for some targets, the argmax is a class that the expert never saw",
         '`DataImpression(classes="all")`',
         "data-impression",
         {"as the text": _generator(classes="known")},
@@ -242,14 +242,14 @@ MATTERS = (
     Matter(
         "Earlier images in the buffer",
         "a uniform subsample of N − N/i",
-        "each experience's part is cut down to N/i",
+        "the part of each experience is reduced to N/i",
         "`buffer=EqualParts(N)`",
         cells={"as the text": _uniform},
     ),
     Matter(
         "First experience",
-        "learned as the others",
-        "can begin with a copy of the first expert; off in the configurations that are published",
+        "learned like the others",
+        "can start with a copy of the first expert; off in the published configurations",
         '`student="first-expert"`',
         cells={"a copy": _strategy(student="first-expert")},
     ),

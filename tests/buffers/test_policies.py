@@ -63,12 +63,12 @@ def test_class_balanced_is_as_even_as_the_rarer_classes_allow(counts, size):
 
 
 def test_reservoir_keeps_each_sample_ever_made_with_the_same_probability():
-    policy, counts, runs = Reservoir(6, per_experience=5), torch.zeros(4), 3_000
+    policy, counts, runs = Reservoir(60, per_experience=50), torch.zeros(4), 300
     for seed in range(runs):
         *_, memory = run(policy, 4, seed)
-        assert len(memory) == 6
+        assert len(memory) == 60
         counts += torch.bincount(memory.experiences, minlength=5)[1:]
-    expected = runs * 6 / 4
+    expected = runs * 60 / 4
     assert ((counts - expected).abs() < 5 * (expected * 0.75) ** 0.5).all(), counts
 
 

@@ -112,7 +112,7 @@ def test_a_rank_that_fails_ends_all_and_the_run_goes_on(tmp_path, nursery, argum
     errors = re.findall(r"^exml: error: .*$", "\n".join(said), re.MULTILINE)
     assert len(errors) == 1, said
     assert ("an image" in errors[0]) == (fault == "raise")
-    assert not (out / "student.safetensors").exists()
+    assert not (out / "result.json").exists()
     codes, said = nursery.live(arguments(out, "--resume"), size=1)
     assert codes == [0], said
     assert_same_student(out, alone)

@@ -1,11 +1,11 @@
-"""How fast experts are trained, beside the loop that one would write first.
+"""The speed of expert training, compared with a plain PyTorch loop.
 
     uv run python benchmarks/expert_training.py
 
 Both train the same module on the same bytes with the settings of appendix A: ours with
-:class:`exml.experts.ExpertTraining`, the other with a ``TensorDataset`` of normalised floats, a ``DataLoader`` without
-workers and ``torch.optim.SGD``. They take turns in one process on one thread, and every time is that of one epoch.
-Seconds are the processor's, since the machine may be shared. The result goes to
+:class:`exml.experts.ExpertTraining`, the other with a ``TensorDataset`` of normalized floats, a ``DataLoader`` without
+workers and ``torch.optim.SGD``. They alternate in one process on one thread, and each time is that of one epoch.
+Seconds are CPU time, because the machine may be shared. The result goes to
 ``benchmarks/results/expert_training_cpu.json``.
 """
 

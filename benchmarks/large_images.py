@@ -2,15 +2,14 @@
 
     EXML_DATA=FOLDER uv run python benchmarks/large_images.py
 
-A small stream of new instances, whose three experiences are groups of sessions, and one of new classes, which shares
-out the ten categories; sessions 3 and 7 are for test, as published. Experts and student begin with weights for
-ImageNet. On each stream the student learns three times: from images that the experts are inverted to, with their
-batch-norm statistics, from 1,000 photographs of ImageNet, and by our own recipe, with a smaller buffer: from drawings,
-going on from the first expert.
+One small stream of new instances has three groups of sessions as its experiences; one of new classes shares out the ten
+categories. Sessions 3 and 7 are for the test, as published. Experts and student start from weights for ImageNet. On
+each stream, the student learns three times: from inverted images with batch-norm statistics, from 1,000 photographs of
+ImageNet, and by the default recipe with a smaller buffer: from drawings, continuing from the first expert.
 
-Budgets are tiny: the question is whether everything works together at this size, in how much time and memory, and not
-how good it gets. A stage is measured in seconds of the processor, which a busy machine hardly changes, and on the
-clock; memory is the most that was resident until its end. Accuracies are shares of 20 test frames, after one run.
+Budgets are tiny. The question is whether everything works together at this size, and how much time and memory it takes,
+not how good the student gets. Stages are measured in CPU seconds, which depend little on other load, and in wall
+seconds; memory is the peak until the end of a stage. Accuracies are shares of 20 test frames, from one run.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""A long stream of tiny experts through ``exml run --stream``: does memory or time grow, and does it survive kills?
+"""A long stream of tiny experts through ``exml run --stream``: memory and time per expert, and resumption after kills.
 
     uv run python benchmarks/long_stream.py --work runs/long_stream      # about fifteen minutes on one core
 
-Makes the experts (each knows three of the ten handwritten digits of scikit-learn, from a few images), has one student
-learn from all of them in a process of its own, and reads that process's memory whenever ``stream.jsonl`` says that one
-more expert was learned: the peak since its start (VmHWM) and what it holds then (VmRSS). Wall seconds an expert are
-those of ``stream.jsonl``; processor seconds are the process's own, which what else the machine does disturbs less. Then
-the same run is made again, killed with ``kill -9`` at random moments, resumed each time, and the two students' files
-are compared byte for byte. The result goes to ``benchmarks/results/long_stream_cpu.json``.
+Each expert knows three of the ten handwritten digits of scikit-learn, from a few images. A process of its own learns
+one student from all of them. Whenever ``stream.jsonl`` has one more expert, the script reads the peak memory of that
+process since its start (VmHWM) and its current memory (VmRSS). Wall seconds per expert come from ``stream.jsonl``; CPU
+seconds are those of the process, and depend less on other load. Then the same run is repeated, killed with ``kill -9``
+at random moments and resumed each time, and the files of both students are compared byte for byte. The result goes to
+``benchmarks/results/long_stream_cpu.json``.
 """
 
 from __future__ import annotations

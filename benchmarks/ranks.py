@@ -1,10 +1,10 @@
-"""How much faster several ranks are than one, on the same images; prints JSON.
+"""The speed-up of several ranks over one, on the same images; prints JSON.
 
     uv run torchrun --nproc-per-node 2 benchmarks/ranks.py --out benchmarks/results/ranks_cpu.json
 
-Every rank has one thread (``torchrun`` sees to that). In each of n rounds the first rank makes some steps of
-:func:`exml.engine.invert` or :func:`exml.engine.distill` alone, while the others sleep, and then all of them make the
-same steps together, so that what else the machine does meets both alike. ``speed_up`` is the median over the rounds of
+Every rank has one thread, the default of ``torchrun``. In each of n rounds the first rank takes some steps of
+:func:`exml.engine.invert` or :func:`exml.engine.distill` alone while the others sleep, and then all of them take the
+same steps together, so other load on the machine affects both. ``speed_up`` is the median over the rounds of
 the ratio of the two median times of a step, ``spread`` the interquartile range of these ratios. ``exchanges`` are
 single all-gathers of some numbers of each rank, in microseconds, ours and those of the communication library in turns.
 """
@@ -122,7 +122,7 @@ def exchanges(ranks: Ranks, device: torch.device, count: int = 300) -> list[dict
         times: dict[str, list[float]] = {name: [] for name in forms}
         for _ in range(count):
             for name, form in forms.items():
-                ranks.gather(values)  # nobody is late
+                ranks.gather(values)  # all ranks start together
                 began = time.perf_counter()
                 form()
                 times[name].append(1e6 * (time.perf_counter() - began))

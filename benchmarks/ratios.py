@@ -1,15 +1,15 @@
-"""What our hot loops cost beside the bare step, measured in pairs within one run; prints JSON.
+"""Our hot loops compared with the bare step, measured in pairs within one run; prints JSON.
 
     uv run python benchmarks/ratios.py                  # on a CPU
     uv run python benchmarks/ratios.py --device cuda --out benchmarks/results/ratios_cuda.json
 
-The bare step is the least that the same mathematics needs. For inversion: the frozen expert's forward, the
-cross-entropy and the backward to the pixels. For distillation: the student's forward and backward and the two teachers'
-forwards. It is made in every form that we know (as the modules are; channels last; batch norm folded as well; on a GPU
-each of these captured as a CUDA graph too), and the fastest one counts. Ours is the whole step of :func:`exml.engine.
-invert` and :func:`exml.engine.distill`: priors, augmentation, optimizer, mini-batch, targets. After each step of ours
-comes a bare one, so that what else the machine does meets both alike. A ``ratio`` is the median of the ratios of n such
-pairs, ``spread`` their interquartile range; ``least`` is the ratio of the shortest times, which noise disturbs least.
+The bare step is the minimum that the same mathematics needs. For inversion: the frozen expert's forward pass, the
+cross-entropy and the backward pass to the pixels. For distillation: the student's forward and backward passes and the
+two teachers' forward passes. The fastest of several forms counts (the modules unchanged; channels last; batch norm
+folded as well; on a GPU also each of these captured as a CUDA graph). Ours is the whole step of
+:func:`exml.engine.invert` and :func:`exml.engine.distill`: priors, augmentation, optimizer, mini-batch, targets. A bare
+step follows each of our steps, so other load on the machine affects both. A ``ratio`` is the median of the ratios of n
+such pairs, ``spread`` their interquartile range; ``least`` is the ratio of the shortest times, the least noisy.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Pairs(AfterEveryStep):
         return time.perf_counter()
 
     def row(self, form: str) -> dict[str, Any]:
-        """What is published of the pairs after the warm-up."""
+        """The published numbers of the pairs after the warm-up."""
         ours, bare = self.ours[WARM_UP:], self.bare[WARM_UP:]
         ratios = [a / b for a, b in zip(ours, bare, strict=True)]
         quartiles = statistics.quantiles(ratios, n=4)
@@ -136,7 +136,7 @@ class Pairs(AfterEveryStep):
 
 
 def fastest(forms: dict[str, Step], device: str) -> tuple[str, Step, dict[str, float]]:
-    """The form of the bare step with the shortest median, all forms taking turns."""
+    """The form of the bare step with the shortest median; the forms take turns."""
     times: dict[str, list[float]] = {name: [] for name in forms}
     for turn in range(WARM_UP if device == "cuda" else 6):
         for name, step in forms.items():
@@ -158,7 +158,7 @@ def with_captured(forms: dict[str, Step], device: str) -> dict[str, Step]:
 
 
 def trained_like(module: nn.Module) -> nn.Module:
-    """Batch-norm layers with statistics and weights such as training leaves; those of a new module are all 0 or 1."""
+    """Give batch-norm layers statistics and weights like those after training; in a new module all are 0 or 1."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.normal_(part.running_mean, 0.0, 0.1)
@@ -291,8 +291,8 @@ def peak_bytes(run: Step, device: str) -> int:
 def memory(device: str, execution: Execution) -> dict[str, Any]:
     """Peak memory of two of our inversion steps, and of a bare one in every form.
 
-    ``ratio`` is that to the bare step with the modules as they come. With batch norm folded, a bare step keeps half as
-    much for its backward pass; statistics need what the other half was: ``ratio_to_folded``.
+    ``ratio`` compares with the bare step on unchanged modules. With batch norm folded, a bare step saves half as much
+    for its backward pass; batch-norm statistics need the other half: ``ratio_to_folded``.
     """
     case = "inversion slim-resnet18 128x3x32x32"
     model, shape, _, _ = INVERSIONS[case]
@@ -315,7 +315,7 @@ def memory(device: str, execution: Execution) -> dict[str, Any]:
 
 
 def time_to_accuracy() -> dict[str, Any]:
-    """What ``time_to_accuracy.py`` found when it last ran: it takes longer than all the rest of this."""
+    """The last result of ``time_to_accuracy.py``, which takes longer than all other rows together."""
     path = Path(__file__).parent / "results" / "time_to_accuracy.json"
     if not path.exists():
         return {"ratio": None, "reason": "not measured yet: run benchmarks/time_to_accuracy.py"}
@@ -335,7 +335,7 @@ def time_to_accuracy() -> dict[str, Any]:
 
 
 def described(device: str) -> dict[str, Any]:
-    """Where and with what this was measured."""
+    """The hardware, the versions and the commit of this measurement."""
     return {**attrs.asdict(environment(torch.device(device))), "commit": os.environ.get("EXML_COMMIT") or commit()}
 
 

@@ -106,7 +106,7 @@ def learn(
     """Algorithm 1.
 
     Args:
-        student: trained in place; as the experts, it takes normalised images and has an output for every class.
+        student: trained in place; like the experts, it takes normalized images and has an output for every class.
         experts: modules and the ids of their classes, on the student's device.
         shape: of an image.
         shift: the maximum displacement of the augmentation, in pixels.
@@ -139,10 +139,10 @@ def learn(
             images, classes_of = crop(buffer[chosen]), labels[chosen]
             with torch.no_grad():
                 target, given = combined(images, classes_of, previous, seen, expert, own)
-            answer = student(images)
-            errors = ((answer - target) * given).square()  # Eq. 9, for color the mean: with the sum a ResNet diverges
+            logits = student(images)
+            errors = ((logits - target) * given).square()  # Eq. 9, for color the mean: with the sum a ResNet diverges
             loss = errors.sum(1).mean() if shape[0] == 1 else errors.mean()
-            loss = loss + distillation["cross_entropy"] * F.cross_entropy(answer, classes_of)  # Eq. 10
+            loss = loss + distillation["cross_entropy"] * F.cross_entropy(logits, classes_of)  # Eq. 10
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

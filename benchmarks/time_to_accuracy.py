@@ -1,19 +1,19 @@
-"""Seconds to a stream accuracy: a straightforward Algorithm 1 against our default strategy, on the same experts.
+"""Seconds to a stream accuracy: a plain Algorithm 1 compared with the default strategy, on the same experts.
 
-    uv run python benchmarks/time_to_accuracy.py --work DIR     # killed, it goes on where it was
+    uv run python benchmarks/time_to_accuracy.py --work DIR     # the same command resumes after a kill
 
-The straightforward version (``straightforward.py``: plain loops, the paper's settings) learns a stream of experts with
-a share of the paper's budget; then our default learns the same stream in the same process, under the same number of
-threads; with every second seed the order is the other way round. Seconds are those of generation and distillation
-together, evaluations taken out. The accuracy is that on the test images of all experiences, also of those to come.
+The plain version (``straightforward.py``: plain loops, the paper's settings) learns a stream of experts with a share of
+the paper's budget. Then the default strategy learns the same stream in the same process with the same number of
+threads; for every second seed the order is reversed. Seconds are those of generation and distillation, without
+evaluations. The accuracy is that on the test images of all experiences, future ones included.
 
-At the paper's budget the straightforward version takes hours on a CPU; so it is run with a part of it (``--budget``, of
-iterations and buffer). The less it has, the less time ours is given.
+At the paper's budget, the plain version takes hours on a CPU, so it gets a part of the budget (``--budget``, of
+iterations and buffer). The smaller the part, the less time the default strategy has.
 
-The question is when ours reaches the accuracy that the straightforward version ends with, never to fall below it again;
-``ratio`` is that time in units of the straightforward version's. Beside it stand the ratio of the whole times, and that
-to the best accuracy that the straightforward version had on its way. The default's settings were chosen on validation
-images, those of the straightforward version are the paper's. MNIST is looked for where ``EXML_DATA`` says.
+``ratio`` is the time at which the default strategy reaches the final accuracy of the plain version, and stays above it,
+in units of the plain version's time. Two more columns are the ratio of the whole times, and the time to the best
+accuracy of the plain version. The settings of the default strategy were chosen on validation images, those of the plain
+version are the paper's. MNIST must be in ``EXML_DATA``.
 
 Each run is one file below ``--work``; ``benchmarks/results/time_to_accuracy.json`` is gathered from these.
 """

@@ -1,15 +1,15 @@
-"""Is what a GPU computes right? The engine's loops against float64 on the CPU, and each form against the others.
+"""Correctness on a GPU: the engine's loops against float64 on the CPU, and each form against the others.
 
     uv run python -u benchmarks/gpu/correctness.py                             # on a GPU
     uv run python -u benchmarks/gpu/correctness.py --device cpu --scale 0.02 --out /tmp/correctness_cpu.json
 
-What loops do is compared by what they changed: the difference of two results relative to the change of the exact one,
-both as Euclidean norms. Tolerances are wider than those of one operation: rounding decides on which side of 0 an input
-of a ReLU lies (one gradient of the ResNet in plain PyTorch differs by up to 0.3 % between float32 and float64), and
-Adam divides a gradient by its size, so that the direction of a pixel whose gradient is nearly 0 is rounding too. TF32
-is switched off. Both devices are given the same images, weights, augmentations and mini-batches.
+The error of a loop is the difference of two results relative to the change of the exact one, both as Euclidean norms.
+Tolerances are wider than those of one operation: rounding decides on which side of 0 an input of a ReLU lies (one
+gradient of the ResNet in plain PyTorch differs by up to 0.3 % between float32 and float64), and Adam divides a gradient
+by its size, so the direction of a pixel whose gradient is nearly 0 also depends on rounding. TF32 is off. Both devices
+get the same images, weights, augmentations and mini-batches.
 
-A check that raises an error has failed, and the others are made all the same. What needs a GPU says so on a CPU.
+A check that raises an error has failed; the others still run. On a CPU, checks that need a GPU are skipped.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class Drawn:
 
 @attrs.frozen(eq=False)
 class These:
-    """In place of a mini-batch that each device would draw in its own way, the same images on every device."""
+    """The same images on every device, instead of a mini-batch that each device draws in its own way."""
 
     images: Tensor
 
     def __call__(self, images: Tensor, _: torch.Generator, /) -> Tensor:
-        """Give them."""
+        """Return them."""
         return self.images.to(images)
 
 
@@ -85,7 +85,7 @@ class Setting:
     Args:
         device: that is checked.
         scale: of the mini-batches.
-        always: how the device's fastest form is asked for.
+        always: the execution of the fastest form.
     """
 
     device: torch.device
@@ -93,11 +93,11 @@ class Setting:
     always: Execution
 
     def inversion(self, model: str, batch: int, **changes: Any) -> Inversion:
-        """On the device, unless something else is asked for."""
+        """On the device, unless ``changes`` names another."""
         return Inversion(model, max(4, round(batch * self.scale)), **{"device": self.device, **changes})
 
     def distillation(self, model: str, batch: int, **changes: Any) -> Distillation:
-        """On the device, unless something else is asked for."""
+        """On the device, unless ``changes`` names another."""
         return Distillation(model, max(4, round(batch * self.scale)), **{"device": self.device, **changes})
 
 
@@ -152,16 +152,16 @@ def forms_of_inversion(setting: Setting, model: str, batch: int) -> Report:
     """Compiled and captured against eager, with the random augmentation; no form may have fallen back."""
     inversion = setting.inversion(model, batch)
     eager = inversion(2 * STEPS, NoJournal(), learning_rate=0.01)
-    other, said = warned(lambda: inversion(2 * STEPS, NoJournal(), setting.always, learning_rate=0.01))
+    other, fell_back = warned(lambda: inversion(2 * STEPS, NoJournal(), setting.always, learning_rate=0.01))
     report = within(FORMS, difference=relative(other, eager, inversion.start()))
-    return report | {"passed": report["passed"] and not said, "fell_back": said}
+    return report | {"passed": report["passed"] and not fell_back, "fell_back": fell_back}
 
 
 def forms_of_distillation(setting: Setting, model: str, batch: int) -> Report:
     """Compiled and captured against eager, with random mini-batches and augmentation; none may have fallen back."""
     distillation = setting.distillation(model, batch)
     eager = distillation(2 * STEPS, ignore, learning_rate=SLOW)
-    other, said = warned(lambda: distillation(2 * STEPS, ignore, setting.always, learning_rate=SLOW))
+    other, fell_back = warned(lambda: distillation(2 * STEPS, ignore, setting.always, learning_rate=SLOW))
     start = weights(distillation.students()[0])
     statistics = zip(other.buffers(), eager.buffers(), strict=True)
     found = {
@@ -169,15 +169,17 @@ def forms_of_distillation(setting: Setting, model: str, batch: int) -> Report:
         "running_statistics": max(float((a - b).abs().max()) for a, b in statistics) if list(eager.buffers()) else 0.0,
     }
     report = within(FORMS, **found)
-    return report | {"passed": report["passed"] and not said, "fell_back": said}
+    return report | {"passed": report["passed"] and not fell_back, "fell_back": fell_back}
 
 
 def warned(work: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What the work gives, and what was said of forms that could not be had."""
-    with warnings.catch_warnings(record=True) as said:
+    """The result of the work, and the warnings about forms that failed."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ExecutionWarning)
         result = work()
-    return result, sorted({str(warning.message) for warning in said if issubclass(warning.category, ExecutionWarning)})
+    return result, sorted(
+        {str(warning.message) for warning in caught if issubclass(warning.category, ExecutionWarning)}
+    )
 
 
 def half_inversion(setting: Setting, model: str, batch: int) -> Report:
@@ -206,7 +208,7 @@ def half_distillation(setting: Setting, model: str, batch: int) -> Report:
 
 
 def seeds(setting: Setting) -> Report:
-    """The same seed gives the same result twice, another seed another one; whether bit for bit is noted, not asked."""
+    """The same seed gives the same result, another seed a different one; equality of bits is reported only."""
     inversion, distillation = setting.inversion("slim-resnet18", 32), setting.distillation("slim-resnet18", 32)
     images = [inversion(STEPS, NoJournal(), seed=seed, learning_rate=0.01) for seed in (0, 0, 1)]
     students = [weights(distillation(STEPS, ignore, learning_rate=SLOW, seed=seed)) for seed in (0, 0, 1)]
@@ -224,9 +226,9 @@ def seeds(setting: Setting) -> Report:
 
 @attrs.define
 class NoWaiting(AfterEveryStep):
-    """From a step on, every step that waits for the device is an error; off again after the last one.
+    """Makes every step that waits for the device an error, from the end of the warm-up to the last step.
 
-    What comes before is warm-up (compilation, capture, first allocations), what comes after reads the result.
+    The warm-up compiles, captures and allocates; the result is read after the last step.
     """
 
     device: torch.device
@@ -249,8 +251,8 @@ def no_waiting(setting: Setting) -> Report:
         for loop, work in LOOPS.items():
             journal = NoWaiting(setting.device, total)
             try:
-                _, said = warned(lambda: work(setting)(total, journal, execution))  # noqa: B023 - called at once
-                found[f"{loop}, {name}"] = "; ".join(said) or "no step waits"
+                _, fell_back = warned(lambda: work(setting)(total, journal, execution))  # noqa: B023 - called at once
+                found[f"{loop}, {name}"] = "; ".join(fell_back) or "no step waits"
             except Exception as error:
                 found[f"{loop}, {name}"] = f"step {journal.done + 1}: {type(error).__name__}: {error}"
             finally:
@@ -273,7 +275,7 @@ def detects_waiting(setting: Setting) -> Report:
 
 
 def launches(setting: Setting) -> Report:
-    """What a step launches; captured it must be one graph and a few things beside it."""
+    """What a step launches; a captured step must launch one graph and little else."""
     require_gpu(setting)
     found: Report = {}
     for name, execution in (("eager", EAGER), ("capture", Execution("capture")), ("always", CAPTURED)):

@@ -65,7 +65,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that is checked out, as ``EXML_COMMIT`` says where the files are without their history."""
+    """The current commit; ``EXML_COMMIT`` names it for a copy of the files without their history."""
     if "EXML_COMMIT" in os.environ:
         return os.environ["EXML_COMMIT"]
     command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
@@ -74,7 +74,7 @@ def commit() -> str:
 
 
 def median_and_quartiles(values: list[float]) -> dict[str, Any]:
-    """What is published of a list of times or ratios."""
+    """The published summary of a list of times or ratios."""
     quartiles = statistics.quantiles(values, n=4)
     return {
         "median": round(statistics.median(values), 4),
@@ -84,23 +84,20 @@ def median_and_quartiles(values: list[float]) -> dict[str, Any]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was told."""
+    """Wait until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @attrs.define
 class Windows(AfterEveryStep):
-    """Milliseconds a step in a hot loop, by windows of some steps; waits for the device only between windows.
-
-    It is called after every step: as a journal of :func:`exml.engine.invert`, or as ``after_step`` of
-    :func:`exml.engine.distill`.
+    """Milliseconds per step of a hot loop, over windows of several steps; synchronizes between windows only.
 
     Args:
         device: of the loop.
         warm_up: steps before the first window.
         size: steps in a window.
-        windows: how many.
+        windows: number of windows.
     """
 
     device: torch.device
@@ -113,7 +110,7 @@ class Windows(AfterEveryStep):
 
     @property
     def steps(self) -> int:
-        """How many steps the loop must make."""
+        """The number of steps that the loop must run."""
         return self.warm_up + self.size * self.windows
 
     def __call__(self, *_: Any) -> None:
@@ -131,7 +128,7 @@ class Windows(AfterEveryStep):
 
 @attrs.define
 class Launches(AfterEveryStep):
-    """Counts, by :mod:`torch.profiler`, what some steps of a hot loop launch; called after every step, as above.
+    """Counts with :mod:`torch.profiler` what some steps of a hot loop launch.
 
     Args:
         device: of the loop; on a CPU nothing is counted.
@@ -148,7 +145,7 @@ class Launches(AfterEveryStep):
 
     @property
     def steps(self) -> int:
-        """How many steps the loop must make."""
+        """The number of steps that the loop must run."""
         return self.warm_up + self.counted
 
     def __call__(self, *_: Any) -> None:
@@ -207,7 +204,7 @@ class Inversion:
         return drawn.to(self.device, self.dtype)
 
     def labels(self) -> torch.Tensor:
-        """What the images shall become."""
+        """The target classes of the images."""
         return torch.arange(self.batch, device=self.device) % CLASSES
 
     def __call__(

@@ -4,10 +4,9 @@
     uv run python -u benchmarks/gpu/modes.py --device cpu --scale 0.01 --out /tmp/modes_cpu.json
 
 ``never`` launches every operation by itself, ``capture`` makes the whole step one CUDA graph, ``always`` compiles the
-networks as well. Times are medians over windows of steps within one run;
-the device is waited for between windows only. The forms were measured one after another in one process, not in turns.
-Launches are counted by the profiler in a run of their own, after all times. Every row is written when it is there;
-killed, the script goes on with the rows that are missing.
+networks as well. Times are medians over windows of steps within one run; the device is synchronized between windows
+only. The forms run one after another in one process, not in turns. The profiler counts launches in a separate run,
+after all timings. Every row is written at once; a script that was killed resumes with the missing rows.
 """
 
 from __future__ import annotations
@@ -67,13 +66,13 @@ class Row:
     precision: str
 
     def run(self, device: torch.device, journal: Windows | Launches) -> list[str]:
-        """Make the steps that the journal wants; returns what was said of forms that could not be had."""
+        """Run the steps that the journal requests; returns the warnings about forms that failed."""
         torch.compiler.reset()  # code is compiled for some modules of a class only, then given up
         execution = Execution(compile=self.form, precision=self.precision)  # type: ignore[arg-type]
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ExecutionWarning)
             LOOPS[self.loop](self.model, self.batch, device)(journal.steps, journal, execution)
-        return sorted({str(warning.message) for warning in said if issubclass(warning.category, ExecutionWarning)})
+        return sorted({str(warning.message) for warning in caught if issubclass(warning.category, ExecutionWarning)})
 
 
 def rows(scale: float) -> Iterator[Row]:
@@ -99,10 +98,10 @@ def measure(row: Row, device: torch.device, size: int, windows: int) -> dict[str
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-    said = row.run(device, timed)
+    warned = row.run(device, timed)
     found = attrs.asdict(row) | median_and_quartiles(timed.milliseconds)
     peak = round((torch.cuda.max_memory_allocated(device) - before) / 2**20, 1) if device.type == "cuda" else None
-    return found | {"steps_a_window": size, "peak_mib": peak, "fell_back": said}
+    return found | {"steps_a_window": size, "peak_mib": peak, "fell_back": warned}
 
 
 def count(row: Row, device: torch.device) -> dict[str, float] | None:

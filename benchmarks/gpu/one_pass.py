@@ -1,11 +1,11 @@
-"""Five experts of one architecture: asked one after the other, or in one pass by ``torch.func.vmap``.
+"""Five experts of one architecture: one forward pass after another, or a single one with ``torch.func.vmap``.
 
     uv run python -u benchmarks/gpu/one_pass.py                                # on a GPU
     uv run python -u benchmarks/gpu/one_pass.py --device cpu --threads 1 --out benchmarks/results/one_pass_cpu.json
 
-Only the forward pass, as for teachers. The loop runs over :func:`exml.engine.lowered` networks. The one pass stacks
-the weights of these networks and maps over them. On a GPU both are also captured as CUDA
-graphs, as the engine would do it. All versions take turns; the ratio is that of two times of the same turn.
+The loop runs over :func:`exml.engine.lowered` networks; the single pass stacks their weights and maps over them. On a
+GPU both are also captured as CUDA graphs, as the engine does. All versions take turns; a ratio compares two times of
+the same turn.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ex-Model Distillation with the paper's settings for CIFAR-10, and where the time goes, phase by phase.
 
-    uv run python -u benchmarks/gpu/paper_scale.py --work DIR                  # on a GPU; killed, it goes on
+    uv run python -u benchmarks/gpu/paper_scale.py --work DIR                  # on a GPU; resumes after a kill
     uv run python -u benchmarks/gpu/paper_scale.py --device cpu --scale 0.001 --work DIR --out /tmp/paper.json
 
 Model Inversion ED of appendices B.2 and B.2.1: 5,000 images, 500 iterations of inversion at 0.1 in mini-batches of
@@ -11,7 +11,7 @@ the iterations of both phases and the buffer. One thing is not in the paper: gra
 which SGD at 0.1 diverges with these experts.
 
 Seconds are those of generation and of distillation as the learner tells of them, each with its checkpoints. They are
-kept with every checkpoint, so that a killed run that goes on adds to them; what was computed after the last checkpoint
+kept with every checkpoint, so a resumed run adds to them; what was computed after the last checkpoint
 is computed, and counted, again.
 """
 
@@ -48,7 +48,7 @@ from exml.priors import GaussianBlur, L2Norm
 
 EXPERTS, CLASSES, SHAPE = 5, 10, (3, 32, 32)
 IMAGES = 200
-"""Of each class, to train an expert on; as many to test on."""
+"""Of each class, to train an expert on; and the same number to test on."""
 
 
 def strategy(scale: float) -> Strategy:
@@ -72,7 +72,7 @@ def strategy(scale: float) -> Strategy:
 
 
 def images_of(label: int, count: int, seed: int) -> Tensor:
-    """Images of a class: its pattern of 4 x 4 colours, enlarged, shifted at random, under noise."""
+    """Images of a class: its pattern of 4 x 4 colors, enlarged, shifted at random, under noise."""
     pattern = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(label))
     pattern = torch.nn.functional.interpolate(pattern, size=SHAPE[1:], mode="bilinear").expand(count, -1, -1, -1)
     draws = torch.Generator().manual_seed(1_000 * seed + label)
@@ -87,7 +87,7 @@ def samples_of(classes: tuple[int, ...], count: int, seed: int) -> Samples:
 
 
 def experts(folder: Path, device: torch.device, scale: float) -> exml.ExpertStream:
-    """Five experts of two classes each, briefly trained and kept: a run that goes on needs the very same ones."""
+    """Five experts of two classes each, briefly trained and kept: a resumed run needs the same ones."""
     training = ExpertTraining(epochs=max(1, round(5 * min(1.0, scale))), learning_rate=0.05)
     count = max(8, round(IMAGES * min(1.0, scale)))
     for number in range(EXPERTS):
@@ -160,7 +160,7 @@ def accuracy(student: torch.nn.Module, device: torch.device) -> float:
 
 
 def main() -> None:
-    """Learn the stream, or go on with it, and write what it took."""
+    """Learn the stream, or resume it, and write the measurements."""
     parser = arguments(__doc__, "paper_scale_cuda.json")
     parser.add_argument("--work", type=Path, default=Path("runs/paper-scale"), help="folder for the checkpoints")
     parser.add_argument("--compile", default="auto", choices=["never", "capture", "always", "auto"])

@@ -161,8 +161,8 @@ def distill(
 
         bank = None
         if training.views or (training.ridge is not None and start == 0):
-            views, ask = training.views or 1, partial(target_of, teachers)
-            bank = fill_bank(memory, shard, augmentation, ask, draws, views=views, seed=context.seed)
+            views, ready = training.views or 1, partial(target_of, teachers)
+            bank = fill_bank(memory, shard, augmentation, ready, draws, views=views, seed=context.seed)
             if training.ridge is not None and start == 0:
                 head = solve_ridge_head(student, bank.parts(), teachers.classes, training.ridge)
                 for tensor in head.parameters():

@@ -47,7 +47,7 @@ class Mixture:
             raise SettingError(
                 expected="one or more generators for Mixture, and a weight > 0 for each",
                 got=f"{count} generators, weights {self.weights}",
-                remedy="give as many weights as generators, or none",
+                remedy="provide one weight per generator, or none",
             )
 
     @property

@@ -18,19 +18,20 @@ _LEAST = 10
 def at_budget(strategy: Strategy, budget: float) -> Strategy:
     r"""The same strategy with about ``budget`` times the arithmetic.
 
-    An experience costs its distillation, steps times the mini-batch, and its inversion, images times steps:
+    The cost of an experience is that of its distillation, steps times the mini-batch, and of its inversion, images
+    times steps:
 
     .. math:: cost \approx c_d \, n_{iter} + c_g \, \frac{N}{i} \, n_{gen}
 
-    With a budget b, the distillation makes b · n_iter steps. The buffer N and the steps n_gen of an inversion have to
-    share the factor, and each takes √b. All numbers are rounded, steps are at least 1, and a buffer keeps at least 10
-    samples, the paper's smallest (Sec. 5.1), or as few as it had. What a generator without steps costs falls by √b
-    only, as does a bank of ``views``: both are small beside the rest. Rates, weights and mini-batches stay.
+    With a budget b, the distillation makes b · n_iter steps. The buffer N and the steps n_gen of an inversion share the
+    factor: each takes √b. All numbers are rounded. Steps stay at least 1, and a buffer keeps at least 10 samples, the
+    paper's smallest (Sec. 5.1), unless it was smaller. The cost of a generator without steps, or of a bank of
+    ``views``, falls by √b only; both are small. Rates, weights and mini-batches stay.
 
     Args:
-        strategy: of any kind. Scaled are, of ``training``, its ``iterations``; of the generator and the generators
-            inside it, all ``iterations``; of the buffer, its ``size`` and ``per_experience``.
-        budget: b, in (0, 1]; 1 gives the strategy itself.
+        strategy: of any kind. This scales the ``iterations`` of its training, of its generator and of the generators
+            inside, and the ``size`` and ``per_experience`` of its buffer.
+        budget: b, in (0, 1]; 1 returns an equal strategy.
 
     Raises:
         SettingError: for a budget outside (0, 1].
@@ -45,7 +46,7 @@ def at_budget(strategy: Strategy, budget: float) -> Strategy:
     (200, 1000, 75)
     """
     if not 0 < budget <= 1:
-        raise SettingError(expected="a budget > 0 and <= 1", got=repr(budget), remedy="give 1 for the whole of it")
+        raise SettingError(expected="a budget > 0 and <= 1", got=repr(budget), remedy="give 1 for all of the strategy")
     root = math.sqrt(budget)
     return attrs.evolve(
         strategy,
@@ -56,7 +57,7 @@ def at_budget(strategy: Strategy, budget: float) -> Strategy:
 
 
 def _scaled(part: Any, names: set[str], factor: float, least: int) -> Any:
-    """A component with the numbers of these names scaled, in it and in the components that it holds."""
+    """A component with the fields of these names scaled, in it and in the components inside."""
 
     def scale(component: Any) -> Any:
         numbers = {name: getattr(component, name) for name in names & attrs.fields_dict(type(component)).keys()}

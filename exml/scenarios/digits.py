@@ -1,4 +1,4 @@
-"""Scenarios on scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels that ship with the library."""
+"""Scenarios on scikit-learn's handwritten digits: 1,797 grayscale images of 8x8 pixels that ship with the library."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_lists_and_help_read_no_data(tmp_path: Path) -> None:
     assert re.search(
         r"^mnist-nc +5 experiences of 2 classes \(10 in all\), images 1x32x32; MNIST *$", done.stdout, re.M
     )
-    with pytest.raises(UnknownNameError, match="mnist-joint, mnist-nc"):
+    with pytest.raises(UnknownNameError, match="one of mnist-nc, mnist-joint"):
         scenarios.describe("mnist")
 
 

@@ -176,6 +176,11 @@ class ProgressFiles:
         self._tell = tell
         self._seen: dict[str, str] = {}
 
+    def begin(self, job: Job) -> None:
+        """Remove what an earlier attempt left."""
+        for path in (job.log, job.progress):
+            path.unlink(missing_ok=True)
+
     def read(self, job: Job) -> None:
         """Look at the file of a job."""
         text = job.progress.read_text() if job.progress.exists() else ""

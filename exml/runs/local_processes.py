@@ -79,6 +79,7 @@ class LocalProcesses:
             while waiting or running:
                 while waiting and idle:
                     job, worker = waiting.popleft(), idle.popleft()
+                    progress.begin(job)
                     running[worker.submit(job)] = job, worker
                 over, _ = wait(running, PERIOD, FIRST_COMPLETED)
                 for future, (job, _) in running.items():

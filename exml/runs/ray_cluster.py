@@ -55,6 +55,7 @@ class RayCluster:
             while waiting or running:
                 while waiting and (self.workers is None or len(running) < self.workers):
                     job = waiting.popleft()
+                    progress.begin(job)
                     running[remote.options(name=job.name).remote(job, resources.cpus)] = job
                 over, under_way = ray.wait(list(running), timeout=PERIOD)
                 for reference in under_way:

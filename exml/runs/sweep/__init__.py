@@ -10,7 +10,7 @@ from exml.runs.local_processes import LocalProcesses
 from exml.runs.ray_cluster import RayCluster
 from exml.runs.sweep._imports import import_all
 from exml.runs.sweep.comparison_figure import comparison_figure
-from exml.runs.sweep.forecast import SweepForecast, sweep_forecast
+from exml.runs.sweep.forecast import sweep_forecast
 from exml.runs.sweep.groups import Group, groups_of
 from exml.runs.sweep.plan import Plan, PlannedRun, Status, plan
 from exml.runs.sweep.results import Row, SweepResult
@@ -31,7 +31,6 @@ __all__ = [
     "Row",
     "Status",
     "Sweep",
-    "SweepForecast",
     "SweepResult",
     "Task",
     "carry_out",

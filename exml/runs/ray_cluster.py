@@ -39,7 +39,7 @@ class RayCluster:
     workers: int | None = attrs.field(default=None, validator=positive_int(optional=True))
 
     def __call__(self, jobs: Sequence[Job], resources: Resources, tell: Tell, /) -> None:
-        """See :class:`exml.runs.jobs.Executor`.
+        """See :class:`exml.runs.Executor`.
 
         Raises:
             SettingError: when Ray is not installed, no cluster is at the address, or this machine has too few GPUs.

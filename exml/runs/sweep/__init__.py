@@ -1,13 +1,10 @@
 """Sweeps: a grid of scenarios, strategies, values of their fields and seeds, carried out several runs at a time.
 
-:func:`plan` builds every run before any work begins, :func:`run` carries them out through an executor of
-:mod:`exml.runs.jobs`, and :class:`SweepResult` is the table. Imports from the rest of :mod:`exml.runs` and the floors
-below it.
+:func:`plan` builds every run before any work begins, :func:`run` carries them out through an
+:class:`exml.runs.Executor`, and :class:`SweepResult` is the table. Imports the rest of ``exml.runs`` and the floors
+below.
 """
 
-from exml.runs.jobs import Executor, Resources
-from exml.runs.local_processes import LocalProcesses
-from exml.runs.ray_cluster import RayCluster
 from exml.runs.sweep._imports import import_all
 from exml.runs.sweep.comparison_figure import comparison_figure
 from exml.runs.sweep.forecast import sweep_forecast
@@ -21,13 +18,9 @@ from exml.runs.sweep.task import Task, carry_out
 
 __all__ = [
     "Choice",
-    "Executor",
     "Group",
-    "LocalProcesses",
     "Plan",
     "PlannedRun",
-    "RayCluster",
-    "Resources",
     "Row",
     "Status",
     "Sweep",

@@ -83,7 +83,7 @@ def _title(text: str) -> str:
 
 def _first_line(text: str | None) -> str:
     paragraph = inspect.cleandoc(text or "").split("\n\n")[0]
-    return re.sub(r":attr:`([^`]+)`", r"``\1``", " ".join(paragraph.split()))
+    return re.sub(r":(?:attr|meth):`([^`.]+)`", r"``\1``", " ".join(paragraph.split()))
 
 
 class _Elsewhere:

@@ -1,4 +1,7 @@
-"""Learning over several processes (ranks), on one machine or many, on :mod:`torch.distributed`."""
+"""Distributed training: several processes (ranks) on one or more machines, on :mod:`torch.distributed`.
+
+It imports only :mod:`exml.core`.
+"""
 
 from exml.core.ranks import ALONE, Alone, Ranks, Shard
 from exml.distributed.join import TIMEOUT, join, local_device

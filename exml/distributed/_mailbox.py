@@ -1,7 +1,7 @@
-"""Small messages between ranks of one machine, through memory that they share.
+"""Small messages between the ranks of one machine, through shared memory.
 
-Batch norm over ranks exchanges a few hundred numbers twice a layer and step. Through gloo each exchange wakes several
-threads, which takes ten times as long as the exchange (``benchmarks/ranks.py`` measures both).
+Batch norm over ranks exchanges a few hundred numbers twice per layer and step. Through gloo, each exchange wakes
+several threads and takes ten times as long (``benchmarks/ranks.py`` measures both).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 CAPACITY = 1 << 19
-"""Bytes of the longest message."""
+"""Bytes of the largest message."""
 _LINE = 64
-"""Bytes between two flags, so that no two lie in one line of a cache."""
+"""Bytes between two flags, so that no two share a cache line."""
 _SPIN, _YIELD = 2e-4, 5e-2
-"""Seconds of waiting at full speed, and until it gets to be longer naps."""
+"""Seconds of busy waiting, and of yielding before longer sleeps."""
 
 
 def place() -> Path | None:
-    """A new file for a mailbox; None where memory that is written in an order may be seen in another."""
+    """The path of a new mailbox; None on processors that may reorder writes to memory."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return None
     folder = Path("/dev/shm")
@@ -34,16 +34,16 @@ def place() -> Path | None:
 
 
 class Mailbox:
-    """Two pages of one slot for each rank, and a flag for each: the number of messages that it has sent.
+    """Two pages with one slot per rank, and one flag per rank: the number of messages that it has sent.
 
-    A rank fills its slot of a page, raises its flag, and waits for the flags of the others. It uses a page again two
-    messages later; by then every other rank has sent the next one, so it has read this one.
+    A rank fills its slot of a page, increments its flag, and waits for the flags of the others. It reuses a page two
+    messages later; by then every other rank has sent the next message, so it has read this one.
 
     Args:
-        path: of the file; the leader makes it, the others find it. It can be removed as soon as all have opened it.
-        rank: this one.
-        size: how many ranks there are.
-        create: make the file.
+        path: of the file, which the leader creates. It can be removed once all ranks have opened it.
+        rank: of this process.
+        size: the number of ranks.
+        create: whether to create the file.
         timeout: seconds to wait for another rank.
     """
 
@@ -52,24 +52,24 @@ class Mailbox:
         total = size * _LINE + 2 * size * CAPACITY
         if create:
             with path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, total)  # all at once: a full disk is an error now, no crash later
+                os.posix_fallocate(file.fileno(), 0, total)  # a full disk is an error now instead of a crash later
         memory = torch.from_file(str(path), shared=True, size=total, dtype=torch.uint8)
         flags, pages = memory[: size * _LINE], memory[size * _LINE :]
-        # A view that Python reads and writes in one machine instruction each.
+        # A view that Python reads and writes atomically.
         array: Any = flags.numpy()
         self._flags = memoryview(array).cast("q")[:: _LINE // 8]
         self._pages = pages.view(2, size, CAPACITY)
         self._sent = 0
 
     def fits(self, values: Tensor) -> bool:
-        """Whether a message can be sent this way."""
+        """Whether a message is on the CPU and small enough."""
         return values.device.type == "cpu" and values.numel() * values.element_size() <= CAPACITY
 
     def gather(self, values: Tensor) -> Tensor:
-        """``(size, *shape)``, a contiguous message of every rank.
+        """``(size, *shape)``, the contiguous messages of all ranks.
 
         Raises:
-            RuntimeError: a rank has sent nothing for too long.
+            RuntimeError: a rank sent no message within the timeout.
         """
         self._sent += 1
         length = values.numel() * values.element_size()
@@ -86,6 +86,6 @@ class Mailbox:
             while flags[rank] < sent:
                 waited = time.perf_counter() - began
                 if waited > self._timeout:
-                    raise RuntimeError(f"rank {rank} has not answered for {self._timeout:.0f} s")
+                    raise RuntimeError(f"rank {rank} sent no message for {self._timeout:.0f} s")
                 if waited > _SPIN:
-                    time.sleep(0 if waited < _YIELD else 1e-3)  # lets the other threads of this process work, too
+                    time.sleep(0 if waited < _YIELD else 1e-3)  # for the other threads of this process

@@ -1,4 +1,4 @@
-"""How a process becomes one rank of a distributed run."""
+"""The start and the end of a process as one rank of a distributed run."""
 
 from __future__ import annotations
 
@@ -14,75 +14,77 @@ from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[
 
 from exml.core.errors import RankError, SettingError
 from exml.core.ranks import ALONE, Ranks
-from exml.distributed._heartbeat import Watch
+from exml.distributed._heartbeat import Heartbeat
 from exml.distributed.process_group import ProcessGroup
 
 TIMEOUT = 25.0
-"""Seconds after which a rank that does not answer counts as dead."""
+"""Seconds after which a rank without a sign of life counts as dead."""
 
 
 @contextmanager
 def join(*, timeout: float = TIMEOUT) -> Generator[Ranks]:
-    """Join the ranks that ``torchrun`` started; by itself a process is :data:`ALONE`.
+    """Join the ranks started by ``torchrun``; a process started by itself is :data:`ALONE`.
 
-    Read are the variables that every launcher sets: ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``, ``MASTER_PORT``.
-    A rank that dies, hangs or raises ends all of them within ``timeout`` and 10 seconds (a launcher may take longer to
-    clear away a process that was stopped): those that wait for it raise an :class:`~exml.core.errors.RankError` or,
-    where they cannot, are ended. One rank says why, on stderr or by its exception; in the others the error is marked
-    ``reported``. What they had written before is whole.
+    Reads the variables that every launcher sets: ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``, ``MASTER_PORT``. A rank
+    that dies, hangs or raises ends all of them within ``timeout`` plus 10 seconds (a launcher may take longer to remove
+    a stopped process): the others raise an :class:`~exml.core.errors.RankError` or, if they are blocked, are
+    terminated. One rank reports the reason, on stderr or by its exception; the errors of the others are marked
+    ``reported``. Files written before are complete.
 
     Args:
-        timeout: seconds; longer if one rank may be that much slower than another, say in writing a checkpoint.
+        timeout: seconds; increase it if one rank may fall behind by more, for example while it writes a checkpoint.
 
     Raises:
         SettingError: ``timeout`` is not positive.
-        RankError: the other ranks could not be found.
+        RankError: the other ranks cannot be reached.
 
     >>> with join() as ranks:
     ...     ranks.rank, ranks.size
     (0, 1)
     """
     if not timeout > 0:
-        raise SettingError(expected="timeout > 0 seconds", got=str(timeout), remedy="leave it out")
+        raise SettingError(
+            expected="timeout > 0 seconds", got=str(timeout), remedy="choose a positive number"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    store, watch = _meet(timeout)
+    store, heartbeat = _connect(timeout)
     try:
         yield ProcessGroup(store, timeout)
     except BaseException as error:
-        first = watch.announce(str(error) or type(error).__name__)
-        watch.leave(failed=True)
+        first = heartbeat.announce(str(error) or type(error).__name__)
+        heartbeat.leave(failed=True)
         if not first:
-            got, remedy = "the failure of another one before this", "look at its error"
-            raise RankError(expected="every rank to go on", got=got, remedy=remedy, reported=True) from error
+            got, remedy = "an earlier failure of another rank", "look at its error"
+            raise RankError(expected="all ranks to continue", got=got, remedy=remedy, reported=True) from error
         raise
-    watch.leave(failed=False)
+    heartbeat.leave(failed=False)
     dist.destroy_process_group()
 
 
-def _meet(timeout: float) -> tuple[Store, Watch]:
-    """The store of all ranks, and the watch over them, begun."""
+def _connect(timeout: float) -> tuple[Store, Heartbeat]:
+    """The store of all ranks, and the heartbeat, started."""
     try:
         found: Any = next(iter(rendezvous("env://", timeout=timedelta(seconds=timeout))))
         store, rank, size = found
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         limit = timedelta(seconds=timeout)
         dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=limit)
-        # The watch has a connection of its own, so that it never waits for what the main thread waits for.
-        watch = Watch(PrefixStore("watch", store.clone()), rank, size, timeout)
-        watch.start()
+        # A separate connection, so that the heartbeat never waits for the main thread.
+        heartbeat = Heartbeat(PrefixStore("heartbeat", store.clone()), rank, size, timeout)
+        heartbeat.start()
     except (RuntimeError, ValueError) as error:
         raise RankError(
-            expected=f"{os.environ['WORLD_SIZE']} ranks that find each other",
+            expected=f"{os.environ['WORLD_SIZE']} ranks that reach each other",
             got=str(error).strip().splitlines()[0],
-            remedy="start them with torchrun, all at once, and check the network between them",
+            remedy="start all of them with torchrun, and check the network between them",
         ) from error
-    return PrefixStore("meetings", store), watch
+    return PrefixStore("meetings", store), heartbeat
 
 
 def local_device(device: torch.device, ranks: Ranks) -> torch.device:
-    """This rank's own device on its machine (``LOCAL_RANK``), where a GPU was asked for without saying which.
+    """The GPU of this rank on its machine (``LOCAL_RANK``), if ``device`` is "cuda" without an index.
 
     >>> local_device(torch.device("cpu"), ALONE)
     device(type='cpu')

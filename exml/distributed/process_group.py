@@ -1,4 +1,4 @@
-"""Ranks that are processes of torch.distributed: gloo between CPUs, nccl between GPUs."""
+"""Ranks as processes of torch.distributed: gloo between CPUs, NCCL between GPUs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from exml.core.errors import RankError
 from exml.core.ranks import Ranks
 from exml.distributed._mailbox import Mailbox, place
 
-_LOOK = 0.05
-"""Seconds between two looks at whether the others are there."""
+_PERIOD = 0.05
+"""Seconds between checks of the store."""
 
 
 class ProcessGroup(Ranks):
-    """The default process group; made by :func:`exml.distributed.join`.
+    """The default process group; :func:`exml.distributed.join` creates it.
 
     Args:
-        store: of the group, for what may take longer than a collective may.
-        timeout: seconds that a collective may take.
+        store: of the group, for waits that may exceed the timeout of a collective.
+        timeout: of a collective, in seconds.
     """
 
     def __init__(self, store: Store, timeout: float) -> None:
@@ -36,7 +36,7 @@ class ProcessGroup(Ranks):
         self._mailbox = self._open_mailbox(timeout)
 
     def gather(self, values: Tensor, /) -> Tensor:
-        """By one all-gather, or through memory that all ranks share."""
+        """One all-gather, or shared memory."""
         values = values.detach().contiguous()
         with _translated():
             if self._mailbox is not None and self._mailbox.fits(values):
@@ -46,7 +46,7 @@ class ProcessGroup(Ranks):
         return whole
 
     def add(self, values: Tensor, /) -> None:
-        """By one all-reduce, or through memory that all ranks share; every rank gets the same bits."""
+        """One all-reduce, or shared memory; every rank gets the same bits."""
         with _translated():
             if self._mailbox is not None and self._mailbox.fits(values):
                 torch.sum(self._mailbox.gather(values.contiguous()), 0, out=values)
@@ -54,7 +54,7 @@ class ProcessGroup(Ranks):
                 dist.all_reduce(values)
 
     def share(self, values: Tensor, /) -> None:
-        """By one broadcast."""
+        """One broadcast."""
         sent = values.contiguous()
         with _translated():
             dist.broadcast(sent, 0)
@@ -62,13 +62,13 @@ class ProcessGroup(Ranks):
             values.copy_(sent)
 
     def wait(self) -> None:
-        """Through the store, so that no collective runs out of time."""
+        """Through the store, so that no collective times out."""
         self._meetings += 1
         name = f"meeting/{self._meetings}"
         with _translated():
             here = self._store.add(name, 1)
             while here < self.size:
-                time.sleep(_LOOK)
+                time.sleep(_PERIOD)
                 here = self._store.add(name, 0)
 
     def tell(self, text: str, /) -> str:
@@ -80,11 +80,11 @@ class ProcessGroup(Ranks):
                 self._store.set(name, text)
                 return text
             while not self._store.check([name]):
-                time.sleep(_LOOK)
+                time.sleep(_PERIOD)
             return self._store.get(name).decode()
 
     def _open_mailbox(self, timeout: float) -> Mailbox | None:
-        """Memory that all ranks share, where they are on one machine."""
+        """Shared memory, if all ranks are on one machine."""
         path = Path(self.tell(str(place() or "")))
         mailbox = None
         if path.name:
@@ -99,7 +99,7 @@ class ProcessGroup(Ranks):
         with _translated():
             dist.all_reduce(opened)
         if self.leader and path.name:
-            path.unlink(missing_ok=True)  # it lives on as long as somebody has it open
+            path.unlink(missing_ok=True)  # the memory lives as long as a rank has it open
         return mailbox if int(opened) == self.size else None
 
     def __repr__(self) -> str:
@@ -108,20 +108,20 @@ class ProcessGroup(Ranks):
 
 @contextmanager
 def _translated() -> Generator[None]:
-    """What the communication library says of a rank that is gone or late, as an error of ours."""
+    """Turn errors of the communication library about a missing or late rank into a RankError."""
     try:
         yield
     except RuntimeError as error:  # of which torch's DistError is one
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise RankError(
-            expected="an answer from every rank",
+            expected="a message from every rank",
             got=_short(str(error)) or type(error).__name__,
-            remedy="look for what the other ranks say, then go on from the last checkpoint (--resume)",
+            remedy="look at the errors of the other ranks, then resume from the last checkpoint (--resume)",
         ) from error
 
 
 def _short(message: str) -> str:
-    """The first line of a message of the library, without the place in its source and its advice."""
+    """The first line of a message of the library, without its source location and advice."""
     first = next(iter(message.strip().splitlines()), "")
     return re.sub(r"^\[[^]]*\] *", "", first).partition(" This is typically")[0].rstrip(".")

@@ -1,26 +1,23 @@
-"""Appendix B as data: one row a data set and a method, as the paper prints them.
+"""Appendix B as data: the settings of one dataset in one object, as the paper prints them.
 
 Two rows are printed oddly. B.1 calls the settings of MNIST's distillation ``buffer_lr``, ``buffer_iter``,
-``buffer_mb_size`` and ``buffer_temperature``; they stand under "Knowledge Distillation hyperparameters" and so they are
-read. The *KD temperature* of every distillation is that of a loss that Eqs. 9 and 10 do not have: nothing reads it. (In
-B.1.1 the words stand for the temperature of the softmax that is inverted.) CORe50's first table has a β, which model
-inversion has no use for.
+``buffer_mb_size`` and ``buffer_temperature``; they stand under "Knowledge Distillation hyperparameters" and are read as
+such. The *KD temperature* of every distillation belongs to a loss that Eqs. 9 and 10 do not have: nothing reads it. (In
+B.1.1 it is the temperature of the softmax that is inverted.) CORe50's first table has a β, which model inversion does
+not use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import attrs
 
 from exml.augmentation import Augmentation
 from exml.core.errors import SettingError
 from exml.experts import ExpertProfile
-
-Dataset: TypeAlias = Literal["mnist", "cifar10", "core50"]
-Method: TypeAlias = Literal["model-inversion", "data-impression"]
 
 PAPER_STRATEGIES: Mapping[str, str] = MappingProxyType(
     {
@@ -34,20 +31,13 @@ PAPER_STRATEGIES: Mapping[str, str] = MappingProxyType(
 """The sources of images of Secs. 4 and 5 with their titles in the tables; only the paper's code has noise."""
 BUFFER = 5_000
 """N, "for all the experiments"."""
+MULTI_TASK_BATCH = 128
+"""In all configurations of CIFAR10-MT that are published; appendix B says 32."""
 
 
 @attrs.frozen
-class DistillationRow:
-    """A data set's "Knowledge Distillation hyperparameters"."""
-
-    learning_rate: float
-    iterations: int
-    batch_size: int
-
-
-@attrs.frozen
-class GenerationRow:
-    """A method's "Data generation hyperparameters"; beta is read by data impression alone."""
+class Generation:
+    """A method's "Data generation hyperparameters"; only data impression reads beta."""
 
     learning_rate: float
     iterations: int
@@ -59,108 +49,105 @@ class GenerationRow:
     beta: float = 1.0
 
 
-@attrs.frozen
-class AuxiliaryRow:
-    """What stands in for the data (Sec. 5): its name and size in pixels.
+@attrs.frozen(kw_only=True)
+class Rows:
+    """The settings of a dataset; those that begin with ``code`` are in the published code and not in the text.
 
-    The code does not subsample it; ``images`` is how many of it a buffer holds then. ImageNet's million would fill a
-    computer's memory as they are kept there, so it is as many as everywhere else.
+    Args:
+        learning_rate: of the distillation, like the next two.
+        iterations: steps per experience.
+        batch_size: images per step.
+        generation: by strategy.
+        stop_at: the probability of its class at which an image is finished. Sec. 5.1 says so of Fig. 2, which shows
+            MNIST's.
+        auxiliary: the dataset that stands in for the data (Sec. 5).
+        code_auxiliary_images: the buffer's size for it. The code does not subsample the dataset; but ImageNet's million
+            would fill the memory, so it is as large as elsewhere.
+        augmentation: "depending on the dataset, small displacements, rotations, and horizontal flip" (Sec. 4.1). The
+            sizes are the code's.
+        code_augmentation: pads with the value 0 in normalized units. The code's random resized crops, which change the
+            aspect ratio too, are approximated by a scale.
+        code_auxiliary: augmentation of auxiliary images. Of ImageNet, the code takes another crop every time.
+        code_replay: augmentation of replayed images, that of the experts' training: 0 is black.
+        mean: of each channel, by which the experts of our scenarios normalize.
     """
 
-    name: Literal["fashion-mnist", "imagenet"]
-    size: int
-    images: int
+    learning_rate: float
+    iterations: int
+    batch_size: int
+    generation: Mapping[str, Generation]
+    stop_at: float | None = None
+    auxiliary: Literal["fashion-mnist", "imagenet"] = "imagenet"
+    code_auxiliary_images: int = BUFFER
+    augmentation: Augmentation
+    code_augmentation: Augmentation
+    code_auxiliary: Augmentation | None
+    code_replay: Augmentation | None
+    mean: tuple[float, ...]
 
 
-DISTILLATION: dict[Dataset, DistillationRow] = {
-    "mnist": DistillationRow(learning_rate=0.01, iterations=30_000, batch_size=32),
-    "cifar10": DistillationRow(learning_rate=0.1, iterations=50_000, batch_size=32),
-    "core50": DistillationRow(learning_rate=0.001, iterations=20_000, batch_size=10),
-}
-# MNIST's mini-batch of the generation is not printed. A LeNet-5 has no batch norm, so nothing couples its images.
-GENERATION: dict[tuple[Dataset, Method], GenerationRow] = {
-    ("mnist", "model-inversion"): GenerationRow(0.01, 3_000, 512, 0.001, 1.0, 0.001, temperature=2.0),
-    ("mnist", "data-impression"): GenerationRow(0.01, 3_000, 512, 0.001, 1.0, 0.001, temperature=20.0, beta=10.0),
-    ("cifar10", "model-inversion"): GenerationRow(0.1, 500, 1_024, 0.01, 0.0, 0.0001, temperature=2.0),
-    ("cifar10", "data-impression"): GenerationRow(0.1, 500, 1_024, 0.01, 0.0, 0.0001, temperature=2.0, beta=10.0),
-    ("core50", "model-inversion"): GenerationRow(0.1, 500, 128, 0.001, 10.0, 0.0001, temperature=2.0),
-    ("core50", "data-impression"): GenerationRow(0.1, 500, 128, 0.001, 10.0, 0.0001, temperature=2.0, beta=0.1),
-}
-_COLOR: dict[tuple[int, int, int], Dataset] = {(3, 32, 32): "cifar10", (3, 128, 128): "core50"}
-STOP_AT: dict[Dataset, float | None] = {"mnist": 0.99, "cifar10": None, "core50": None}
-"""With which probability of its class an image is finished: Sec. 5.1 says so of Fig. 2, which shows MNIST's."""
-AUXILIARY: dict[Dataset, AuxiliaryRow] = {
-    "mnist": AuxiliaryRow("fashion-mnist", size=32, images=60_000),
-    "cifar10": AuxiliaryRow("imagenet", size=32, images=5_000),
-    "core50": AuxiliaryRow("imagenet", size=128, images=5_000),
-}
-# Sec. 4.1: "depending on the dataset, small displacements, rotations, and horizontal flip". Neither the sizes nor what
-# comes in from beyond the border are in the text; the sizes are the code's.
-AUGMENTATION: dict[Dataset, Augmentation] = {
-    "mnist": Augmentation(shift=4),
-    "cifar10": Augmentation(shift=2, rotation=15.0, flip=0.5),
-    "core50": Augmentation(shift=4, rotation=15.0, flip=0.5),
+ROWS: Mapping[str, Rows] = {
+    "mnist": Rows(
+        learning_rate=0.01,
+        iterations=30_000,
+        batch_size=32,
+        generation={  # the mini-batch is not printed; a LeNet-5 has no batch norm that would couple its images
+            "model-inversion": Generation(0.01, 3_000, 512, 0.001, 1.0, 0.001, temperature=2.0),
+            "data-impression": Generation(0.01, 3_000, 512, 0.001, 1.0, 0.001, temperature=20.0, beta=10.0),
+        },
+        stop_at=0.99,
+        auxiliary="fashion-mnist",
+        code_auxiliary_images=60_000,
+        augmentation=Augmentation(shift=4),
+        code_augmentation=Augmentation(shift=4, padding="zeros"),
+        code_auxiliary=None,
+        code_replay=None,
+        mean=(0.1,),
+    ),
+    "cifar10": Rows(
+        learning_rate=0.1,
+        iterations=50_000,
+        batch_size=32,
+        generation={
+            "model-inversion": Generation(0.1, 500, 1_024, 0.01, 0.0, 0.0001, temperature=2.0),
+            "data-impression": Generation(0.1, 500, 1_024, 0.01, 0.0, 0.0001, temperature=2.0, beta=10.0),
+        },
+        augmentation=Augmentation(shift=2, rotation=15.0, flip=0.5),
+        code_augmentation=Augmentation(shift=2, rotation=15.0, flip=0.5, scale=0.1, padding="zeros"),
+        code_auxiliary=Augmentation(flip=0.5),
+        code_replay=Augmentation(shift=4, flip=0.5, padding="zeros"),
+        mean=(0.4912, 0.4819, 0.4463),
+    ),
+    "core50": Rows(
+        learning_rate=0.001,
+        iterations=20_000,
+        batch_size=10,
+        generation={
+            "model-inversion": Generation(0.1, 500, 128, 0.001, 10.0, 0.0001, temperature=2.0),
+            "data-impression": Generation(0.1, 500, 128, 0.001, 10.0, 0.0001, temperature=2.0, beta=0.1),
+        },
+        augmentation=Augmentation(shift=4, rotation=15.0, flip=0.5),
+        code_augmentation=Augmentation(shift=4, rotation=15.0, flip=0.5, padding="zeros"),
+        code_auxiliary=Augmentation(flip=0.5),
+        code_replay=Augmentation(shift=1, rotation=15.0, flip=0.5, padding="zeros"),
+        mean=(0.485, 0.456, 0.406),
+    ),
 }
 
-# What the code does, as far as it can be said in our fields: its random resized crops of 80 to 100 % of CIFAR10 change
-# the ratio of the sides too, and of ImageNet it takes another crop every time. What comes in from beyond the border has
-# the value 0 in normalised units.
-CODE_AUGMENTATION: dict[Dataset, Augmentation] = {
-    "mnist": Augmentation(shift=4, padding="zeros"),
-    "cifar10": Augmentation(shift=2, rotation=15.0, flip=0.5, scale=0.1, padding="zeros"),
-    "core50": Augmentation(shift=4, rotation=15.0, flip=0.5, padding="zeros"),
-}
-CODE_AUXILIARY: dict[Dataset, Augmentation | None] = {
-    "mnist": None,
-    "cifar10": Augmentation(flip=0.5),
-    "core50": Augmentation(flip=0.5),
-}
-# These are the augmentations that the experts were trained with: before the images are normalised, 0 is black.
-CODE_REPLAY: dict[Dataset, Augmentation | None] = {
-    "mnist": None,
-    "cifar10": Augmentation(shift=4, flip=0.5, padding="zeros"),
-    "core50": Augmentation(shift=1, rotation=15.0, flip=0.5, padding="zeros"),
-}
-MEAN: dict[Dataset, tuple[float, ...]] = {
-    "mnist": (0.1,),
-    "cifar10": (0.4912, 0.4819, 0.4463),
-    "core50": (0.485, 0.456, 0.406),
-}
-"""With which the experts of our scenarios normalise: MNIST's with its two black pixels more on each side."""
-MULTI_TASK_BATCH = 128
-"""Of the configurations that are published, all of CIFAR10-MT; appendix B says 32."""
 
-
-def row_of(profile: ExpertProfile, dataset: str | None) -> Dataset:
-    """The rows of appendix B for a stream: those of ``dataset``, or of the dataset that has images of this shape.
+def rows_for(profile: ExpertProfile, dataset: str | None) -> Rows:
+    """The rows of ``dataset``, or of the dataset that has images of the experts' shape.
 
     Raises:
         SettingError: when the paper has no images of this shape, or no such dataset.
     """
-    rows: dict[str, Dataset] = {row: row for row in DISTILLATION}
-    if dataset in rows:
-        return rows[dataset]
-    channels, height, width = profile.image_shape
-    if dataset is None and channels == 1:
-        return "mnist"
-    if dataset is None and (channels, height, width) in _COLOR:
-        return _COLOR[channels, height, width]
-    raise SettingError(
-        expected="images 1xHxW (the rows of MNIST), 3x32x32 (CIFAR-10) or 3x128x128 (CORe50)",
-        got=f"{channels}x{height}x{width}" + ("" if dataset is None else f" and dataset={dataset!r}"),
-        remedy=f"pass dataset={' or '.join(map(repr, rows))}, or choose a recipe that fits every stream",
-    )
-
-
-def method_of(strategy: str) -> Method | None:
-    """The method of a strategy that optimizes pixels; None for a strategy that does not.
-
-    Raises:
-        SettingError: for a strategy that the paper does not have.
-    """
-    if strategy not in PAPER_STRATEGIES:
+    shape = profile.image_shape
+    color = {(3, 32, 32): "cifar10", (3, 128, 128): "core50"}
+    found = dataset or ("mnist" if shape[0] == 1 else color.get(shape, ""))
+    if found not in ROWS:
         raise SettingError(
-            expected=f"one of {', '.join(PAPER_STRATEGIES)}", got=repr(strategy), remedy="choose one of them"
+            expected="images 1xHxW (the rows of MNIST), 3x32x32 (CIFAR-10) or 3x128x128 (CORe50)",
+            got="x".join(map(str, shape)) + ("" if dataset is None else f" and dataset={dataset!r}"),
+            remedy=f"pass dataset={' or '.join(map(repr, ROWS))}, or choose a recipe that fits every stream",
         )
-    methods: dict[str, Method] = {"model-inversion": "model-inversion", "data-impression": "data-impression"}
-    return methods.get(strategy)
+    return ROWS[found]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from exml.buffers import Cumulative
 from exml.combiners import ByClass
+from exml.core.errors import SettingError
 from exml.engine import Training
 from exml.experts import ExpertProfile
+from exml.generators import AuxiliaryData, DataImpression, DatasetImages, GaussianNoise, ModelInversion, Replay
 from exml.learning.builder import CompleteBuilder, StrategyBuilder
 from exml.losses import Distillation
 from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
-from exml.protocols import Prior, Source
-from exml.recipes._appendix import AUGMENTATION, BUFFER, DISTILLATION, GENERATION, method_of, row_of
-from exml.recipes._images import generator_for
-from exml.recipes._profile import combiner_for
+from exml.protocols import Generator, Prior, Source
+from exml.recipes._appendix import BUFFER, PAPER_STRATEGIES, Generation, Rows, rows_for
+from exml.recipes._profile import combiner_for, required
 
 
 def paper(
@@ -48,28 +49,48 @@ def paper(
     >>> strategy.buffer, strategy.training.iterations
     (Cumulative(size=5000), 30000)
     """
-    row, method = row_of(profile, dataset), method_of(strategy)
-    distillation, has_tasks = DISTILLATION[row], profile.tasks is not None
+    if strategy not in PAPER_STRATEGIES:
+        raise SettingError(
+            expected=f"one of {', '.join(PAPER_STRATEGIES)}", got=repr(strategy), remedy="choose one of them"
+        )
+    rows = rows_for(profile, dataset)
+    generation = rows.generation.get(strategy)
     builder = (
         StrategyBuilder()
-        .generator(generator_for(profile, row, strategy, real_data))
-        .augmentation(AUGMENTATION[row])
-        .normalizer(RawLogits() if has_tasks else CenterLogits())
+        .augmentation(rows.augmentation)
+        .normalizer(CenterLogits() if profile.tasks is None else RawLogits())
         .combiner(combiner_for(profile, ByClass()))
         .buffer(Cumulative(BUFFER))
         .loss(Distillation(cross_entropy=1.0, reduction="mean"))
-        .training(
-            Training(
-                iterations=distillation.iterations,
-                batch_size=distillation.batch_size,
-                learning_rate=distillation.learning_rate,
-            )
-        )
+        .training(Training(iterations=rows.iterations, batch_size=rows.batch_size, learning_rate=rows.learning_rate))
     )
-    if method is None:
-        return builder
-    generation = GENERATION[row, method]
+    if generation is not None:
+        return builder.generator(_inversion(rows, generation, strategy)).priors(*_priors(generation))
+    if strategy == "auxiliary":
+        return builder.generator(AuxiliaryData(DatasetImages(rows.auxiliary, size=profile.image_shape[-1])))
+    return builder.generator(GaussianNoise() if strategy == "noise" else Replay(required(real_data)))
+
+
+def _inversion(rows: Rows, generation: Generation, strategy: str) -> Generator:
+    inversion = ModelInversion(
+        iterations=generation.iterations,
+        learning_rate=generation.learning_rate,
+        temperature=generation.temperature,
+        batch_size=generation.batch_size,
+        stop_at=rows.stop_at,
+    )
+    if strategy == "model-inversion":
+        return inversion
+    return DataImpression(
+        beta=generation.beta,
+        iterations=generation.iterations,
+        learning_rate=generation.learning_rate,
+        temperature=generation.temperature,
+        batch_size=generation.batch_size,
+        stop_at=rows.stop_at,
+    )
+
+
+def _priors(generation: Generation) -> list[Prior]:
     priors: list[Prior] = [L2Norm(generation.weight_decay), GaussianBlur(generation.blur)]
-    if generation.batch_norm:
-        priors.append(BatchNormStatistics(generation.batch_norm, absent="ignore"))
-    return builder.priors(*priors)
+    return [*priors, BatchNormStatistics(generation.batch_norm, absent="ignore")] if generation.batch_norm else priors

@@ -7,31 +7,15 @@ import attrs
 from exml.augmentation import Augmentation
 from exml.buffers import EqualParts, Latest
 from exml.combiners import SideBySide
-from exml.engine import Training
 from exml.experts import ExpertProfile
 from exml.generators import DataImpression, ModelInversion
 from exml.learning.builder import CompleteBuilder, StrategyBuilder
 from exml.losses import Distillation
-from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
 from exml.protocols import BufferPolicy, Generator, Prior, Source
-from exml.recipes._appendix import (
-    AUXILIARY,
-    BUFFER,
-    CODE_AUGMENTATION,
-    CODE_AUXILIARY,
-    CODE_REPLAY,
-    DISTILLATION,
-    GENERATION,
-    MEAN,
-    MULTI_TASK_BATCH,
-    Dataset,
-    GenerationRow,
-    method_of,
-    row_of,
-)
-from exml.recipes._images import generator_for
+from exml.recipes._appendix import BUFFER, MULTI_TASK_BATCH, Generation, Rows, rows_for
 from exml.recipes._profile import combiner_for
+from exml.recipes.paper import paper
 
 
 def reference(
@@ -59,65 +43,58 @@ def reference(
     >>> strategy.generator.clamp, strategy.generator.augmentation.parameters
     (3.0, 'batch')
     """
-    row, method = row_of(profile, dataset), method_of(strategy)
-    distillation, has_tasks = DISTILLATION[row], profile.tasks is not None
-    labels = "target" if strategy in ("auxiliary", "noise") else "given"
+    text = paper(profile, strategy, dataset=dataset, real_data=real_data).build()
+    rows, has_tasks = rows_for(profile, dataset), profile.tasks is not None
     builder = (
         StrategyBuilder()
-        .generator(_as_in_the_code(generator_for(profile, row, strategy, real_data), row))
-        .normalizer(RawLogits() if has_tasks else CenterLogits())
+        .generator(_generator(text.generator, rows))
+        .normalizer(text.normalizer)
         .combiner(combiner_for(profile, SideBySide()))
-        .buffer(_buffer(row, strategy))
-        .loss(Distillation(1.0, classes="seen" if has_tasks else "all", reduction="mean", labels=labels))
-        .training(
-            Training(
-                iterations=distillation.iterations,
-                batch_size=MULTI_TASK_BATCH if has_tasks else distillation.batch_size,
-                learning_rate=distillation.learning_rate,
+        .buffer(_buffer(rows, strategy))
+        .loss(
+            Distillation(
+                cross_entropy=1.0,
+                classes="seen" if has_tasks else "all",
+                reduction="mean",
+                labels="target" if strategy in ("auxiliary", "noise") else "given",
             )
         )
+        .training(attrs.evolve(text.training, batch_size=MULTI_TASK_BATCH) if has_tasks else text.training)
     )
-    augmentation = _augmentation(row, strategy)
+    augmentation = _augmentation(rows, strategy)
     if augmentation is not None:
         builder = builder.augmentation(augmentation)
-    return builder if method is None else builder.priors(*_priors(GENERATION[row, method]))
+    generation = rows.generation.get(strategy)
+    return builder if generation is None else builder.priors(*_priors(generation))
 
 
-def _as_in_the_code(generator: Generator, dataset: Dataset) -> Generator:
+def _generator(text: Generator, rows: Rows) -> Generator:
     """No early stopping, pixels clamped, one crop for the whole mini-batch; impressions of unseen classes too."""
-    if not isinstance(generator, ModelInversion | DataImpression):
-        return generator
-    together = attrs.evolve(CODE_AUGMENTATION[dataset], parameters="batch")
-    generator = attrs.evolve(generator, stop_at=None, clamp=3.0, augmentation=together)
-    return attrs.evolve(generator, classes="all") if isinstance(generator, DataImpression) else generator
+    if not isinstance(text, ModelInversion | DataImpression):
+        return text
+    together = attrs.evolve(rows.code_augmentation, parameters="batch")
+    code = attrs.evolve(text, stop_at=None, clamp=3.0, augmentation=together)
+    return attrs.evolve(code, classes="all") if isinstance(code, DataImpression) else code
 
 
-def _augmentation(dataset: Dataset, strategy: str) -> Augmentation | None:
-    """Of distillation: the buffer's images are padded in normalised units, with the mean colour."""
+def _augmentation(rows: Rows, strategy: str) -> Augmentation | None:
+    """In distillation, images of the buffer are padded in normalized units, with the mean color."""
     if strategy == "noise":
         return None
     if strategy == "auxiliary":
-        return CODE_AUXILIARY[dataset]
-    if strategy == "replay":
-        return CODE_REPLAY[dataset]
-    return attrs.evolve(CODE_AUGMENTATION[dataset], fill=MEAN[dataset])
+        return rows.code_auxiliary
+    return rows.code_replay if strategy == "replay" else attrs.evolve(rows.code_augmentation, fill=rows.mean)
 
 
-def _buffer(dataset: Dataset, strategy: str) -> BufferPolicy:
+def _buffer(rows: Rows, strategy: str) -> BufferPolicy:
     if strategy == "auxiliary":
-        return Latest(AUXILIARY[dataset].images)
+        return Latest(rows.code_auxiliary_images)
     return Latest(BUFFER) if strategy == "noise" else EqualParts(BUFFER)
 
 
-def _priors(row: GenerationRow) -> list[Prior]:
-    priors: list[Prior] = [
-        L2Norm(row.weight_decay),
-        GaussianBlur(row.blur, kernel_size=7, padding="zeros", squared=False),
-    ]
-    if row.batch_norm:
-        priors.append(
-            BatchNormStatistics(
-                row.batch_norm, layers="last", statistic="variance", reduction="mean", per="batch", absent="ignore"
-            )
-        )
-    return priors
+def _priors(generation: Generation) -> list[Prior]:
+    statistics = BatchNormStatistics(
+        generation.batch_norm, layers="last", statistic="variance", reduction="mean", per="batch", absent="ignore"
+    )
+    blur = GaussianBlur(generation.blur, kernel_size=7, padding="zeros", squared=False)
+    return [L2Norm(generation.weight_decay), blur, *([statistics] if generation.batch_norm else [])]

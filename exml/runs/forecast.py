@@ -145,7 +145,8 @@ class _Trial:
         parts = [part for _, part in walk(self.strategy.generator)]
         iterations = max((getattr(part, "iterations", 0) for part in parts), default=0)
         batch = max((getattr(part, "batch_size", 0) for part in parts), default=0) or images
-        few, many = min(FEW, images, batch), min(FEW, images, batch)
+        most = min(images, batch)
+        few = many = min(FEW, max(1, most // 2))
         less, more = min(1, iterations), min(3, iterations)
         memory = self._samples(FEW) if previous else None
         context = GenerationContext(
@@ -157,8 +158,8 @@ class _Trial:
             return self._seconds(lambda: generator(self.expert, count, 0, context))
 
         timed(few, less)  # the first call loads libraries
-        while many < min(images, batch) and timed(many, less) < BUDGET / 4:
-            many = min(2 * many, images, batch)
+        while many < most and (many == few or timed(many, less) < BUDGET / 4):
+            many = min(2 * many, most)
         sizes = sorted({few, many})
         steps = {n: 0.0 if more == less else (timed(n, more) - timed(n, less)) / (more - less) for n in sizes}
         calls = {n: timed(n, less) - less * steps[n] for n in sizes}

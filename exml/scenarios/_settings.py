@@ -1,4 +1,4 @@
-"""How the experts are trained, as a scenario's name may say it after a colon."""
+"""Settings of the experts' training that a scenario's name gives after a colon."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ AUGMENTATIONS = {
 
 
 def changed(training: ExpertTraining, settings: str, name: str) -> ExpertTraining:
-    """The training with the settings that a name has after its colon.
+    """The training with the settings after the colon of a scenario's name.
 
     Args:
-        training: that of the scenario.
+        training: the scenario's own.
         settings: ``field=value``, separated by commas.
-        name: the whole of it, for messages.
+        name: the whole name, for messages.
 
     Raises:
-        SettingError: for a part of another form, an unknown or repeated field, or a value that the field does not take.
+        SettingError: for malformed settings, an unknown or repeated field, or a value that the field does not take.
 
     >>> changed(ExpertTraining(), "epochs=2,augmentation=mnist", "digits-nc:epochs=2,augmentation=mnist").epochs
     2
@@ -37,8 +37,8 @@ def changed(training: ExpertTraining, settings: str, name: str) -> ExpertTrainin
     fields = [field.name for field in attrs.fields(ExpertTraining)]
     seen: set[str] = set()
     for part in settings.split(","):
-        field, equals, text = (piece.strip() for piece in part.partition("="))
-        if not equals or not text or field not in fields or field in seen:
+        field, _, text = (piece.strip() for piece in part.partition("="))
+        if not text or field not in fields or field in seen:
             raise SettingError(
                 expected=f"settings field=value, each once, separated by commas, of {', '.join(fields)}",
                 got=f"{part!r} in {name!r}",

@@ -9,17 +9,17 @@ from typing import Any
 
 import attrs
 import torch
-from torch import nn
 
 from exml.core.errors import ConfigError, ExpertError
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.samples import Samples
 from exml.core.serialization import from_plain, to_plain
-from exml.experts import ExpertStream, ExpertTraining, load_expert, read_card, save_expert, untrained_expert
+from exml.experts import ExpertStream, ExpertTraining, load_expert, read_card, save_expert
 
 BATCH = 500
 """Images per forward pass when the accuracy is measured."""
+Progress = Callable[[int, int], None]
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -27,39 +27,24 @@ class ExpertJob:
     """One expert that is to be trained.
 
     Args:
-        name: of the expert.
         index: i of its experience, from 1.
-        task: the task label t_i.
-        make_module: returns the module with its initial weights.
-        mean: of each channel, in pixel units.
-        std: of each channel, in pixel units.
+        make: the expert with its initial weights.
         train: the samples that it is trained on.
         held_out: samples that its accuracy is measured on, if any.
         training: the settings.
         record: everything that its weights depend on, as JSON.
     """
 
-    name: str
     index: int
-    task: int | None
-    make_module: Callable[[], nn.Module]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    make: Callable[[], Expert]
     train: Samples
     held_out: Samples | None
     training: ExpertTraining
     record: dict[str, Any]
 
-    def __call__(
-        self,
-        seed: int,
-        device: torch.device | str,
-        progress: Callable[[int, int], None],
-        checkpoint: Path | None,
-    ) -> Expert:
+    def __call__(self, seed: int, device: torch.device | str, progress: Progress, checkpoint: Path | None) -> Expert:
         """Train the expert."""
-        module = self.make_module().to(device)
-        expert = untrained_expert(module, self.train, mean=self.mean, std=self.std, task=self.task, name=self.name)
+        expert = self.make().to(device)
         self.training(expert, self.train, seed, progress, checkpoint)
         return expert
 
@@ -72,7 +57,7 @@ class ExpertJob:
         save_expert(expert.to("cpu"), path.parent, path.stem, order=self.index, accuracy=accuracy, training=record)
 
     def is_done(self, path: Path) -> bool:
-        """Whether the expert of this record is at the path, whole; one that was cut short is trained again."""
+        """Whether the expert of this record is at the path, whole."""
         try:
             training = dict(read_card(path).training)
             # A card from before a setting was added has the same settings.
@@ -90,32 +75,31 @@ def train_experts(
     seed: int,
     folder: Path | None,
     device: torch.device | str,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     ranks: Ranks,
 ) -> ExpertStream:
-    """Train all experts, those of a folder in parts by the ranks; see :meth:`Scenario.train_experts`."""
-    epochs = [job.training.epochs for job in jobs]
-    done = [sum(epochs[:number]) for number in range(len(jobs) + 1)]
+    """Train all experts, those of a folder in turns by the ranks; see :meth:`Scenario.train_experts`."""
+    epochs = jobs[0].training.epochs  # they are trained alike
+    total = len(jobs) * epochs
 
-    def report(number: int, epoch: int, _: int) -> None:
-        progress(done[number] + epoch, done[-1])
+    def report(before: int, epoch: int, _: int) -> None:
+        progress(before + epoch, total)
 
+    reports = [partial(report, number * epochs) for number in range(len(jobs))]
     if folder is None:
-        trained = [job(seed, device, partial(report, number), None).to("cpu") for number, job in enumerate(jobs)]
-        return ExpertStream.from_experts(trained)
+        pairs = zip(jobs, reports, strict=True)
+        return ExpertStream.from_experts([job(seed, device, told, None).to("cpu") for job, told in pairs])
     paths = [folder / f"expert-{job.index}.json" for job in jobs]
-    for number, (job, path) in enumerate(zip(jobs, paths, strict=True)):
-        if number % ranks.size != ranks.rank:
-            continue
+    for job, path, told in [*zip(jobs, paths, reports, strict=True)][ranks.rank :: ranks.size]:
         checkpoint = path.with_suffix(".training")
         if job.is_done(path):
-            progress(done[number + 1], done[-1])
+            told(epochs, epochs)
         else:
-            job.save(job(seed, device, partial(report, number), checkpoint), path)
+            job.save(job(seed, device, told, checkpoint), path)
         checkpoint.unlink(missing_ok=True)
     ranks.wait()
     if not ranks.alone:  # a rank is not told of the experts of the others
-        progress(done[-1], done[-1])
+        progress(total, total)
     return ExpertStream([partial(load_expert, path) for path in paths])
 
 

@@ -7,13 +7,13 @@ from typing import Literal, TypeAlias, TypeVar
 
 import attrs
 
-from exml.core.errors import SettingError, UnknownNameError
+from exml.core.errors import SettingError, UnknownNameError, nearest
 from exml.experts import ExpertTraining
 from exml.scenarios._settings import changed
 from exml.scenarios.scenario import Scenario
 
 Split: TypeAlias = Literal["test", "validation"]
-"""Which images the experiences are tested on; no expert was trained on either part."""
+"""The images that the experiences are tested on; no expert is trained on either part."""
 FactoryT = TypeVar("FactoryT", bound=Callable[[int, Split], Scenario])
 _FACTORIES: dict[str, Callable[[int, Split], Scenario]] = {}
 _DESCRIPTIONS: dict[str, str] = {}
@@ -29,14 +29,14 @@ def names() -> tuple[str, ...]:
 
 
 def register(name: str, /, *, description: str | None = None) -> Callable[[FactoryT], FactoryT]:
-    """Give a function ``(seed, split)`` that makes a scenario a name, also for the command line.
+    """Register a function ``(seed, split)`` that makes a scenario, for code and the command line.
 
     Args:
-        name: the name.
-        description: what :func:`describe` shall say, for a scenario that is made of data which may have to be fetched.
+        name: the scenario's name.
+        description: the text of :func:`describe`; without it, the scenario is loaded to be described.
 
     Raises:
-        SettingError: if something else has this name.
+        SettingError: when another function has this name.
 
     >>> @register("digits-backwards")
     ... def digits_backwards(seed: int, split: Split) -> Scenario:
@@ -49,12 +49,12 @@ def register(name: str, /, *, description: str | None = None) -> Callable[[Facto
     """
 
     def decorate(factory: FactoryT) -> FactoryT:
-        known = _FACTORIES.get(name)
-        place = f"{factory.__module__}.{factory.__qualname__}"
-        if known is not None and f"{known.__module__}.{known.__qualname__}" != place:
+        known = _FACTORIES.get(name, factory)
+        own, other = (f"{function.__module__}.{function.__qualname__}" for function in (factory, known))
+        if own != other:
             raise SettingError(
-                expected=f"a name of its own for {place}",
-                got=f"{name!r}, which is {known.__module__}.{known.__qualname__}",
+                expected=f"a name of its own for {own}",
+                got=f"{name!r}, which is {other}",
                 remedy="register it under another name",
             )
         _FACTORIES[name] = factory
@@ -69,16 +69,17 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
     """Make a scenario.
 
     Args:
-        name: one of :func:`names`; after a colon it may change settings of how the experts are trained, the fields of
-            :class:`~exml.experts.ExpertTraining`. An augmentation is one of those that
-            :class:`~exml.augmentation.Augmentation` has a name for, or ``none``. All of this is the scenario's name.
-        seed: for the order of the classes, or which images go where.
-        split: what the experiences' ``test`` is: the test set, or a part of the rest that no expert was trained on
-            either, with which settings are chosen without a look at the test set.
+        name: one of :func:`names`. Settings of the experts' training may follow a colon: fields of
+            :class:`~exml.experts.ExpertTraining`, where an augmentation is ``none`` or a named one of
+            :class:`~exml.augmentation.Augmentation`. The scenario's name is all of this.
+        seed: for the order of the classes, or the deal of the images.
+        split: the ``test`` part of the experiences: the test set, or the validation set, on which settings are chosen
+            without a look at the test set.
 
     Raises:
-        UnknownNameError: when nobody registered the name.
-        SettingError: when the split is neither, or there is no such setting of the training.
+        UnknownNameError: for an unregistered name, listing the nearest first.
+        SettingError: for another split, or a setting that the training does not have.
+        DataError: when the scenario's data are not there.
 
     >>> len(load("digits-joint").experiences), len(load("digits-nc", split="validation").experiences)
     (1, 5)
@@ -86,34 +87,30 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
     ExpertTraining(epochs=4, batch_size=32, learning_rate=0.05, momentum=0.9, weight_decay=0.0005, schedule='cosine',
         augmentation=None, precision='float32')
     """
-    factory = _factory(name)
+    base, settings = _parse(name)
     if split not in ("test", "validation"):
         raise SettingError(expected="split 'test' or 'validation'", got=repr(split), remedy="choose one of them")
-    scenario = factory(seed, split)
-    _, colon, settings = name.partition(":")
-    if not colon or name in _FACTORIES:
+    scenario = _FACTORIES[base](seed, split)
+    if settings is None:
         return scenario
     return attrs.evolve(scenario, name=name, training=changed(scenario.training, settings, name))
 
 
 def describe(name: str) -> str:
-    """What a scenario is with seed 0, in a line; one that was registered with a description is not made for it.
+    """One line about a scenario with seed 0; the settings of its training are checked, but not described.
 
     Args:
-        name: as in :func:`load`; how the experts are trained is not said.
+        name: as for :func:`load`.
 
     Raises:
-        UnknownNameError: when nobody registered the name.
-        SettingError: when there is no such setting of the training.
+        UnknownNameError: for an unregistered name, listing the nearest first.
+        SettingError: for a setting that the training does not have.
 
     >>> describe("digits-mt")
     '5 experiences of 2 classes (10 in all), task labels, images 1x8x8'
     """
-    _factory(name)
-    base, colon, settings = name.partition(":")
-    if name in _FACTORIES:
-        base, colon = name, ""
-    if colon:
+    base, settings = _parse(name)
+    if settings is not None:
         changed(ExpertTraining(), settings, name)
     if base in _DESCRIPTIONS:
         return _DESCRIPTIONS[base]
@@ -127,12 +124,15 @@ def describe(name: str) -> str:
     return f"{text}, images {'x'.join(map(str, scenario.image_shape))}"
 
 
-def _factory(name: str) -> Callable[[int, Split], Scenario]:
-    base = name if name in _FACTORIES else name.partition(":")[0]
+def _parse(name: str) -> tuple[str, str | None]:
+    """The registered name, and the settings after the colon."""
+    base, colon, settings = name.partition(":")
+    if name in _FACTORIES:
+        return name, None
     if base not in _FACTORIES:
         raise UnknownNameError(
-            expected=f"one of {', '.join(names())}",
+            expected=f"one of {', '.join(nearest(base, names()))}",
             got=repr(base),
             remedy="check the spelling, or import the module that registers it with exml.scenarios.register",
         )
-    return _FACTORIES[base]
+    return base, settings if colon else None

@@ -18,7 +18,7 @@ from exml.core.rng import global_seed
 from exml.core.samples import Samples
 from exml.core.serialization import to_plain
 from exml.datasets import imagenet_weights
-from exml.experts import ExpertProfile, ExpertStream, ExpertTraining
+from exml.experts import ExpertProfile, ExpertStream, ExpertTraining, untrained_expert
 from exml.models import Normalized, build
 from exml.scenarios._training import ExpertJob, train_experts
 
@@ -33,9 +33,9 @@ class Experience:
     Args:
         index: i, from 1.
         classes: global ids of its classes, in ascending order.
-        task: the task label t_i, from 0; None where the scenario has none.
-        train: what its expert is trained on.
-        test: what is asked about it afterwards.
+        task: the task label t_i, from 0; None in a scenario without tasks.
+        train: the samples that its expert is trained on.
+        test: the samples that the student is tested on.
     """
 
     index: int
@@ -51,14 +51,15 @@ class Scenario:
 
     Args:
         name: for reports.
-        experiences: in their order.
-        classes: how many there are in all; the global ids are below.
+        experiences: in the order of the stream.
+        classes: the number of classes; global ids are below it.
         image_shape: ``(channels, height, width)``.
         mean: of each channel over all training images, in pixel units.
         std: of each channel over all training images, in pixel units.
         architecture: name and settings in :mod:`exml.models`, of experts and student alike; ``classes`` output units.
         training: of the experts.
-        pretrained: modules begin with weights for ImageNet, :func:`exml.datasets.imagenet_weights`, but for their head.
+        pretrained: whether modules start with weights for ImageNet, :func:`exml.datasets.imagenet_weights`, except for
+            their head.
 
     >>> from exml import scenarios
     >>> scenario = scenarios.load("digits-nc")
@@ -80,7 +81,7 @@ class Scenario:
 
     @property
     def tasks(self) -> tuple[tuple[int, ...], ...] | None:
-        """The class ids of each task label; None where the scenario has no tasks."""
+        """The class ids of each task label; None in a scenario without tasks."""
         classes = {experience.task: experience.classes for experience in self.experiences}
         return None if None in classes else tuple(classes[task] for task in range(len(classes)))
 
@@ -91,47 +92,35 @@ class Scenario:
 
     @property
     def shared_test(self) -> bool:
-        """Whether several experiences have one test set, so that no image says which expert is responsible for it."""
+        """Whether several experiences have one test set, so that no image tells which expert is responsible for it."""
         tests = {id(experience.test) for experience in self.experiences}
         return len(tests) < len(self.experiences)
 
     def make_module(self, seed: int, *path: int | str) -> nn.Module:
-        """A module of the scenario's architecture, the same initial weights for the same seed and path.
+        """A module of the scenario's architecture, with the same initial weights for the same seed and path.
 
         Raises:
-            DataError: when it begins with weights that are not there and cannot be downloaded.
-            SettingError: when there are none for its architecture.
+            DataError: when pretrained weights are missing and cannot be downloaded.
+            SettingError: when there are no pretrained weights for the architecture.
         """
-        module = self._module(seed, "initialisation", *path)
+        module = self._blank_module(seed, *path)
         if self.pretrained:
             module.load_state_dict({**module.state_dict(), **imagenet_weights(self.architecture["name"])})
         return module
 
+    def make_student(self, seed: int) -> Normalized:
+        """A student of the experts' architecture with initial weights of its own, for images in pixel units."""
+        return Normalized(self.make_module(seed, "student"), self.mean, self.std)
+
     def profile(self) -> ExpertProfile:
-        """What its experts are like; none is trained, and no pretrained weights are needed.
+        """What the experts of this scenario are like. None is trained, and pretrained weights are not needed.
 
         >>> from exml import scenarios
         >>> scenarios.load("digits-mt").profile().tasks
         ((0, 5), (2, 3), (1, 7), (4, 6), (8, 9))
         """
-        module = self._module(0, "profile")
-        return ExpertProfile.from_experts(
-            Expert(
-                module,
-                experience.classes,
-                self.image_shape,
-                outputs=range(self.classes),
-                mean=self.mean,
-                std=self.std,
-                task=experience.task,
-                name=f"{self.name}-{experience.index}",
-            )
-            for experience in self.experiences
-        )
-
-    def make_student(self, seed: int) -> Normalized:
-        """A student of the experts' architecture with initial weights of its own, for images in pixel units."""
-        return Normalized(self.make_module(seed, "student"), self.mean, self.std)
+        module = self._blank_module(0)
+        return ExpertProfile.from_experts(self._untrained(lambda: module, part) for part in self.experiences)
 
     def train_experts(
         self,
@@ -143,16 +132,16 @@ class Scenario:
         ranks: Ranks = ALONE,
         validation: Scenario | None = None,
     ) -> ExpertStream:
-        """Train one expert on each experience, all from the same initial weights, on which Param. Avg. lives.
+        """Train one expert on each experience, all from the same initial weights, as Param. Avg. needs it.
 
         Args:
             seed: for the initial weights and the training.
-            folder: where each expert is saved when it is ready, and loaded from when its turn comes. An expert that is
-                there already, trained on the same data with the same settings and seed, is not trained again, and one
-                that was killed half-way goes on. Without a folder they all stay in memory.
+            folder: where experts are saved, and loaded from in their turn. An expert that is there already, trained on
+                the same data with the same settings and seed, is not trained again, and interrupted training resumes.
+                Without a folder, all experts stay in memory.
             device: where to train.
             progress: called with the number of epochs done and of all, over the whole stream.
-            ranks: each trains some of the experts, into a folder that all can read; without a folder each trains all.
+            ranks: each trains a part of the experts, into a folder that all can read; without a folder each trains all.
             validation: this scenario with the validation part as its test sets; each card then has the accuracy of its
                 expert on the images of its own experience.
 
@@ -165,43 +154,41 @@ class Scenario:
             tests = [experience.test for experience in validation.experiences]
         jobs = [self._job(seed, *part) for part in zip(self.experiences, tests, strict=True)]
         folder = None if folder is None else Path(folder)
-        return train_experts(jobs, seed, folder, device, progress or _ignore, ranks)
+        return train_experts(jobs, seed, folder, device, progress or (lambda _done, _total: None), ranks)
 
     def _job(self, seed: int, experience: Experience, held_out: Samples | None) -> ExpertJob:
         digest = hashlib.sha256(repr((self.mean, self.std)).encode())
         for tensor in (experience.train.images, experience.train.labels):
             for part in tensor.split(_HASHED):  # all at once may be many gigabytes
                 digest.update(part.cpu().contiguous().numpy().tobytes())
+        record = {
+            "scenario": self.name,
+            "experience": experience.index,
+            "seed": seed,
+            "data": digest.hexdigest(),
+            "architecture": dict(self.architecture),
+            "settings": to_plain(self.training),
+            **({"pretrained": "imagenet"} if self.pretrained else {}),
+        }
         return ExpertJob(
-            name=f"{self.name}-{experience.index}",
             index=experience.index,
-            task=experience.task,
-            make_module=partial(self.make_module, seed, "experts"),
-            mean=self.mean,
-            std=self.std,
+            make=partial(self._untrained, partial(self.make_module, seed, "experts"), experience),
             train=experience.train,
             held_out=held_out,
             training=self.training,
-            record={
-                "scenario": self.name,
-                "experience": experience.index,
-                "seed": seed,
-                "data": digest.hexdigest(),
-                "architecture": dict(self.architecture),
-                "settings": to_plain(self.training),
-                **({"pretrained": "imagenet"} if self.pretrained else {}),
-            },
+            record=record,
         )
 
-    def _module(self, seed: int, *path: int | str) -> nn.Module:
-        with global_seed(seed, *path):
+    def _untrained(self, make: Callable[[], nn.Module], experience: Experience) -> Expert:
+        name = f"{self.name}-{experience.index}"
+        samples = experience.train
+        return untrained_expert(make(), samples, mean=self.mean, std=self.std, task=experience.task, name=name)
+
+    def _blank_module(self, seed: int, *path: int | str) -> nn.Module:
+        with global_seed(seed, "initialisation", *path):
             return build(self.architecture["name"], **self.architecture["settings"])
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.image_shape))
         length = len(self.experiences)
         return f"Scenario({self.name!r}, {length} experiences, {self.classes} classes, images {shape})"
-
-
-def _ignore(_done: int, _total: int) -> None:
-    """Nobody asked for the progress."""

@@ -15,11 +15,11 @@ from exml.scenarios.registry import load
 @component
 @attrs.frozen
 class ScenarioSource:
-    """The training images and labels of each experience: what an ex-model learner does not have.
+    """The training images and labels of each experience, which an ex-model learner does not have.
 
     Args:
         name: of the scenario.
-        seed: of the scenario; the one with which its experts were trained on it.
+        seed: of the scenario: the seed that its experts were trained with.
 
     >>> images, labels = ScenarioSource("digits-nc", seed=0)(1)
     >>> images.shape[1:], labels.unique().tolist()
@@ -31,11 +31,11 @@ class ScenarioSource:
     uses_real_data = True
 
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
-        """All training images of experience i (from 1), as the scenario keeps them, with their global class ids.
+        """All training images of experience i (from 1), as the scenario stores them, with their global class ids.
 
         Raises:
-            UnknownNameError: when there is no such scenario.
-            DataError: when it has no such experience.
+            UnknownNameError: for an unregistered scenario.
+            DataError: for an experience that the scenario does not have.
         """
         scenario = load(self.name, self.seed)
         if not 1 <= experience <= len(scenario.experiences):

@@ -132,7 +132,7 @@ def test_only_short_messages_of_the_processor_fit(tmp_path):
 
 def test_a_rank_that_never_answers_is_an_error(tmp_path):
     box = Mailbox(tmp_path / "box", 0, 2, create=True, timeout=0.2)
-    with pytest.raises(RuntimeError, match="rank 1 has not answered"):
+    with pytest.raises(RuntimeError, match="rank 1 sent no message"):
         box.gather(torch.ones(3))
 
 

@@ -83,6 +83,6 @@ def test_another_record_is_another_expert(tmp_path, monkeypatch):
     card["training"]["settings"]["epochs"] = 3
     path.write_text(json.dumps(card))
     trained, train = [], ExpertJob.__call__
-    monkeypatch.setattr(ExpertJob, "__call__", lambda job, *rest: trained.append(job.name) or train(job, *rest))
+    monkeypatch.setattr(ExpertJob, "__call__", lambda job, *rest: trained.append(job.index) or train(job, *rest))
     short().train_experts(1, tmp_path)
-    assert trained == ["digits-nc-1"]
+    assert trained == [1]

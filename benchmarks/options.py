@@ -2,7 +2,7 @@
 
     uv run python benchmarks/options.py --work runs/options     # killed, it goes on where it was
 
-Every option changes one thing of what ``recipes.exml("digits-nc")`` was before any of them. All of one seed learn from
+Every option changes one thing of what the default recipe for digits-nc was before any of them. All of one seed learn from
 the same experts. Accuracy is that on the **validation** images, since what stays is chosen by it; no test image is
 looked at. Seconds are those that the processor spent (one thread) on generation and on distillation over the whole
 stream, since the machine may be shared. The result goes to ``benchmarks/results/options_cpu.json``.

@@ -22,18 +22,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ratios import INVERSIONS, described, our_inversion, trained_like
+from ratios import INVERSIONS, AfterEveryStep, described, our_distillation, our_inversion, trained_like
 from torch import nn
 
 import exml
-from exml.augmentation import Augmentation
-from exml.combiners import ProductOfExperts
 from exml.core.files import write_text
 from exml.distributed import ALONE, Ranks, join, local_device
-from exml.engine import EAGER, PreviousStudent, Training, distill, keep_freed_memory
-from exml.losses import MeanSquaredError
+from exml.engine import Training, keep_freed_memory
 from exml.models import LeNet5, SlimResNet18
-from exml.normalizers import CenterLogits
 
 WARM_UP = 2
 DISTILLATIONS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
@@ -45,8 +41,8 @@ DISTILLATIONS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
 Case = Callable[[Ranks, int, "Times"], None]
 
 
-class Times:
-    """When each step ended: a journal, and a callback after steps."""
+class Times(AfterEveryStep):
+    """When each step ended."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -55,13 +51,6 @@ class Times:
     def __call__(self, *_: Any) -> None:
         """A step is over."""
         self.ends.append(self._now())
-
-    def restore(self) -> None:
-        """Nothing: a journal without a past."""
-
-    def record(self, _done: int, _total: int, _state: Any, /) -> None:
-        """As a journal of :func:`exml.engine.invert`."""
-        self()
 
     def median(self) -> float:
         """Milliseconds of a step after the warm-up."""
@@ -80,36 +69,19 @@ def inversion(name: str, device: torch.device) -> Case:
     torch.manual_seed(0)
     network = trained_like(model()).to(device).eval().requires_grad_(False)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    return lambda ranks, steps, times: our_inversion(name, network, images, steps, times, EAGER, ranks)
+    return lambda ranks, steps, times: our_inversion(name, network, images, steps, journal=times, ranks=ranks)
 
 
 def distillation(name: str, device: torch.device) -> Case:
     """Steps of :func:`exml.engine.distill` in the second experience: with both teachers."""
     model, shape = DISTILLATIONS[name]
     torch.manual_seed(0)
-    student, teacher, earlier = (trained_like(model()).to(device) for _ in range(3))
+    modules = [trained_like(model()).to(device) for _ in range(3)]
     memory = exml.Samples.of(torch.rand(2_000, *shape[1:]), torch.arange(2_000) % 10, experience=1).to(device)
-    known = torch.arange(10, device=device) < 5
 
     def case(ranks: Ranks, steps: int, times: Times) -> None:
         training = Training(iterations=steps, batch_size=shape[0], learning_rate=1e-4, momentum=0.9)
-        distill(
-            student,
-            PreviousStudent(earlier, known, torch.ones_like(known)),
-            exml.Expert(teacher, range(5, 10), shape[1:], outputs=range(10)),
-            memory,
-            normalizer=CenterLogits(),
-            combiner=ProductOfExperts(),
-            loss=MeanSquaredError(),
-            training=training,
-            augmentation=Augmentation.cifar10(),
-            optimizer=training.make_optimizer(student),
-            seed=0,
-            start=0,
-            classes=10,
-            after_step=times,
-            ranks=ranks,
-        )
+        our_distillation(modules, memory, training, after_step=times, ranks=ranks)
 
     return case
 

@@ -20,7 +20,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -36,16 +36,30 @@ import exml
 from exml.augmentation import Augmentation
 from exml.combiners import ProductOfExperts
 from exml.core.files import write_text
-from exml.distributed import ALONE, Ranks
-from exml.engine import Execution, PreviousStudent, Training, distill, invert, keep_freed_memory, lowered
+from exml.engine import (
+    DistillationContext,
+    Execution,
+    Goal,
+    PreviousStudent,
+    Teachers,
+    Training,
+    distill,
+    invert,
+    keep_freed_memory,
+    lowered,
+)
 from exml.engine._steps import Captured
+from exml.generators import ModelInversion
 from exml.losses import MeanSquaredError
 from exml.models import LeNet5, SlimResNet18
 from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
+from exml.protocols import GenerationContext
 from exml.runs.environment import environment
 
 WARM_UP = 8
+CLASSES = 10
+CIFAR10 = Augmentation.cifar10()
 Step = Callable[[], Any]
 
 INVERSIONS: dict[str, tuple[type[nn.Module], tuple[int, ...], Any, Augmentation]] = {
@@ -53,7 +67,7 @@ INVERSIONS: dict[str, tuple[type[nn.Module], tuple[int, ...], Any, Augmentation]
         SlimResNet18,
         (128, 3, 32, 32),
         Sum((L2Norm(1e-4), GaussianBlur(1e-2), BatchNormStatistics(1.0))),
-        Augmentation.cifar10(),
+        CIFAR10,
     ),
     "inversion lenet5 512x1x32x32": (
         LeNet5,
@@ -68,8 +82,22 @@ TIME = "time to the straightforward accuracy, mnist-nc"
 PLAIN, FOLDED = "as it is", "channels last, folded"
 
 
-class Pairs:
-    """Times of our steps and of a bare step after each of them; called after every step of ours."""
+class AfterEveryStep:
+    """Called after every step of a hot loop: as ``after_step`` of a distillation, or as the journal of an inversion."""
+
+    def __call__(self, *_: Any) -> None:
+        """A step is over."""
+
+    def restore(self) -> None:
+        """None: there is nothing to resume."""
+
+    def record(self, _done: int, _total: int, _state: Any, /) -> None:
+        """A step is over."""
+        self()
+
+
+class Pairs(AfterEveryStep):
+    """Times of our steps, and of a bare step after each of them."""
 
     def __init__(self, bare: Step, device: str) -> None:
         self._bare, self._device = bare, device
@@ -85,13 +113,6 @@ class Pairs:
         self.ours.append(1e3 * (ended - self._began))
         self.bare.append(1e3 * (after - ended))
         self._began = self._now()
-
-    def restore(self) -> None:
-        """Nothing: a journal without a past."""
-
-    def record(self, _done: int, _total: int, _state: Any, /) -> None:
-        """As a journal of :func:`exml.engine.invert`."""
-        self()
 
     def _now(self) -> float:
         if self._device == "cuda":
@@ -163,31 +184,33 @@ def bare_inversions(network: nn.Module, images: Tensor, stack: ExitStack) -> dic
     return {name: partial(step, form) for name, form in forms.items()}
 
 
-def our_inversion(
-    case: str,
-    network: nn.Module,
-    images: Tensor,
-    steps: int,
-    journal: Any,
-    execution: Execution,
-    ranks: Ranks = ALONE,
-) -> None:
+def towards_classes(count: int, device: torch.device | str) -> Goal:
+    """Images of the ten classes in turn."""
+    labels = torch.arange(count, device=device) % CLASSES
+    return Goal(lambda logits, rows: cross_entropy(logits, labels[rows], reduction="none"))
+
+
+def our_inversion(case: str, network: nn.Module, images: Tensor, steps: int, **context: Any) -> Tensor:
     """Some steps of :func:`exml.engine.invert` with the settings of the case."""
-    labels = torch.arange(len(images), device=images.device) % 10
     _, _, prior, augmentation = INVERSIONS[case]
-    invert(
-        network,
-        images,
-        lambda logits, rows: cross_entropy(logits, labels[rows], reduction="none"),
-        iterations=steps,
-        learning_rate=0.1,
-        seed=0,
-        journal=journal,
-        prior=prior,
-        augmentation=augmentation,
-        execution=execution,
-        ranks=ranks,
-    )
+    chosen = GenerationContext(**{"prior": prior, "augmentation": augmentation, **context})
+    goal = towards_classes(len(images), images.device)
+    return invert(network, images, ModelInversion(iterations=steps), goal, seed=0, context=chosen)
+
+
+def our_distillation(
+    modules: Sequence[nn.Module], memory: exml.Samples, training: Training, augmentation: Any = CIFAR10, **live: Any
+) -> nn.Module:
+    """Some steps of :func:`exml.engine.distill` in the second experience: student, expert and previous student."""
+    student, teacher, earlier = modules
+    known = torch.arange(CLASSES, device=memory.images.device) < CLASSES // 2
+    expert = exml.Expert(teacher, range(CLASSES // 2, CLASSES), memory.images.shape[1:], outputs=range(CLASSES))
+    previous = PreviousStudent(earlier, known, torch.ones_like(known))
+    teachers = Teachers(previous, expert, CenterLogits(), ProductOfExperts(), CLASSES)
+    context = DistillationContext(**{"seed": 0, **live})
+    parts = {"loss": MeanSquaredError(), "training": training, "augmentation": augmentation}
+    distill(student, teachers, memory, **parts, context=context)
+    return student
 
 
 def inversion(case: str, device: str, turns: int, execution: Execution) -> dict[str, Any]:
@@ -199,7 +222,7 @@ def inversion(case: str, device: str, turns: int, execution: Execution) -> dict[
     with ExitStack() as stack:
         name, bare, medians = fastest(with_captured(bare_inversions(network, images, stack), device), device)
         pairs = Pairs(bare, device)
-        our_inversion(case, network, images, WARM_UP + turns, pairs, execution)
+        our_inversion(case, network, images, WARM_UP + turns, journal=pairs, execution=execution)
     return {**pairs.row(name), "bare_forms_ms": medians}
 
 
@@ -211,30 +234,12 @@ def distillation(case: str, device: str, turns: int, execution: Execution) -> di
     memory = exml.Samples.of(
         torch.rand(2_000, *shape[1:], device=device), torch.arange(2_000, device=device) % 10, experience=1
     )
-    known = torch.arange(10, device=device) < 5
-    present = torch.ones_like(known)
     training = Training(iterations=WARM_UP + turns, batch_size=shape[0], learning_rate=0.01, momentum=0.9)
     with ExitStack() as stack:
         forms = bare_distillations(student, teacher, earlier, memory.images[: shape[0]], stack)
         name, bare, medians = fastest(with_captured(forms, device), device)
         pairs = Pairs(bare, device)
-        distill(
-            student,
-            PreviousStudent(earlier, known, present),
-            exml.Expert(teacher, range(5, 10), shape[1:], outputs=range(10)),
-            memory,
-            normalizer=CenterLogits(),
-            combiner=ProductOfExperts(),
-            loss=MeanSquaredError(),
-            training=training,
-            augmentation=Augmentation.cifar10(),
-            optimizer=training.make_optimizer(student),
-            seed=0,
-            start=0,
-            classes=10,
-            after_step=pairs,
-            execution=execution,
-        )
+        our_distillation((student, teacher, earlier), memory, training, after_step=pairs, execution=execution)
     return {**pairs.row(name), "bare_forms_ms": medians}
 
 
@@ -297,7 +302,7 @@ def memory(device: str, execution: Execution) -> dict[str, Any]:
     with ExitStack() as stack:
         forms = bare_inversions(network, images, stack)
         bare = {name: peak_bytes(step, device) / 2**20 for name, step in forms.items()}
-    ours = peak_bytes(lambda: our_inversion(case, network, images, 2, exml.protocols.NoJournal(), execution), device)
+    ours = peak_bytes(lambda: our_inversion(case, network, images, 2, execution=execution), device)
     return {
         "ours_mb": round(ours / 2**20, 1),
         "bare_mb": round(bare[PLAIN], 1),

@@ -1,23 +1,22 @@
-"""The page about the paper's tables and figures, measured again.
+"""Writes the page about the paper's tables and figures, and copies the figures next to it.
 
-    uv run exml reproduce table2 table3 ... --out DIR
-    uv run exml reproduce --only-tables --from DIR --out benchmarks/results/reproduction
-    uv run python benchmarks/reproduction_page.py
+uv run python benchmarks/reproduction_page.py
 
-Reads the cells in ``benchmarks/results/reproduction/`` and writes ``docs/reproduction.md``, and the figures beside it.
-Every number on the page comes from a cell, or from the paper.
+Every number on ``docs/reproduction.md`` comes from a cell in ``benchmarks/results/reproduction/``, which
+``benchmarks/reproduce.py`` measures, or from the paper.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from pages import wrap
 from reproduction import (
     PAPER_LAYOUT,
     Cell,
     Layout,
+    Reasons,
     Table,
     conditions_text,
     read_cells,
@@ -25,7 +24,6 @@ from reproduction import (
     table_text,
     tables_of,
 )
-from reproduction.table import Reasons
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reproduction"
@@ -47,7 +45,7 @@ INTRODUCTION = """# Reproduction
 Tables 2 and 3 of the paper, and its Figures 2 and 3, measured again by one command:
 
 ```sh
-exml reproduce table2 table3 figure2 figure3 --seeds 5 --budget 1.0 --out runs/reproduction
+uv run python benchmarks/reproduce.py table2 table3 figure2 figure3 --out runs/reproduction
 ```
 
 A cell of a table shows ours in bold: the stream accuracy (Eq. 2) in percent, mean ± standard deviation of the sample
@@ -76,10 +74,11 @@ budget. A cell that failed is shown where nothing else was measured. What is emp
 A folder may be filled by many calls, and by several machines, each with scenarios, strategies and budgets of its own:
 
 ```sh
-exml reproduce table2 --scenarios mnist-joint,mnist-nc --seeds 3 --out A           # kill it at any moment, then
-exml reproduce table2 --scenarios mnist-joint,mnist-nc --seeds 3 --out A --resume  # go on, in the middle of a cell
-exml reproduce table2 --scenarios cifar10-nc --budget 0.05 --expert-epochs 4 --out A --resume
-exml reproduce --only-tables --from A --from B --out benchmarks/results/reproduction
+alias reproduce="uv run python benchmarks/reproduce.py"
+reproduce table2 --scenarios mnist-joint,mnist-nc --seeds 3 --out A           # kill it at any moment, then
+reproduce table2 --scenarios mnist-joint,mnist-nc --seeds 3 --out A --resume  # resume, in the middle of a cell
+reproduce table2 --scenarios cifar10-nc --budget 0.05 --expert-training epochs=4 --out A --resume
+reproduce gather A B --out benchmarks/results/reproduction
 ```
 
 The page is written by `uv run python benchmarks/reproduction_page.py`.
@@ -160,7 +159,7 @@ def _verdict(table: Table) -> list[str]:
 
 
 def _wrap(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)) + "\n"
+    return "\n".join(wrap(text)) + "\n"
 
 
 def main() -> None:

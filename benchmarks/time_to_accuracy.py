@@ -50,7 +50,7 @@ from pages import commit
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "time_to_accuracy.json"
-SCENARIOS = ("mnist-nc", "digits-nc")
+SCENARIOS = ("mnist-nc", "digits-nc", "cifar10-joint")
 SIDES = ("straightforward", "exml")
 EVERY = 200
 """Steps of our distillation between two evaluations within an experience."""
@@ -112,7 +112,7 @@ def settings_of(side: str, scenario: str, seed: int, budget: float) -> dict[str,
     """What decides the outcome of a run, but for the experts."""
     if side == "exml":
         return default_strategy(scenario, seed).to_dict()
-    return {"budget": budget, **straightforward.settings(budget)}
+    return {"budget": budget, **straightforward.settings(budget, 3 if scenario.startswith("cifar10") else 1)}
 
 
 def run_side(side: str, scenario: Scenario, experts: ExpertStream, seed: int, budget: float, device: str) -> Curve:

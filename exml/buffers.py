@@ -13,22 +13,22 @@ from exml.core.validators import positive_int
 
 
 def subset(length: int, size: int, generator: torch.Generator) -> Labels:
-    """``min(size, length)`` distinct indices below ``length``, in ascending order, each set equally probable."""
+    """``min(size, length)`` distinct indices below ``length`` in ascending order; every set is equally probable."""
     drawn = torch.randperm(length, generator=generator, device=generator.device)[:size]
     return drawn.sort().values
 
 
 def share_of(size: int, experience: int) -> int:
-    """⌊N / i⌋, Eq. 5.
+    """⌊N / i⌋ (Eq. 5).
 
     Raises:
-        BufferSizeError: when that is nothing.
+        BufferSizeError: when that is 0.
     """
     if size < experience:
         raise BufferSizeError(
             expected=f"a buffer of at least {experience} samples for experience {experience}",
             got=str(size),
-            remedy="give the buffer a larger size, or use exml.buffers.Unbounded",
+            remedy="increase the size of the buffer, or use exml.buffers.Unbounded",
         )
     return size // experience
 
@@ -36,10 +36,10 @@ def share_of(size: int, experience: int) -> int:
 @component
 @attrs.frozen
 class ClassBalanced:
-    """Keep N samples, as many of each class as the rarer classes allow.
+    """Keep N samples, balanced over the classes as far as the rarer classes allow.
 
-    Unlike :class:`Cumulative`, experiences with many classes get more room than those with few. A class with fewer
-    samples than its share keeps them all, and what it leaves is shared among the others.
+    Unlike :class:`Cumulative`, experiences with many classes keep more samples than those with few. A class with fewer
+    samples than its share keeps all of them, and the others divide the rest.
 
     Args:
         size: N, at least the number of experiences.
@@ -52,7 +52,7 @@ class ClassBalanced:
     size: int = attrs.field(validator=positive_int())
 
     def share(self, experience: int, /) -> int:
-        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is nothing."""
+        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is 0."""
         return share_of(self.size, experience)
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
@@ -88,7 +88,7 @@ class Cumulative:
     size: int = attrs.field(validator=positive_int())
 
     def share(self, experience: int, /) -> int:
-        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is nothing."""
+        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is 0."""
         return share_of(self.size, experience)
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
@@ -102,10 +102,10 @@ class Cumulative:
 @component
 @attrs.frozen
 class EqualParts:
-    """Keep ⌊N/i⌋ samples of every experience, drawn from what there was of each.
+    """Keep ⌊N/i⌋ samples of every experience, drawn from those of each.
 
-    This is what the paper's code does for the subsample of :class:`Cumulative`, which draws N - N/i of all earlier
-    samples and leaves to chance how many are of which experience. M_i has up to i - 1 samples less than N.
+    The paper's code does this in place of the subsample of :class:`Cumulative`, which draws N - N/i of all earlier
+    samples, so that the number per experience is random. M_i has up to i - 1 samples less than N.
 
     Args:
         size: N, at least the number of experiences.
@@ -119,7 +119,7 @@ class EqualParts:
     size: int = attrs.field(validator=positive_int())
 
     def share(self, experience: int, /) -> int:
-        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is nothing."""
+        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is 0."""
         return share_of(self.size, experience)
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
@@ -134,13 +134,13 @@ class EqualParts:
 @component
 @attrs.frozen
 class Latest:
-    """Keep the samples of this experience alone: M_i = D_i.
+    """Keep only the samples of this experience: M_i = D_i.
 
-    Earlier classes live on in the previous student's answers about new images. This is what the paper's code does with
-    auxiliary data, which are the same in all experiences.
+    Earlier classes persist in the previous student's outputs for new images. The paper's code does this with auxiliary
+    data, which are the same in all experiences.
 
     Args:
-        size: how many samples every experience makes.
+        size: the number of samples per experience.
 
     >>> new = Samples.of(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=2)
     >>> old = Samples.of(torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=1)
@@ -151,7 +151,7 @@ class Latest:
     size: int = attrs.field(validator=positive_int())
 
     def share(self, experience: int, /) -> int:
-        """``size``, whatever the experience."""
+        """``size`` in every experience."""
         return self.size
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
@@ -164,12 +164,12 @@ class Latest:
 class Reservoir:
     """Keep N samples, each sample made so far with the same probability (Vitter's Algorithm R, 1985).
 
-    Every experience makes the same number of samples, so the cost of an experience does not fall along the stream as
-    it does with :class:`Cumulative`, and the stream may be of any length.
+    Every experience makes the same number of samples. Unlike with :class:`Cumulative`, the cost of an experience does
+    not decrease along the stream, and the stream may have any length.
 
     Args:
         size: N.
-        per_experience: how many samples every experience makes.
+        per_experience: the number of samples per experience.
 
     >>> policy = Reservoir(2, per_experience=4)
     >>> new = Samples.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3]), experience=1)
@@ -181,11 +181,11 @@ class Reservoir:
     per_experience: int = attrs.field(validator=positive_int())
 
     def share(self, experience: int, /) -> int:
-        """``per_experience``, whatever the experience."""
+        """``per_experience`` in every experience."""
         return self.per_experience
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
-        """M_i from M_{i-1} and D_i; how many samples came before is (i - 1) * ``per_experience``."""
+        """M_i from M_{i-1} and D_i, after (i - 1) * ``per_experience`` earlier samples."""
         held = 0 if memory is None else len(memory)
         before = 0 if memory is None else (int(new.experiences[0]) - 1) * self.per_experience
         union = new if memory is None else Samples.concat([memory, new])
@@ -204,10 +204,10 @@ class Reservoir:
 @component
 @attrs.frozen
 class Unbounded:
-    """Keep all samples. Memory grows with the stream: an upper bound to compare with, not a policy for long streams.
+    """Keep all samples: an upper bound for comparison. Memory grows with the stream.
 
     Args:
-        per_experience: how many samples every experience makes.
+        per_experience: the number of samples per experience.
 
     >>> Unbounded(100).share(7)
     100
@@ -216,7 +216,7 @@ class Unbounded:
     per_experience: int = attrs.field(validator=positive_int())
 
     def share(self, experience: int, /) -> int:
-        """``per_experience``, whatever the experience."""
+        """``per_experience`` in every experience."""
         return self.per_experience
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:

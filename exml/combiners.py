@@ -1,4 +1,4 @@
-"""Combiners: make one target of two teachers' normalized logits (Eq. 8)."""
+"""Combiners: make one target from two teachers' normalized logits (Eq. 8)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def seen_by(previous: TeacherLogits, expert: TeacherLogits) -> EntryMask:
 
 
 def average(previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryMask, use_expert: EntryMask) -> Target:
-    """The mean of the values in use, 0 and not defined where there is none; candidates are all classes seen."""
+    """The mean of the values in use, 0 and undefined without one; candidates are all classes seen."""
     total = torch.where(use_previous, previous.logits, 0) + torch.where(use_expert, expert.logits, 0)
     halves = torch.where(use_previous & use_expert, 0.5, 1.0).to(total.dtype)
     return Target(total * halves, use_previous | use_expert, seen_by(previous, expert))
@@ -34,14 +34,14 @@ def average(previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryM
 @component
 @attrs.frozen
 class ByClass:
-    """The teacher that knows the label of an image gives the target; if both do, their mean (Eq. 8).
+    """The target is the output of the teacher that knows the label of an image, or the mean of both (Eq. 8).
 
-    A teacher speaks of its own units only. Where both know the label, the target spans the classes of either: the mean
-    where both have a unit, the value of the one that has it elsewhere. As printed, the third case of Eq. 8 repeats
-    y^ExM; this is its evident sense, (y^ExM + y^S) / 2. A label that nobody knows leaves its row undefined.
+    A teacher contributes only its own units. If both know the label, the target covers the classes of both: the mean
+    where both have a unit, and the value of the one that has it elsewhere. The third case of Eq. 8 repeats y^ExM in
+    print; we read (y^ExM + y^S) / 2. A label unknown to both teachers leaves its row undefined.
 
     Args:
-        units: of a teacher that is asked, the classes it was trained on (``"known"``) or all it has a unit for
+        units: the units of a teacher to use: those of the classes it was trained on (``"known"``), or all
             (``"present"``).
 
     >>> import torch
@@ -61,9 +61,11 @@ class ByClass:
 
     def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
         """The target of each sample, by its label."""
-        asked = previous.known[samples.labels], expert.known[samples.labels]
-        units = (previous.known, expert.known) if self.units == "known" else (previous.present, expert.present)
-        return average(previous, expert, asked[0][:, None] & units[0], asked[1][:, None] & units[1])
+        use_previous, use_expert = (
+            teacher.known[samples.labels][:, None] & (teacher.known if self.units == "known" else teacher.present)
+            for teacher in (previous, expert)
+        )
+        return average(previous, expert, use_previous, use_expert)
 
 
 def _nested(value: Any) -> Any:
@@ -75,7 +77,7 @@ def _class_ids(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> No
     ids = [classes if isinstance(classes, tuple) else () for classes in tasks]
     if not ids or not all(ids) or not all(type(name) is int and name >= 0 for classes in ids for name in classes):
         raise SettingError(
-            expected=f"for {type(instance).__name__}.{attribute.name} the class ids (from 0) of every task",
+            expected=f"the class ids (from 0) of every task for {type(instance).__name__}.{attribute.name}",
             got=repr(value),
             remedy="list them as ((0, 1), (2, 3))",
         )
@@ -89,7 +91,7 @@ def _table(tasks: tuple[tuple[int, ...], ...], classes: int, device: torch.devic
             got=str(largest),
             remedy="correct the combiner's tasks, or give the student more outputs",
         )
-    with torch.inference_mode(False):  # kept for later calls, which may need gradients
+    with torch.inference_mode(False):  # later calls may need gradients
         table = torch.zeros(len(tasks), classes, dtype=torch.bool)
         for row, ids in zip(table, tasks, strict=True):
             row[list(ids)] = True
@@ -99,15 +101,15 @@ def _table(tasks: tuple[tuple[int, ...], ...], classes: int, device: torch.devic
 @component
 @attrs.frozen
 class MultiTask:
-    """An image concerns only the classes of its own task, as with one head a task (Sec. 5, CIFAR10-MT).
+    """Restrict the target of an image to the classes of its own task, as with one head per task (Sec. 5, CIFAR10-MT).
 
-    Both the target and the candidates of another combiner's target are cut down to those classes, so that neither loss
-    compares classes of different tasks.
+    This applies to both the target and the candidates of another combiner, so that no loss compares classes of
+    different tasks.
 
     Args:
-        tasks: ``tasks[t]`` has the global class ids of task label t; tasks may share classes.
-        combiner: makes the target; with :class:`ByClass` the teacher that knows the label gives it, which for a new
-            task is the expert, and for an old one the previous student.
+        tasks: ``tasks[t]`` are the global class ids of task label t; tasks may share classes.
+        combiner: makes the target. With :class:`ByClass` it comes from the expert for a new task, and from the previous
+            student for an old one.
 
     >>> head = torch.tensor([True, True, False, False])
     >>> previous = TeacherLogits(torch.full((2, 4), 1.0), head, head)
@@ -129,12 +131,12 @@ class MultiTask:
         """The combiner's target within each sample's task.
 
         Raises:
-            ShapeError: for a sample whose task label is none of ``tasks``, such as -1; on an accelerator this is a
-                device assertion, since to look would halt the device at each step.
+            ShapeError: for a sample whose task label is not in ``tasks``, such as -1. On an accelerator this is a
+                device-side assertion, since a check would synchronize with the device at every step.
         """
         target = self.combiner(previous, expert, samples)
         table = _table(self.tasks, target.logits.shape[1], target.logits.device)
-        rows = torch.where(samples.tasks < 0, len(self.tasks), samples.tasks)  # -1 would mean the last row
+        rows = torch.where(samples.tasks < 0, len(self.tasks), samples.tasks)  # -1 would index the last row
         try:
             own = table[rows]
         except IndexError as error:
@@ -149,11 +151,11 @@ class MultiTask:
 @component
 @attrs.frozen
 class ProductOfExperts:
-    """Add the logits of the previous student and the expert over all units that they have, trained or not.
+    """Add the logits of the previous student and the expert over all of their units, trained or not.
 
-    The sum of logits is the logarithm of the product of unnormalised probabilities. What the never-trained units of an
-    expert say is evidence too: they are low where the image is none of its own. A previous student that knows no class
-    yet contributes nothing. Needs experts with a head of the full width; the others abstain on the classes they lack.
+    The sum of logits is the logarithm of the product of unnormalized probabilities. The untrained units of an expert
+    are evidence too: they are low for images of other classes. A previous student that knows no class contributes
+    nothing. This needs experts with a head of the full width; others contribute nothing to the classes they lack.
 
     >>> import torch
     >>> both = torch.tensor([True, True])
@@ -164,7 +166,7 @@ class ProductOfExperts:
     """
 
     def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
-        """The same classes for every sample; labels are not used."""
+        """The same classes for every sample; labels are not read."""
         use_previous = previous.present & previous.known.any()
         total = torch.where(use_previous, previous.logits, 0) + torch.where(expert.present, expert.logits, 0)
         defined = (use_previous | expert.present).expand_as(total)
@@ -174,22 +176,22 @@ class ProductOfExperts:
 @component
 @attrs.frozen
 class SideBySide:
-    """Write the previous student's and the expert's logits side by side, each over the classes it knows.
+    """Concatenate the logits of the previous student and the expert, each over the classes it knows.
 
-    This is what the paper's code does in place of Eq. 8: labels are not used, and where classes overlap the target is
-    the mean. Normalise the logits first, or the teacher with the larger ones wins.
+    The paper's code does this in place of Eq. 8. Labels are not read, and where classes overlap the target is the mean.
+    Normalize the logits first; otherwise the teacher with the larger ones dominates.
 
-    An expert may prefer one of its classes whatever an image shows, and is then given images of others' classes too.
-    With a calibration c the target of its class k is ``y_k - c · mean(y_k)``, the mean over the mini-batch; the
-    previous student was taught by calibrated targets and stays as it is. (Ranks each take the mean of their part.)
+    An expert may prefer one of its classes for every image, including images of other classes. With a calibration c the
+    target of its class k is ``y_k - c · mean(y_k)``, the mean over the mini-batch (on several ranks, over the part of
+    each). The previous student learned from calibrated targets and stays unchanged.
 
-    Experts are also more or less sure of themselves, whoever is right. With ``scale="previous"`` the (calibrated)
-    logits of the expert are multiplied by one number, so that over the mini-batch the mean square of its classes is
-    that of the previous student's; the first expert sets the scale for all.
+    The confidence of experts differs as well. With ``scale="previous"`` the (calibrated) logits of the expert are
+    multiplied by one number, so that the mean square of its classes over the mini-batch equals that of the previous
+    student; the first expert sets the scale for all.
 
     Args:
-        calibration: c, from 0, as the paper has it, to 1.
-        scale: ``"own"``, as the paper has it, or ``"previous"``.
+        calibration: c, from 0, as in the paper, to 1.
+        scale: ``"own"``, as in the paper, or ``"previous"``.
 
     >>> import torch
     >>> both = torch.tensor([True, True])
@@ -214,7 +216,7 @@ class SideBySide:
 
 
 def _ratio(previous: TeacherLogits, expert: TeacherLogits) -> Tensor:
-    """Of the root mean squares; 1 where one of them is 0 or there is no previous student."""
+    """The ratio of the root mean squares; 1 if one of them is 0 or without a previous student."""
 
     def square(teacher: TeacherLogits) -> Tensor:
         known = teacher.known.to(teacher.logits.dtype)

@@ -13,7 +13,7 @@ from exml.core.validators import in_range
 
 
 def mean_over(values: Logits, known: ClassMask) -> Float[Tensor, "batch 1"]:
-    """The mean of each row over the known columns; 0 where there is none."""
+    """The mean of each row over the known columns; 0 without known columns."""
     return torch.where(known, values, 0).sum(1, keepdim=True) / known.sum().clamp_min(1)
 
 
@@ -22,7 +22,7 @@ def mean_over(values: Logits, known: ClassMask) -> Float[Tensor, "batch 1"]:
 class CenterLogits:
     """``z - mean(z)``, the mean of each row over the known classes: *normalize* of Eqs. 6 and 7 in the paper's code.
 
-    It takes away what the softmax does not see, a constant added to all logits of an image. The scale stays.
+    It removes a constant added to all logits of an image, to which the softmax is invariant. The scale stays.
 
     >>> import torch
     >>> CenterLogits()(torch.tensor([[1.0, 3.0, 7.0]]), torch.tensor([True, True, False]))
@@ -30,14 +30,14 @@ class CenterLogits:
     """
 
     def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
-        """Centre each row; without a known class it stays as it is."""
+        """Center each row; without a known class it stays unchanged."""
         return logits - mean_over(logits, known)
 
 
 @component
 @attrs.frozen
 class RawLogits:
-    """Leave the logits as they are: right for teachers with the same training, and for heads kept apart by tasks.
+    """Leave the logits unchanged: for teachers with the same training, and for one head per task.
 
     >>> import torch
     >>> RawLogits()(torch.tensor([[1.0, 3.0]]), torch.tensor([True, True]))
@@ -54,11 +54,11 @@ class RawLogits:
 class StandardizeLogits:
     """``(z - mean(z)) / std(z)``, both of each row over the known classes (Eqs. 6 and 7).
 
-    It takes scale away too, and with it how sure a teacher is. With two known classes only the sign is left.
+    It also removes the scale, and with it the confidence of a teacher. With two known classes only the sign remains.
 
     Args:
-        eps: a row whose (biased) standard deviation is not above it is centred only, as one with a single known class;
-            >= 0.
+        eps: >= 0. A row whose (biased) standard deviation does not exceed it, such as one with a single known class, is
+            only centered.
 
     >>> import torch
     >>> StandardizeLogits()(torch.tensor([[1.0, 3.0, 7.0]]), torch.tensor([True, True, False]))
@@ -70,7 +70,7 @@ class StandardizeLogits:
     eps: float = attrs.field(default=1e-5, validator=in_range(0))
 
     def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
-        """Standardise each row; without a known class it stays as it is."""
+        """Standardize each row; without a known class it stays unchanged."""
         centered = logits - mean_over(logits, known)
         norm = torch.linalg.vector_norm(torch.where(known, centered, 0), dim=1, keepdim=True)
         std = norm / known.sum().clamp_min(1).to(norm.dtype).sqrt()
@@ -83,7 +83,7 @@ class L2NormalizeLogits:
     """``z / ‖z‖``, the L² norm of each row over the known classes (Eqs. 6 and 7).
 
     Args:
-        eps: a row whose norm is not above it stays as it is; >= 0.
+        eps: >= 0. A row whose norm does not exceed it stays unchanged.
 
     >>> import torch
     >>> L2NormalizeLogits()(torch.tensor([[3.0, 4.0, 10.0]]), torch.tensor([True, True, False]))
@@ -93,6 +93,6 @@ class L2NormalizeLogits:
     eps: float = attrs.field(default=1e-5, validator=in_range(0))
 
     def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
-        """Divide each row by its norm; without a known class it stays as it is."""
+        """Divide each row by its norm; without a known class it stays unchanged."""
         norm = torch.linalg.vector_norm(torch.where(known, logits, 0), dim=1, keepdim=True)
         return logits / torch.where(norm > self.eps, norm, 1)

@@ -236,6 +236,16 @@ class Experts(Protocol):
 class Baseline(Protocol):
     """A way to use the experts without learning (Sec. 5)."""
 
+    @property
+    def ex_model(self) -> bool:
+        """Whether it keeps the ex-model rules: its predictor no longer needs the experts."""
+        ...
+
+    @property
+    def needs_experience(self) -> bool:
+        """Whether the predictor must be given the position of each image's expert in the stream."""
+        ...
+
     def __call__(self, experts: Experts, classes: int, /) -> Predictor:
         """A predictor over ``classes`` global class ids."""
         ...

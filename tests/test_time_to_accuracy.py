@@ -27,6 +27,7 @@ def test_a_budget_of_1_is_the_papers():
     }
     tenth = straightforward.settings(0.1)
     assert (tenth["buffer"], tenth["inversion"]["iterations"], tenth["distillation"]["iterations"]) == (500, 300, 3_000)
+    assert straightforward.settings(1.0, channels=3)["distillation"]["iterations"] == 50_000
 
 
 def test_inverted_images_are_of_their_classes_and_have_the_statistics_of_the_data():
@@ -34,7 +35,7 @@ def test_inverted_images_are_of_their_classes_and_have_the_statistics_of_the_dat
     norm = nn.BatchNorm2d(1)
     norm.running_mean.fill_(2.0)
     expert = nn.Sequential(norm, nn.Flatten(), nn.Linear(16, 4)).eval().requires_grad_(False)
-    config = {**straightforward.INVERSION, "lr": 0.1, "iterations": 300, "bns": 10.0}
+    config = {**straightforward.INVERSION[1], "lr": 0.1, "iterations": 300, "bns": 10.0}
     images, labels = straightforward.invert(expert, (1, 3), 10, (1, 4, 4), 0, config)
     assert labels.tolist() == [1, 3] * 5
     assert float(images.mean()) == pytest.approx(2.0, abs=0.1)

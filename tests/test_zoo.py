@@ -1,9 +1,7 @@
 """Zoos of experts: the same bits however they are made, nothing made twice, and every fault named."""
 
 import hashlib
-import io
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -15,9 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
-from exml import cli, scenarios
+from exml import cli, runs, scenarios
 from exml.core.errors import (
     CheckpointError,
     DataError,
@@ -29,8 +26,8 @@ from exml.core.errors import (
 )
 from exml.core.serialization import from_plain
 from exml.experts import ExpertStream, read_card
-from exml.learning.events import WaitingForProcess
-from exml.runs import ExpertTrained, ZooDisplay, ZooEvaluation, ZooStarted, evaluate_zoo, stream_folder, train_zoo
+from exml.learning.events import JobEnded, JobProgress, JobsStarted, WaitingForProcess
+from exml.runs import ZooEvaluation, evaluate_zoo, stream_folder, train_zoo
 from exml.runs.baselines import BASELINES
 from exml.runs.evaluation import evaluate_baseline
 from exml.runs.folder_lock import lock
@@ -136,10 +133,14 @@ def test_one_that_fails_does_not_end_the_others(tmp_path):
     told = []
     with pytest.raises(NonFiniteError, match="tiny-nc:learning_rate=1e30-1"):
         train_zoo(["tiny-nc:learning_rate=1e30", "tiny-joint"], tmp_path, workers=1, observers=[told.append])
-    over = [event for event in told[1:] if event.over]
-    assert [type(event.error) for event in over] == [NonFiniteError, NonFiniteError, type(None)]
-    assert told[0] == ZooStarted(3, 6)
-    assert over[-1].accuracy == read_card(tmp_path / "tiny-joint-0" / "expert-1.json").accuracy is not None
+    names = [f"tiny-nc-learning_rate-1e30-0/expert-{number}" for number in (1, 2)] + ["tiny-joint-0/expert-1"]
+    assert told[0] == JobsStarted(tuple(names), total=3)
+    over = [event for event in told if isinstance(event, JobEnded)]
+    assert [event.name for event in over] == names
+    assert ["a finite loss" in (event.error or "") for event in over] == [True, True, False]
+    accuracy = read_card(tmp_path / "tiny-joint-0" / "expert-1.json").accuracy
+    assert over[-1].summary == f"{accuracy:.1%} on its validation images"
+    assert told[-3:-1] == [JobProgress(names[-1], done, 2) for done in (1, 2)]
 
 
 def test_several_processes_make_the_same_bits_and_tell_the_same(tmp_path):
@@ -156,17 +157,22 @@ def test_several_processes_make_the_same_bits_and_tell_the_same(tmp_path):
     assert len(files(tmp_path / "1")) == 10
     one, two = (sorted(str(event) for event in told[workers]) for workers in (1, 2))
     assert one == two
-    assert multiprocessing.active_children() == []
+    assert _children(os.getpid()) == []
 
 
 def test_a_worker_that_dies_is_an_error(tmp_path):
-    def kill(event):
-        if isinstance(event, ExpertTrained):
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    killed = []
 
-    with pytest.raises(RankError, match="out of memory"):
-        train_zoo(["digits-nc:epochs=2"], tmp_path, workers=2, observers=[kill])
-    assert multiprocessing.active_children() == []
+    def kill(event):
+        if isinstance(event, JobProgress) and not killed:
+            killed.append(event.name)
+            for pid in _children(os.getpid()):
+                os.kill(int(pid), signal.SIGKILL)
+
+    with pytest.raises(RankError, match=r"killed by SIGKILL \(out of memory\?\)"):
+        train_zoo(["digits-joint:epochs=100"], tmp_path, seeds=(0, 1), workers=2, observers=[kill])
+    assert killed
+    assert _children(os.getpid()) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /proc")
@@ -178,7 +184,7 @@ def test_a_zoo_survives_kill_9_and_leaves_nobody_at_work(tmp_path):
     try:
         first = tmp_path / "killed" / stream_folder(scenario, 0) / "expert-1.json"
         _until(first.exists, process)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        children = _children(process.pid)
     finally:
         process.kill()
         process.wait()
@@ -188,8 +194,19 @@ def test_a_zoo_survives_kill_9_and_leaves_nobody_at_work(tmp_path):
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+def _children(pid):
+    """Processes that were started by another one and are at work."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [child for file in tasks for child in file.read_text().split()]
+    return [child for child in children if _at_work(child) and b"tracker" not in _command(child)]
+
+
+def _command(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def _until(true, process=None):
-    patience = time.monotonic() + 120
+    patience = time.monotonic() + 600
     while not true():
         assert process is None or process.poll() is None
         assert time.monotonic() < patience
@@ -321,8 +338,8 @@ def test_an_expert_that_is_not_there_and_a_stream_of_somebody_else(zoo):
         other_maker(zoo / "tiny-nc-1" / f"expert-{number}.json")
     faults = evaluate_zoo(zoo).faults
     assert set(faults) == {"tiny-nc-0/expert-2", "tiny-nc-1/expert-1", "tiny-nc-1/expert-2"}
-    assert faults["tiny-nc-0/expert-2"] == "it is not there"
-    assert "does not say on which scenario" in faults["tiny-nc-1/expert-1"]
+    assert faults["tiny-nc-0/expert-2"] == "its files are missing"
+    assert "does not state the scenario" in faults["tiny-nc-1/expert-1"]
 
 
 def test_no_zoo_is_an_error(tmp_path):
@@ -336,7 +353,7 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "zoo"
     code, out, err = call(capsys, "experts", "train", "tiny-nc", "--seeds", 2, "--out", folder, "--workers", 1)
     assert (code, out) == (0, f"2 stream(s) of experts in {folder}.\n")
-    assert err.splitlines()[0].startswith("tiny-nc-0, expert 1: ")
+    assert err.splitlines()[0].startswith("[1/4] tiny-nc-0/expert-1: ")
     assert len(err.splitlines()) == 4
     assert call(capsys, "experts", "train", "tiny-nc", "--out", folder, "--workers", 1, "--quiet") == (0, "", "")
     code, out, err = call(capsys, "experts", "evaluate", folder)
@@ -356,24 +373,7 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "train_zoo", interrupt)
+    monkeypatch.setattr(runs, "train_zoo", interrupt)
     monkeypatch.setattr(sys, "argv", ["exml", "experts", "train", "tiny-nc", "--out", "my zoo"])
     code, out, err = call(capsys, "experts", "train", "tiny-nc", "--out", folder)
-    assert (code, err) == (130, "exml: interrupted; go on with: exml experts train tiny-nc --out 'my zoo'\n")
-
-
-def test_the_display_in_a_terminal():
-    screen = io.StringIO()
-    with ZooDisplay(Console(file=screen, force_terminal=True, width=100)) as display:
-        display(ZooStarted(experts=2, epochs=8))
-        display(ExpertTrained("tiny-nc-0", 1, 3, 4))
-        display(ExpertTrained("tiny-nc-0", 1, 4, 4, over=True, accuracy=0.987))
-        display(ExpertTrained("tiny-nc-0", 2, 2, 4))
-        display(WaitingForProcess(Path("there")))
-        error = SettingError(expected="this", got="that", remedy="do")
-        display(ExpertTrained("tiny-nc-0", 2, 0, 4, over=True, error=error))
-    drawn = screen.getvalue()
-    assert "tiny-nc-0, expert 1: 98.7% on its validation images" in drawn
-    assert "tiny-nc-0, expert 2: failed: expected this, got that; remedy: do" in drawn
-    assert "Another process is at work on there" in drawn
-    assert "8/8" in drawn
+    assert (code, err) == (130, "exml: interrupted; resume with: exml experts train tiny-nc --out 'my zoo'\n")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from measuring import CASES, Distillation, Inversion, Launches, arguments, prepare, provenance
+from ratios import AfterEveryStep
 
 from exml.augmentation import Augmentation
 from exml.core.files import write_json
@@ -222,7 +223,7 @@ def seeds(setting: Setting) -> Report:
 
 
 @attrs.define
-class NoWaiting:
+class NoWaiting(AfterEveryStep):
     """From a step on, every step that waits for the device is an error; off again after the last one.
 
     What comes before is warm-up (compilation, capture, first allocations), what comes after reads the result.
@@ -233,17 +234,10 @@ class NoWaiting:
     done: int = 0
 
     def __call__(self, *_: Any) -> None:
-        """One more step was made."""
+        """A step is over."""
         self.done += 1
         if self.device.type == "cuda" and self.done in (SWITCH_ON, self.total):
             torch.cuda.set_sync_debug_mode("error" if self.done == SWITCH_ON else "default")
-
-    def restore(self) -> None:
-        """Nothing: a journal without a past."""
-
-    def record(self, _done: int, _total: int, _state: Any, /) -> None:
-        """As a journal."""
-        self()
 
 
 def no_waiting(setting: Setting) -> Report:

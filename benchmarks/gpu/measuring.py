@@ -15,24 +15,20 @@ import attrs
 import torch
 from torch import nn
 
-from exml.augmentation import Augmentation
-from exml.combiners import ProductOfExperts
 from exml.core.samples import Samples
-from exml.engine import EAGER, Execution, PreviousStudent, Training, distill, invert, keep_freed_memory
-from exml.experts import Expert
-from exml.losses import MeanSquaredError
-from exml.normalizers import CenterLogits
+from exml.engine import EAGER, Execution, Training, invert, keep_freed_memory
+from exml.generators import ModelInversion
+from exml.protocols import GenerationContext
 from exml.runs.environment import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import ratios
-from ratios import trained_like
+from ratios import CLASSES, AfterEveryStep, trained_like
 
 ROOT = Path(__file__).parents[2]
 
 CASES = {name.split()[1]: case for name, case in ratios.INVERSIONS.items()}
 """By model: its class, the shape of its mini-batch, its priors and its augmentation."""
-CLASSES = 10
 GRAPHS = ("cudaGraphLaunch", "cuGraphLaunch")
 KERNELS = ("cudaLaunchKernel", "cudaLaunchCooperativeKernel", "cuLaunchKernel", "cuLaunchCooperativeKernel")
 COPIES = ("cudaMemcpy", "cudaMemset", "cuMemcpy", "cuMemset")
@@ -94,7 +90,7 @@ def synchronize(device: torch.device) -> None:
 
 
 @attrs.define
-class Windows:
+class Windows(AfterEveryStep):
     """Milliseconds a step in a hot loop, by windows of some steps; waits for the device only between windows.
 
     It is called after every step: as a journal of :func:`exml.engine.invert`, or as ``after_step`` of
@@ -121,7 +117,7 @@ class Windows:
         return self.warm_up + self.size * self.windows
 
     def __call__(self, *_: Any) -> None:
-        """One more step was made."""
+        """A step is over."""
         self._done += 1
         past = self._done - self.warm_up
         if past < 0 or past % self.size:
@@ -132,16 +128,9 @@ class Windows:
             self.milliseconds.append(1e3 * (now - self._began) / self.size)
         self._began = time.perf_counter()
 
-    def restore(self) -> None:
-        """Nothing: a journal without a past."""
-
-    def record(self, _done: int, _total: int, _state: Any, /) -> None:
-        """As a journal."""
-        self()
-
 
 @attrs.define
-class Launches:
+class Launches(AfterEveryStep):
     """Counts, by :mod:`torch.profiler`, what some steps of a hot loop launch; called after every step, as above.
 
     Args:
@@ -163,7 +152,7 @@ class Launches:
         return self.warm_up + self.counted
 
     def __call__(self, *_: Any) -> None:
-        """One more step was made."""
+        """A step is over."""
         self._done += 1
         if self.device.type != "cuda":
             return
@@ -176,13 +165,6 @@ class Launches:
             torch.cuda.synchronize(self.device)
             self._profile.stop()
             self.a_step = self._count()
-
-    def restore(self) -> None:
-        """Nothing: a journal without a past."""
-
-    def record(self, _done: int, _total: int, _state: Any, /) -> None:
-        """As a journal."""
-        self()
 
     def _count(self) -> dict[str, float]:
         events = list(self._profile.events())
@@ -239,19 +221,15 @@ class Inversion:
         network: nn.Module | None = None,
     ) -> torch.Tensor:
         """Some steps of :func:`exml.engine.invert`; the images that come out."""
-        labels = self.labels()
         _, _, prior, augmentation = CASES[self.model]
+        augmentation = augmentation if self.augmentation is None else self.augmentation
         return invert(
             self.network() if network is None else network,
             self.start(),
-            lambda logits, rows: nn.functional.cross_entropy(logits, labels[rows], reduction="none"),
-            iterations=steps,
-            learning_rate=learning_rate,
+            ModelInversion(iterations=steps, learning_rate=learning_rate),
+            ratios.towards_classes(self.batch, self.device),
             seed=seed,
-            journal=journal,
-            prior=prior,
-            augmentation=augmentation if self.augmentation is None else self.augmentation,
-            execution=execution,
+            context=GenerationContext(prior, augmentation, journal, execution=execution),
         )
 
 
@@ -289,27 +267,10 @@ class Distillation:
         seed: int = 0,
     ) -> nn.Module:
         """Some steps of :func:`exml.engine.distill`; the student that comes out."""
-        student, teacher, earlier = self.students()
-        shape = CASES[self.model][1][1:]
-        images = torch.rand(2_000, *shape, generator=torch.Generator().manual_seed(1)).to(self.device, self.dtype)
+        images = torch.rand(2_000, *CASES[self.model][1][1:], generator=torch.Generator().manual_seed(1))
+        images = images.to(self.device, self.dtype)
         memory = Samples.of(images, torch.arange(len(images), device=self.device) % CLASSES, experience=1)
-        known = torch.arange(CLASSES, device=self.device) < CLASSES // 2
         training = Training(iterations=steps, batch_size=self.batch, learning_rate=learning_rate, momentum=0.9)
-        distill(
-            student,
-            PreviousStudent(earlier, known, torch.ones_like(known)),
-            Expert(teacher, range(CLASSES // 2, CLASSES), shape, outputs=range(CLASSES)),
-            memory,
-            normalizer=CenterLogits(),
-            combiner=ProductOfExperts(),
-            loss=MeanSquaredError(),
-            training=training,
-            augmentation=Augmentation.cifar10() if self.augmentation is None else self.augmentation,
-            optimizer=training.make_optimizer(student),
-            seed=seed,
-            start=0,
-            classes=CLASSES,
-            after_step=after_step,
-            execution=execution,
-        )
-        return student
+        augmentation = ratios.CIFAR10 if self.augmentation is None else self.augmentation
+        live = {"seed": seed, "after_step": after_step, "execution": execution}
+        return ratios.our_distillation(self.students(), memory, training, augmentation, **live)

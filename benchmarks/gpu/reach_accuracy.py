@@ -1,6 +1,6 @@
-"""``benchmarks/time_to_accuracy.py`` on this device, its results in a file of their own.
+"""``benchmarks/time_to_accuracy.py`` on this device, with a results file of its own.
 
-    EXML_DATA=... uv run python -u benchmarks/gpu/reach_accuracy.py --work DIR  # on a GPU; killed, it goes on
+    EXML_DATA=... uv run python -u benchmarks/gpu/reach_accuracy.py --work DIR  # on a GPU; resumes after a kill
     uv run python -u benchmarks/gpu/reach_accuracy.py --device cpu --scale 0.01 --scenario digits-nc --work DIR --out F
 
 ``--scale`` is that of the straightforward version's budget, which is a tenth of the paper's at 1.
@@ -25,7 +25,7 @@ def main() -> None:
     """Measure what is not measured yet, and gather."""
     parser = arguments(__doc__, "time_to_accuracy_cuda.json")
     parser.add_argument("--work", type=Path, default=Path("runs/time-to-accuracy"), help="folder for the runs")
-    parser.add_argument("--scenario", default="mnist-nc", choices=time_to_accuracy.SCENARIOS)
+    parser.add_argument("--scenario", default="cifar10-joint", choices=time_to_accuracy.SCENARIOS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
     prepare(given)

@@ -1,4 +1,4 @@
-"""The paper's MNIST and CIFAR-10 columns at the whole budget with five seeds: ``exml reproduce``, most valuable first.
+"""The paper's MNIST and CIFAR-10 columns at the whole budget with five seeds, most valuable first.
 
     EXML_DATA=... uv run python -u benchmarks/gpu/reproduction.py --work DIR  # on a GPU; killed, it goes on
     uv run python -u benchmarks/gpu/reproduction.py --device cpu --scale 0.0002 --seeds 1 --work DIR --out FILE
@@ -21,7 +21,8 @@ from measuring import arguments, provenance
 from reproduction import Reproduction
 
 from exml.core.files import write_json
-from exml.runs.sweep import LocalProcesses, Resources, RunEnded, SweepEvent
+from exml.learning.events import Event, JobEnded
+from exml.runs import LocalProcesses
 
 MNIST = ("mnist-joint", "mnist-nc")
 CIFAR10 = ("cifar10-joint", "cifar10-nc", "cifar10-mt")
@@ -48,10 +49,11 @@ def main() -> None:
             step,
             seeds=tuple(range(given.seeds)),
             budget=given.scale,
-            training="" if given.scale == 1 else "epochs=1",
+            expert_training="" if given.scale == 1 else "epochs=1",
             device=given.device,
             compile="capture" if cuda else "never",
-            resources=Resources(cpus=given.threads or 1, gpus=1 / given.workers if cuda else 0),
+            threads=given.threads or 1,
+            gpus=1 / given.workers if cuda else 0,
         )
         for step in MOST_VALUABLE_FIRST
     ]
@@ -64,8 +66,8 @@ def main() -> None:
             reproduction.gather([given.work], kept)
         write_json(given.out, found | {"cells": cells, "failed": failed, "passed": not failed, "complete": complete})
 
-    def observe(event: SweepEvent, /) -> None:
-        if isinstance(event, RunEnded):
+    def observe(event: Event, /) -> None:
+        if isinstance(event, JobEnded):
             print(event.name, flush=True)
             write(0, complete=False)
 
@@ -75,7 +77,7 @@ def main() -> None:
             step,
             given.work,
             resume=(given.work / "reproduction.json").exists(),
-            backend=LocalProcesses(given.workers),
+            executor=LocalProcesses(given.workers),
             observers=[observe],
         )
         for name, reason in outcome.plan.absent.items():

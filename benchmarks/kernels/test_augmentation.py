@@ -1,8 +1,8 @@
-"""Augmentation, forward and backward to the pixels, its random parameters included.
+"""Augmentation, forward and backward to the pixels, including its random parameters.
 
-``straightforward`` and ``warp_affine`` are given our parameters and must give our images; the other versions draw their
-own. kornia's shifts are not by whole pixels. torchvision draws one set of parameters for the whole batch, so that it
-does less.
+``kornia`` is what the components of :class:`exml.augmentation.Kornia` take, and shows why our own are the default on a
+device. Its shifts are not by whole pixels. ``straightforward`` and ``warp_affine`` use our parameters and must give our
+images. torchvision draws one set of parameters for the whole batch, so it does less.
 """
 
 import math
@@ -10,14 +10,13 @@ from collections.abc import Callable
 
 import kornia
 import torch
-from kornia.augmentation import AugmentationSequential, RandomAffine, RandomHorizontalFlip
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms import v2
 
 from benchmarks.kernels.measure import PLACES, Place, assert_close, gradient_of, measure, on
-from exml.augmentation import Augmentation
+from exml.augmentation import Augmentation, Chain, Kornia
 
 SETTINGS = {
     "shift": Augmentation.mnist(),
@@ -35,7 +34,7 @@ def generator(device: torch.device) -> torch.Generator:
 
 
 def matrices(setting: Augmentation, images: Tensor) -> Tensor:
-    """From the pixels of the result to those of the image, both from the centre: ``(batch, 2, 3)``."""
+    """The map from pixels of the result to those of the image, both from the center: ``(batch, 2, 3)``."""
     drawn = torch.rand(8, len(images), generator=generator(images.device), device=images.device)
     shift = (drawn[3:5] * (2 * setting.shift + 1)).floor() - setting.shift
     draws = drawn.to(images.dtype)
@@ -48,7 +47,7 @@ def matrices(setting: Augmentation, images: Tensor) -> Tensor:
 
 
 def straightforward(setting: Augmentation, images: Tensor) -> Tensor:
-    """A grid by a product of matrices, then sampled."""
+    """Sample at a grid from a matrix product."""
     across, down, shift = matrices(setting, images).unbind(2)
     height, width = images.shape[2:]
     size = torch.tensor([width, height], device=images.device)
@@ -58,7 +57,7 @@ def straightforward(setting: Augmentation, images: Tensor) -> Tensor:
 
 
 def warp_affine(setting: Augmentation, images: Tensor) -> Tensor:
-    """The function of kornia, which takes the inverse matrices, in pixels from the corner, and inverts them again."""
+    """Kornia's function, which inverts the matrices that it is given, in pixels from the corner."""
     source = matrices(setting, images)
     height, width = images.shape[2:]
     middle = torch.tensor([width - 1, height - 1], device=images.device) / 2
@@ -72,9 +71,10 @@ def others(setting: Augmentation, images: Tensor, version: str) -> Callable[[Ten
     translate = (setting.shift / images.shape[3], setting.shift / images.shape[2])
     scale = (1 - setting.scale, 1 + setting.scale)
     if version == "kornia":
-        flips = [RandomHorizontalFlip(p=setting.flip)] * (setting.flip > 0)
-        affine = RandomAffine(setting.rotation, translate, scale, padding_mode=setting.padding, p=1.0)
-        return AugmentationSequential(*flips, affine)
+        flips = [Kornia("RandomHorizontalFlip", {"p": setting.flip})] * (setting.flip > 0)
+        settings = {"degrees": setting.rotation, "translate": translate, "scale": scale, "p": 1.0}
+        chain = Chain((*flips, Kornia("RandomAffine", {**settings, "padding_mode": setting.padding})))
+        return lambda pixels: chain(pixels, generator(pixels.device))
     flips = [v2.RandomHorizontalFlip(setting.flip)] * (setting.flip > 0)
     affine = v2.RandomAffine(setting.rotation, translate, scale, interpolation=v2.InterpolationMode.BILINEAR, fill=None)
     return v2.Compose([*flips, affine])
@@ -83,7 +83,7 @@ def others(setting: Augmentation, images: Tensor, version: str) -> Callable[[Ten
 def ready(setting: Augmentation, images: Tensor, place: Place, version: str) -> Callable[[Tensor], Tensor]:
     if version == "ours":
         apply, draws = place.ready(setting.apply), generator(images.device)
-        # Drawn outside of what is compiled, which takes no generators.
+        # Drawn outside of the compiled function, which accepts no generators.
         return lambda pixels: apply(
             pixels, torch.rand(8, len(pixels), generator=draws.manual_seed(0), device=pixels.device)
         )

@@ -1,4 +1,4 @@
-"""The paper's own Tables 2 and 3, as printed: mean and standard deviation over 5 streams of experts, in percent."""
+"""Tables 2 and 3 as the paper prints them: mean and standard deviation over 5 streams of experts, in percent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 Figures: TypeAlias = Mapping[str, Mapping[str, tuple[float, float]]]
-"""Of each row (by the paper's name) and scenario; what the paper leaves empty is not there."""
+"""By row (the paper's name) and scenario; without the entries that the paper leaves empty."""
 
 PAPER_FIGURES: Figures = MappingProxyType(
     {

@@ -1,4 +1,4 @@
-"""One cell: everything that was measured of one strategy, or of the baselines, in one scenario with one seed."""
+"""Cells: the measurements of one strategy, or of the baselines, in one scenario with one seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exml.runs.record import read_versioned
 from reproduction.layout import BASELINES
 
 VERSION = 1
-"""Of the files; those of another version are refused."""
+"""Of the files; other versions are refused."""
 
 
 @attrs.frozen(kw_only=True)
@@ -26,24 +26,23 @@ class Cell:
 
     Args:
         version: of this layout.
-        column: name of the scenario without settings of its experts' training.
-        scenario: its whole name.
+        column: name of the scenario, without settings of its experts' training.
+        scenario: name with these settings.
         row: name of the recipe, or ``"baselines"``.
         seed: of the scenario, the experts and the student.
-        budget: see :func:`exml.recipes.at_budget`; None of baselines, like the next two.
-        buffer: size of the buffer, if it is not the strategy's own but one of Figure 3.
-        strategy: as plain data, at the budget.
+        budget: see :func:`exml.recipes.at_budget`; None for baselines.
+        buffer: size of the buffer in a cell of Figure 3.
+        strategy: as plain data, at the budget; None for baselines.
         training: of the experts, as plain data.
         experts: the first digits of the SHA-256 of each expert's weights.
-        accuracy: the accuracy matrix, as in :class:`exml.runs.StrategyResult`; like the next four, what there is of
-            it.
+        accuracy: the accuracy matrix, as in :class:`exml.runs.StrategyResult`.
         stream_accuracy: after each experience (Eq. 2).
         forgetting: see :func:`exml.runs.evaluation.forgetting`.
-        baselines: all of them.
+        baselines: all of them, in the cell of the baselines.
         seconds: of this strategy, or of baselines and experts.
         environments: where it was measured.
-        commit: of exml, if that is known.
-        error: why there is nothing, in a line.
+        commit: of exml, if it is known.
+        error: why the measurement failed, in one line.
     """
 
     version: Literal[1] = 1
@@ -67,7 +66,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Path of its file below ``cells/``, without the ending: what tells it from all others."""
+        """Unique; the path of its file below ``cells/`` without the suffix."""
         parts = [self.row]
         parts += [] if self.budget is None else [f"budget={self.budget:g}"]
         parts += [] if self.buffer is None else [f"buffer={self.buffer}"]
@@ -75,16 +74,16 @@ class Cell:
 
     @property
     def is_baselines(self) -> bool:
-        """Whether it holds the baselines."""
+        """Whether this is the cell of the baselines."""
         return self.row == BASELINES
 
     def save(self, folder: Path) -> None:
-        """Write its file, atomically, into the folder of a reproduction."""
+        """Write its file into the folder of a reproduction, atomically."""
         write_json(folder / "cells" / f"{self.name}.json", attrs.asdict(self))
 
 
 def slug(scenario: str) -> str:
-    """A scenario's name as the name of a folder.
+    """The name of a scenario as the name of a folder.
 
     >>> slug("cifar10-nc:epochs=4,learning_rate=0.05")
     'cifar10-nc-epochs-4-learning_rate-0.05'
@@ -93,12 +92,16 @@ def slug(scenario: str) -> str:
 
 
 def read_cell(path: Path) -> Cell:
-    """Read a file; raises :class:`exml.core.errors.CheckpointError` if it is damaged, or of another version."""
+    """Read the file of a cell.
+
+    Raises:
+        CheckpointError: when it is damaged or of another version.
+    """
     return read_versioned(path, Cell, VERSION, f"a cell of version {VERSION} in {path}")
 
 
 def in_full(strategy: Any) -> Any:
-    """A cell's strategy with the fields that came after its measurement, at their defaults; as it is if unreadable."""
+    """A cell's strategy with the defaults of fields that are newer than the cell; unchanged if it cannot be read."""
     try:
         return Strategy.from_dict(strategy).to_dict()
     except ConfigError:
@@ -106,10 +109,10 @@ def in_full(strategy: Any) -> Any:
 
 
 def read_cells(folder: Path) -> tuple[Cell, ...]:
-    """All cells of a reproduction's folder, in the order of their files."""
+    """All cells in the folder of a reproduction, in the order of their files."""
     return tuple(map(read_cell, cell_files(folder)))
 
 
 def cell_files(folder: Path) -> Iterable[Path]:
-    """Their files."""
+    """The files of these cells."""
     return sorted((folder / "cells").glob("*/*.json"))

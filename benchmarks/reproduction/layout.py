@@ -1,4 +1,4 @@
-"""What the tables consist of: the columns are scenarios, the rows baselines and strategies."""
+"""The layout of the tables: columns are scenarios, rows are baselines and strategies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from exml.learning.builder import CompleteBuilder
 from reproduction._paper import PAPER_FIGURES, PAPER_NOTE, Figures
 
 Family: TypeAlias = Literal["paper", "reference"]
-"""Whose settings an Ex-Model Distillation has: those of the paper's text, or those of its code."""
+"""The source of the settings of Ex-Model Distillation: the paper's text or its code."""
 BASELINES = "baselines"
-"""Name of the cell that has all baselines of a scenario and seed."""
+"""Name of the cell with all baselines of a scenario and seed."""
 OWN = "exml"
 """The row of our own recipe."""
 
@@ -26,9 +26,9 @@ class TableColumn:
 
     Args:
         name: of the scenario.
-        table: the table that it stands in.
-        title: its head there.
-        dataset: what must be in ``EXML_DATA`` for it.
+        table: name of its table.
+        title: its heading.
+        dataset: that it needs in ``EXML_DATA``.
     """
 
     name: str
@@ -43,10 +43,10 @@ class TableRow:
 
     Args:
         name: of the recipe; of a baseline, its name in a :class:`exml.runs.Result`.
-        title: its head in the table.
-        strategy: what ``--strategies`` calls it; that of the baselines is ``"baselines"``.
-        family: where there are two recipes for it, which one.
-        paper: the paper's name of the row that it stands beside; None where the paper has none.
+        title: its heading.
+        strategy: its name in ``--strategies``; ``"baselines"`` for every baseline.
+        family: of its recipe, if the strategy has several.
+        paper: the paper's name of the corresponding row; None if the paper has none.
     """
 
     name: str
@@ -57,20 +57,20 @@ class TableRow:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it needs no training of a student."""
+        """Whether it is a baseline."""
         return self.strategy == BASELINES
 
 
 @attrs.frozen
 class Layout:
-    """Columns, rows, and whatever they are made of; only tests and other papers have another one than the default.
+    """Columns and rows, and how they are made.
 
     Args:
         columns: in their order.
         rows: in their order.
-        recipes: by name; each makes a builder of a scenario and a seed.
-        figures: the paper's own, by its names of rows and ours of columns.
-        note: on these figures.
+        recipes: by name; each makes a builder from a scenario and a seed.
+        figures: the paper's numbers, by its names of rows and our names of columns.
+        note: on these numbers.
         samples: columns of Figure 2.
         imports: modules that register the scenarios; every process imports them first.
     """
@@ -85,12 +85,12 @@ class Layout:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Their names."""
+        """The names of the tables."""
         return tuple(dict.fromkeys(column.table for column in self.columns))
 
     @property
     def strategies(self) -> tuple[str, ...]:
-        """What may be asked for, the baselines among it."""
+        """The choices for ``--strategies``."""
         return tuple(dict.fromkeys(row.strategy for row in self.rows))
 
     def column(self, name: str) -> TableColumn:
@@ -98,7 +98,7 @@ class Layout:
         return next(column for column in self.columns if column.name == name)
 
     def asked(self, strategies: tuple[str, ...], families: tuple[Family, ...]) -> tuple[TableRow, ...]:
-        """The rows of some strategies; where there are two recipes, those of the families."""
+        """The rows of some strategies, with the recipes of some families."""
         return tuple(row for row in self.rows if row.strategy in strategies and row.family in (None, *families))
 
 
@@ -109,7 +109,7 @@ ED: Mapping[str, str] = {
     "replay": "Replay ED",
     "noise": "Gaussian noise ED",
 }
-"""Strategies by the names of their recipes' ends."""
+"""Titles of strategies, by the last part of the names of their recipes."""
 
 
 def _distillations(family: Family) -> tuple[TableRow, ...]:
@@ -153,4 +153,4 @@ PAPER_LAYOUT = Layout(
     note=PAPER_NOTE,
     samples=("mnist-joint", "mnist-nc"),
 )
-"""Tables 2 and 3 of the paper, with Replay ED, Gaussian noise and our own recipe as further rows."""
+"""Tables 2 and 3 of the paper, and rows for Replay ED, Gaussian noise and our own recipe."""

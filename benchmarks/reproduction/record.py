@@ -1,4 +1,4 @@
-"""What was asked for in a folder, over all calls."""
+"""The requests of all calls in a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reproduction.plan import ReproductionPlan
 
 FILE = "reproduction.json"
 VERSION = 1
-"""Of the file; one of another version is refused."""
+"""Of the file; other versions are refused."""
 
 
 @attrs.define
@@ -21,8 +21,7 @@ class Record:
     """The contents of ``reproduction.json``.
 
     Args:
-        asked: of each column, the rows that were asked for, each with the reason why it cannot be measured, if there
-            is one; the last call counts.
+        asked: the requested rows of each column, with the reason if a row cannot be measured; the last call counts.
         version: of this layout.
     """
 
@@ -31,27 +30,27 @@ class Record:
 
     @property
     def reasons(self) -> dict[tuple[str, str], str | None]:
-        """By column and row."""
+        """The reasons by column and row."""
         return {(column, row): reason for column, rows in self.asked.items() for row, reason in rows.items()}
 
     def add(self, plan: ReproductionPlan) -> None:
-        """Note what a plan asks for."""
+        """Add the request of a plan."""
         for column, row in plan.wanted:
             self.asked.setdefault(column, {})[row] = plan.absent.get((column, row))
 
     def merge(self, other: Record) -> None:
-        """Note what another folder was asked for; what could be measured there is wanted here."""
+        """Add the requests of another folder; rows that could be measured there have no reason here."""
         for column, rows in other.asked.items():
             mine = self.asked.setdefault(column, {})
             for row, reason in rows.items():
                 mine[row] = None if row in mine and mine[row] is None else reason
 
     def save(self, folder: Path) -> None:
-        """Write the file, atomically."""
+        """Write the file atomically."""
         write_json(folder / FILE, attrs.asdict(self))
 
 
 def read_record(folder: Path) -> Record:
-    """That of a folder; an empty one if there is none."""
+    """The record of a folder; empty if there is none."""
     path = folder / FILE
     return read_versioned(path, Record, VERSION, f"a reproduction in {folder}") if path.exists() else Record()

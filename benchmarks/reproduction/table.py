@@ -1,4 +1,4 @@
-"""The tables, made of the cells that there are."""
+"""The tables, made of the measured cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reproduction.cell import Cell, in_full
 from reproduction.layout import BASELINES, Layout, TableRow
 
 Reasons = Mapping[tuple[str, str], str | None]
-"""Of what was asked for, by column and row: why it cannot be measured, None if it can."""
+"""By column and row of all requests: why a row cannot be measured, None if it can."""
 
 
 @attrs.frozen(kw_only=True)
@@ -22,13 +22,13 @@ class Entry:
 
     Args:
         seeds: those that were measured.
-        accuracies: stream accuracy (Eq. 2) of each, in percent.
-        forgetting: mean over the seeds, in points; None where there is nothing to forget.
-        seconds: mean over the seeds, of a strategy.
-        budget: of a strategy.
-        failed: why seeds are missing that were tried.
-        reason: why there is nothing; None if there is something.
-        paper: mean and standard deviation of the paper.
+        accuracies: stream accuracy (Eq. 2) of each seed, in percent.
+        forgetting: mean over the seeds, in points; None for baselines and single experiences.
+        seconds: mean over the seeds; None for baselines.
+        budget: None for baselines.
+        failed: errors of failed seeds.
+        reason: why no seed was measured.
+        paper: mean and standard deviation in the paper.
     """
 
     seeds: tuple[int, ...] = ()
@@ -42,24 +42,24 @@ class Entry:
 
     @property
     def mean(self) -> float | None:
-        """Of the accuracies."""
+        """Mean accuracy."""
         return statistics.fmean(self.accuracies) if self.accuracies else None
 
     @property
     def deviation(self) -> float | None:
-        """Of the sample (n - 1); None of fewer than two."""
+        """Standard deviation of the sample (n - 1); None for fewer than two seeds."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
 @attrs.frozen(kw_only=True)
 class Column:
-    """One scenario, and how its experts were trained.
+    """One scenario and the training of its experts.
 
     Args:
         name: of the scenario, without settings.
-        title: its head.
-        scenario: its whole name; None if nothing was measured, like the next.
-        training: of the experts, as plain data.
+        title: its heading.
+        scenario: name with settings; None if nothing was measured.
+        training: of the experts, as plain data; None if nothing was measured.
         environments: of all its cells.
         commits: of all its cells.
     """
@@ -79,9 +79,9 @@ class Table:
     Args:
         name: such as ``"table2"``.
         columns: in their order.
-        rows: those of two families stand in it only if one was asked for or measured.
+        rows: in their order; those of the reference recipes only if they were requested or measured.
         entries: by the names of row and column.
-        notes: what must be known to read it.
+        notes: caveats.
     """
 
     name: str
@@ -94,13 +94,13 @@ class Table:
 def tables_of(cells: Sequence[Cell], reasons: Reasons, layout: Layout) -> tuple[Table, ...]:
     """All tables.
 
-    In each column stand the cells of one training of experts, so that all rows are about the same streams: the one with
-    the most cells of strategies; of several, that with more epochs. In each of its rows stand the cells of the highest
-    budget; a failed one counts only where nothing was measured. Cells of Figure 3 are not among them.
+    The cells of a column have one training of experts, so that all rows use the same streams: the training with the
+    most cells of strategies, or else with more epochs. The cells of a row have its highest budget; failed cells count
+    only where nothing was measured. Cells of Figure 3 are left out.
 
     Args:
         cells: of a folder.
-        reasons: what was asked for.
+        reasons: of all requests.
         layout: of the tables.
     """
     return tuple(
@@ -127,7 +127,7 @@ def _table(name: str, cells: Sequence[Cell], reasons: Reasons, layout: Layout) -
 
 
 def _one_stream(cells: Sequence[Cell]) -> list[Cell]:
-    """Those about experts of one training."""
+    """The cells with the training of experts to show."""
     by_scenario: dict[str, list[Cell]] = {}
     for cell in cells:
         by_scenario.setdefault(cell.scenario, []).append(cell)
@@ -143,7 +143,7 @@ def _one_stream(cells: Sequence[Cell]) -> list[Cell]:
 def _entry(
     row: TableRow, column: str, cells: Sequence[Cell], reasons: Reasons, layout: Layout
 ) -> tuple[Entry, list[Cell]]:
-    """What to show, and the cells that it was made of."""
+    """The entry of a row, and the cells that it is made of."""
     paper = None if row.paper is None else layout.figures.get(row.paper, {}).get(column)
     name = BASELINES if row.is_baseline else row.name
     mine = [cell for cell in cells if cell.row == name]
@@ -209,7 +209,7 @@ def _distinct(environments: Iterable[Environment]) -> tuple[Environment, ...]:
 
 
 def _differences(title: str, used: Sequence[Cell]) -> list[str]:
-    """Whether a row is about other experts than the others of its column."""
+    """A note if the rows of a column used different experts."""
     experts: dict[int, set[tuple[str, ...]]] = {}
     for cell in used:
         experts.setdefault(cell.seed, set()).add(cell.experts)
@@ -220,7 +220,7 @@ def _differences(title: str, used: Sequence[Cell]) -> list[str]:
 
 
 def _versions(title: str, used: Sequence[Cell], layout: Layout) -> list[str]:
-    """Whether a row is a mean over different strategies, since its recipe changed between two calls."""
+    """Notes on rows whose recipe changed between two calls."""
     strategies: dict[str, list[Any]] = {}
     for cell in used:
         plain = _without_seed(in_full(cell.strategy))
@@ -235,7 +235,7 @@ def _versions(title: str, used: Sequence[Cell], layout: Layout) -> list[str]:
 
 
 def _without_seed(plain: Any) -> Any:
-    """A strategy without what its recipe takes from the seed: the source of real images, and the classes of tasks."""
+    """A strategy without the fields that depend on the seed: the source of real images and the classes of tasks."""
     if isinstance(plain, Mapping):
         return {key: _without_seed(part) for key, part in plain.items() if key not in ("seed", "tasks")}
     return [_without_seed(part) for part in plain] if isinstance(plain, list) else plain

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+from pages import table as grid
 
 from exml.runs.sweep.tables import duration
 from reproduction.layout import Layout
@@ -24,7 +25,7 @@ def spread(mean: float, deviation: float | None, digits: int = 1) -> str:
 
 
 def entry_text(entry: Entry) -> str:
-    """What stands in a cell of a table: ours or why there is nothing, n and budget, the paper's."""
+    """An entry as Markdown: our number or the reason for its absence, n and budget, the paper's number."""
     lines: list[str] = []
     if entry.mean is None:
         lines.append(f"*{entry.reason}*")
@@ -44,11 +45,12 @@ def table_text(table: Table) -> str:
         [row.title, *(entry_text(table.entries[row.name, column.name]) for column in table.columns)]
         for row in table.rows
     ]
-    return grid(["", *(column.title for column in table.columns)], rows)
+    heads = ["|", *(f"{column.title}|" for column in table.columns)]
+    return "".join(f"{line}\n" for line in grid(heads, rows))
 
 
 def conditions_text(table: Table) -> str:
-    """How the columns of a table were measured, as Markdown."""
+    """The conditions of the measurements in each column, as Markdown."""
     items: list[str] = []
     for column in table.columns:
         if column.scenario is None:
@@ -66,7 +68,7 @@ def conditions_text(table: Table) -> str:
 
 
 def training_text(column: Column) -> str:
-    """How the experts of a column were trained."""
+    """The training of the experts of a column."""
     training = column.training or {}
     parts = [f"{training[name]} {name.replace('_', ' ')}" for name in ("epochs",) if name in training]
     parts += [
@@ -82,7 +84,7 @@ def training_text(column: Column) -> str:
 
 
 def places(column: Column) -> list[str]:
-    """Hardware and versions of a column, each once."""
+    """Hardware and versions of a column, without repetitions."""
     lines: list[str] = []
     for environment in column.environments:
         how = "" if environment.compile == "never" else f", compile {environment.compile}"
@@ -123,9 +125,3 @@ def as_json(tables: Sequence[Table], layout: Layout) -> dict[str, Any]:
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
     return {"mean": entry.mean, "deviation": entry.deviation, "n": len(entry.seeds), **attrs.asdict(entry)}
-
-
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -23,8 +23,8 @@ class Kornia:
     """A transformation of ``kornia.augmentation``, by the name of its class and its arguments.
 
     Every image gets its own parameters (kornia's ``same_on_batch=False``). They are a function of the generator passed
-    in; torch's global random state is restored after the call. Most transformations expect pixel units: in the
-    expert's normalized units, those of colors may clamp values that generation needs.
+    in; torch's global random state is restored after the call, which synchronizes with the device once. Most color
+    transformations clamp to [0, 1], so they suit distillation, and not generation in the expert's normalized units.
 
     Args:
         name: of a class for batches of images, such as ``"RandomPerspective"``.

@@ -1,8 +1,6 @@
-"""Baselines (Sec. 5): ways to use the experts without learning."""
+"""Baselines (Sec. 5): predictors made of the experts, without learning. Imports the engine and the rooms below it."""
 
-from exml.baselines.ensemble_average import EnsembleAverage
-from exml.baselines.min_entropy import MinEntropy
-from exml.baselines.oracle import Oracle
+from exml.baselines.ensembles import EnsembleAverage, MinEntropy, Oracle
 from exml.baselines.parameter_average import ParameterAverage
 
 __all__ = ["EnsembleAverage", "MinEntropy", "Oracle", "ParameterAverage"]

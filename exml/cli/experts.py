@@ -1,4 +1,4 @@
-"""exml experts: those of scenarios, trained and looked at."""
+"""exml experts: train the experts of scenarios and evaluate them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exml import runs
 from exml.cli.arguments import Flag, Whole
 from exml.engine import keep_freed_memory
 
-experts = App(name="experts", help="Train the experts of scenarios, and see what they can do.")
+experts = App(name="experts", help="Train the experts of scenarios and evaluate them.")
 
 
 @experts.command
@@ -28,29 +28,28 @@ def train(
 ) -> None:
     """Train the experts of scenarios, each with several seeds, and save them with their cards.
 
-    Writes OUT/SCENARIO-SEED/expert-N.json and .safetensors. What is there is not trained again, and a training that was
-    killed at any moment goes on with the same command. An expert that fails does not end the others.
+    Writes OUT/SCENARIO-SEED/expert-N.json and .safetensors. Finished experts are not trained again; the same command
+    resumes a training that was killed. An expert that fails does not stop the others.
 
     Args:
-        scenarios: One or more of those that 'exml scenarios' lists; settings of the training may follow a colon, as in
-            cifar10-joint:epochs=4,schedule=cosine.
+        scenarios: One or more of those that 'exml scenarios' lists, optionally with settings of the training after a
+            colon, as in cifar10-joint:epochs=4,schedule=cosine.
         out: Folder of the zoo.
-        seeds: How many: 0, 1, ... one less than that.
-        workers: Experts at a time, each on one thread; by default as many as there are cores, on a GPU one.
+        seeds: Number of seeds: 0, 1, ...
+        workers: Experts at a time, each on one thread; by default the number of cores, or 1 on a GPU.
         device: Where to train, as torch names it; 'auto' is an accelerator if there is one.
-        quiet: Print nothing but errors.
+        quiet: Print only errors.
     """
     keep_freed_memory()
-    console = Console(stderr=True, quiet=quiet)
     try:
-        with runs.ZooDisplay(console) as display:
+        with runs.ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
             folders = runs.train_zoo(
                 scenarios, out, seeds=range(seeds), workers=workers, device=device, observers=[display]
             )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"; go on with: {shlex.join(['exml', *sys.argv[1:]])}") from None
-    said = f"{len(folders)} stream(s) of experts in {out}."
-    Console(quiet=quiet, highlight=False).print(said, markup=False, soft_wrap=True)
+        raise KeyboardInterrupt(f"; resume with: {shlex.join(['exml', *sys.argv[1:]])}") from None
+    line = f"{len(folders)} stream(s) of experts in {out}."
+    Console(quiet=quiet, highlight=False).print(line, markup=False, soft_wrap=True)
 
 
 @experts.command
@@ -62,24 +61,24 @@ def evaluate(
     device: str = "cpu",
     quiet: Flag = False,
 ) -> int:
-    """Ask each expert of a zoo about its own classes, and all of a stream together about all, as the baselines do.
+    """Evaluate each expert of a zoo on its own classes, and the baselines of each stream on all classes.
 
-    The SHA-256 of all weights is checked. Writes ZOO/evaluation.json. If a file is damaged or absent it is named, the
-    others are evaluated all the same, and the exit code is 1.
+    Checks the SHA-256 of all weights and writes ZOO/evaluation.json. Damaged and missing files are named and make the
+    exit code 1; the others are evaluated.
 
     Args:
         zoo: Folder that 'exml experts train' made.
-        split: Which images are asked about; with 'validation' no test image is looked at.
-        device: Where, as torch names it.
-        quiet: Print nothing but faults.
+        split: The images to evaluate on; 'validation' does not touch the test images.
+        device: Where to run, as torch names it.
+        quiet: Print only faults.
     """
     keep_freed_memory()
-    with Console(stderr=True, quiet=quiet).status("Asking the experts") as status:
+    with Console(stderr=True, quiet=quiet).status("Evaluating the experts") as status:
         evaluation = runs.evaluate_zoo(
             zoo,
             split=split,
             device=device,
-            progress=lambda done, total: status.update(f"Asked the experts of {done} of {total} streams"),
+            progress=lambda done, total: status.update(f"Evaluated {done} of {total} streams"),
         )
     Console(quiet=quiet, highlight=False).print(runs.zoo_table(evaluation))
     for file, fault in evaluation.faults.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
+from typing import Any
 
 
 def nearest(name: str, names: Iterable[str], /) -> list[str]:
@@ -37,6 +38,10 @@ class ExmlError(Exception):
         self.expected = expected
         self.got = got
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes; pickle would call the constructor without its keywords."""
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class SettingError(ExmlError, ValueError):
@@ -124,3 +129,9 @@ class RankError(ExmlError):
     def __init__(self, *, expected: str, got: str, remedy: str, reported: bool = False) -> None:
         super().__init__(expected=expected, got=got, remedy=remedy)
         self.reported = reported
+
+
+def _restored(cls: type[ExmlError], arguments: tuple[Any, ...], fields: dict[str, Any]) -> ExmlError:
+    error = cls.__new__(cls, *arguments)
+    error.__dict__.update(fields)
+    return error

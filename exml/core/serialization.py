@@ -224,9 +224,9 @@ def _converter() -> cattrs.Converter:
     converter.register_unstructure_hook_func(
         lambda cls: get_origin(cls) is tuple, lambda parts: [converter.unstructure(part) for part in parts]
     )
-    converter.register_structure_hook_func(lambda cls: get_origin(cls) is Mapping, _structure_mapping)
+    converter.register_structure_hook_func(lambda cls: cls == Mapping[str, Any], _structure_mapping)
     converter.register_unstructure_hook_func(
-        lambda cls: get_origin(cls) is Mapping, lambda settings: json.loads(json.dumps(dict(settings)))
+        lambda cls: cls == Mapping[str, Any], lambda settings: json.loads(json.dumps(dict(settings)))
     )
     converter.register_structure_hook_func(lambda cls: get_origin(cls) is Literal, _structure_literal)
     converter.register_structure_hook_func(lambda cls: get_origin(cls) in (Union, UnionType), _structure_union)

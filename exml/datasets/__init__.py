@@ -1,12 +1,14 @@
-"""Labelled images by name: their training, validation and test parts, as bytes, always the same (Sec. 5)."""
+"""Labeled images by name (Sec. 5): training, validation and test parts, as bytes, always the same.
+
+May import only core.
+"""
 
 from exml.datasets.cifar10 import cifar10
 from exml.datasets.core50 import core50, core50_lists
-from exml.datasets.fashion_mnist import fashion_mnist
 from exml.datasets.image_folder import image_folder
 from exml.datasets.imagenet import imagenet, imagenet_weights
 from exml.datasets.location import dataset_folder
-from exml.datasets.mnist import mnist
+from exml.datasets.mnist import fashion_mnist, mnist
 from exml.datasets.parts import hold_out
 
 __all__ = [

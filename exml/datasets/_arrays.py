@@ -1,4 +1,4 @@
-"""Arrays in a file of NumPy's, of which nothing is unpickled."""
+"""Arrays from ``.npz`` files, without unpickling."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from exml.core.errors import DataError
 
 
 def read_arrays(path: Path, names: tuple[str, ...], remedy: str) -> tuple[np.ndarray, ...]:
-    """The arrays of these names.
+    """Read the arrays of these names.
 
     Raises:
-        DataError: when the file is broken, or one of them is not in it.
+        DataError: when the file is broken, or an array is missing.
     """
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return tuple(file[name] for name in names)
-    # NumPy fails where it stumbles; of a file with a single array it gives that, which has no names.
+    # NumPy has no error of its own, and loads a file with a single array as that array.
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError, AttributeError) as error:
         raise DataError(
             expected=f"{', '.join(names)} in {path}",
@@ -29,6 +29,6 @@ def read_arrays(path: Path, names: tuple[str, ...], remedy: str) -> tuple[np.nda
 
 
 def require(fits: bool, path: Path, expected: str, got: str, remedy: str) -> None:
-    """Raise :class:`~exml.core.errors.DataError` unless what is in the file is what was expected."""
+    """Raise :class:`~exml.core.errors.DataError` unless the file has the expected content."""
     if not fits:
         raise DataError(expected=f"{expected} in {path}", got=got, remedy=remedy)

@@ -1,4 +1,4 @@
-"""Image files to bytes: read once, in threads, into a file of the cache that is mapped into memory afterwards."""
+"""Decodes image files once, in threads, into a cache file that is memory-mapped afterwards."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _TOGETHER = 512
 
 
 def decoded(root: Path, names: Sequence[str], size: int, *, fit: bool) -> Tensor:
-    """``(n, 3, size, size)`` uint8: all files, in order; from the cache where the same files were read before.
+    """All images ``(n, 3, size, size)`` uint8, in order; from the cache if the same files were read before.
 
-    No more than a few hundred images are in memory at once while they are read, and afterwards only what is looked at.
+    At most a few hundred images are in memory while files are read, and afterwards only the pages that are used.
 
     Args:
-        root: their folder.
+        root: the folder of the files.
         names: paths in it, of images in a format that Pillow reads.
         size: height and width.
-        fit: whether the centre of other sizes is cut out and resized; else such files are refused.
+        fit: whether images of other sizes are center-cropped and resized; else they are refused.
 
     Raises:
         DataError: naming the first file that is missing, broken, or of another size.
@@ -67,7 +67,7 @@ def _cached(path: Path, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _write(temporary: Path, files: Sequence[Path], shape: tuple[int, ...], read: partial[bytes]) -> None:
-    """A safetensors file, written image by image: the whole would need its own size in memory, twice."""
+    """Write a safetensors file image by image, because all images at once may not fit in memory."""
     total = int(np.prod(shape))
     header = json.dumps({"images": {"dtype": "U8", "shape": shape, "data_offsets": [0, total]}}).encode()
     header += b" " * (-len(header) % 8)
@@ -82,7 +82,7 @@ def _read(path: Path, *, size: int, fit: bool) -> bytes:
     try:
         with Image.open(path) as file:
             image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
-    # Pillow raises any of these for files that are not what they seem.
+    # Pillow raises any of these for broken files.
     except (OSError, ValueError, SyntaxError, TypeError, EOFError, Image.DecompressionBombError) as error:
         raise _fault(path, str(error)) from error
     if fit:

@@ -25,7 +25,7 @@ REMEDY = "get the file again, or remove it and give torchvision's cifar-10-batch
 def cifar10(folder: Path | None = None) -> Mapping[str, Samples]:
     """The parts ``train`` (45,000 images), ``validation`` (5,000) and ``test`` (10,000) of CIFAR-10, 3x32x32 uint8.
 
-    They are always the same, in the order of the files; the classes of the validation part are equally frequent. A
+    They are always the same, in the order of the files, and the classes of the validation part are equally frequent. A
     process reads them once.
 
     Args:
@@ -33,7 +33,7 @@ def cifar10(folder: Path | None = None) -> Mapping[str, Samples]:
             ``y_test``, or ``cifar-10-batches-py`` as torchvision lays it out; :func:`dataset_folder` by default.
 
     Raises:
-        DataError: when the files are not there and cannot be downloaded, or are not CIFAR-10's.
+        DataError: when the files are missing and cannot be downloaded, or are not CIFAR-10's.
     """
     return _parts(dataset_folder() if folder is None else folder)
 
@@ -52,7 +52,7 @@ def _of_arrays(path: Path) -> tuple[Samples, Samples]:
 
 
 def _of_batches(folder: Path) -> tuple[Samples, Samples]:
-    from torchvision.datasets import CIFAR10  # here, as in the module of MNIST
+    from torchvision.datasets import CIFAR10  # here, because torchvision takes a second to import
 
     place = folder / "cifar-10-batches-py"
     found = [read(CIFAR10, folder, place, "CIFAR-10", train=train) for train in (True, False)]

@@ -1,4 +1,4 @@
-"""CORe50: 50 things from 10 categories, filmed in 11 sessions (Lomonaco and Maltoni 2017); 164,866 frames in all."""
+"""CORe50: videos of 50 objects from 10 categories in 11 sessions, 164,866 frames (Lomonaco and Maltoni 2017)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from exml.datasets.parts import held_out
 SIZE = 128
 """Height and width of a frame."""
 TEST_SESSIONS = (3, 7, 10)
-"""Of the published protocol; the other eight are for training."""
+"""The published protocol; the other eight sessions are for training."""
 VALIDATION = 80
-"""Training frames of each class that no expert is trained on; a tenth, where a class has fewer than 800."""
+"""Training frames of each class that no expert is trained on; a tenth if a class has fewer than 800 frames."""
 _FRAME = re.compile(r"C_(\d\d)_(\d\d)_(\d+)\.png")
 _BATCH = re.compile(r"train_batch_(\d+)_filelist\.txt")
 
@@ -40,21 +40,21 @@ def core50(
 ) -> Mapping[str, Samples]:
     """The parts ``train``, ``validation`` and ``test`` of CORe50, 3x128x128 uint8.
 
-    Test is what was filmed in sessions 3, 7 and 10. ``experiences`` of the samples is the session, or the number of the
-    training list, from 1; 0 in the test part of lists. Frames are in order of session, thing and time, and the classes
-    of the validation part are equally frequent. All files are read once, in some minutes, and then kept as bytes in the
-    user's cache, in one file of 8 GB, of which only what is looked at is loaded. No pickled file is read.
+    The test part has sessions 3, 7 and 10. The samples' ``experiences`` are the session, or the number of the training
+    list, from 1, and 0 for the test list. Frames are in the order of session, object and time, and the classes of the
+    validation part are equally frequent. All files are decoded once, in some minutes, into one memory-mapped file of
+    8 GB in the user's cache. No pickled file is read.
 
     Args:
-        path: the folder ``core50_128x128`` as it was published, ``sN/oM/C_SS_OO_FFF.png`` with session SS and thing OO
-            from 1, or a folder of such frames without subfolders; by default that name in :func:`dataset_folder`.
-        lists: a folder of the published lists ``train_batch_NN_filelist.txt`` and ``test_filelist.txt`` below
-            ``batches_filelists``, which lies in ``path`` or beside it, such as ``"NC_inc/run0"``. Which frames there
-            are and when they come is read from them; the class is in the frame's name.
-        categories: the 10 categories are the classes, and not the 50 things.
+        path: the folder ``core50_128x128`` as published, ``sN/oM/C_SS_OO_FFF.png`` with session SS and object OO from
+            1, or a folder of such frames without subfolders; by default that name in :func:`dataset_folder`.
+        lists: a folder of the published lists ``train_batch_NN_filelist.txt`` and ``test_filelist.txt``, such as
+            ``"NC_inc/run0"``, below ``batches_filelists`` in ``path`` or next to it. The lists select the frames and
+            their order; the class is in the frame's name.
+        categories: whether the classes are the 10 categories rather than the 50 objects.
 
     Raises:
-        DataError: when there are no frames, or naming the file that is missing, broken, of another size or no list.
+        DataError: without frames, or naming the file that is missing, broken, of another size or not a list.
         CheckpointError: when the cache cannot be written.
     """
     folder = dataset_folder() / "core50_128x128" if path is None else Path(path)
@@ -62,7 +62,7 @@ def core50(
 
 
 def core50_lists(path: Path | str | None = None) -> tuple[str, ...]:
-    """The published lists that lie in a folder or beside it, as ``lists`` of :func:`core50` takes them; sorted.
+    """The published lists in a folder or next to it, sorted, as ``lists`` of :func:`core50` takes them.
 
     Args:
         path: as for :func:`core50`.
@@ -87,7 +87,7 @@ def _parts(folder: Path, lists: str | None, categories: bool) -> Mapping[str, Sa
         "validation": [frame for frame, held in zip(trained, mask, strict=True) if held],
         "test": tested,
     }
-    # In this order in the cache, so that a part is a slice of it, and no copy.
+    # In this order in the cache, so that each part is a slice of it, without a copy.
     images = decoded(folder, [frame.name for part in parts.values() for frame in part], SIZE, fit=False)
     batches = None if lists is None else _read_lists(folder, lists, frames)
     found: dict[str, Samples] = {}
@@ -124,14 +124,14 @@ def _frames(folder: Path) -> list[_Frame]:
 
 
 def _read_lists(folder: Path, lists: str, frames: list[_Frame]) -> dict[tuple[bool, str], int]:
-    """The number of the list that each frame is in, from 1, and 0 of the test list; keys say whether it is for test."""
+    """The number of each frame's list, from 1, and 0 for the test list; keys are (in the test list, name)."""
     place = next((place / lists for place in _places(folder) if (place / lists).is_dir()), None)
     files = [] if place is None else sorted(file for file in place.iterdir() if _BATCH.fullmatch(file.name))
     if place is None or not files:
         raise DataError(
-            expected=f"train_batch_NN_filelist.txt in batches_filelists/{lists}, in {folder} or beside it",
+            expected=f"train_batch_NN_filelist.txt in batches_filelists/{lists}, in {folder} or next to it",
             got="none",
-            remedy="unpack the published batches_filelists.zip there; core50_lists names those that are",
+            remedy="unpack the published batches_filelists.zip there; core50_lists returns those that are there",
         )
     sessions = {frame.name.split("/")[-1]: frame.session for frame in frames}
     found: dict[tuple[bool, str], int] = {}
@@ -147,7 +147,7 @@ def _read_lists(folder: Path, lists: str, frames: list[_Frame]) -> dict[tuple[bo
             if name not in sessions or (sessions[name] in TEST_SESSIONS) != (number == 0):
                 test = ", ".join(map(str, TEST_SESSIONS))
                 raise DataError(
-                    expected=f"frames that are in {folder}, for test those of sessions {test} and no others, in {file}",
+                    expected=f"frames of {folder}, for the test of sessions {test} only, in {file}",
                     got=repr(line),
                     remedy="unpack the published frames and lists again",
                 )

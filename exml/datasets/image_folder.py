@@ -1,4 +1,4 @@
-"""Any folder of photographs, such as a copy of ImageNet."""
+"""Folders of photographs, such as a copy of ImageNet."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Samples:
-    """The PNG and JPEG files in a folder and below it, in the order of their names, ``(n, 3, size, size)`` uint8.
+    """All PNG and JPEG files below a folder, in the order of their names, ``(n, 3, size, size)`` uint8.
 
-    The centre square of each is resized, with antialiasing. A class is a folder right below ``path``, in alphabetical
-    order; files beside these folders are of class 0. The files are read once and then kept as bytes in the user's
-    cache, until one is added, removed or changes its size.
+    The center square of each image is resized, with antialiasing. The classes are the folders directly in ``path``, in
+    alphabetical order; files next to these folders have class 0. The files are decoded once into the user's cache,
+    until a file is added or removed, or its size changes.
 
     Args:
         path: of the folder.
         size: height and width, at least 1.
-        limit: at most so many files, evenly from the whole list.
+        limit: the maximum number of files, taken evenly from the list.
 
     Raises:
-        DataError: when there are none, or naming the first file that is broken.
+        DataError: without files, or naming the first broken file.
         SettingError: for a size or a limit below 1.
         CheckpointError: when the cache cannot be written.
 

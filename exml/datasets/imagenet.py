@@ -1,4 +1,4 @@
-"""Photographs of ImageNet (Russakovsky et al. 2015), and what a network has learned from them."""
+"""Photographs of ImageNet (Russakovsky et al. 2015), and weights that were trained on them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from exml.datasets.image_folder import image_folder
 from exml.datasets.location import cache_folder, dataset_folder
 
 FOLDERS = ("imagenet", "imagenet1000_128")
-"""Where photographs are looked for; the first one that is there is taken."""
+"""The folders of photographs; the first that exists is used."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of each channel, in pixel units: by these the pretrained networks normalise."""
+"""The normalization of the pretrained networks, per channel, in pixel units."""
 
 
 def imagenet(size: int, *, limit: int = 50_000, folder: Path | None = None) -> Samples:
@@ -31,13 +31,13 @@ def imagenet(size: int, *, limit: int = 50_000, folder: Path | None = None) -> S
 
     Args:
         size: height and width.
-        limit: at most so many, evenly over all files.
-        folder: holds a folder ``imagenet`` or ``imagenet1000_128`` of JPEG files, in folders of classes or without
-            any; and for 32 pixels, before these, ``tiny_imagenet32.npz`` with ``x`` ``(n, 32, 32, 3)`` uint8. By
-            default :func:`dataset_folder`.
+        limit: the maximum number of images, taken evenly from all files.
+        folder: holds a folder ``imagenet`` or ``imagenet1000_128`` of JPEG files, with or without a folder per class.
+            For 32 pixels, ``tiny_imagenet32.npz`` with ``x`` ``(n, 32, 32, 3)`` uint8 comes first. By default
+            :func:`dataset_folder`.
 
     Raises:
-        DataError: when there is none of them, or naming the file that is broken.
+        DataError: without any of them, or naming the broken file.
         SettingError: for a size or a limit below 1.
         CheckpointError: when the cache of :func:`image_folder` cannot be written.
     """
@@ -51,7 +51,7 @@ def imagenet(size: int, *, limit: int = 50_000, folder: Path | None = None) -> S
     raise DataError(
         expected=f"photographs of ImageNet in {folder / FOLDERS[0]}",
         got="no such folder",
-        remedy="put or link a copy there (any folder of JPEG files will do), or name another folder in EXML_DATA",
+        remedy="put or link a copy there (any folder of JPEG files works), or set EXML_DATA to another folder",
     )
 
 
@@ -65,24 +65,24 @@ def _of_arrays(path: Path) -> Samples:
 
 
 def imagenet_weights(architecture: str) -> State:
-    """What a network learned from ImageNet: torchvision's weights ``IMAGENET1K_V1``, all but the head's.
+    """Torchvision's weights ``IMAGENET1K_V1`` of a network, except for its head.
 
     Args:
-        architecture: a name in :mod:`exml.models`; there are weights for ``mobilenet-v2``.
+        architecture: a name in :mod:`exml.models`; only ``mobilenet-v2`` has weights.
 
     Returns:
-        State: tensors by name, from ``mobilenet_v2_imagenet1k_v1.safetensors`` in :func:`dataset_folder`; else from the
-        user's cache, which they are downloaded to, once.
+        State: tensors by name, from ``mobilenet_v2_imagenet1k_v1.safetensors`` in :func:`dataset_folder`, else from the
+        user's cache, after a download.
 
     Raises:
-        SettingError: when there are none for this architecture.
-        DataError: when they are not there and cannot be downloaded, or the file is broken.
+        SettingError: for another architecture.
+        DataError: when the file is missing and cannot be downloaded, or is broken.
     """
     if architecture != "mobilenet-v2":
         raise SettingError(
-            expected="mobilenet-v2, for which there are pretrained weights",
+            expected="mobilenet-v2, which has pretrained weights",
             got=repr(architecture),
-            remedy="begin with random weights, or with this architecture",
+            remedy="start from random weights, or use this architecture",
         )
     return _mobilenet_v2(dataset_folder() / "mobilenet_v2_imagenet1k_v1.safetensors")
 
@@ -96,12 +96,12 @@ def _mobilenet_v2(path: Path) -> State:
         raise DataError(
             expected=f"the weights of MobileNetV2 for ImageNet in {path}",
             got=" ".join(str(error).split()) or type(error).__name__,
-            remedy="be online once to download them, or name a folder that holds them in EXML_DATA",
+            remedy="download them once, online, or set EXML_DATA to a folder that holds them",
         ) from error
 
 
 def _download() -> dict[str, Any]:
-    from torchvision.models import MobileNet_V2_Weights  # here, since torchvision is slow to import
+    from torchvision.models import MobileNet_V2_Weights  # here, because torchvision takes a second to import
 
     url = MobileNet_V2_Weights.IMAGENET1K_V1.url
     place = str(cache_folder() / "weights")

@@ -1,4 +1,4 @@
-"""Where datasets lie."""
+"""The folders of datasets."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from pathlib import Path
 
 
 def dataset_folder() -> Path:
-    """What ``EXML_DATA`` names; else exml's own folder in the user's cache, which downloads go to.
-
-    To a folder that somebody named nothing is ever added.
-    """
+    """The folder in ``EXML_DATA``, to which nothing is ever added; else :func:`cache_folder`, where downloads go."""
     named = os.environ.get("EXML_DATA")
     return Path(named).expanduser() if named else cache_folder()
 
 
 def cache_folder() -> Path:
-    """A folder of exml's own in the user's cache: ``XDG_CACHE_HOME``, else ``~/.cache``."""
+    """The folder ``exml`` in the user's cache: ``XDG_CACHE_HOME``, else ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exml"

@@ -1,4 +1,4 @@
-"""The parts of a dataset: what experts are trained on, what settings are chosen with, what is reported."""
+"""Validation parts of datasets."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from exml.core.shapes import Labels
 
 
 def hold_out(train: Samples, per_class: int, name: str) -> tuple[Samples, Samples]:
-    """Training images without some of each class, and these: a validation part that no expert sees.
+    """Split off a validation part with some images of each class, which no expert sees.
 
-    They are the same ones for ever: chosen by a hash of the name and an image's place, and not by a generator, whose
-    numbers may change with the version of a library. Both parts keep the order.
+    A hash of the name and an image's place selects the images, because the numbers of a generator may change with the
+    version of a library. Both parts keep the order.
 
     Args:
         train: all training images.
-        per_class: how many of each class are held out.
-        name: of the dataset; another one holds other images out.
+        per_class: the number of images of each class to hold out.
+        name: of the dataset; another name holds out other images.
 
     Returns:
-        tuple[Samples, Samples]: the others, and those held out.
+        tuple[Samples, Samples]: the remaining images, and the held-out images.
 
     Raises:
         DataError: when a class would have no image left.
@@ -41,15 +41,10 @@ def hold_out(train: Samples, per_class: int, name: str) -> tuple[Samples, Sample
 
 
 def held_out(labels: Labels, per_class: int, name: str) -> Bool[Tensor, " batch"]:
-    """Which images :func:`hold_out` holds out, by their labels alone.
-
-    Args:
-        labels: of all training images.
-        per_class: as above.
-        name: as above.
+    """A mask of the images that :func:`hold_out` holds out, from the labels of all training images.
 
     Raises:
-        DataError: as above.
+        DataError: as :func:`hold_out`.
     """
     mask = torch.zeros(len(labels), dtype=torch.bool)
     classes: list[int] = labels.unique().tolist()

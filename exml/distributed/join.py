@@ -43,9 +43,7 @@ def join(*, timeout: float = TIMEOUT) -> Generator[Ranks]:
     (0, 1)
     """
     if not timeout > 0:
-        raise SettingError(
-            expected="timeout > 0 seconds", got=str(timeout), remedy="choose a positive number"
-        )
+        raise SettingError(expected="timeout > 0 seconds", got=str(timeout), remedy="choose a positive number")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return

@@ -1,20 +1,27 @@
-"""The hot loops: where all the time of a run goes."""
+"""The two hot loops, inversion and distillation, and how they run fast: lowering, compilation, capture, ranks.
+
+Imports the families (experts, priors, losses, ...), models, protocols and the core.
+"""
 
 from exml.core.execution import EAGER, Execution, ExecutionWarning
-from exml.engine._ridge_head import readout
+from exml.engine._ridge_head import ridge_head
 from exml.engine.allocator import keep_freed_memory
-from exml.engine.distillation import PreviousStudent, distill, make_target
+from exml.engine.distillation import DistillationContext, PreviousStudent, Teachers, distill
 from exml.engine.frozen import frozen
-from exml.engine.inversion import Inverter, invert, inverter
+from exml.engine.inversion import Goal, Inversion, Inverter, invert, inverter
 from exml.engine.lowering import lowered, recorded
 from exml.engine.training import Training
 
 __all__ = [
     "EAGER",
+    "DistillationContext",
     "Execution",
     "ExecutionWarning",
+    "Goal",
+    "Inversion",
     "Inverter",
     "PreviousStudent",
+    "Teachers",
     "Training",
     "distill",
     "frozen",
@@ -22,7 +29,6 @@ __all__ = [
     "inverter",
     "keep_freed_memory",
     "lowered",
-    "make_target",
-    "readout",
     "recorded",
+    "ridge_head",
 ]

@@ -1,4 +1,4 @@
-"""The images of a mini-batch on their way through an inversion, with Adam's moments of them."""
+"""The images of one mini-batch during an inversion, with their Adam moments."""
 
 from __future__ import annotations
 
@@ -14,90 +14,88 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @attrs.define(eq=False)
-class Flight:
-    """This rank's images of one mini-batch; those in ``rows`` are still changing.
+class ActiveImages:
+    """This rank's images of one mini-batch. The active ones still change; the others are finished.
 
     Args:
-        shard: which rows of the mini-batch are this rank's.
-        landed: ``(shard.own, channels, height, width)``, the finished ones as they are, the others as they were.
-        rows: positions in the mini-batch of the others.
-        active: the others.
-        adam: of ``active``.
-        step: steps made.
-        spare: one image of the mini-batch, for a rank that has none of its own.
-        flying: how the images that are still changing lie on the ranks.
+        shard: the rows of the mini-batch that belong to this rank.
+        images: ``(shard.own, channels, height, width)``; rows of active images hold their values at the start.
+        rows: ``(active,)``, positions of the active images in the mini-batch.
+        active: ``(active, channels, height, width)``.
+        adam: the optimizer of ``active``.
+        step: number of completed steps.
+        spare: one image of the mini-batch, for a rank that has none.
+        active_shard: how the active images are distributed over the ranks.
     """
 
     shard: Shard
-    landed: Images
+    images: Images
     rows: Labels
     active: Tensor
     adam: torch.optim.Adam
     step: int
     spare: Images
-    flying: Shard
+    active_shard: Shard
 
     @classmethod
-    def begin(cls, images: Images, shard: Shard, learning_rate: float, state: State | None) -> Flight:
-        """From the images of the whole mini-batch, or from what :meth:`state` gave, on any number of ranks."""
+    def begin(cls, images: Images, shard: Shard, learning_rate: float, state: State | None) -> ActiveImages:
+        """Start from the images of the whole mini-batch, or from a :meth:`state` saved by any number of ranks."""
         first, stop = shard.rows.start, shard.rows.stop
         moments: dict[str, Tensor] = {}
         if state is None:
-            landed, rows, step = images[shard.rows], torch.arange(first, stop, device=images.device), 0
+            own, rows, step = images[shard.rows], torch.arange(first, stop, device=images.device), 0
         else:
-            landed, rows, step = state["images"].to(images)[shard.rows], state["rows"].to(images.device), state["step"]
+            own, rows, step = state["images"].to(images)[shard.rows], state["rows"].to(images.device), state["step"]
             mine = (rows >= first) & (rows < stop)
             rows = rows[mine]
             moments = {name: state[name].to(images)[mine] for name in _MOMENTS}
-        landed = landed.detach().clone()
-        active = landed[rows - first].requires_grad_()
-        flight = cls(
-            shard, landed, rows, active, _adam(active, learning_rate), int(step), images[:1].detach(), flying=shard
-        )
+        own = own.detach().clone()
+        active = own[rows - first].requires_grad_()
+        adam = _adam(active, learning_rate)
         if moments:
-            flight.adam.state[active] = {"step": torch.tensor(float(step), device=images.device), **moments}
-        return flight
+            adam.state[active] = {"step": torch.tensor(float(step), device=images.device), **moments}
+        return cls(shard, own, rows, active, adam, int(step), images[:1].detach(), active_shard=shard)
 
-    def count(self) -> None:
-        """Tell the other ranks how many images are still changing here."""
-        self.flying = self.shard.ranks.shard_of(len(self.rows))
+    def recount(self) -> None:
+        """Exchange the number of active images with the other ranks."""
+        self.active_shard = self.shard.ranks.shard_of(len(self.rows))
 
-    def land(self, done: Bool[Tensor, " batch"], gradient: Images) -> Float[Tensor, "others channels height width"]:
-        """Take images out as they are; returns the gradient of the others."""
-        self.landed[self.rows[done] - self.shard.rows.start] = self.active.detach()[done]
+    def retire(self, done: Bool[Tensor, " batch"], gradient: Images) -> Float[Tensor, "others channels height width"]:
+        """Finish the images in ``done`` as they are; returns the gradient of the others."""
+        self.images[self.rows[done] - self.shard.rows.start] = self.active.detach()[done]
         stay, moments = ~done, self.adam.state[self.active]
         learning_rate = self.adam.param_groups[0]["lr"]
         self.rows, self.active = self.rows[stay], self.active.detach()[stay].requires_grad_()
         self.adam = _adam(self.active, learning_rate)
-        if moments:  # none before the first step
+        if moments:  # absent before the first step
             kept = {name: moments[name][stay] for name in _MOMENTS}
             self.adam.state[self.active] = {"step": moments["step"], **kept}
         return gradient[stay]
 
     def advance(self, gradient: Images, clamp: float | None) -> None:
-        """One step of Adam."""
-        # The fused kernel reads memory in its order, and a convolution's gradient may have its channels last.
+        """Take one Adam step."""
+        # The fused kernel reads memory linearly, and a convolution's gradient may be channels last.
         self.active.grad = gradient.contiguous()
         self.adam.step()
         if clamp is not None:
             with torch.no_grad():
                 self.active.clamp_(-clamp, clamp)
 
-    def images(self) -> Images:
-        """The whole mini-batch, as it is now, on every rank."""
-        own = self.landed.index_copy(0, self.rows - self.shard.rows.start, self.active.detach())
+    def gather(self) -> Images:
+        """The current images of the whole mini-batch, on every rank."""
+        own = self.images.index_copy(0, self.rows - self.shard.rows.start, self.active.detach())
         return self.shard.collect(own)
 
     def state(self) -> State:
-        """All that :meth:`begin` needs to go on from here, on every rank."""
+        """What :meth:`begin` needs to resume, on every rank."""
         slots = self.adam.state[self.active]
         moments = {name: slots.get(name, torch.zeros_like(self.active)) for name in _MOMENTS}
         collected = {"rows": self.rows, **moments}
-        whole = {name: self.flying.collect(tensor).clone() for name, tensor in collected.items()}
-        return {"images": self.images(), "step": torch.tensor(self.step), **whole}
+        whole = {name: self.active_shard.collect(tensor).clone() for name, tensor in collected.items()}
+        return {"images": self.gather(), "step": torch.tensor(self.step), **whole}
 
 
 def _adam(images: Tensor, learning_rate: float) -> torch.optim.Adam:
-    # One fused kernel where there is one: the steps of many small tensors would cost more than the network.
+    # The fused kernel avoids many small operations, which would cost more than the network.
     device = images.device.type
     return torch.optim.Adam([images], learning_rate, fused=device in ("cpu", "cuda"), capturable=device == "cuda")

@@ -1,4 +1,4 @@
-"""What a step of distillation is made on: fresh mini-batches, or a bank of views whose targets are known."""
+"""The mini-batches of distillation: fresh ones, or draws from a bank of views with precomputed targets."""
 
 from __future__ import annotations
 
@@ -13,44 +13,43 @@ from exml.core.rng import derive_seed
 from exml.core.samples import Samples, inference_batch_size
 from exml.core.shapes import Images, Labels
 from exml.core.targets import Target
-from exml.engine._shards import augment
+from exml.engine._ranks import augment
 from exml.protocols import Augmentation
 
-Ask: TypeAlias = Callable[[Samples], Target]
+TargetOf: TypeAlias = Callable[[Samples], Target]
 """The combined target of the teachers for a mini-batch."""
 Batches: TypeAlias = Callable[[], tuple[Images, Target, Labels]]
 """Draws the next mini-batch."""
 
 
 def fresh(
-    memory: Samples, shard: Shard, augmentation: Augmentation | None, ask: Ask, draws: torch.Generator
+    memory: Samples, shard: Shard, augmentation: Augmentation | None, target_of: TargetOf, draws: torch.Generator
 ) -> Batches:
-    """Augment the images and ask the teachers at every step; of a mini-batch, this rank's rows."""
+    """Augment the images and run the teachers at every step, on this rank's rows of each mini-batch."""
 
     def draw() -> tuple[Images, Target, Labels]:
         batch = _augmented(memory[_drawn(len(memory), shard, draws)], augmentation, draws, shard)
-        return batch.images, ask(batch), batch.labels
+        return batch.images, target_of(batch), batch.labels
 
     return draw
 
 
 @attrs.frozen(eq=False)
 class Bank:
-    """Augmented images whose targets are known; every rank has the whole of it."""
+    """Augmented images with their targets; every rank holds all of it."""
 
     images: Images
     target: Target
     labels: Labels
 
     def parts(self) -> Iterator[tuple[Images, Target]]:
-        """All of it in order, some at a time."""
-        for rows in torch.arange(len(self.images), device=self.images.device).split(
-            inference_batch_size(self.images.shape[1:])
-        ):
+        """All images in order, in batches for inference."""
+        rows_of_all = torch.arange(len(self.images), device=self.images.device)
+        for rows in rows_of_all.split(inference_batch_size(self.images.shape[1:])):
             yield self.images[rows], self._target(rows)
 
     def batches(self, shard: Shard, draws: torch.Generator) -> Batches:
-        """Mini-batches drawn from it, with replacement; of each, this rank's rows."""
+        """Mini-batches drawn with replacement; this rank's rows of each."""
 
         def draw() -> tuple[Images, Target, Labels]:
             rows = _drawn(len(self.images), shard, draws)
@@ -66,15 +65,15 @@ def fill_bank(
     memory: Samples,
     shard: Shard,
     augmentation: Augmentation | None,
-    ask: Ask,
+    target_of: TargetOf,
     draws: torch.Generator,
     *,
     views: int,
     seed: int,
 ) -> Bank:
-    """Augment every image ``views`` times and ask the teachers about each view once, before the first step.
+    """Augment every image ``views`` times and run the teachers on each view once, before the first step.
 
-    The same seed makes the same bank, so that a resumed run need not have kept it. Every rank asks about its share.
+    The same seed gives the same bank, so a resumed run fills it again. The ranks share the forward passes.
     """
     images: list[Images] = []
     targets: list[Target] = []
@@ -86,7 +85,7 @@ def fill_bank(
             part = shard.ranks.shard(len(batch))
             whole = _augmented(batch, augmentation, draws, ALONE.shard(len(batch)))
             images.append(whole.images)
-            targets.append(_collected(ask(whole[part.rows]), part) if part.own else _collected(ask(whole[:1]), part))
+            targets.append(_collected(target_of(whole[part.rows] if part.own else whole[:1]), part))
     columns = [torch.cat([getattr(target, field.name) for target in targets]) for field in attrs.fields(Target)]
     return Bank(torch.cat(images), Target(*columns), memory.labels.repeat(views))
 
@@ -96,11 +95,11 @@ def _augmented(batch: Samples, augmentation: Augmentation | None, draws: torch.G
 
 
 def _collected(target: Target, part: Shard) -> Target:
-    """The targets of all ranks' parts; of one without rows, those that it had to ask about anyway are left out."""
+    """The targets of all ranks' parts, without the placeholder row of a rank that has none."""
     if part.ranks.alone:
         return target
     columns = (getattr(target, field.name)[: part.own] for field in attrs.fields(Target))
-    # Masks travel as numbers: not every backend carries truth values.
+    # Not every backend exchanges booleans.
     return Target(
         *(
             part.collect(column.to(torch.uint8)).bool() if column.dtype == torch.bool else part.collect(column)
@@ -110,5 +109,5 @@ def _collected(target: Target, part: Shard) -> Target:
 
 
 def _drawn(length: int, shard: Shard, draws: torch.Generator) -> Labels:
-    """This rank's rows of a mini-batch that is drawn alike on every rank."""
+    """This rank's rows of a mini-batch; all ranks draw the same mini-batch."""
     return torch.randint(length, (shard.total,), generator=draws, device=draws.device)[shard.rows]

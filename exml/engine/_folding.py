@@ -1,4 +1,4 @@
-"""Batch norm made part of the convolutions before it, with taps where the layers were."""
+"""Batch norm folded into the convolutions before it, with taps that record what entered it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from exml.engine._frozen_ops import FrozenConv2d, is_relu, relu
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LEAST_SLOPE = 1e-2
-"""A batch-norm layer whose weight is smaller than this, relative to its bias, tells too little of its input."""
+"""Below this ratio of weight to bias, the input of a batch-norm layer cannot be recovered from its output."""
 
 
 @attrs.frozen
 class Tap:
-    """Where a batch-norm layer was, and how to get from what is recorded there to its input."""
+    """The place of a batch-norm layer, and how to compute its input from the recorded values."""
 
     layer: str
     running_mean: Tensor
@@ -30,7 +30,7 @@ class Tap:
 
 
 def fold(root: nn.Module, graph: fx.Graph, *, record: bool) -> tuple[Tap, ...]:
-    """Make each batch-norm layer part of the convolution before it; record, in the order of the forward pass."""
+    """Fold each batch-norm layer into the convolution before it; returns its taps in the order of the forward pass."""
     modules = dict(root.named_modules())
     targets = [node.target for node in graph.nodes if node.op == "call_module"]
     taps: list[Tap] = []
@@ -43,13 +43,13 @@ def fold(root: nn.Module, graph: fx.Graph, *, record: bool) -> tuple[Tap, ...]:
         convolution = modules.get(str(before.target)) if before.op == "call_module" else None
         alone = len(before.users) == 1 and targets.count(node.target) == targets.count(before.target) == 1
         marked = Tap(str(node.target), layer.running_mean, layer.running_var)
-        way_back = _way_back(layer)
-        if isinstance(convolution, _CONVOLUTIONS) and alone and not (record and way_back is None):
+        inverse = _inverse(layer)
+        if isinstance(convolution, _CONVOLUTIONS) and alone and not (record and inverse is None):
             folded: Any = fuse_conv_bn_eval(convolution, layer)
             root.set_submodule(str(before.target), folded)
             node.replace_all_uses_with(before)
             graph.erase_node(node)
-            scale, shift = way_back or (None, None)
+            scale, shift = inverse or (None, None)
             marked = attrs.evolve(marked, scale=scale, shift=shift)
         if record:
             taps.append(marked)
@@ -64,7 +64,7 @@ def fold(root: nn.Module, graph: fx.Graph, *, record: bool) -> tuple[Tap, ...]:
 
 
 def _tap(graph: fx.Graph, values: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.Node]:
-    """Put a tap behind a node; what it gives is kept for the backward pass, and a ReLU after it need keep no more."""
+    """Insert a tap after a node. The backward pass keeps its output, so a ReLU that follows keeps nothing else."""
     with graph.inserting_after(values):
         both = graph.call_function(tap, (values,))
     values.replace_all_uses_with(both, delete_user_cb=lambda user: user is not both)
@@ -81,8 +81,8 @@ def _tap(graph: fx.Graph, values: fx.Node, modules: dict[str, nn.Module]) -> tup
     return passing, token
 
 
-def _way_back(layer: Any) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift from the output of a batch-norm layer to its input; None where its slope has lost the input.
+def _inverse(layer: Any) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift from the output of a batch-norm layer to its input; None where rounding has lost the input.
 
     ``output = (input - mean) / sqrt(var + eps) · weight + bias``.
     """
@@ -90,7 +90,7 @@ def _way_back(layer: Any) -> tuple[Tensor, Tensor] | None:
     if layer.weight is None:
         return deviation, layer.running_mean
     weight, bias = layer.weight.detach(), layer.bias.detach()
-    # The output is rounded relative to its size, which is that of the larger of the two.
+    # Rounding is relative to the larger of the two terms of the output.
     if bool((weight.abs() <= _LEAST_SLOPE * bias.abs()).any()):
         return None
     scale = deviation / weight

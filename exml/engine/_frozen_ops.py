@@ -1,7 +1,7 @@
-"""Operations of a frozen network that keep no more for the backward pass than the gradient of their input needs.
+"""Operations of a frozen network that save less memory for the backward pass.
 
-PyTorch's convolution keeps its input for the gradient of its weights, which nobody asks for here, and its ReLU keeps
-its output. Where the input of a ReLU is kept anyway, for statistics, that is the same activation twice.
+PyTorch's convolution saves its input for the gradient of its weights, which a frozen network does not need. Its ReLU
+saves its output; where the input is saved anyway, for statistics, that keeps the same activation twice.
 """
 
 from __future__ import annotations
@@ -37,31 +37,22 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (weight,) = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.settings
-        # Of the input only the shape and the order in memory matter; what is not read costs nothing.
+        # Only the shape and the memory format of the input matter; its values are not read.
         last = gradients[0].is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if last else torch.contiguous_format
         like = torch.empty(ctx.shape, dtype=weight.dtype, device=weight.device, memory_format=order)
+        wanted = (True, False, False)  # the gradient of the input alone
         gradient, _, _ = torch.ops.aten.convolution_backward(
-            gradients[0],
-            like,
-            weight,
-            None,
-            stride,
-            padding,
-            dilation,
-            False,
-            (0, 0),
-            groups,
-            (True, False, False),
+            gradients[0], like, weight, None, stride, padding, dilation, False, (0, 0), groups, wanted
         )
         return gradient, None, None, None
 
 
 class FrozenConv2d(nn.Module):
-    """A convolution whose weights have no gradient.
+    """A convolution whose weights get no gradient.
 
     Args:
-        convolution: what it does; its weights are used as they are.
+        convolution: provides the weights, which are shared, and the settings.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -70,12 +61,12 @@ class FrozenConv2d(nn.Module):
         self._settings = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """As ``nn.Conv2d``."""
+        """The same output as ``nn.Conv2d``."""
         return _Convolution.apply(inputs, self.weight, self.bias, self._settings)
 
     @staticmethod
     def replaces(module: nn.Module) -> bool:
-        """Whether a module is a convolution with nothing special about it."""
+        """Whether a module is a plain ``nn.Conv2d`` with numeric zero padding."""
         return type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
@@ -93,7 +84,7 @@ class _ReLU(torch.autograd.Function):
 
 
 def relu(inputs: Tensor) -> Tensor:
-    """ReLU that keeps its input, which is kept anyway, and not its output."""
+    """ReLU that saves its input for the backward pass instead of its output."""
     return _ReLU.apply(inputs)
 
 
@@ -107,7 +98,7 @@ def is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def out_of_place(root: nn.Module, graph: fx.Graph) -> bool:
-    """Make operations that change their input give a new tensor instead; False if one of them cannot be helped."""
+    """Replace in-place operations by ones that return a new tensor; False if one of them has no replacement."""
     for module in root.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]

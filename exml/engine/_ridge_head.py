@@ -1,4 +1,4 @@
-"""The classifier in closed form: ridge regression from a student's features to the targets."""
+"""The student's classifier in closed form: ridge regression from its features to the targets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from exml.engine.frozen import frozen
 from exml.models.classifier import candidates, final_layers
 
 
-def readout(student: nn.Module, images: Images, classes: int) -> nn.Linear:
-    """The student's classifier: the linear layer whose output is what the student answers about a few images.
+def ridge_head(student: nn.Module, images: Images, classes: int) -> nn.Linear:
+    """The layer that ``Training.ridge`` solves for: the linear layer whose output is the student's output.
 
     Raises:
-        SettingError: there is none.
+        SettingError: when the student does not end in a linear layer.
     """
     layers = candidates(student, classes)
     with frozen(student):
@@ -35,17 +35,17 @@ def readout(student: nn.Module, images: Images, classes: int) -> nn.Linear:
 
 
 @torch.no_grad()
-def solve_readout(
+def solve_ridge_head(
     student: nn.Module, batches: Iterable[tuple[Tensor, Target]], classes: int, ridge: float
 ) -> nn.Linear:
-    """Set the classifier's rows to the least squares solution for the classes that have targets; others stay.
+    """Set the rows of the ridge head to the least squares solution for the classes that have targets.
 
-    Gives the classifier.
+    The rows of other classes keep their values. Returns the layer.
 
     Args:
-        student: asked in evaluation mode.
-        batches: images and what the student shall answer, at least one batch.
-        classes: the student's outputs.
+        student: its features are those of evaluation mode.
+        batches: images and their targets, at least one batch.
+        classes: number of the student's outputs.
         ridge: see :class:`exml.engine.Training`.
     """
     layer: nn.Linear | None = None
@@ -54,13 +54,13 @@ def solve_readout(
     defined: list[Tensor] = []
     for images, target in batches:
         if layer is None:
-            layer = readout(student, images[:2], classes)
+            layer = ridge_head(student, images[:2], classes)
         with frozen(student):
-            features.append(_entering(layer, student, images))
+            features.append(_features(layer, student, images))
         targets.append(target.logits)
         defined.append(target.defined)
     assert layer is not None
-    # Tens of megabytes at most, and the solution wants more digits than an accelerator may have.
+    # Tens of megabytes at most, and the solution needs float64, which some accelerators lack.
     inputs, wanted, where = (torch.cat(parts).cpu() for parts in (features, targets, defined))
     parameters = dict(layer.named_parameters())
     patterns, of_class = where.T.unique(dim=0, return_inverse=True)
@@ -74,7 +74,7 @@ def solve_readout(
     return layer
 
 
-def _entering(layer: nn.Linear, student: nn.Module, images: Images) -> Float[Tensor, "batch features"]:
+def _features(layer: nn.Linear, student: nn.Module, images: Images) -> Float[Tensor, "batch features"]:
     caught: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
     try:
@@ -87,11 +87,11 @@ def _entering(layer: nn.Linear, student: nn.Module, images: Images) -> Float[Ten
 def _ridge(
     inputs: Float[Tensor, "rows features"], wanted: Float[Tensor, "rows units"], ridge: float, with_bias: bool
 ) -> dict[str, Tensor]:
-    """The weight, and the bias, which is not penalised."""
-    centre, mean = (inputs.mean(0), wanted.mean(0)) if with_bias else (inputs.new_zeros(1), wanted.new_zeros(1))
-    inputs = inputs - centre
+    """The weight, and the bias, which is not penalized."""
+    center, mean = (inputs.mean(0), wanted.mean(0)) if with_bias else (inputs.new_zeros(1), wanted.new_zeros(1))
+    inputs = inputs - center
     gram = inputs.T @ inputs
-    # Of features that never change there is nothing to learn, and nothing to divide by.
+    # The minimum avoids a singular matrix when all features are constant.
     penalty = (ridge * gram.diagonal().mean()).clamp_min(1e-12)
     solved = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), inputs.T @ (wanted - mean))
-    return {"weight": solved.T, **({"bias": mean - centre @ solved} if with_bias else {})}
+    return {"weight": solved.T, **({"bias": mean - center @ solved} if with_bias else {})}

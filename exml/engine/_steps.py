@@ -1,4 +1,4 @@
-"""One step of a hot loop, in each of the forms that its device has, and the choice among them."""
+"""The forms in which a step of a hot loop can run (eager, captured, compiled), and the choice among them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch import nn
 from exml.core.execution import Execution, ExecutionWarning
 
 Step: TypeAlias = Callable[[], None]
-"""One step; all that it reads and writes are tensors that stay where they are."""
+"""One step; the tensors that it reads and writes keep their addresses."""
 
 EAGER, CAPTURED, COMPILED = "eager", "captured", "compiled"
 _WARM_UP, _TIMED = 2, 3
-"""Steps of each form that are not timed (compilation, capture, caches), and steps that are."""
+"""Untimed steps of each form (compilation, capture, caches), and timed steps."""
 _WORTH_SECONDS = 120.0
-"""Compiling takes up to a minute: with less work than this ahead it is not tried."""
+"""Compilation takes up to a minute and is tried only if at least this much work remains."""
 _CAPTURE_AFTER = 3
-"""Steps before a capture, in which libraries choose their kernels and allocate what they keep."""
+"""Steps before a capture, in which libraries select kernels and allocate workspaces."""
 
 
 class Captured:
-    """A step that after some calls is captured as a CUDA graph, and from then on launched as one.
+    """A step that is captured as a CUDA graph after a few calls and replayed from then on.
 
     Args:
-        step: reads nothing back from the device.
-        generators: CUDA generators that it draws from; they may be seeded between the calls.
+        step: does not synchronize with the device.
+        generators: CUDA generators that it draws from; they may be seeded between calls.
         device: a CUDA device.
     """
 
@@ -39,14 +39,14 @@ class Captured:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
-        """Make one step."""
+        """Run one step."""
         if self._graph is None and self._calls == _CAPTURE_AFTER:
             self._graph = self._capture()
         self._calls += 1
         if self._graph is not None:
             self._graph.replay()
             return
-        # Not on the default stream, as the documentation of CUDA graphs asks of the steps before a capture.
+        # CUDA graphs require that the steps before a capture run on a side stream.
         side, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
@@ -63,11 +63,11 @@ class Captured:
 
 
 class Fallback:
-    """A form that gives way to the eager one, with a warning, if it fails before it has changed anything.
+    """A form that is replaced by the eager one, with a warning, if its first step fails before it changes anything.
 
     Args:
-        make: makes what to try.
-        eager: what there is otherwise.
+        make: creates the form.
+        eager: the eager form.
         name: of the form, for the warning.
     """
 
@@ -76,7 +76,7 @@ class Fallback:
         self._form: Step | None = None
 
     def __call__(self) -> None:
-        """Make one step."""
+        """Run one step."""
         if self._form is self._eager:
             self._eager()
             return
@@ -86,18 +86,18 @@ class Fallback:
             self._form()
         except Exception as error:
             self._form = self._eager
-            self._eager()  # a fault of the step itself is raised here again
+            self._eager()  # an error of the step itself is raised again here
             reason = (str(error) or repr(error)).splitlines()[0]
             warnings.warn(ExecutionWarning(self._name, reason), stacklevel=2)
 
 
 class Choice:
-    """The fastest of several forms of a step, found by letting each make some of the steps.
+    """The fastest of several forms of a step, chosen by timing each on some of the steps.
 
     Args:
-        forms: by name, the eager one first; each is made when its turn comes.
-        steps: how many there will be.
-        device: where they run.
+        forms: by name, the eager one first; each is created when it is first timed.
+        steps: total number of steps.
+        device: on which they run.
     """
 
     def __init__(self, forms: Mapping[str, Callable[[], Step]], steps: int, device: torch.device) -> None:
@@ -108,7 +108,7 @@ class Choice:
         self.chosen: str | None = None
 
     def __call__(self) -> None:
-        """Make one step."""
+        """Run one step."""
         self._left -= 1
         if self.chosen is not None:
             self._made[self.chosen]()
@@ -138,7 +138,7 @@ class Choice:
 
 
 def compile_whole(module: nn.Module) -> nn.Module:
-    """The module compiled without a graph break; at its first call."""
+    """Compile the module without graph breaks, at its first call."""
     return cast(nn.Module, torch.compile(module, fullgraph=True))
 
 
@@ -151,15 +151,15 @@ def in_form(
     steps: int,
     device: torch.device,
 ) -> Step:
-    """A step as its execution asks for it.
+    """The form of a step that an execution selects.
 
     Args:
-        execution: how.
+        execution: the selection.
         eager: the step, operation by operation.
-        compiled: makes the step whose networks are compiled.
+        compiled: creates the step with compiled networks.
         generators: that the step draws from.
-        steps: how many there will be.
-        device: where they run.
+        steps: total number of steps.
+        device: on which they run.
     """
     if execution.compile == "never" or (execution.compile == "capture" and device.type != "cuda"):
         return eager
@@ -179,7 +179,7 @@ def in_form(
 
 
 def exchanging(execution: Execution) -> None:
-    """Say that a step in which ranks exchange numbers has one form only, if another was asked for."""
+    """Warn that a step in which ranks exchange numbers runs eagerly, if another form was selected."""
     forms = {"capture": "captured as a CUDA graph", "always": "compiled"}
     if execution.compile in forms:
         reason = "ranks exchange numbers in the middle of it"

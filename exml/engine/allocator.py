@@ -1,4 +1,4 @@
-"""Memory that is freed and soon wanted again need not go back to the operating system in between."""
+"""Keep freed memory in the process, for loops that allocate the same sizes again and again."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import platform
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _THRESHOLDS = (1 << 30, 1 << 25)
-"""Bytes; older versions of glibc take no more than the second."""
+"""Bytes; older versions of glibc accept at most the second."""
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library of Linux keep freed memory for the next step of a hot loop; for the whole process, for good.
+    """Tell glibc to keep freed memory for the next allocation, for the lifetime of the process.
 
-    Activations on a CPU are allocated and freed anew in every step. By default glibc hands large blocks back to the
-    operating system, which clears every page before it gives them out again: in the loops of this package that takes
-    longer than the arithmetic of a ReLU. The command ``exml`` calls this; in a program of your own it is for you to
-    decide. The process then holds on to the most memory that it ever needed.
+    On a CPU, every step allocates and frees its activations. By default glibc returns large blocks to the operating
+    system, which clears each page before it is used again. In the loops of this package that takes longer than the
+    arithmetic of a ReLU. The command ``exml`` calls this function; your own program may. The process then keeps its
+    peak memory.
 
     Returns:
-        Whether it has an effect: False elsewhere than with glibc.
+        Whether the setting took effect: False without glibc.
 
     >>> keep_freed_memory() in (True, False)
     True

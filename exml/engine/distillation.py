@@ -19,10 +19,9 @@ from exml.core.samples import Samples
 from exml.core.shapes import ClassMask, Scalar
 from exml.core.targets import Target, TeacherLogits
 from exml.engine._batches import fill_bank, fresh
-from exml.engine._gradients import backward
-from exml.engine._ridge_head import solve_readout
-from exml.engine._steps import compile_whole, exchanging, in_form
-from exml.engine._synchronized import synchronized
+from exml.engine._ranks import backward, synchronized
+from exml.engine._ridge_head import solve_ridge_head
+from exml.engine._steps import Step, compile_whole, exchanging, in_form
 from exml.engine.lowering import lowered
 from exml.engine.training import Training
 from exml.models import channels_last
@@ -34,7 +33,7 @@ class PreviousStudent:
     """f_{i-1}^ExM as a teacher.
 
     Args:
-        module: takes images in pixel units; is not trained any more.
+        module: takes images in pixel units; frozen.
         known: ``(classes,)``, the classes that its experts were trained on.
         present: ``(classes,)``, the classes that its experts had an output unit for.
     """
@@ -44,56 +43,102 @@ class PreviousStudent:
     present: ClassMask
 
 
+@attrs.frozen(eq=False)
+class Teachers:
+    """The two teachers of an experience, and how their logits become one target (Eqs. 6 to 8).
+
+    Args:
+        previous: f_{i-1}; None in the first experience.
+        expert: f_i^S, on the student's device.
+        normalizer: Eqs. 6 and 7.
+        combiner: Eq. 8.
+        classes: number of the student's outputs.
+    """
+
+    previous: PreviousStudent | None
+    expert: Expert
+    normalizer: Normalizer
+    combiner: Combiner
+    classes: int
+
+    def target(self, batch: Samples) -> Target:
+        """Run both teachers on a mini-batch and combine their normalized logits."""
+        new = self._normalized(self.expert.teach(batch.images, self.classes))
+        if self.previous is None:
+            return self.combiner(TeacherLogits.none(new.logits), new, batch)
+        old = TeacherLogits(self.previous.module(batch.images), self.previous.known, self.previous.present)
+        return self.combiner(self._normalized(old), new, batch)
+
+    def with_modules(self, expert: nn.Module, previous: nn.Module | None) -> Teachers:
+        """The same teachers with other forms of their modules."""
+        before = self.previous
+        if before is not None and previous is not None:
+            before = attrs.evolve(before, module=previous)
+        return attrs.evolve(self, previous=before, expert=attrs.evolve(self.expert, module=expert))
+
+    def _normalized(self, teacher: TeacherLogits) -> TeacherLogits:
+        return attrs.evolve(teacher, logits=self.normalizer(teacher.logits, teacher.known))
+
+
+def _nothing(_done: int, _loss: Scalar) -> None:
+    """The default after a step."""
+
+
+@attrs.frozen(eq=False)
+class DistillationContext:
+    """Where a distillation starts, who is told of its steps, and how they run.
+
+    Args:
+        seed: of this experience's distillation.
+        optimizer: over the student's parameters, such as one that was restored; None: a fresh one.
+        start: the first step, from 0.
+        after_step: called after each step with the number of completed steps and the detached loss. A captured step
+            overwrites the loss in place.
+        execution: of the steps. Several ranks exchange gradients in each step and run it eagerly.
+        ranks: every rank makes the call with the same arguments; at most ``Training.batch_size``.
+    """
+
+    seed: int
+    optimizer: torch.optim.Optimizer | None = None
+    start: int = 0
+    after_step: Callable[[int, Scalar], None] = _nothing
+    execution: Execution = EAGER
+    ranks: Ranks = ALONE
+
+
 def distill(
     student: nn.Module,
-    previous: PreviousStudent | None,
-    expert: Expert,
+    teachers: Teachers,
     memory: Samples,
     *,
-    normalizer: Normalizer,
-    combiner: Combiner,
     loss: Loss,
     training: Training,
-    augmentation: Augmentation | None,
-    optimizer: torch.optim.Optimizer,
-    seed: int,
-    start: int,
-    classes: int,
-    after_step: Callable[[int, Scalar], None],
-    execution: Execution = EAGER,
-    ranks: Ranks = ALONE,
+    augmentation: Augmentation | None = None,
+    context: DistillationContext,
 ) -> None:
     """Train the student on the buffer, towards the combined logits of the previous student and the expert.
 
-    Student and teachers see the same augmented images. What a step draws depends on ``seed`` and the step alone, so a
-    run that goes on from ``start`` equals one that was never stopped.
+    Student and teachers see the same augmented images. The draws of a step depend on the seed and the step alone, so a
+    resumed run equals one that was never stopped.
 
-    Several ranks share out the images of every mini-batch. Batch norm of the student normalises by the whole mini-batch
-    (:class:`torch.nn.SyncBatchNorm` says how), and all ranks make the same step, by the gradient of the whole: the
-    student is that of one rank but for rounding, as long as the loss is the mean over its images and no dropout draws.
+    Several ranks share the images of every mini-batch. The student's batch norm normalizes by the whole mini-batch, as
+    :class:`torch.nn.SyncBatchNorm` does, and all ranks take the same step, along the gradient of the whole. The student
+    matches that of one rank up to rounding, if the loss is a mean over images and dropout is off.
 
     Args:
-        student: the module to train; left in the modes that it was trained in.
-        previous: f_{i-1}, None in the first experience.
-        expert: f_i^S, on the student's device.
+        student: the module to train; its parts keep the modes in which it is trained.
+        teachers: on the student's device.
         memory: M_i, on the student's device.
-        normalizer: Eqs. 6 and 7.
-        combiner: Eq. 8.
         loss: Eq. 10.
         training: number of steps, batch size and schedule.
         augmentation: of the images of a step, or None.
-        optimizer: over the student's parameters.
-        seed: of this experience's distillation.
-        start: the first step to make, from 0.
-        classes: the student's outputs.
-        after_step: called with the number of steps made and the loss, detached, after each; a captured step writes
-            the next loss over it.
-        execution: of the steps; several ranks exchange gradients in each, and execute it operation by operation.
-        ranks: all call with the same arguments; at most ``training.batch_size``.
+        context: the seed, the optimizer, the first step, the callback, the execution and the ranks.
     """
+    execution, ranks, start = context.execution, context.ranks, context.start
     if start >= training.iterations:
         return
     device, probe = memory.images.device, memory.images[:2]
+    optimizer = training.make_optimizer(student) if context.optimizer is None else context.optimizer
     draws, shard = torch.Generator(device), ranks.shard(training.batch_size)
     student.train()
     if training.batch_norm == "running":
@@ -103,27 +148,29 @@ def distill(
     with ExitStack() as stack:
         stack.enter_context(channels_last(student, optimizer))
         stack.enter_context(synchronized(student, shard))
-        asked = attrs.evolve(expert, module=stack.enter_context(lowered(expert.module, expert.normalize(probe))))
-        if previous is not None:
-            module = stack.enter_context(lowered(previous.module, probe))
-            previous = attrs.evolve(previous, module=module)
+        expert, previous = teachers.expert, teachers.previous
+        teachers = teachers.with_modules(
+            stack.enter_context(lowered(expert.module, expert.normalize(probe))),
+            None if previous is None else stack.enter_context(lowered(previous.module, probe)),
+        )
         value = memory.images.new_zeros(())
 
-        def ask(previous: PreviousStudent | None, expert: Expert, batch: Samples) -> Target:
+        def target_of(teachers: Teachers, batch: Samples) -> Target:
             with torch.no_grad(), execution.autocast(device):
-                return make_target(previous, expert, batch, normalizer, combiner, classes)
+                return teachers.target(batch)
 
         bank = None
         if training.views or (training.ridge is not None and start == 0):
-            ask_once = partial(ask, previous, asked)
-            bank = fill_bank(memory, shard, augmentation, ask_once, draws, views=training.views or 1, seed=seed)
+            views, ask = training.views or 1, partial(target_of, teachers)
+            bank = fill_bank(memory, shard, augmentation, ask, draws, views=views, seed=context.seed)
             if training.ridge is not None and start == 0:
-                for tensor in solve_readout(student, bank.parts(), classes, training.ridge).parameters():
+                head = solve_ridge_head(student, bank.parts(), teachers.classes, training.ridge)
+                for tensor in head.parameters():
                     ranks.share(tensor.detach())
         drawn = bank.batches(shard, draws) if bank is not None and training.views else None
 
-        def form(pupil: nn.Module, previous: PreviousStudent | None, expert: Expert) -> Callable[[], None]:
-            draw = drawn or fresh(memory, shard, augmentation, partial(ask, previous, expert), draws)
+        def form(pupil: nn.Module, teachers: Teachers) -> Step:
+            draw = drawn or fresh(memory, shard, augmentation, partial(target_of, teachers), draws)
 
             def step() -> None:
                 nonlocal value
@@ -142,41 +189,22 @@ def distill(
 
             return step
 
-        def compiled() -> Callable[[], None]:
-            before = None if previous is None else attrs.evolve(previous, module=compile_whole(previous.module))
-            return form(compile_whole(student), before, attrs.evolve(asked, module=compile_whole(asked.module)))
+        def compiled() -> Step:
+            before = teachers.previous
+            old = None if before is None else compile_whole(before.module)
+            return form(compile_whole(student), teachers.with_modules(compile_whole(teachers.expert.module), old))
 
-        step = form(student, previous, asked)
+        step = form(student, teachers)
         if ranks.alone:
             left = training.iterations - start
             step = in_form(execution, step, compiled, generators=(draws,), steps=left, device=device)
         else:
             exchanging(execution)
         for done in range(start, training.iterations):
-            place = derive_seed(seed, done)
-            draws.manual_seed(place)
-            # Dropout in the student, components that use the global generator: other numbers on other ranks.
-            torch.manual_seed(place if ranks.leader else derive_seed(place, "rank", ranks.rank))
+            step_seed = derive_seed(context.seed, done)
+            draws.manual_seed(step_seed)
+            # For dropout in the student and components that use the global generator; ranks draw differently.
+            torch.manual_seed(step_seed if ranks.leader else derive_seed(step_seed, "rank", ranks.rank))
             training.set_learning_rate(optimizer, done)
             step()
-            after_step(done + 1, value.detach())
-
-
-def make_target(
-    previous: PreviousStudent | None,
-    expert: Expert,
-    batch: Samples,
-    normalizer: Normalizer,
-    combiner: Combiner,
-    classes: int,
-) -> Target:
-    """Ask both teachers about the images of a mini-batch and combine their normalised logits (Eqs. 6 to 8)."""
-    new = _normalized(expert.teach(batch.images, classes), normalizer)
-    if previous is None:
-        return combiner(TeacherLogits.none(new.logits), new, batch)
-    answers = TeacherLogits(previous.module(batch.images), previous.known, previous.present)
-    return combiner(_normalized(answers, normalizer), new, batch)
-
-
-def _normalized(teacher: TeacherLogits, normalizer: Normalizer) -> TeacherLogits:
-    return attrs.evolve(teacher, logits=normalizer(teacher.logits, teacher.known))
+            context.after_step(done + 1, value.detach())

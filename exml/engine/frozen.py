@@ -1,4 +1,4 @@
-"""Use a network as a function: no weight gradients, statistics fixed."""
+"""Networks as pure functions: no weight gradients, fixed batch-norm statistics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def frozen(module: nn.Module) -> Generator[nn.Module]:
-    """Evaluation mode and no gradients to the weights inside the block; both as before after it, whatever happens.
+    """Evaluation mode and no weight gradients inside the block; restores both afterwards, also after an exception.
 
     >>> layer = nn.Linear(2, 2)
     >>> with frozen(layer):

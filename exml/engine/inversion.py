@@ -1,8 +1,11 @@
-"""The hot loop of generation: gradient descent over the pixels of one mini-batch (Sec. 4)."""
+"""Inversion: gradient descent on the pixels of images, through a frozen expert (Sec. 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as PyGenerator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -13,68 +16,181 @@ from torch import Tensor, nn
 
 from exml.core.activation import Activation
 from exml.core.errors import NonFiniteError
-from exml.core.execution import EAGER, Execution
-from exml.core.ranks import ALONE, Ranks, Shard
-from exml.core.rng import derive_seed
+from exml.core.expert import Expert
+from exml.core.ranks import Shard
+from exml.core.rng import derive_seed, make_generator
+from exml.core.samples import Samples
 from exml.core.shapes import Images, Labels, Logits
-from exml.engine._active_images import Flight
-from exml.engine._shards import augment
+from exml.core.validators import in_range, positive_int
+from exml.engine._active_images import ActiveImages
+from exml.engine._ranks import augment
 from exml.engine._steps import compile_whole, exchanging, in_form
+from exml.engine.forward import check_images
 from exml.engine.lowering import Lowered, Network, recorded
-from exml.protocols import Augmentation, Journal, Prior
+from exml.engine.nested_journal import NestedJournal, part_of
+from exml.protocols import STANDALONE, Augmentation, GenerationContext, Generator, Journal, NoJournal
 
-Objective: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
-"""The data term of each image, of the module's outputs and the images' positions in the mini-batch."""
+PerImage: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
+"""A number for each image, from the module's outputs and the positions of the images."""
 Finished: TypeAlias = Callable[[Logits, Labels], Bool[Tensor, " batch"]]
-"""Which images are good enough, of the module's outputs and the images' positions in the mini-batch."""
+"""Whether each image needs no more steps, from the same arguments."""
+
+
+@attrs.frozen(eq=False)
+class Goal:
+    """What an inversion optimizes images for.
+
+    Args:
+        objective: the data term of each image, ``(batch,)``.
+        finished: evaluated before every step; an image for which it holds keeps its value and leaves the mini-batch.
+            Reading the result synchronizes with the device, so steps are neither captured nor compiled. None: all
+            images take all steps.
+    """
+
+    objective: PerImage
+    finished: Finished | None = None
+
+    def shifted(self, start: int) -> Goal:
+        """The same goal for images whose positions begin at ``start``."""
+        objective, finished = self.objective, self.finished
+        return Goal(
+            lambda logits, rows: objective(logits, start + rows),
+            None if finished is None else lambda logits, rows: finished(logits, start + rows),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Inversion(ABC):
+    """The settings that all generators share that optimize pixels with Adam. A generator inherits them and sets a goal.
+
+    Args:
+        iterations: Adam steps for each image.
+        learning_rate: of Adam, in the expert's normalized units.
+        temperature: τ, of the softmax in the data term.
+        batch_size: images optimized together. Memory bounds it; priors on batch statistics want it large.
+        start: makes the initial images; its labels are not used. None: Gaussian noise of standard deviation 1 in
+            normalized units.
+        stop_at: an image is finished once its label has a probability above this (at temperature 1, as augmented).
+            None: all images take all steps. The paper shows images made with 0.99.
+        clamp: limits pixels to ``[-clamp, clamp]`` in normalized units after every step; the reference code uses 3.
+        augmentation: applied to the images before every forward pass, in normalized units; None: the strategy's.
+    """
+
+    iterations: int = attrs.field(default=500, validator=positive_int())
+    learning_rate: float = attrs.field(default=0.1, validator=in_range(0, open_low=True))
+    temperature: float = attrs.field(default=2.0, validator=in_range(0, open_low=True))
+    batch_size: int = attrs.field(default=512, validator=positive_int())
+    start: Generator | None = None
+    stop_at: float | None = attrs.field(default=None, validator=in_range(0, 1, open_low=True, optional=True))
+    clamp: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
+    augmentation: Augmentation | None = None
+    uses_priors = True
+
+    @property
+    def uses_real_data(self) -> bool:
+        """Whether ``start`` does."""
+        return self.start is not None and self.start.uses_real_data
+
+    @abstractmethod
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
+        """Make ``size`` samples in pixel units."""
+
+    def optimize(
+        self,
+        expert: Expert,
+        size: int,
+        seed: int,
+        context: GenerationContext,
+        objective: PerImage,
+        probability: PerImage,
+    ) -> Images:
+        """Invert ``size`` images, one mini-batch after another.
+
+        A run that is interrupted while ``start`` makes its images makes them again; later steps are resumed.
+
+        Args:
+            expert: whose images.
+            size: number of images.
+            seed: of this generation.
+            context: see :class:`exml.protocols.GenerationContext`.
+            objective: the data term of each image.
+            probability: of the label of each image, which ``stop_at`` is compared with.
+
+        Returns:
+            ``(size, channels, height, width)``, in pixel units.
+
+        Raises:
+            ShapeError: when the images of ``start`` have another shape than those of the expert.
+            NonFiniteError: when an image ends with NaN or infinity.
+        """
+        stop_at, state = self.stop_at, context.journal.restore()
+        goal = Goal(objective, None if stop_at is None else lambda logits, rows: probability(logits, rows) > stop_at)
+        if state is None:
+            images, first = self._initial(expert, size, derive_seed(seed, "start"), context), 0
+        else:
+            images, first = state["images"].to(expert.device).clone(), int(state["batch"])
+        batches = math.ceil(size / self.batch_size)
+        with inverter(expert.module, expert.normalize(images[:2]), self, context) as invert:
+            for batch in range(first, batches):
+
+                def around(batch: int = batch) -> dict[str, Tensor]:
+                    return {"images": images.clone(), "batch": torch.tensor(batch)}
+
+                rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+                begin, end, total = (count * self.iterations for count in (batch, batch + 1, batches))
+                part = part_of(state) if state is not None and batch == first else None
+                journal = NestedJournal(context.journal, begin, end, total, around, part)
+                batch_seed = derive_seed(seed, "inversion", batch)
+                inverted = invert(expert.normalize(images[rows]), goal.shifted(rows.start), batch_seed, journal)
+                images[rows] = expert.denormalize(inverted)
+        return images
+
+    def _initial(self, expert: Expert, size: int, seed: int, context: GenerationContext) -> Images:
+        if self.start is None:
+            return white_noise(expert, size, seed)
+        images = self.start(expert, size, seed, attrs.evolve(context, journal=NoJournal())).images.clone()
+        check_images(images, expert, f"{type(self.start).__name__}, the start of the inversion")
+        return images
+
+
+def white_noise(expert: Expert, size: int, seed: int, std: float = 1.0) -> Images:
+    """``(size, channels, height, width)``, normal pixels in the expert's normalized units, returned in pixel units."""
+    draws = make_generator(expert.device, seed, "gaussian-noise")
+    noise = torch.randn(size, *expert.image_shape, generator=draws, device=expert.device)
+    return expert.denormalize(std * noise)
 
 
 def invert(
     module: nn.Module,
     images: Images,
-    objective: Objective,
+    settings: Inversion,
+    goal: Goal,
     *,
-    iterations: int,
-    learning_rate: float,
     seed: int,
-    journal: Journal,
-    prior: Prior | None = None,
-    augmentation: Augmentation | None = None,
-    clamp: float | None = None,
-    finished: Finished | None = None,
-    execution: Execution = EAGER,
-    ranks: Ranks = ALONE,
+    context: GenerationContext = STANDALONE,
 ) -> Images:
-    """Change images until a frozen network answers as wanted, by Adam on their pixels.
+    """Optimize one mini-batch of images for a goal, by Adam on their pixels, with the network frozen.
 
-    Minimised is the sum, not the mean, of ``objective + prior`` over the images: the gradient of an image then depends
-    neither on the size of the mini-batch nor on how many of the others are finished. Adam would hide such a factor, but
-    for its epsilon, which gradients of nearly perfect images do meet.
+    The loss is the sum, not the mean, of ``objective + prior`` over the images. The gradient of an image then depends
+    neither on the size of the mini-batch nor on the number of finished images. Adam cancels such a factor except for
+    its epsilon, which matters for the small gradients of nearly perfect images.
 
-    Augmentation stands before the network alone: pixel priors see the images as they are, priors on activations see
-    those of the augmented images. Its draws are a function of ``seed`` and the iteration, so that a resumed run makes
-    the same ones.
+    Only the network sees augmented images: pixel priors see the images themselves, priors on activations those of the
+    augmented images. The augmentation's draws depend on ``seed`` and the step alone, so a resumed run repeats them.
 
-    Several ranks share out the images of the mini-batch. Each changes its own, and statistics over the batch
-    (:meth:`exml.priors.Activation.var_mean`) are those of the whole one, with their gradients: the images are those of
-    one rank, but for rounding.
+    Several ranks share the images of the mini-batch. Each optimizes its own; statistics over the batch
+    (:meth:`exml.priors.Activation.var_mean`) and their gradients are those of the whole mini-batch. The images match
+    those of one rank up to rounding.
 
     Args:
-        module: in any mode; used in evaluation mode without weight gradients, and put back afterwards. What runs is
-            :func:`exml.engine.lowered`.
-        images: ``(batch, channels, height, width)``, where to start, in the module's units; not changed.
-        objective: the data term, ``(batch,)``.
-        iterations: Adam steps.
-        learning_rate: of Adam.
-        seed: for the augmentation.
-        journal: told after every step; hands back the state of a run that was killed.
-        prior: added to the objective.
-        augmentation: applied before every forward pass.
-        clamp: pixels are held within ``[-clamp, clamp]`` after every step; None holds nothing.
-        finished: asked before every step; an image for which it holds is kept as it is and leaves the mini-batch. This
-            waits for the device once a step, which is then executed operation by operation.
-        execution: of the steps; those in which ranks exchange statistics are executed operation by operation.
-        ranks: all call with the same arguments.
+        module: in any mode; runs in evaluation mode without weight gradients as :func:`exml.engine.lowered`, and is
+            restored afterwards.
+        images: ``(batch, channels, height, width)``, initial values in the module's units; not modified.
+        settings: ``iterations``, ``learning_rate``, ``clamp`` and ``augmentation`` of it.
+        goal: the data term, and which images are finished.
+        seed: of the augmentation.
+        context: the prior, the default augmentation, the journal, the execution and the ranks. Every rank makes the
+            call with the same arguments. Steps in which ranks exchange statistics run eagerly.
 
     Returns:
         ``(batch, channels, height, width)``, in the module's units, in the order of ``images``.
@@ -82,90 +198,73 @@ def invert(
     Raises:
         NonFiniteError: when an image ends with NaN or infinity.
 
-    >>> from exml.generators import NoJournal
+    >>> from exml.generators import ModelInversion
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    >>> towards_0 = lambda logits, rows: nn.functional.cross_entropy(logits, 0 * rows, reduction="none")
+    >>> class_0 = Goal(lambda logits, rows: nn.functional.cross_entropy(logits, 0 * rows, reduction="none"))
     >>> start = torch.zeros(3, 1, 2, 2)
-    >>> images = invert(net, start, towards_0, iterations=20, learning_rate=0.1, seed=0, journal=NoJournal())
+    >>> images = invert(net, start, ModelInversion(iterations=20), class_0, seed=0)
     >>> bool((net(images).softmax(1)[:, 0] > net(start).softmax(1)[:, 0]).all())
     True
     """
-    with inverter(
-        module,
-        images,
-        iterations=iterations,
-        learning_rate=learning_rate,
-        prior=prior,
-        augmentation=augmentation,
-        clamp=clamp,
-        execution=execution,
-        ranks=ranks,
-    ) as inversion:
-        return inversion(images, objective, seed=seed, journal=journal, finished=finished)
+    with inverter(module, images, settings, context) as inversion:
+        return inversion(images, goal, seed, context.journal)
 
 
 @contextmanager
 def inverter(
-    module: nn.Module,
-    probe: Images,
-    *,
-    iterations: int,
-    learning_rate: float,
-    prior: Prior | None = None,
-    augmentation: Augmentation | None = None,
-    clamp: float | None = None,
-    execution: Execution = EAGER,
-    ranks: Ranks = ALONE,
-) -> Generator[Inverter]:
-    """:func:`invert` for several mini-batches, whose network is made ready once."""
-    record = prior is not None and prior.reads_activations
+    module: nn.Module, probe: Images, settings: Inversion, context: GenerationContext = STANDALONE
+) -> PyGenerator[Inverter]:
+    """:func:`invert` for several mini-batches; the network is lowered once.
+
+    Args:
+        module: see :func:`invert`, as for the next two.
+        probe: ``(batch, channels, height, width)``, two or more images in the module's units; see
+            :func:`exml.engine.lowered`.
+        settings: of every mini-batch.
+        context: of every mini-batch, except for the journal.
+    """
+    record = context.prior is not None and context.prior.reads_activations
     with recorded(module, probe[:2], record=record) as network:
-        yield Inverter(network, iterations, learning_rate, prior, augmentation, clamp, execution, ranks)
+        yield Inverter(network, settings, context)
 
 
 @attrs.define(eq=False)
 class Inverter:
-    """What :func:`inverter` gives; see :func:`invert`."""
+    """What :func:`inverter` yields; see :func:`invert`."""
 
     network: Network
-    iterations: int
-    learning_rate: float
-    prior: Prior | None
-    augmentation: Augmentation | None
-    clamp: float | None
-    execution: Execution
-    ranks: Ranks
+    settings: Inversion
+    context: GenerationContext
     _compiled: Network | None = attrs.field(default=None, init=False)
 
-    def __call__(
-        self, images: Images, objective: Objective, *, seed: int, journal: Journal, finished: Finished | None = None
-    ) -> Images:
+    def __call__(self, images: Images, goal: Goal, seed: int, journal: Journal) -> Images:
         """Invert one mini-batch."""
-        flight = Flight.begin(images, self.ranks.shard(len(images)), self.learning_rate, journal.restore())
+        iterations, ranks = self.settings.iterations, self.context.ranks
+        state = ActiveImages.begin(images, ranks.shard(len(images)), self.settings.learning_rate, journal.restore())
         draws = torch.Generator(images.device)
         with torch.enable_grad():
-            step = self._step(self.network, flight, objective, draws, finished)
-            if finished is not None:
-                flight.count()
+            step = self._step(self.network, state, goal, draws)
+            if goal.finished is not None:
+                state.recount()
             elif self._exchanges:
-                exchanging(self.execution)
+                exchanging(self.context.execution)
             else:
                 step = in_form(
-                    self.execution,
+                    self.context.execution,
                     step,
-                    lambda: self._step(self._compile(), flight, objective, draws, None),
+                    lambda: self._step(self._compile(), state, goal, draws),
                     generators=(draws,),
-                    steps=self.iterations - flight.step,
+                    steps=iterations - state.step,
                     device=images.device,
                 )
-            while flight.step < self.iterations and flight.flying.total:
-                draws.manual_seed(derive_seed(seed, flight.step))
+            while state.step < iterations and state.active_shard.total:
+                draws.manual_seed(derive_seed(seed, state.step))
                 step()
-                flight.step += 1
-                if finished is not None:
-                    flight.count()
-                journal.record(flight.step, self.iterations, flight.state)
-        result = flight.images()
+                state.step += 1
+                if goal.finished is not None:
+                    state.recount()
+                journal.record(state.step, iterations, state.state)
+        result = state.gather()
         if not bool(result.isfinite().all()):
             raise NonFiniteError(
                 expected="finite images from inversion",
@@ -176,59 +275,56 @@ class Inverter:
 
     @property
     def _exchanges(self) -> bool:
-        """Whether a rank needs the others for a step."""
-        return not self.ranks.alone and self.prior is not None and self.prior.reads_activations
+        """Whether ranks exchange statistics in every step."""
+        prior = self.context.prior
+        return not self.context.ranks.alone and prior is not None and prior.reads_activations
 
-    def _step(
-        self,
-        network: Network,
-        flight: Flight,
-        objective: Objective,
-        draws: torch.Generator,
-        finished: Finished | None,
-    ) -> Callable[[], None]:
+    def _step(self, network: Network, state: ActiveImages, goal: Goal, draws: torch.Generator) -> Callable[[], None]:
         def step() -> None:
-            if not flight.flying.own:
-                self._stand_by(network, flight)
+            if not state.active_shard.own:
+                self._stand_by(network, state)
                 return
-            loss, logits = self._loss(network, flight, objective, draws)
-            done = None if finished is None else finished(logits.detach(), flight.rows)
-            del logits  # what the backward pass has used need not live until its end
-            (gradient,) = torch.autograd.grad(loss, flight.active)
+            loss, logits = self._loss(network, state, goal, draws)
+            done = None if goal.finished is None else goal.finished(logits.detach(), state.rows)
+            del logits  # frees memory during the backward pass
+            (gradient,) = torch.autograd.grad(loss, state.active)
             if done is not None and bool(done.any()):
-                gradient = flight.land(done, gradient)
-            flight.advance(gradient, self.clamp)
+                gradient = state.retire(done, gradient)
+            state.advance(gradient, self.settings.clamp)
 
         return step
 
     def _loss(
-        self, network: Network, flight: Flight, objective: Objective, draws: torch.Generator
+        self, network: Network, state: ActiveImages, goal: Goal, draws: torch.Generator
     ) -> tuple[Float[Tensor, ""], Logits]:
-        """What a step minimises, and the logits; the sum over all ranks is the loss of the whole mini-batch."""
-        shard = flight.flying
-        seen = augment(self.augmentation, flight.active, draws, shard)
-        with self.execution.autocast(seen.device):
+        """The loss of a step, and the logits; summed over all ranks it is the loss of the whole mini-batch."""
+        shard, prior = state.active_shard, self.context.prior
+        augmentation = self.settings.augmentation
+        augmentation = self.context.augmentation if augmentation is None else augmentation
+        seen = augment(augmentation, state.active, draws, shard)
+        with self.context.execution.autocast(seen.device):
             logits, activations = network(seen)
         logits = logits.to(seen.dtype)
-        loss = objective(logits, flight.rows).sum()
-        if self.prior is not None:
-            loss = loss + shard.own * self.prior(flight.active, self._of_shard(activations, shard))
+        loss = goal.objective(logits, state.rows).sum()
+        if prior is not None:
+            loss = loss + shard.own * prior(state.active, _of_shard(activations, shard))
         return loss, logits
 
-    def _of_shard(self, activations: Sequence[Activation], shard: Shard) -> Sequence[Activation]:
-        return activations if self.ranks.alone else [attrs.evolve(part, shard=shard) for part in activations]
-
     @torch.no_grad()
-    def _stand_by(self, network: Network, flight: Flight) -> None:
-        """Take part in what the ranks tell each other, without an image of one's own."""
-        if self._exchanges and self.prior is not None:
-            _, activations = network(flight.spare)
-            self.prior(flight.spare, self._of_shard(activations, flight.flying))
+    def _stand_by(self, network: Network, state: ActiveImages) -> None:
+        """Take part in the exchange of statistics without an active image."""
+        if self._exchanges and self.context.prior is not None:
+            _, activations = network(state.spare)
+            self.context.prior(state.spare, _of_shard(activations, state.active_shard))
 
     def _compile(self) -> Network:
-        """Compiled at most once: other mini-batches of the same size run the same code."""
+        """Compile once; mini-batches of the same size share the code."""
         if self._compiled is None:
             if not isinstance(self.network, Lowered):
                 raise TypeError("its network cannot be traced")
             self._compiled = attrs.evolve(self.network, graph=compile_whole(self.network.graph))
         return self._compiled
+
+
+def _of_shard(activations: Sequence[Activation], shard: Shard) -> Sequence[Activation]:
+    return activations if shard.ranks.alone else [attrs.evolve(part, shard=shard) for part in activations]

@@ -1,4 +1,4 @@
-"""A frozen network in the form that its device runs fastest: batch norm folded, channels last."""
+"""Frozen networks in the form that runs fastest: batch norm folded, channels last."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from exml.engine._frozen_ops import out_of_place
 from exml.engine.frozen import frozen
 
 Network: TypeAlias = Callable[[Images], tuple[Logits, Sequence[Activation]]]
-"""A frozen network: logits, and what entered its batch-norm layers if that was asked for."""
+"""A frozen network: returns logits, and the inputs of its batch-norm layers if they are recorded."""
 
 _CHANNELS_LAST = (torch.float32, torch.bfloat16, torch.float16)
-"""What convolutions with channels last are made for; in float64 they are slower than without."""
+"""Types for which convolutions are faster with channels last; in float64 they are slower."""
 _TOLERANCE = 1e-3
-"""How far lowered logits may be from the others, relative to the largest: rounding, and no more."""
+"""The largest difference of lowered logits, relative to the largest logit; allows for rounding only."""
 
 
 @contextmanager
 def lowered(module: nn.Module, probe: Images) -> Generator[nn.Module]:
-    """The module in evaluation mode without weight gradients, as fast as its device runs it, inside the block.
+    """A fast form of the module inside the block, in evaluation mode and without weight gradients.
 
-    What runs is a copy in which every batch-norm layer that follows a convolution is part of it, with weights and
-    activations channels last. Its logits are those of the module but for rounding: they are compared on ``probe``. A
-    module that cannot be traced, or whose copy answers otherwise, runs as it is. The module itself is the same
-    after the block, whatever happens.
+    It is a copy with channels-last weights in which every batch-norm layer that follows a convolution is folded into
+    it. Its logits are those of the module up to rounding, which is verified on ``probe``. A module that cannot be
+    traced, or whose copy has other logits, runs unchanged. The module itself is restored after the block, also after
+    an exception.
 
     Args:
         module: in any mode.
-        probe: ``(batch, channels, height, width)``, two or more images in the module's units, to compare on.
+        probe: ``(batch, channels, height, width)``, two or more images in the module's units, for the verification.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> images = torch.randn(2, 3, 8, 8)
@@ -59,12 +59,12 @@ def lowered(module: nn.Module, probe: Images) -> Generator[nn.Module]:
 
 @contextmanager
 def recorded(module: nn.Module, probe: Images, *, record: bool) -> Generator[Network]:
-    """As :func:`lowered`, with what enters each batch-norm layer that has running statistics.
+    """Like :func:`lowered`, and records the input of each batch-norm layer with running statistics.
 
     Args:
         module: in any mode.
         probe: see :func:`lowered`.
-        record: False: no activations are given.
+        record: False: no activations are recorded.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> images = torch.randn(2, 3, 8, 8)
@@ -85,10 +85,10 @@ def recorded(module: nn.Module, probe: Images, *, record: bool) -> Generator[Net
 
 @attrs.frozen(eq=False)
 class Lowered:
-    """A :data:`Network` whose graph is a pure function of the images, so that it can be compiled.
+    """A :data:`Network` whose graph is a pure function of the images and can be compiled.
 
     Args:
-        graph: gives logits, or with taps logits and what is recorded for each.
+        graph: returns logits; with taps, also the recorded values of each.
         taps: in the order of the forward pass.
     """
 
@@ -96,7 +96,7 @@ class Lowered:
     taps: tuple[Tap, ...]
 
     def __call__(self, images: Images) -> tuple[Logits, Sequence[Activation]]:
-        """Logits and activations of images in the module's units."""
+        """Logits and activations for images in the module's units."""
         if not self.taps:
             return self.graph(images), ()
         logits, tapped = self.graph(images)
@@ -108,13 +108,13 @@ class Lowered:
 
 
 def _lower(module: nn.Module, probe: Images, *, record: bool) -> tuple[fx.GraphModule, tuple[Tap, ...]] | None:
-    """A lowered copy; None for a module that cannot be traced or copied, or whose copy answers otherwise."""
+    """A lowered copy; None if the module cannot be traced or copied, or if the copy has other logits."""
     hooks = ("_forward_hooks", "_forward_pre_hooks")
     if any(getattr(part, name) for part in module.modules() for name in hooks):
-        return None  # a trace runs them once, at its own time
+        return None  # a trace would run them once, while tracing
     try:
         with warnings.catch_warnings(), _unchecked():
-            warnings.simplefilter("ignore")  # what a trace says of a module matters only if it is used
+            warnings.simplefilter("ignore")  # warnings of a trace matter only if it is used
             root = copy.deepcopy(module).eval()
             traced = fx.Tracer().trace(root)
         if record and not out_of_place(root, traced):
@@ -125,17 +125,17 @@ def _lower(module: nn.Module, probe: Images, *, record: bool) -> tuple[fx.GraphM
             graph = graph.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         graph.eval().requires_grad_(False)
         with torch.no_grad():
-            wanted, answer = module(probe), graph(probe)
-    except Exception:  # whatever other people's forward raises: they run as they are
+            wanted, output = module(probe), graph(probe)
+    except Exception:  # a forward may raise anything during a trace; such a module runs unchanged
         return None
-    got = answer[0] if taps else answer
+    got = output[0] if taps else output
     close = wanted.shape == got.shape and (wanted - got).abs().max() <= _TOLERANCE * wanted.abs().max()
     return (graph, taps) if close else None
 
 
 @contextmanager
 def _unchecked() -> Generator[None]:
-    """A trace passes what are no tensors: a program that checks annotations at run time would refuse them."""
+    """Disable jaxtyping's runtime checks: a trace passes proxies, which they would reject."""
     before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)
     try:
@@ -145,7 +145,7 @@ def _unchecked() -> Generator[None]:
 
 
 def _forget(copied: tuple[fx.GraphModule, tuple[Tap, ...]] | None) -> None:
-    """Take the source code of a graph out of the caches that keep it for tracebacks, which would grow for ever."""
+    """Remove the source code of a graph from the caches for tracebacks, which would grow without bound."""
     if copied is not None:
         name = type(copied[0]).forward.__code__.co_filename
         linecache.cache.pop(name, None)

@@ -1,4 +1,4 @@
-"""How the student is trained: optimizer, schedule, number of iterations."""
+"""The settings of distillation: optimizer, schedule, number of steps."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class Training:
     Args:
         iterations: n_iter, optimizer steps in each experience.
         batch_size: samples drawn from the buffer for each step, with replacement.
-        learning_rate: the highest one of the schedule.
-        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``; anew in each experience.
+        learning_rate: the maximum of the schedule.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``; a new one in each experience.
         momentum: of SGD, in [0, 1].
         weight_decay: at least 0.
         schedule: ``"constant"``, ``"cosine"`` (down to 0), or ``"one-cycle"`` (up for the first 30 %, then cosine).
-        views: 0: images are augmented and the teachers asked at every step. V > 0: a bank of V augmented views of every
-            image in the buffer is made once in each experience, the teachers are asked about each view once, and steps
-            draw from the bank. It saves the teachers' share of a step (a third) where an experience has more than
-            V times as many draws as the buffer has images; the bank takes V times the memory of the buffer.
-        clip_norm: the largest norm of the whole gradient; None does not clip.
-        ridge: r > 0: before the first step of an experience the student's last linear layer is set, for the classes
-            that have targets, to the least squares solution from the student's features φ to the targets ỹ, each image
-            once and as augmented: ``min Σ ‖W φ + b - ỹ‖² + λ ‖W‖²``, where λ is r times the mean over the features of
-            ``Σ (φ - mean φ)²``. It costs a forward pass, and steps from there distort the features less than steps from
-            a strange layer do (Kumar et al., "Fine-tuning can distort pretrained features", 2022). The features are
-            those of evaluation mode: best with ``batch_norm="running"``. None: the layer begins as it was.
-        batch_norm: statistics by which the student's batch norm normalises in training: those of the ``"batch"``, which
-            change the running ones, or the ``"running"`` ones, which stay. A student that began as an expert has those
-            of the expert's data, and images that stand in for the data would change them for the worse.
+        views: 0: every step augments its images and runs the teachers. V > 0: each experience first fills a bank with
+            V augmented views of every image in the buffer and the teachers' targets for them; steps draw from the bank.
+            This saves the teachers' share of a step (a third) if an experience draws more than V times the number of
+            images in the buffer. The bank takes V times the memory of the buffer.
+        clip_norm: the maximum norm of the whole gradient; None does not clip.
+        ridge: r > 0: before the first step of an experience, set the student's last linear layer, for the classes that
+            have targets, to the least squares solution from the student's features φ to the targets ỹ, with each image
+            augmented once: ``min Σ ‖W φ + b - ỹ‖² + λ ‖W‖²``, where λ is r times the mean over the features of
+            ``Σ (φ - mean φ)²``. It costs a forward pass. Training from there distorts the features less than training
+            from an arbitrary layer (Kumar et al., "Fine-tuning can distort pretrained features", 2022). The features
+            are those of evaluation mode, so ``batch_norm="running"`` suits it. None: keep the layer.
+        batch_norm: the statistics that the student's batch norm uses in training: those of the ``"batch"``, which
+            update the running ones, or the ``"running"`` ones, which stay fixed. A student that starts as a copy of an
+            expert has those of the expert's data, and generated images would make them worse.
 
     >>> training = Training(iterations=100, batch_size=32, learning_rate=0.1, schedule="cosine")
     >>> [round(training.learning_rate_at(k), 3) for k in (0, 50, 99)]
@@ -61,11 +61,11 @@ class Training:
     batch_norm: Literal["batch", "running"] = attrs.field(default="batch", validator=one_of("batch", "running"))
 
     def make_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
-        """A fresh optimizer over the student's parameters; its learning rate is set before each step."""
+        """A new optimizer over the student's parameters; :meth:`set_learning_rate` sets its rate before each step."""
         parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         device = parameters[0].device if parameters else torch.device("cpu")
         fused = device.type in ("cpu", "cuda")
-        # On a GPU the rate is a tensor: a captured step reads it anew each time.
+        # On a GPU the rate is a tensor, which a captured step reads at each replay.
         rate = torch.tensor(self.learning_rate, device=device) if device.type == "cuda" else self.learning_rate
         if self.optimizer == "sgd":
             return torch.optim.SGD(
@@ -76,7 +76,7 @@ class Training:
         return kind(parameters, rate, weight_decay=self.weight_decay, fused=fused, capturable=capturable)
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-        """Give an optimizer of :meth:`make_optimizer` the learning rate of a step, without waiting for the device."""
+        """Set the learning rate of a step in an optimizer of :meth:`make_optimizer`, without synchronizing."""
         for group in optimizer.param_groups:
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(self.learning_rate_at(iteration))
@@ -84,7 +84,7 @@ class Training:
                 group["lr"] = self.learning_rate_at(iteration)
 
     def learning_rate_at(self, iteration: int) -> float:
-        """The learning rate of a step, from 0; a function of the step alone, so a resumed run needs no state."""
+        """The learning rate of a step (from 0). It depends on the step alone, so resuming needs no state."""
         progress = iteration / self.iterations
         if self.schedule == "constant":
             return self.learning_rate

@@ -1,4 +1,7 @@
-"""What comes in: experts and streams of them."""
+"""Experts and streams of them: cards, loading, profiles, and the training of our own experts.
+
+May import models, protocols and core.
+"""
 
 from exml.core.expert import Expert
 from exml.experts.card import ExpertCard, read_card, save_expert

@@ -1,4 +1,4 @@
-"""How far the training of an expert is, on disk, so that one that was killed goes on."""
+"""Checkpoints of the training of an expert."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ PERIOD = 10.0
 
 
 class TrainingCheckpoint:
-    """One file with the weights, the optimizer's momentum, and the number of steps made; written atomically.
+    """A file with the weights, the optimizer's momentum and the number of steps; written atomically.
 
     Args:
         path: of the file.
         training: the settings.
-        expert: as it is before the first step.
-        samples: that it is trained on.
-        seed: of its training.
+        expert: before the first step.
+        samples: the training data.
+        seed: of the training.
     """
 
     def __init__(self, path: Path, training: object, expert: Expert, samples: Samples, seed: int) -> None:
         self._path, self._saved = path, time.monotonic()
-        # All that the numbers depend on: a checkpoint of other training is none.
+        # Everything that the numbers depend on. A checkpoint with another key is ignored.
         key = hashlib.sha256(repr((training, seed, expert.image_shape, expert.mean, expert.std)).encode())
         key.update(expert.fingerprint().encode())
         for column in (samples.images, samples.labels):
@@ -40,7 +40,7 @@ class TrainingCheckpoint:
         self._key = key.hexdigest()
 
     def load(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Put module and optimizer where they were at the last save; gives the steps made until then, 0 without one."""
+        """Restore module and optimizer from the last save; returns the number of steps until then, 0 without a save."""
         try:
             with safe_open(self._path, "pt") as file:
                 metadata: dict[str, str] = file.metadata() or {}
@@ -58,11 +58,11 @@ class TrainingCheckpoint:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to save."""
+        """Whether the last save is :data:`PERIOD` seconds ago."""
         return time.monotonic() >= self._saved + PERIOD
 
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-        """Write down where module and optimizer are after so many steps."""
+        """Save module and optimizer after this number of steps."""
         state: dict[str, Any] = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
         for name, parameter in module.named_parameters():
             momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")

@@ -1,4 +1,4 @@
-"""Errors about the files of an expert, which name the file."""
+"""Errors that name the file of an expert."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from exml.core.errors import ExmlError, ExpertError
 
 
 def fault(path: Path, error: Exception, expected: str, remedy: str) -> NoReturn:
-    """Raise an error as an ExpertError that names the file."""
+    """Raise an error again, as an ExpertError that names the file."""
     if isinstance(error, ExmlError):
         raise ExpertError(expected=f"{error.expected} in {path}", got=error.got, remedy=error.remedy) from error
     got = " ".join(str(error).split())

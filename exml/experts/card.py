@@ -1,4 +1,4 @@
-"""Experts on disk: ``NAME.safetensors`` holds the weights, ``NAME.json``, the card, all else. Nothing is pickled."""
+"""Experts on disk: ``NAME.safetensors`` holds the weights and ``NAME.json``, the card, the metadata; no pickles."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def _is_architecture(instance: Any, attribute: attrs.Attribute[Any], value: Any)
 @component
 @attrs.frozen
 class ExpertCard:
-    """What must be known of an expert beside its weights; the meaning of most fields is that of :class:`Expert`.
+    """The metadata of an expert; most fields are those of :class:`Expert`.
 
     Args:
         name: for reports.
-        classes: global ids of the classes it was trained on.
+        classes: global ids of the classes that it was trained on.
         image_shape: ``(channels, height, width)``.
-        outputs: the global class id of each output unit, None for one that names no class. Default: ``classes``.
-        mean: of each channel, in pixel units, or one for all.
-        std: of each channel, in pixel units, or one for all.
+        outputs: the global class id of each output unit, None for a unit without a class. Default: ``classes``.
+        mean: of each channel, in pixel units, or one number for all channels.
+        std: of each channel, in pixel units, or one number for all channels.
         task: the task label t_i.
-        order: its place in the stream; all cards of a folder have one, or none has.
-        architecture: name and settings in :mod:`exml.models`; None if the module is given when it is loaded.
-        sha256: of the weights' file; None is not checked.
-        accuracy: on images of its own classes that it was not trained on, 0 to 1.
-        training: anything that its maker wants to say about how it was trained.
+        order: its place in the stream, on all cards of a folder or on none.
+        architecture: name and settings in :mod:`exml.models`; None if the caller gives the module at loading.
+        sha256: checksum of the weights' file; None is not checked.
+        accuracy: on held-out images of its own classes, 0 to 1.
+        training: free-form notes on how it was trained.
         version: of this layout.
 
     >>> ExpertCard("zero-one", classes=(0, 1), image_shape=(1, 8, 8)).classes
@@ -79,7 +79,7 @@ class ExpertCard:
     version: Literal[1] = 1
 
     def expert(self, module: nn.Module, /) -> Expert:
-        """The expert that this card describes.
+        """The expert with this metadata.
 
         Raises:
             ExpertError: when the card contradicts itself.
@@ -97,7 +97,7 @@ class ExpertCard:
 
 
 def read_card(path: Path | str, /) -> ExpertCard:
-    """Read and check a card; its weights are not touched.
+    """Read and check a card. The weights are not touched.
 
     Raises:
         ExpertError: when the file is absent or not JSON, a key is unknown or missing, a value has the wrong type, or
@@ -108,13 +108,8 @@ def read_card(path: Path | str, /) -> ExpertCard:
         plain = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         card = from_plain(plain, ExpertCard)
         card.expert(nn.Identity())
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-        ExpertError,
-    ) as error:  # a ConfigError, bad JSON and bad UTF-8 are ValueErrors
-        fault(path, error, "a readable card", "write the card anew; exml.experts.save_expert makes one")
+    except (OSError, ValueError, RecursionError, ExpertError) as error:  # bad JSON, UTF-8 and values are ValueErrors
+        fault(path, error, "a readable card", "write the card again; exml.experts.save_expert makes one")
     return card
 
 
@@ -127,19 +122,19 @@ def save_expert(
     accuracy: float | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``NAME.safetensors``, then ``NAME.json``; gives the path of the card.
+    """Write ``NAME.safetensors``, then ``NAME.json``; returns the path of the card.
 
     Args:
         expert: of a registered architecture.
-        folder: made if need be.
-        name: of the two files; the expert's own by default.
-        order: as in :class:`ExpertCard`, like the next two.
-        accuracy: see above.
-        training: see above; JSON.
+        folder: created if it does not exist.
+        name: of the two files; by default that of the expert.
+        order: see :class:`ExpertCard`.
+        accuracy: see :class:`ExpertCard`.
+        training: see :class:`ExpertCard`; JSON.
 
     Raises:
-        ExpertError: when the name is not that of a file, or ``training`` is not JSON.
-        UnknownNameError: when the architecture is not registered; the message says how to do that.
+        ExpertError: when the name cannot be that of a file, or ``training`` is not JSON.
+        UnknownNameError: when the architecture is not registered.
         CheckpointError: when a file cannot be written.
     """
     name = expert.name if name is None else name
@@ -151,7 +146,7 @@ def save_expert(
         json.dumps(training, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ExpertError(
-            expected=f"training that JSON has (expert {expert.name!r})",
+            expected=f"training as JSON (expert {expert.name!r})",
             got=str(error),
             remedy="give finite numbers and text",
         ) from error

@@ -1,4 +1,4 @@
-"""A folder of experts: a pair of files each."""
+"""Folders of experts, which are pairs of files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from exml.experts.card import ExpertCard, read_card
 
 
 def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
-    """All cards of a folder by the name of their file, in the order of the stream; no weights are touched.
+    """All cards of a folder by the name of their file, in the order of the stream. The weights are not touched.
 
-    They come in the ``order`` of the cards if these have one, else by name, with 2 before 10.
+    The order is that of the field ``order`` if the cards have one, else that of the names, with 2 before 10.
 
     Raises:
-        StreamError: when there is no such folder, nothing in it, or the order is contradictory.
-        ExpertError: when a card is faulty, or one of its two files has no other.
+        StreamError: when the folder is missing or empty, or the order is contradictory.
+        ExpertError: when a card is faulty, or one file of a pair is missing.
     """
     folder = Path(folder)
     cards = {path.stem for path in folder.glob("*.json")}
@@ -32,14 +32,14 @@ def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
             raise ExpertError(
                 expected=f"{folder / min(alone)}.{other}",
                 got="no such file",
-                remedy="an expert is a pair of files; add the missing one, or move the other one away",
+                remedy="an expert is a pair of files: add the missing file, or move the other one away",
             )
     found = {name: read_card(folder / f"{name}.json") for name in sorted(cards, key=natural)}
     orders = {name: card.order for name, card in found.items()}
     given = [order for order in orders.values() if order is not None]
     if given and len(set(given)) < len(orders):
         raise StreamError(
-            expected=f"an order of its own on every card in {folder}, or none on any",
+            expected=f"a different order on every card in {folder}, or none on any",
             got=str(orders),
             remedy="correct the cards",
         )

@@ -1,4 +1,4 @@
-"""An expert from its two files, in two steps: reading, which any thread may do, and building, which draws numbers."""
+"""Loads an expert in two steps: reading, which any thread may do, and building, which draws random numbers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from exml.models import build
 
 @attrs.frozen(eq=False)
 class ExpertFiles:
-    """What the two files of an expert hold, whole and belonging together; there is no module yet.
+    """The checked content of the two files of an expert, before a module is built.
 
     Args:
         path: of the card.
-        card: as it was read.
+        card: the metadata.
         weights: tensors by name, on the CPU.
     """
 
@@ -36,48 +36,43 @@ class ExpertFiles:
     def expert(self, module: nn.Module | None = None, /) -> Expert:
         """Build the expert, in evaluation mode, as :func:`load_expert` does.
 
-        For that torch's global generator is seeded and put back. It belongs to all threads: call this in the one that
-        learns.
+        This seeds torch's global generator and restores it. All threads share the generator: call this in the thread
+        that learns.
 
         Raises:
-            ExpertError: the weights do not fit the module, or the architecture on the card.
+            ExpertError: when the weights do not fit the module, or the architecture on the card.
         """
         try:
             module = _make(self.card) if module is None else module
             module.load_state_dict(self.weights)
         except (ExmlError, RuntimeError) as error:
-            fault(
-                self.path,
-                error,
-                "an architecture that its weights fit",
-                "correct its architecture, or give the module",
-            )
+            fault(self.path, error, "an architecture that its weights fit", "correct the card, or give the module")
         return self.card.expert(module.eval())
 
 
 def read_expert(path: Path | str, /) -> ExpertFiles:
-    """Read an expert from the disk without building it; draws no random number, so another thread may do it.
+    """Read an expert without building it. This draws no random numbers, so any thread may do it.
 
     Args:
-        path: of its card; the weights lie beside it.
+        path: of its card, next to the weights.
 
     Raises:
-        ExpertError: as :func:`load_expert`, for all that can be seen without the module.
+        ExpertError: as :func:`load_expert`, except for weights that do not fit the architecture.
     """
     path = Path(path)
     card = read_card(path)
     weights = path.with_suffix(".safetensors")
     try:
-        data = weights.read_bytes()  # once, so that what is checked is what is loaded
+        data = weights.read_bytes()  # read once, so that the loaded bytes are the checked ones
         if card.sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != card.sha256:
             raise ExpertError(
                 expected=f"SHA-256 {card.sha256}",
                 got=found,
-                remedy="get both files again: one of them is not the other's",
+                remedy="get both files again: they do not belong together",
             )
         state = load(data)
     except (OSError, SafetensorError, ExpertError) as error:
-        fault(weights, error, "whole weights", "get both files again")
+        fault(weights, error, "complete weights", "get both files again")
     return ExpertFiles(path, card, state)
 
 
@@ -85,12 +80,12 @@ def load_expert(path: Path | str, module: nn.Module | None = None) -> Expert:
     """Load an expert onto the CPU, in evaluation mode.
 
     Args:
-        path: of its card; the weights lie beside it.
-        module: takes the weights, for a card without an architecture or instead of the one that it names.
+        path: of its card, next to the weights.
+        module: the module for the weights, for a card without an architecture or in place of that architecture.
 
     Raises:
-        ExpertError: the card is faulty (:func:`read_card`), the weights are absent, truncated, not those that the card
-            was written for, or do not fit the architecture.
+        ExpertError: when the card is faulty (:func:`read_card`), or the weights are missing, truncated, different from
+            the card's checksum, or do not fit the architecture.
     """
     return read_expert(path).expert(module)
 
@@ -98,5 +93,5 @@ def load_expert(path: Path | str, module: nn.Module | None = None) -> Expert:
 def _make(card: ExpertCard) -> nn.Module:
     if card.architecture is None:
         raise ExpertError(expected="an architecture", got="null", remedy="give load_expert the module")
-    with global_seed(0, "load"):  # the weights drawn here are overwritten, and nobody's random numbers are used up
+    with global_seed(0, "load"):  # the initial weights are overwritten
         return build(card.architecture["name"], **card.architecture["settings"])

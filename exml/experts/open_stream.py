@@ -1,4 +1,4 @@
-"""A stream whose length nobody knows: experts as they come out of an iterable."""
+"""A stream of unknown length: experts from an iterable."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from exml.experts.prefetch import ahead
 class OpenStream:
     """Experts from an iterable, such as a generator: a stream of unknown length.
 
-    While one expert is in use, the next is taken from the iterable in the background. Give paths of cards where you
-    can: the files are then read in the background, and the module is built when its turn comes. An iterable that makes
-    experts itself must draw nothing from torch's global generator meanwhile (making a module does), for all threads
-    share it, and the same seed would no longer give the same student; if it does draw, set ``read_ahead=False``.
+    While one expert is in use, another thread takes the next one from the iterable. Prefer paths of cards: the files
+    are then read in the background, and the module is built in its turn. An iterable that makes experts itself must not
+    draw from torch's global generator (constructing a module does), because all threads share it, and the same seed
+    would no longer give the same student. If it draws, set ``read_ahead=False``.
 
-    It has no length, no slices and no indices: those are :class:`ExpertStream`'s.
+    For a length, slices and indices, use :class:`ExpertStream`.
 
     Args:
         experts: experts, or paths of their cards.
-        read_ahead: take the next one while one is in use, in another thread.
+        read_ahead: whether another thread takes the next expert while one is in use.
 
     >>> import torch
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
@@ -44,10 +44,10 @@ class OpenStream:
         return self.after(0)
 
     def after(self, experiences: int, /) -> Iterator[Expert]:
-        """The experts that come after the first so many, of which no file is read.
+        """Skip a number of experts, whose files are not read.
 
         Raises:
-            StreamError: there are not so many.
+            StreamError: when the stream is shorter.
         """
         items = iter(self.experts)
         skipped = sum(1 for _ in islice(items, experiences))
@@ -55,10 +55,10 @@ class OpenStream:
             raise StreamError(
                 expected=f"a stream of at least {experiences} expert(s)",
                 got=str(skipped),
-                remedy="give the whole stream, also the experts that were learned before",
+                remedy="give the whole stream, including the experts that were learned before",
             )
         reads = map(_read, items)
-        # An iterable may wait for ever (for a network, say), and the end of the program shall not wait with it.
+        # An iterable may wait forever, for a network for example. The program must be able to end meanwhile.
         return ahead(reads, daemon=True) if self.read_ahead else map(operator.call, reads)
 
 

@@ -1,4 +1,4 @@
-"""One thing is read in the background while the one before is in use."""
+"""Reads one item in the background while the item before it is in use."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ T = TypeVar("T")
 
 
 def ahead(reads: Iterator[Callable[[], T]], *, daemon: bool = False) -> Generator[T]:
-    """What each item of an iterator makes when it is called; the next item is taken in the background meanwhile.
+    """Call each item of an iterator and yield the result; meanwhile, fetch the next item in the background.
 
-    Items are taken in another thread, one ahead and no more, and called in the caller's. So the iterator does the slow
-    part, and what must not happen beside other work (a random number from a global generator) is in the call. What an
-    iterator raises is raised at the turn of the item that it should have given. Each item has a thread of its own,
-    which ends with it: nothing waits in the background for an iteration that was abandoned.
+    Another thread fetches one item ahead, and the caller's thread calls it. So the slow part belongs into the iterator,
+    and anything that must not run in parallel (a draw from a global random generator) belongs into the call. An error
+    of the iterator is raised in the turn of its item. Each item has a thread of its own, so an abandoned iteration
+    leaves no thread waiting.
 
     Args:
         reads: the iterator; after the first item, used by one thread at a time.
-        daemon: whether the end of the program shall not wait for an item on its way, which may never come.
+        daemon: whether the program may end without waiting for the next item, which may never come.
     """
     coming = _Coming(reads, daemon)
     while True:
@@ -28,13 +28,13 @@ def ahead(reads: Iterator[Callable[[], T]], *, daemon: bool = False) -> Generato
         except StopIteration:
             return
         made = [make()]
-        del make  # with what was read, before more is
+        del make  # frees what was read before more is read
         coming.start()
-        yield made.pop()  # popped, so that nobody but the caller has it while it is in use
+        yield made.pop()  # popped, so that only the caller holds it
 
 
 class _Coming(Generic[T]):
-    """The next item of an iterator, on its way in a thread or not yet asked for."""
+    """The next item of an iterator, on its way in a thread or not requested yet."""
 
     def __init__(self, reads: Iterator[Callable[[], T]], daemon: bool) -> None:
         self._reads, self._daemon = reads, daemon
@@ -43,16 +43,16 @@ class _Coming(Generic[T]):
         self._error: BaseException | None = None
 
     def start(self) -> None:
-        """Begin to take the next item."""
+        """Fetch the next item in a new thread."""
         self._thread = threading.Thread(target=self._take, name="exml-read-ahead", daemon=self._daemon)
         self._thread.start()
 
     def take(self) -> Callable[[], T]:
-        """The next item, when it is there; raises what the iterator raised."""
+        """Wait for the next item; raises what the iterator raised."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._item is None and self._error is None:  # the first one, or a process that was forked from the thread's
+        if self._item is None and self._error is None:  # the first item, or a process forked meanwhile
             self._take()
         item, error = self._item, self._error
         self._item = self._error = None
@@ -62,10 +62,10 @@ class _Coming(Generic[T]):
                 raise error
             return item
         finally:
-            del item, error  # a traceback that held itself would keep what was read
+            del item, error  # else a traceback that holds itself keeps what was read
 
     def _take(self) -> None:
         try:
             self._item = next(self._reads)
-        except BaseException as error:  # raised at its turn
+        except BaseException as error:  # raised in its turn
             self._error = error

@@ -1,4 +1,4 @@
-"""What a stream of experts is like, known before any of them is built: what recipes choose a strategy from."""
+"""What a stream of experts is like, before any of them is built. Recipes choose a strategy from it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from exml.experts.folder import read_cards
 
 @attrs.frozen
 class ExpertTraits:
-    """One expert of a profile: its metadata, and the layout of its state.
+    """One expert of a profile: the metadata of :class:`Expert`, and the layout of its weights.
 
     Args:
-        name: for reports.
-        classes: see :class:`Expert`, like the fields up to ``task``.
-        image_shape: ``(channels, height, width)``.
-        outputs: the class id of each output unit.
-        mean: of each channel, in pixel units, or one number for all channels.
-        std: of each channel, in pixel units, or one number for all channels.
-        task: the task label t_i.
+        name: see :class:`Expert`, like all fields but the last.
+        classes: see there.
+        image_shape: see there.
+        outputs: see there.
+        mean: see there.
+        std: see there.
+        task: see there.
         shapes: the shape of each tensor of the module's state dict, by name.
     """
 
@@ -49,7 +49,7 @@ class ExpertTraits:
 
 @attrs.frozen(repr=False)
 class ExpertProfile:
-    """What a stream of experts is like. Nothing is built: cards and the headers of the weights are enough.
+    """What a stream of experts is like. No module is built: cards and the headers of the weights are enough.
 
     Args:
         experts: the traits of each, in the order of the stream; at least one.
@@ -82,29 +82,21 @@ class ExpertProfile:
     def from_cards(
         cls, cards: Mapping[str, ExpertCard], folder: Path | str, /, *, open_ended: bool = False
     ) -> ExpertProfile:
-        """The profile of experts on disk. Of their weights, only the headers are read.
-
-        Args:
-            cards: by the name of their file, as :func:`read_cards` returns them.
-            folder: where the weights are.
-            open_ended: whether more experts may follow.
+        """The profile of some experts of a folder, by the name of their file. Of the weights, only headers are read.
 
         Raises:
             StreamError: without cards.
             ExpertError: when the header of a file of weights cannot be read.
         """
-        traits = [
-            _traits(card.expert(nn.Identity()), _shapes_in(Path(folder) / f"{name}.safetensors"))
-            for name, card in cards.items()
-        ]
-        return cls(traits, open_ended)
+        shapes = {name: _shapes_in(Path(folder) / f"{name}.safetensors") for name in cards}
+        return cls([_traits(card.expert(nn.Identity()), shapes[name]) for name, card in cards.items()], open_ended)
 
     @classmethod
     def from_folder(cls, folder: Path | str, /, *, open_ended: bool = False) -> ExpertProfile:
-        """The profile of a folder of experts.
+        """The profile of all experts of a folder.
 
         Raises:
-            StreamError: as for :func:`read_cards`, like ExpertError.
+            StreamError: when the folder is missing or empty, or the order of the cards is contradictory.
             ExpertError: when a card is faulty, or the header of a file of weights cannot be read.
         """
         return cls.from_cards(read_cards(folder), folder, open_ended=open_ended)
@@ -171,8 +163,16 @@ class ExpertProfile:
 
 
 def _traits(expert: Expert, shapes: Mapping[str, tuple[int, ...]]) -> ExpertTraits:
-    fields = (field.name for field in attrs.fields(ExpertTraits) if field.name != "shapes")
-    return ExpertTraits(**{name: getattr(expert, name) for name in fields}, shapes=shapes)
+    return ExpertTraits(
+        expert.name,
+        expert.classes,
+        expert.image_shape,
+        expert.outputs,
+        expert.mean,
+        expert.std,
+        expert.task,
+        shapes,
+    )
 
 
 def _shapes_of(expert: Expert) -> dict[str, tuple[int, ...]]:
@@ -184,4 +184,4 @@ def _shapes_in(weights: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(weights, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        fault(weights, error, "whole weights", "get both files again")
+        fault(weights, error, "complete weights", "get both files again")

@@ -1,4 +1,4 @@
-"""Streams of experts (Sec. 2), one expert in use at a time and one on its way."""
+"""Streams of experts (Sec. 2): one expert in use, and at most one more on its way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exml.experts.prefetch import ahead
 
 @attrs.frozen
 class _InMemory:
-    """The loader of an expert that is in memory already."""
+    """Loads an expert that is in memory."""
 
     expert: Expert
 
@@ -27,7 +27,7 @@ class _InMemory:
 
 @attrs.frozen
 class _OnDisk:
-    """The loader of an expert of which a stream can read the files ahead of need."""
+    """Loads an expert from its files, which a stream can read ahead."""
 
     path: Path
 
@@ -38,15 +38,14 @@ class _OnDisk:
 
 @attrs.frozen(eq=False)
 class ExpertStream:
-    """A sequence of experts, each loaded when its turn comes and let go of when the next one's does.
+    """A sequence of experts, each loaded in its turn and released in the next one's.
 
-    While one expert of a folder is in use, the files of the next are read in the background, so there is never more
-    than one in use and one on its way. Its module is built when its turn comes, and what is wrong with it is raised
-    then. A stream can be gone through several times, and a slice of it is a stream that loads nothing of the rest.
-    Where the length is not known, there is :class:`OpenStream`.
+    While one expert of a folder is in use, the files of the next are read in the background, so at most two are in
+    memory. A module is built in its turn, and its errors are raised then. A stream can be iterated over several times,
+    and a slice is a stream that loads nothing else. For an unknown length, use :class:`OpenStream`.
 
     Args:
-        loaders: one for each expert; every call makes or loads it anew, when its turn comes.
+        loaders: one per expert; each call makes or loads the expert.
 
     >>> import torch
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
@@ -59,19 +58,18 @@ class ExpertStream:
 
     @classmethod
     def from_experts(cls, experts: Iterable[Expert], /) -> ExpertStream:
-        """A stream of experts that are in memory already."""
+        """A stream of experts in memory."""
         return cls([_InMemory(expert) for expert in experts])
 
     @classmethod
     def from_folder(cls, folder: Path | str, /) -> ExpertStream:
-        """All experts of a folder: ``NAME.safetensors`` with a card ``NAME.json`` each.
+        """All experts of a folder, in the order of :func:`read_cards`.
 
-        They come in the ``order`` of their cards if these have one, else by name, with 2 before 10. The cards are
-        checked at once, the weights when they are loaded.
+        The cards are checked at once, the weights when they are loaded.
 
         Raises:
-            StreamError: when there is no such folder, nothing in it, or the order is contradictory.
-            ExpertError: when a card is faulty, or one of its two files has no other.
+            StreamError: when the folder is missing or empty, or the order is contradictory.
+            ExpertError: when a card is faulty, or one file of a pair is missing.
         """
         return cls([_OnDisk(Path(folder) / f"{name}.json") for name in read_cards(folder)])
 
@@ -88,7 +86,7 @@ class ExpertStream:
     @overload
     def __getitem__(self, index: slice, /) -> ExpertStream: ...
     def __getitem__(self, index: int | slice, /) -> Expert | ExpertStream:
-        """The expert at an index, loaded now, or the stream of a slice."""
+        """Load the expert at an index, or make a stream of a slice."""
         return ExpertStream(self.loaders[index]) if isinstance(index, slice) else self.loaders[index]()
 
     def __repr__(self) -> str:
@@ -96,5 +94,5 @@ class ExpertStream:
 
 
 def _read(load: Callable[[], Expert]) -> Callable[[], Expert]:
-    """What can be done in the background; the rest is done by what it gives."""
+    """Do what the background may do; the returned function does the rest."""
     return read_expert(load.path).expert if isinstance(load, _OnDisk) else load

@@ -1,4 +1,4 @@
-"""How our own experts are trained (appendix A); other people's come as they are."""
+"""Training of our own experts (appendix A)."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ class ExpertTraining:
 
     Args:
         epochs: passes over the data.
-        batch_size: images a step.
-        learning_rate: the first one.
+        batch_size: images per step.
+        learning_rate: the initial learning rate, > 0.
         momentum: in [0, 1].
-        weight_decay: at least 0.
+        weight_decay: >= 0.
         schedule: ``"constant"``, or ``"cosine"``: down to 0 along half a cosine.
         augmentation: of the images, in pixel units.
-        precision: of the network. With ``"bfloat16"`` it runs under autocast, for devices that are faster so; the
-            weights and the loss stay float32.
+        precision: of the network. ``"bfloat16"`` means autocast; the weights and the loss stay float32.
 
     >>> ExpertTraining(epochs=4)
     ExpertTraining(epochs=4, batch_size=32, learning_rate=0.1, momentum=0.9, weight_decay=0.0005, schedule='constant',
@@ -63,20 +62,20 @@ class ExpertTraining:
     ) -> None:
         """Train the expert's module in place, on its device, and leave it in evaluation mode.
 
-        The same seed gives the same weights on a CPU, with the same number of threads. What a step draws depends on the
-        seed and the step alone, so training that goes on from a checkpoint equals one that was never stopped. The data
-        stay on the device; a last mini-batch of a single image, of which batch norm could make nothing, is left out.
+        The same seed gives the same weights on a CPU with the same number of threads. The random numbers of a step
+        depend only on the seed and the step, so training that resumes from a checkpoint equals uninterrupted training.
+        The data stay on the device. A last mini-batch of a single image is dropped, because batch norm cannot use it.
 
         Args:
-            expert: what it is and how its images are normalised; its module as it is now is where the training begins.
+            expert: the training starts from its module as it is.
             samples: of its classes only.
             seed: for the order of the images, augmentation and dropout.
             progress: called after each epoch with the number of epochs done and of all.
-            checkpoint: a file that is written every few seconds, and gone on from if it is there and of the same
-                training; whoever has saved the expert deletes it.
+            checkpoint: a file that is written every few seconds. Training resumes from it if it is of the same
+                training. The caller deletes it.
 
         Raises:
-            ExpertError: when there are no samples, or one of a class that the expert does not know.
+            ExpertError: without samples, or with a sample of a class that the expert does not know.
             NonFiniteError: when the loss was NaN or infinite in an epoch.
             CheckpointError: when the checkpoint cannot be written.
         """
@@ -210,7 +209,7 @@ def untrained_expert(
 
 
 def _reseed(device: torch.device) -> Callable[[int], object]:
-    """What seeds the generator that dropout draws from; to seed those of all devices takes longer than it should."""
+    """Seeds the generator that dropout draws from. Seeding those of all devices takes too long in every step."""
     return torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
 
 
@@ -239,13 +238,13 @@ def _units(expert: Expert, samples: Samples) -> Tensor:
 
 @torch.no_grad()
 def _width(expert: Expert, samples: Samples) -> int:
-    """How many output units the module has."""
+    """The number of output units of the module."""
     expert.module.eval()
     try:
         return expert.logits(samples[:1].to(expert.device).pixels()).shape[1]
     except (RuntimeError, ValueError, IndexError) as error:
         raise ExpertError(
-            expected=f"a module that takes images {expert.image_shape} and gives logits (expert {expert.name!r})",
+            expected=f"a module that takes images {expert.image_shape} and returns logits (expert {expert.name!r})",
             got=str(error).splitlines()[0],
             remedy="choose a module for images of this shape",
         ) from error

@@ -1,17 +1,15 @@
-"""A^gen (Sec. 4): where the images come from."""
+"""A^gen (Sec. 4): generators, which make images and labels out of an expert, and the sources that some draw from.
 
-from exml.generators.auxiliary_data import AuxiliaryData
-from exml.generators.buffered_images import BufferedImages
+Imports the engine and the rooms below it.
+"""
+
 from exml.generators.data_impression import DataImpression
-from exml.generators.dataset_images import DatasetImages
-from exml.generators.gaussian_noise import GaussianNoise
-from exml.generators.image_file import ImageFile
-from exml.generators.in_memory import InMemory
+from exml.generators.drawn import AuxiliaryData, BufferedImages, GaussianNoise, Replay
 from exml.generators.mixture import Mixture
 from exml.generators.model_inversion import ModelInversion
 from exml.generators.photo_patches import PhotoPatches
 from exml.generators.procedural_images import ProceduralImages
-from exml.generators.replay import Replay
+from exml.generators.sources import DatasetImages, ImageFile, InMemory
 
 __all__ = [
     "AuxiliaryData",

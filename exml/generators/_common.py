@@ -1,4 +1,4 @@
-"""What every generator does alike: check, label, spread."""
+"""Helpers that several generators share."""
 
 from __future__ import annotations
 
@@ -7,50 +7,30 @@ from typing import Any
 
 import torch
 
-from exml.core.errors import BufferSizeError, DataError, ShapeError
+from exml.core.errors import BufferSizeError
 from exml.core.expert import Expert
-from exml.core.samples import StoredImages, inference_batch_size
+from exml.core.samples import Samples
 from exml.core.shapes import Images, Labels
-from exml.engine import frozen
+from exml.engine.forward import predicted_labels
+from exml.protocols import GenerationContext
 
 
 def check_size(size: int) -> None:
-    """Raise :class:`exml.core.errors.BufferSizeError` unless there is something to generate."""
+    """Raise :class:`exml.core.errors.BufferSizeError` if ``size`` is less than 1."""
     if size < 1:
         raise BufferSizeError(
-            expected="at least 1 sample to generate",
-            got=str(size),
-            remedy="ask for more, or give the buffer a larger size",
+            expected="at least 1 sample to generate", got=str(size), remedy="request more, or enlarge the buffer"
         )
 
 
-def check_images(images: StoredImages, expert: Expert, whose: str) -> None:
-    """Raise unless there are images, and the expert takes such.
-
-    Raises:
-        DataError: when there is none.
-        ShapeError: when they have another shape.
-    """
-    if not len(images):
-        raise DataError(expected=f"images from {whose}", got="none", remedy="give it at least one image")
-    if tuple(images.shape[1:]) != expert.image_shape:
-        wanted, got = ("x".join(map(str, shape)) for shape in (expert.image_shape, images.shape[1:]))
-        raise ShapeError(
-            expected=f"images {wanted}, as expert {expert.name!r} takes",
-            got=f"{got} from {whose}",
-            remedy="resize or convert them to that shape (channels x height x width)",
-        )
-
-
-@torch.no_grad()
-def label(expert: Expert, images: Images) -> Labels:
-    """The expert's own predictions for images in pixel units, in mini-batches, in evaluation mode."""
-    with frozen(expert.module):
-        return torch.cat([expert.labels(part) for part in images.split(inference_batch_size(images.shape[1:]))])
+def labeled(expert: Expert, images: Images, context: GenerationContext) -> Samples:
+    """Samples of images in pixel units, with the expert's own predictions as labels."""
+    labels = predicted_labels(expert, images)
+    return Samples.of(images, labels, task=expert.task, experience=context.experience)
 
 
 def balanced(size: int, classes: int, device: torch.device) -> Labels:
-    """Positions 0 to ``classes - 1`` in turn, so that every slice is as balanced as can be."""
+    """Positions 0 to ``classes - 1`` in turn, so every slice is as balanced as possible."""
     return torch.arange(size, device=device) % classes
 
 

@@ -1,4 +1,4 @@
-"""A generator made of generators."""
+"""Mixtures: a generator made of generators."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from exml.core.registry import component
 from exml.core.rng import derive_seed
 from exml.core.samples import Samples
 from exml.core.shapes import State
+from exml.engine.nested_journal import NestedJournal, part_of
 from exml.generators._common import check_size
-from exml.generators._nested_journal import PartJournal, part_of
 from exml.protocols import STANDALONE, GenerationContext, Generator
 
 
 @component
 @attrs.frozen
 class Mixture:
-    """Share the samples among several generators; their order in the result is that of the generators.
+    """Split the samples among several generators; the result keeps the order of the generators.
 
     Soft targets are kept only if all generators give them.
 
     Args:
         generators: one or more.
-        weights: how much of the whole each makes, in any unit, > 0; None: equal shares.
+        weights: relative shares of the samples, > 0; None: equal shares.
 
     >>> from exml.generators import GaussianNoise
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
@@ -52,7 +52,7 @@ class Mixture:
 
     @property
     def uses_priors(self) -> bool:
-        """Whether one of the generators optimises pixels."""
+        """Whether one of the generators optimizes pixels."""
         return any(generator.uses_priors for generator in self.generators)
 
     @property
@@ -65,7 +65,7 @@ class Mixture:
 
         Raises:
             BufferSizeError: when ``size`` is less than 1.
-            ExmlError: whatever the generators raise.
+            ExmlError: any error of the generators.
         """
         check_size(size)
         totals = list(accumulate(self.weights or (1.0,) * len(self.generators)))
@@ -76,7 +76,7 @@ class Mixture:
             if begin == end:
                 continue
             nested = part_of(state) if state is not None and index == first else None
-            journal = PartJournal(context.journal, begin, end, size, _keeper(made, index), nested)
+            journal = NestedJournal(context.journal, begin, end, size, _keeper(made, index), nested)
             part = attrs.evolve(context, journal=journal)
             made = [*made, self.generators[index](expert, end - begin, derive_seed(seed, "mixture", index), part)]
             context.journal.record(end, size, _keeper(made, index + 1))

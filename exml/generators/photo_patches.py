@@ -1,6 +1,8 @@
-"""A source of natural images that needs no network: patches of two photographs."""
+"""A source of natural images that needs no download: patches of two photographs."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import attrs
 import torch
@@ -16,19 +18,19 @@ from exml.core.validators import positive_int
 from exml.generators._common import as_tuple
 
 _HEIGHT, _WIDTH = 427, 640
-_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of most libraries
+_GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of most libraries
 
 
 @component
 @attrs.frozen
 class PhotoPatches:
-    """Random patches, at several scales, of the two photographs that come with scikit-learn (a temple, a flower).
+    """Random patches, at several scales, of the two photographs that scikit-learn includes (a temple, a flower).
 
-    Half of the patches are mirrored. The same settings give the same patches, for every experience.
+    Half of the patches are mirrored. The same settings give the same patches for every experience.
 
     Args:
-        image_shape: ``(channels, height, width)`` of a patch; 1 channel is grey, 3 are colour; at most 427 x 640.
-        count: how many.
+        image_shape: ``(channels, height, width)`` of a patch; 1 channel is gray, 3 are color; at most 427 x 640.
+        count: number of patches.
 
     >>> images, labels = PhotoPatches((3, 16, 16), count=10)(1)
     >>> images.shape, labels
@@ -46,21 +48,17 @@ class PhotoPatches:
             raise SettingError(
                 expected=f"image_shape (1 or 3, up to {_HEIGHT}, up to {_WIDTH}) for PhotoPatches",
                 got=str(shape),
-                remedy="take a smaller patch, or 1 or 3 channels",
+                remedy="use a smaller patch, or 1 or 3 channels",
             )
 
     def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
         """The patches, in pixel units, in random order; no labels."""
         levels = [level for photo in _photos(self.image_shape[0]) for level in _scales(photo, *self.image_shape[1:])]
         draws = make_generator("cpu", 0, "photo-patches")
+        ends = [self.count * index // len(levels) for index in range(len(levels) + 1)]
         patches = [
-            _cut(
-                level,
-                self.image_shape,
-                self.count * (index + 1) // len(levels) - self.count * index // len(levels),
-                draws,
-            )
-            for index, level in enumerate(levels)
+            _cut(level, self.image_shape, end - begin, draws)
+            for level, (begin, end) in zip(levels, pairwise(ends), strict=True)
         ]
         images = torch.cat(patches)[torch.randperm(self.count, generator=draws)]
         mirrored = torch.rand(self.count, 1, 1, 1, generator=draws) < 0.5
@@ -68,21 +66,19 @@ class PhotoPatches:
 
 
 def _photos(channels: int) -> list[Tensor]:
-    from sklearn.datasets import load_sample_images  # here, since scikit-learn takes seconds to import
+    from sklearn.datasets import load_sample_images  # scikit-learn takes seconds to import
 
     photos = [
         rearrange(torch.tensor(photo).float() / 255, "height width rgb -> rgb height width")
         for photo in load_sample_images().images
     ]
-    return (
-        photos
-        if channels == 3
-        else [(photo * torch.tensor(_GREY).view(3, 1, 1)).sum(0, keepdim=True) for photo in photos]
-    )
+    if channels == 3:
+        return photos
+    return [(photo * torch.tensor(_GRAY).view(3, 1, 1)).sum(0, keepdim=True) for photo in photos]
 
 
 def _scales(photo: Tensor, height: int, width: int) -> list[Tensor]:
-    """The photograph at full size, at half of it, and so on, as long as there is room for a few different patches."""
+    """The photograph at full size, half size, and so on, while there is room for several different patches."""
     levels = [photo]
     while levels[-1].shape[1] >= 3 * height and levels[-1].shape[2] >= 3 * width:
         smaller = [side // 2 for side in levels[-1].shape[1:]]

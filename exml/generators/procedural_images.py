@@ -1,4 +1,4 @@
-"""Procedural images: structure without data and without inversion."""
+"""Procedural images: structure without data and without optimization."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from exml.core.rng import make_generator
 from exml.core.samples import Samples
 from exml.core.shapes import Images
 from exml.core.validators import one_of
-from exml.generators._common import as_tuple, check_size, label
+from exml.generators._common import as_tuple, check_size, labeled
 from exml.generators.procedural import dead_leaves, smooth_noise, strokes
 from exml.protocols import STANDALONE, GenerationContext
 
 _KINDS = ("strokes", "dead-leaves", "noise")
 _FAINTEST = 0.05
-"""What is darker than this is not stretched to white: it is a black image."""
+"""A darker image counts as black and is not stretched to white."""
 
 
 @component
 @attrs.frozen
 class ProceduralImages:
-    """Random drawings, dead leaves and clouds in the shape that the expert takes, labelled by the expert.
+    """Random drawings, dead leaves and smooth noise in the expert's image shape, labeled by the expert.
 
-    They resemble no class, but have what white noise lacks and what inverted images have too little of: edges, scales,
-    and variety. To match functions on them is distillation without data (compare Beyer et al., "Knowledge distillation:
-    a good teacher is patient and consistent", 2022, and Baradad et al., "Learning to see by looking at noise", 2021).
-    Images of several channels are in colour, but for a third of them.
+    They resemble no class, but have edges, scales and variety, which white noise lacks and inverted images have too
+    little of. Matching functions on them is distillation without data (compare Beyer et al., "Knowledge distillation: a
+    good teacher is patient and consistent", 2022, and Baradad et al., "Learning to see by looking at noise", 2021). Two
+    thirds of the images with several channels are in color.
 
     Args:
-        kinds: ``"strokes"``, ``"dead-leaves"``, ``"noise"``: which families, in turn; for unequal shares, put several
-            generators in a :class:`Mixture`.
+        kinds: the families in turn, of ``"strokes"``, ``"dead-leaves"`` and ``"noise"``; for unequal shares, use a
+            :class:`Mixture` of several generators.
         polarity: of strokes: ``"light"`` on a dark ground, ``"dark"`` on a light one, or ``"any"``, half of each.
-        full_contrast: whether each image is stretched until its brightest value is 1, as in a scan; experts answer to
-            faint images alike, and there is less to learn from them.
+        full_contrast: whether to scale each image until its brightest value is 1, as in a scan. An expert's outputs
+            differ less on faint images, so a student learns less from them.
 
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> samples = ProceduralImages(kinds=("strokes",))(expert, 6, 0)
@@ -58,14 +58,14 @@ class ProceduralImages:
             raise SettingError(
                 expected=f"one or more of {_KINDS} for ProceduralImages.kinds",
                 got=repr(kinds),
-                remedy="choose among them",
+                remedy="choose one or more of these",
             )
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples in pixel units; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""
         check_size(size)
         _, height, width = expert.image_shape
-        # About as many pixels at a time as a processor's cache holds; a function of the image shape alone.
+        # About the number of pixels that fit a processor's cache; depends on the image shape alone.
         batch = min(max((1 << 17) // (height * width), 32), 2048)
         images = torch.empty(size, *expert.image_shape, device=expert.device)
         for begin in range(0, size, batch):
@@ -78,7 +78,7 @@ class ProceduralImages:
             if self.full_contrast:
                 part /= part.amax((1, 2, 3), keepdim=True).clamp_min(_FAINTEST)
             context.journal.record(min(begin + batch, size), size, dict)
-        return Samples.of(images, label(expert, images), task=expert.task, experience=context.experience)
+        return labeled(expert, images, context)
 
     def _draw(self, kind: str, count: int, image_shape: tuple[int, int, int], draws: torch.Generator) -> Images:
         if kind == "strokes":

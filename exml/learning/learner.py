@@ -28,7 +28,7 @@ from exml.core.rng import derive_seed, global_seed, make_generator
 from exml.core.samples import Samples
 from exml.core.serialization import to_plain
 from exml.core.shapes import ClassMask, Scalar, State
-from exml.engine import PreviousStudent, distill, readout
+from exml.engine import DistillationContext, PreviousStudent, Teachers, distill, ridge_head
 from exml.experts import ExpertStream, OpenStream
 from exml.learning.checkpoint import EVERY, CheckpointFolder
 from exml.learning.preflight import check_finite, check_samples, check_student, copy_expert, rehearse
@@ -171,7 +171,7 @@ class Learner:
         expert.check(self._classes)
         rehearse(self.student, expert, self.strategy, self._classes)
         if self.strategy.training.ridge is not None:
-            readout(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
+            ridge_head(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
         self._run.admit(expert)
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
@@ -360,23 +360,17 @@ class Learner:
             if not last:
                 self._checkpoint_step(done, lambda: {"optimizer": optimizer_state(optimizer)})
 
+        seed = derive_seed(self.seed, "distillation", number)
         distill(
             self.student,
-            previous,
-            expert,
+            Teachers(previous, expert, strategy.normalizer, strategy.combiner, self._classes),
             self.memory,
-            normalizer=strategy.normalizer,
-            combiner=strategy.combiner,
             loss=strategy.loss,
             training=training,
             augmentation=strategy.augmentation,
-            optimizer=optimizer,
-            seed=derive_seed(self.seed, "distillation", number),
-            start=self._run.steps,
-            classes=self._classes,
-            after_step=after_step,
-            execution=self.execution,
-            ranks=self.ranks,
+            context=DistillationContext(
+                seed, optimizer, self._run.steps, after_step, execution=self.execution, ranks=self.ranks
+            ),
         )
         check_finite(self.student, "the student")
 

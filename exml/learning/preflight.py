@@ -8,7 +8,7 @@ from torch import nn
 from exml.core.errors import ExpertError, NonFiniteError, ShapeError
 from exml.core.expert import Expert
 from exml.core.samples import Samples
-from exml.engine import frozen, make_target
+from exml.engine import Teachers, frozen
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
 
@@ -52,7 +52,7 @@ def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: in
     labels = expert.class_ids[[0, -1]].to(expert.device)
     batch = Samples.of(images, labels, task=expert.task, experience=1)
     with torch.no_grad(), frozen(expert.module), frozen(student):
-        target = make_target(None, expert, batch, strategy.normalizer, strategy.combiner, classes)
+        target = Teachers(None, expert, strategy.normalizer, strategy.combiner, classes).target(batch)
         shapes = {name: getattr(target, name).shape for name in ("logits", "defined", "candidates")}
         for name, shape in shapes.items():
             if shape != (2, classes):

@@ -10,26 +10,32 @@ from exml.runs.accuracy_figure import accuracy_figure
 from exml.runs.canvas import save_figure
 from exml.runs.display import ProgressDisplay
 from exml.runs.forecast import Forecast, duration, forecast
+from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
+from exml.runs.local_processes import LocalProcesses
+from exml.runs.ray_cluster import RayCluster
 from exml.runs.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
 from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.samples_figure import samples_figure
 from exml.runs.sources import FolderExperts, ScenarioExperts
 from exml.runs.table import result_table
 from exml.runs.zoo import stream_folder, train_zoo
-from exml.runs.zoo_display import ZooDisplay
-from exml.runs.zoo_evaluation import ExpertEvaluation, StreamEvaluation, ZooEvaluation, evaluate_zoo
-from exml.runs.zoo_events import ExpertTrained, ZooEvent, ZooObserver, ZooStarted
-from exml.runs.zoo_table import zoo_table
+from exml.runs.zoo_evaluation import ExpertEvaluation, StreamEvaluation, ZooEvaluation, evaluate_zoo, zoo_table
 
 __all__ = [
     "BaselineResult",
+    "Ended",
     "Environment",
+    "Executor",
     "ExperienceResult",
     "ExpertEvaluation",
-    "ExpertTrained",
+    "Failure",
     "FolderExperts",
     "Forecast",
+    "Job",
+    "LocalProcesses",
     "ProgressDisplay",
+    "RayCluster",
+    "Resources",
     "Result",
     "RunSettings",
     "ScenarioExperts",
@@ -37,11 +43,8 @@ __all__ = [
     "Stop",
     "StrategyResult",
     "StreamEvaluation",
-    "ZooDisplay",
+    "ThisProcess",
     "ZooEvaluation",
-    "ZooEvent",
-    "ZooObserver",
-    "ZooStarted",
     "accuracy_figure",
     "duration",
     "evaluate_zoo",

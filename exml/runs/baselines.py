@@ -24,8 +24,7 @@ BASELINES: dict[str, Baseline] = {
 
 def baseline_result(name: str, experts: ExpertStream, scenario: Scenario, device: torch.device) -> BaselineResult:
     """One row: its accuracies, or why it has none."""
-    baseline = BASELINES[name]
-    ex_model = isinstance(baseline, ParameterAverage)  # the others keep every expert
+    baseline, rules = BASELINES[name], BASELINES[name].ex_model
     reason = _inapplicable(baseline, scenario)
     if reason is None:
         try:
@@ -33,12 +32,12 @@ def baseline_result(name: str, experts: ExpertStream, scenario: Scenario, device
         except BaselineError as error:
             reason = f"it needs {error.expected}, and there is {error.got}"
         else:
-            return BaselineResult(name=name, ex_model=ex_model, accuracy=found.accuracies, stream_accuracy=found.stream)
-    return BaselineResult(name=name, ex_model=ex_model, reason=reason)
+            return BaselineResult(name=name, ex_model=rules, accuracy=found.accuracies, stream_accuracy=found.stream)
+    return BaselineResult(name=name, ex_model=rules, reason=reason)
 
 
 def _inapplicable(baseline: Baseline, scenario: Scenario) -> str | None:
     """Why a baseline means nothing in a scenario, as in Tables 2 and 3; None if it does."""
-    if isinstance(baseline, Oracle):
+    if baseline.needs_experience:
         return "the experiences share one test set, so no expert is the right one" if scenario.shared_test else None
     return "there is one expert only, nothing to combine" if len(scenario.experiences) == 1 else None

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from exml.baselines import Oracle
 from exml.core.errors import NonFiniteError, ShapeError
 from exml.core.ranks import ALONE, Ranks
 from exml.core.samples import Samples, inference_batch_size
@@ -210,7 +209,7 @@ def evaluate_baseline(
         BaselineError: when the baseline does not apply to these experts or to this scenario.
     """
     predict = baseline(experts, scenario.classes)
-    return evaluate(predict, scenario, device=device, tell_experience=isinstance(baseline, Oracle))
+    return evaluate(predict, scenario, device=device, tell_experience=baseline.needs_experience)
 
 
 def stream_accuracy(accuracies: Sequence[float], sizes: Sequence[int]) -> float:

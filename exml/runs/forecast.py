@@ -20,7 +20,7 @@ from exml.core.registry import component
 from exml.core.rng import global_seed
 from exml.core.samples import Samples
 from exml.core.shapes import Scalar
-from exml.engine import PreviousStudent, distill
+from exml.engine import DistillationContext, PreviousStudent, Teachers, distill
 from exml.learning.preflight import check_student
 from exml.learning.strategy import Strategy
 from exml.protocols import GenerationContext
@@ -201,20 +201,12 @@ class _Trial:
 
         distill(
             self.student,
-            before,
-            self.expert,
+            Teachers(before, self.expert, strategy.normalizer, strategy.combiner, self.classes),
             self._samples(size),
-            normalizer=strategy.normalizer,
-            combiner=strategy.combiner,
             loss=strategy.loss,
             training=training,
             augmentation=strategy.augmentation,
-            optimizer=training.make_optimizer(self.student),
-            seed=0,
-            start=0,
-            classes=self.classes,
-            after_step=after_step,
-            execution=self.execution,
+            context=DistillationContext(seed=0, after_step=after_step, execution=self.execution),
         )
         return ticks
 

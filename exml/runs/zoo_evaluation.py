@@ -1,13 +1,17 @@
-"""What the experts of a zoo can do, each alone and all together: what ``exml experts evaluate`` does."""
+"""The accuracies of the experts in a zoo, and of the baselines on each stream: ``exml experts evaluate``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import attrs
 import torch
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from exml import scenarios
 from exml.baselines import Oracle
@@ -35,9 +39,9 @@ class ExpertEvaluation:
     Args:
         name: of its files.
         classes: global ids of its classes.
-        images: those of its own classes that it was asked about.
-        accuracy: on them, among its own classes; None if it could not be asked.
-        fault: why not.
+        images: number of images of its own classes.
+        accuracy: on them, among its own classes; None if the expert is faulty.
+        fault: what is wrong with it.
     """
 
     name: str
@@ -54,10 +58,10 @@ class StreamEvaluation:
 
     Args:
         folder: its name in the zoo.
-        scenario: with its settings, as it was trained; None if no card says it.
+        scenario: with its settings; None if no card states it.
         seed: of the scenario and the training.
         experts: in their order.
-        baselines: of all of them together; none if an expert is faulty.
+        baselines: of all experts together; none if an expert is faulty.
     """
 
     folder: str
@@ -70,10 +74,10 @@ class StreamEvaluation:
 @component
 @attrs.frozen(kw_only=True)
 class ZooEvaluation:
-    """All streams of a zoo; ``evaluation.json`` is this as JSON.
+    """All streams of a zoo; ``evaluation.json`` is this class as JSON.
 
     Args:
-        split: which images the accuracies are of.
+        split: the images that the accuracies are measured on.
         streams: by name, with 2 before 10.
     """
 
@@ -82,7 +86,7 @@ class ZooEvaluation:
 
     @property
     def faults(self) -> dict[str, str]:
-        """Why an expert could not be asked, by its folder and name."""
+        """The faults of experts, by folder and name."""
         every = ((stream, expert) for stream in self.streams for expert in stream.experts)
         return {f"{stream.folder}/{expert.name}": expert.fault for stream, expert in every if expert.fault is not None}
 
@@ -94,20 +98,19 @@ def evaluate_zoo(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> ZooEvaluation:
-    """Ask each expert about the images of its own classes, and the baselines about those of all; writes a file of it.
+    """Evaluate each expert on its own classes and the baselines on all classes, and write ``evaluation.json``.
 
-    The SHA-256 of all weights is checked. A file that is damaged or absent is named in the result, and the others are
-    evaluated all the same.
+    The SHA-256 of all weights is checked. Damaged and missing files are named in the result; the others are evaluated.
 
     Args:
-        zoo: as :func:`train_zoo` makes it.
-        split: which images are asked about.
-        device: where, as torch names it; ``"auto"`` is an accelerator if there is one.
-        progress: called with the number of streams that are done and of all.
+        zoo: a folder made by :func:`train_zoo`.
+        split: the images that the accuracies are measured on.
+        device: where to run, as torch names it; ``"auto"`` is an accelerator if there is one.
+        progress: called with the number of streams done and the total.
 
     Raises:
-        StreamError: there are no experts in any folder of the zoo.
-        ExmlError: what is wrong with the split, the device, a scenario or its data.
+        StreamError: when no folder of the zoo holds experts.
+        ExmlError: an invalid split or device, or a scenario whose data are missing.
     """
     zoo = Path(zoo)
     found = {folder: _names(folder) for folder in sorted(zoo.glob("*/"), key=lambda path: natural(path.name))}
@@ -116,7 +119,7 @@ def evaluate_zoo(
         raise StreamError(
             expected=f"folders of experts in {zoo}",
             got="none" if zoo.is_dir() else "no such folder",
-            remedy="check the path; 'exml experts train' makes them",
+            remedy="check the path; 'exml experts train' creates them",
         )
     place = device_of(device)
     streams: list[StreamEvaluation] = []
@@ -144,8 +147,8 @@ def _stream(folder: Path, names: list[str], split: Split, device: torch.device) 
             faults[name] = str(error)
     origin = next((_origin(card) for card in cards.values() if _origin(card) is not None), None)
     if origin is None:
-        said = "its card does not say on which scenario and with which seed it was trained"
-        experts = [ExpertEvaluation(name=name, fault=faults.get(name, said)) for name in names]
+        unknown = "its card does not state the scenario and the seed of its training"
+        experts = [ExpertEvaluation(name=name, fault=faults.get(name, unknown)) for name in names]
         return StreamEvaluation(folder=folder.name, experts=tuple(experts))
     scenario = scenarios.load(*origin, split)
     experts: list[ExpertEvaluation] = []
@@ -153,9 +156,9 @@ def _stream(folder: Path, names: list[str], split: Split, device: torch.device) 
         name = f"expert-{experience.index}"
         fault = faults.get(name)
         if name in cards and _origin(cards[name]) != origin:
-            fault = f"it was trained on {_origin(cards[name])}, and another one here on {origin}"
+            fault = f"it was trained on {_origin(cards[name])}, another expert of the stream on {origin}"
         elif name not in names:
-            fault = "it is not there"
+            fault = "its files are missing"
         experts.append(_expert(folder / f"{name}.json", experience, scenario.classes, device, fault))
     baselines: list[BaselineResult] = []
     if all(expert.fault is None for expert in experts):
@@ -167,7 +170,7 @@ def _stream(folder: Path, names: list[str], split: Split, device: torch.device) 
 
 
 def _origin(card: ExpertCard) -> tuple[str, int] | None:
-    """The scenario and the seed that a card names."""
+    """The scenario and the seed that a card states."""
     name, seed = card.training.get("scenario"), card.training.get("seed")
     return (name, seed) if isinstance(name, str) and isinstance(seed, int) else None
 
@@ -179,7 +182,7 @@ def _expert(
         try:
             expert = load_expert(path)
             if expert.classes != experience.classes:
-                fault = f"it knows the classes {expert.classes}, and its experience has {experience.classes}"
+                fault = f"it knows the classes {expert.classes}, its experience has {experience.classes}"
             else:
                 test = experience.test.to(device)
                 predict = Oracle()(ExpertStream.from_experts([expert.to(device)]), classes)
@@ -188,3 +191,37 @@ def _expert(
         except ExmlError as error:
             fault = str(error)
     return ExpertEvaluation(name=path.stem, classes=experience.classes, fault=fault)
+
+
+def zoo_table(evaluation: ZooEvaluation) -> Group:
+    """Two tables in percent: each expert of a stream on its own classes, and the baselines on all classes.
+
+    The reasons for missing accuracies are in :attr:`ZooEvaluation.faults`.
+    """
+    longest = max(len(stream.experts) for stream in evaluation.streams)
+    own = _table([f"e{place}" for place in range(1, longest + 1)])
+    together = _table(list(BASELINES))
+    for stream in evaluation.streams:
+        cells = ["fault" if expert.fault is not None else _percent(expert.accuracy) for expert in stream.experts]
+        own.add_row(stream.folder, *cells, *[""] * (longest - len(cells)))
+        accuracies = {row.name: row.stream_accuracy for row in stream.baselines}
+        together.add_row(stream.folder, *(_percent(accuracies.get(name)) for name in BASELINES))
+    images = "test" if evaluation.split == "test" else "validation"
+    return Group(
+        Text(f"Each expert on the {images} images of its own classes, %", style="bold"),
+        own,
+        Text(f"\nAll experts of a stream on all {images} images, %", style="bold"),
+        together,
+    )
+
+
+def _table(columns: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("stream", overflow="fold")
+    for column in columns:
+        table.add_column(column.replace(" ", "\n"), justify="right", vertical="bottom", min_width=5)
+    return table
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}"

@@ -1,4 +1,4 @@
-"""Conformance suites: test a component of your own in three lines.
+"""Conformance suites: test a component of your own in three lines. Imports the rooms below the recipes.
 
 >>> import attrs, exml
 >>> from exml.testing import check_normalizer

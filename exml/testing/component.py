@@ -1,8 +1,9 @@
-"""What holds for every component."""
+"""Conformance of every component."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -12,47 +13,53 @@ from exml.core.registry import kind_of, plays
 from exml.core.serialization import from_plain, to_plain
 
 
-def require(holds: bool, what: str, component: object) -> None:
-    """Raise an AssertionError that says what a component must do and does not."""
-    if not holds:
-        raise AssertionError(f"{type(component).__name__} {what}")
+def requirement(component: object) -> Callable[[bool, str], None]:
+    """Of a component, a function that raises an AssertionError with what it must do, and the remedy, unless it does."""
+
+    def must(holds: bool, what: str) -> None:
+        if not holds:
+            raise AssertionError(f"{type(component).__name__} must {what}")
+
+    return must
 
 
 def check_component(component: Any, role: str) -> None:
-    """A component is frozen, prints, compares and hashes by its settings, plays its role, and serialises.
+    """Check that a component is frozen, prints, compares and hashes by its settings, has its role, and serializes.
 
     Args:
-        component: an instance with settings that are not all defaults, if it has any.
+        component: an instance, preferably with settings other than the defaults.
         role: ``generator``, ``prior``, ``augmentation``, ``normalizer``, ``combiner``, ``buffer`` or ``loss``.
 
     Raises:
-        AssertionError: naming the first property that does not hold.
+        AssertionError: names the first property that does not hold, and the remedy.
 
     >>> from exml.priors import L2Norm
     >>> check_component(L2Norm(0.5), "prior")
     >>> check_component(L2Norm(0.5), "loss")
     Traceback (most recent call last):
-    AssertionError: L2Norm must have the attributes and the call of a loss
+    AssertionError: L2Norm must have the attributes and the call of a loss: see the protocol in exml.protocols
     """
-    cls = type(component)
-    require(attrs.has(cls), "must be an attrs class", component)
+    cls, must = type(component), requirement(component)
+    must(attrs.has(cls), "be an attrs class: decorate it with @attrs.frozen")
     fields = attrs.fields(cls)
-    require(plays(component, role), f"must have the attributes and the call of a {role}", component)
+    must(plays(component, role), f"have the attributes and the call of a {role}: see the protocol in exml.protocols")
     twin = copy.deepcopy(component)
-    require(twin == component, "must equal a copy of itself", component)
-    require(hash(twin) == hash(component), "must hash as its copy does", component)
+    must(twin == component, "equal a copy of itself: compare by settings, as attrs does")
+    must(hash(twin) == hash(component), "hash like its copy: use settings that hash by value")
     shown = all(field.name.lstrip("_") in repr(component) for field in fields if field.repr is True)
-    require(cls.__name__ in repr(component) and shown, "must print its name and its settings", component)
+    must(cls.__name__ in repr(component) and shown, "print its name and its settings: keep the repr of attrs")
     for field in fields:
         try:
             setattr(component, field.name, getattr(component, field.name))
         except attrs.exceptions.FrozenError:
             continue
-        raise AssertionError(f"{cls.__name__} must be frozen: {field.name} could be set")
+        must(False, f"be frozen, but {field.name} can be set: use @attrs.frozen")
     try:
         kind = kind_of(cls)
     except UnknownNameError:
-        raise AssertionError(f"{cls.__name__} must be registered with @exml.component to serialise") from None
+        must(False, "be registered to serialize: decorate it with @exml.component")
+        return
     plain = to_plain(component)
-    require(plain.get("kind") == kind, "must be tagged by its kind", component)
-    require(from_plain(plain, cls) == component, "must come back from plain data as it was", component)
+    must(plain.get("kind") == kind, "be tagged by its kind: do not override its serialization")
+    same = from_plain(plain, cls) == component
+    must(same, "survive a round trip through plain data: use settings of plain types or components")

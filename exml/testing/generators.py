@@ -7,11 +7,11 @@ from torch import nn
 
 from exml.core.expert import Expert
 from exml.protocols import Generator
-from exml.testing.component import check_component, require
+from exml.testing.component import check_component, requirement
 
 
 def tiny_expert(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Expert:
-    """A small untrained expert with batch-norm, a head of the full width 6, and the classes 1 and 4.
+    """A small untrained expert with batch norm, a head of the full width 6, and the classes 1 and 4.
 
     >>> tiny_expert().classes
     (1, 4)
@@ -32,39 +32,44 @@ def tiny_expert(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Expert:
 
 
 def check_generator(generator: Generator, image_shape: tuple[int, int, int] = (1, 8, 8), size: int = 7) -> None:
-    """A generator is a component; it makes what was asked for, the same for a seed, and leaves the expert alone.
+    """Check that a generator is a component, makes the requested samples from a seed, and restores the expert.
 
     Args:
-        generator: the one to check, with few iterations.
-        image_shape: ``(channels, height, width)`` that it can make.
-        size: how many samples to ask for.
+        generator: with few iterations.
+        image_shape: ``(channels, height, width)`` that it supports.
+        size: number of samples.
 
     Raises:
-        AssertionError: naming the first property that does not hold.
+        AssertionError: names the first property that does not hold, and the remedy.
 
     >>> from exml.generators import ProceduralImages
     >>> check_generator(ProceduralImages())
     """
     check_component(generator, "generator")
+    must = requirement(generator)
     expert = tiny_expert(image_shape)
     before = {name: tensor.clone() for name, tensor in expert.module.state_dict().items()}
     one, two, other = (generator(expert, size, seed) for seed in (1, 1, 2))
-    require(len(one) == size, "must make as many samples as asked for", generator)
-    require(one.images.shape[1:] == image_shape, "must make images of the expert's shape", generator)
-    require(one.images.dtype == torch.float32, "must make float32 images", generator)
-    require(not one.images.requires_grad, "must give images without a graph", generator)
-    require(bool(one.images.isfinite().all()), "must make finite images", generator)
+    must(len(one) == size, "make the requested number of samples: return size of them")
+    must(one.images.shape[1:] == image_shape, "make images of the expert's shape: use expert.image_shape")
+    must(one.images.dtype == torch.float32, "make float32 images: convert them")
+    must(not one.images.requires_grad, "return images without a graph: detach them")
+    must(bool(one.images.isfinite().all()), "make finite images: raise NonFiniteError otherwise")
     known = bool(torch.isin(one.labels, expert.class_ids).all())
-    require(known, "must label images with classes that the expert knows", generator)
-    require(bool((one.tasks == 2).all()), "must mark samples with the expert's task", generator)
+    must(known, "label images with classes of the expert: use expert.labels or expert.class_ids")
+    must(bool((one.tasks == 2).all()), "set the expert's task: pass task=expert.task to Samples.of")
     same = torch.equal(one.images, two.images) and torch.equal(one.labels, two.labels)
-    require(same, "must make the same samples for the same seed", generator)
-    require(not torch.equal(one.images, other.images), "must make other samples for another seed", generator)
+    must(same, "make the same samples for the same seed: draw from exml.core.rng.make_generator")
+    must(
+        not torch.equal(one.images, other.images),
+        "make other samples for another seed: derive every draw from the seed",
+    )
     after = expert.module.state_dict()
-    require(all(torch.equal(after[name], was) for name, was in before.items()), "must not change the expert", generator)
+    same = all(torch.equal(after[name], was) for name, was in before.items())
+    must(same, "not change the expert: run it inside exml.engine.frozen")
     free = expert.module.training and all(weight.requires_grad for weight in expert.module.parameters())
-    require(free, "must put back the expert's mode and gradient flags", generator)
+    must(free, "restore the expert's mode and gradient flags: run it inside exml.engine.frozen")
     for part in expert.module.modules():
         hooks = {**vars(part)["_forward_pre_hooks"], **vars(part)["_forward_hooks"]}
-        require(not hooks, "must leave no hook on the expert", generator)
-    require(generator(expert, 1, 0).images.shape[0] == 1, "must be able to make a single sample", generator)
+        must(not hooks, "leave no hook on the expert: remove it in a finally block")
+    must(len(generator(expert, 1, 0)) == 1, "be able to make a single sample: support size=1")

@@ -8,7 +8,7 @@ from exml.core.samples import Samples
 from exml.core.shapes import ClassMask, Labels
 from exml.core.targets import Target, TeacherLogits
 from exml.protocols import Combiner, Loss, Normalizer
-from exml.testing.component import check_component, require
+from exml.testing.component import check_component, requirement
 
 _CLASSES = 6
 
@@ -24,47 +24,48 @@ def _logits(rows: int, seed: int) -> torch.Tensor:
 
 
 def check_normalizer(normalizer: Normalizer) -> None:
-    """A normalizer is a component; it works row by row, looks at known classes only, and keeps their order.
+    """Check that a normalizer is a component, works row by row over known classes only, and keeps their order.
 
     Args:
-        normalizer: the one to check.
+        normalizer: any settings.
 
     Raises:
-        AssertionError: naming the first property that does not hold.
+        AssertionError: names the first property that does not hold, and the remedy.
 
-    >>> from exml.losses import StandardizeLogits
+    >>> from exml.normalizers import StandardizeLogits
     >>> check_normalizer(StandardizeLogits())
     """
     check_component(normalizer, "normalizer")
+    must = requirement(normalizer)
     logits, known = _logits(5, 0), _mask(0, 2, 3)
     out = normalizer(logits, known)
-    require(out.shape == logits.shape, "must keep the shape of the logits", normalizer)
-    require(bool(out.isfinite().all()), "must give finite logits", normalizer)
+    must(out.shape == logits.shape, "keep the shape of the logits: return (batch, classes)")
+    must(bool(out.isfinite().all()), "return finite logits: avoid divisions by 0")
     rows = torch.cat([normalizer(row[None], known) for row in logits])
-    require(torch.allclose(out, rows, atol=1e-5), "must treat each row by itself", normalizer)
+    must(torch.allclose(out, rows, atol=1e-5), "treat each row by itself: reduce over dimension 1 only")
     order = torch.equal(out[:, known].argsort(1), logits[:, known].argsort(1))
-    require(order, "must keep the order of the known classes", normalizer)
+    must(order, "keep the order of the known classes: apply an increasing function")
     disturbed = torch.where(known, logits, logits + 100)
     unmoved = torch.allclose(normalizer(disturbed, known)[:, known], out[:, known], atol=1e-5)
-    require(unmoved, "must take its statistics over the known classes only", normalizer)
+    must(unmoved, "use statistics of the known classes only: mask the others")
     for edge in (torch.zeros_like(logits), logits[:1] * 0 + 7):
         finite = bool(normalizer(edge, known).isfinite().all())
-        require(finite, "must give finite logits where all known ones are equal", normalizer)
+        must(finite, "return finite logits where all known ones are equal: add an epsilon")
 
 
 def check_combiner(combiner: Combiner, *, tasks: bool = False) -> None:
-    """A combiner is a component; its target is defined where a teacher spoke, and the label is a candidate.
+    """Check that a combiner is a component, defines a target for every image, and keeps its label a candidate.
 
-    It is asked about the classes 0 to 3, seen before, and 3 to 4 of the expert, and about a first experience.
+    The previous student has the classes 0 to 3 and the expert the classes 3 and 4; a second call is a first experience.
 
     Args:
-        combiner: the one to check.
+        combiner: any settings.
         tasks: whether it needs task labels; then task 0 has the classes 0 to 2 and task 1 the classes 3 and 4.
 
     Raises:
-        AssertionError: naming the first property that does not hold.
+        AssertionError: names the first property that does not hold, and the remedy.
 
-    >>> from exml.losses import ByClass
+    >>> from exml.combiners import ByClass
     >>> check_combiner(ByClass())
     """
     check_component(combiner, "combiner")
@@ -83,39 +84,41 @@ def _samples(labels: Labels) -> Samples:
 
 
 def _check_target(combiner: Combiner, target: Target, labels: Labels, seen: ClassMask) -> None:
-    shape = (len(labels), _CLASSES)
+    shape, must = (len(labels), _CLASSES), requirement(combiner)
     for name in ("logits", "defined", "candidates"):
-        require(getattr(target, name).shape == shape, f"must give {name} (batch, classes)", combiner)
-    require(bool(target.logits.isfinite().all()), "must give finite targets", combiner)
-    require(not bool(target.logits[~target.defined].any()), "must leave undefined targets 0", combiner)
-    require(bool(target.defined.any(1).all()), "must define a target for every image", combiner)
-    require(not bool((target.candidates & ~seen).any()), "must name no class a candidate that nobody knows", combiner)
+        must(getattr(target, name).shape == shape, f"return {name} (batch, classes): keep the shape of the logits")
+    must(bool(target.logits.isfinite().all()), "return finite targets: mask classes without a teacher")
+    must(not bool(target.logits[~target.defined].any()), "leave undefined targets 0: multiply the logits by the mask")
+    must(bool(target.defined.any(1).all()), "define a target for every image: use the teacher that knows its label")
+    unseen = bool((target.candidates & ~seen).any())
+    must(not unseen, "list only known classes as candidates: use the known masks of both teachers")
     mine = target.candidates.gather(1, labels[:, None])
-    require(bool(mine.all()), "must name the label of each image among its candidates", combiner)
+    must(bool(mine.all()), "list the label of each image among its candidates: include all classes seen so far")
 
 
 def check_loss(loss: Loss) -> None:
-    """A loss is a component; it is a finite scalar, the mean over the batch, with a gradient that points downhill.
+    """Check that a loss is a component and a finite mean over the batch, and decreases along its gradient.
 
     Args:
-        loss: the one to check.
+        loss: any settings.
 
     Raises:
-        AssertionError: naming the first property that does not hold.
+        AssertionError: names the first property that does not hold, and the remedy.
 
     >>> from exml.losses import Distillation
     >>> check_loss(Distillation(cross_entropy=1.0))
     """
     check_component(loss, "loss")
+    must = requirement(loss)
     logits = _logits(4, 3).requires_grad_()
     seen = _mask(0, 1, 2, 3).expand(4, -1)
     target, labels = Target(_logits(4, 4) * seen, seen, seen), torch.tensor([0, 1, 2, 3])
     value = loss(logits, target, labels)
-    require(value.shape == () and bool(value.isfinite()), "must be a finite 0-dimensional loss", loss)
+    must(value.shape == () and bool(value.isfinite()), "be a finite 0-dimensional loss: reduce over images and classes")
     double = Target(target.logits.repeat(2, 1), seen.repeat(2, 1), seen.repeat(2, 1))
     twice = loss(logits.repeat(2, 1), double, labels.repeat(2))
-    require(torch.allclose(value, twice, rtol=1e-4), "must average over the batch", loss)
+    must(torch.allclose(value, twice, rtol=1e-4), "average over the batch: use the mean over images")
     (gradient,) = torch.autograd.grad(value, logits)
-    require(bool(gradient.isfinite().all()), "must have a finite gradient to the logits", loss)
+    must(bool(gradient.isfinite().all()), "have a finite gradient to the logits: avoid roots and logarithms of 0")
     lower = loss(logits - 1e-3 * gradient / gradient.norm().clamp_min(1e-12), target, labels)
-    require(bool(lower <= value), "must fall along its own gradient", loss)
+    must(bool(lower <= value), "decrease along its gradient: check its sign")

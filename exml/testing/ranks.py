@@ -1,4 +1,4 @@
-"""Several ranks in one process, each a thread: tests of what is shared out over ranks, without starting any process."""
+"""Several ranks as threads of one process, for tests that start no process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class _Table:
-    """Where the threads meet, and what they lay down there. Between two meetings they work one after another."""
+    """Where the threads exchange values. Between two exchanges they run one at a time."""
 
     def __init__(self, size: int) -> None:
         self.barrier = threading.Barrier(size)
@@ -24,11 +24,11 @@ class _Table:
 
 
 class ThreadRanks(Ranks):
-    """One thread's view of all; made by :func:`run_on_ranks`.
+    """The ranks as one thread sees them; created by :func:`run_on_ranks`.
 
     Args:
         rank: of this thread.
-        table: where it meets the others.
+        table: shared by all threads.
     """
 
     def __init__(self, rank: int, table: _Table) -> None:
@@ -36,51 +36,51 @@ class ThreadRanks(Ranks):
         self._table = table
 
     def gather(self, values: Tensor, /) -> Tensor:
-        """As the real one."""
-        return torch.stack(self._lay_down(values.detach().clone()))
+        """See :class:`exml.distributed.Ranks`."""
+        return torch.stack(self._exchange(values.detach().clone()))
 
     def add(self, values: Tensor, /) -> None:
-        """As the real one."""
+        """See :class:`exml.distributed.Ranks`."""
         with torch.no_grad():
             values.copy_(self.gather(values).sum(0))
 
     def share(self, values: Tensor, /) -> None:
-        """As the real one."""
+        """See :class:`exml.distributed.Ranks`."""
         with torch.no_grad():
             values.copy_(self.gather(values)[0])
 
     def wait(self) -> None:
-        """As the real one."""
-        self._lay_down(None)
+        """See :class:`exml.distributed.Ranks`."""
+        self._exchange(None)
 
     def tell(self, text: str, /) -> str:
-        """As the real one."""
-        return self._lay_down(text)[0]
+        """See :class:`exml.distributed.Ranks`."""
+        return self._exchange(text)[0]
 
-    def _lay_down(self, value: Any) -> list[Any]:
+    def _exchange(self, value: Any) -> list[Any]:
         self._table.places[self.rank] = value
         self._table.turn.release()
         try:
             self._table.barrier.wait()
             everything = list(self._table.places)
-            self._table.barrier.wait()  # nobody lays down the next before all have looked
+            self._table.barrier.wait()  # until all threads have read
         finally:
             self._table.turn.acquire()
         return everything
 
 
 def run_on_ranks(work: Callable[[Ranks], Result], size: int) -> list[Result]:
-    """Do the same work on several ranks at once; gives what each returned.
+    """Do the same work on several ranks; returns the result of each.
 
-    The ranks are threads of this process, of which one works at a time. What changes a module, or torch's global random
-    numbers, is seen by all: give every rank modules of its own.
+    The ranks are threads of this process that run one at a time. They share modules and torch's global random numbers,
+    so each rank needs modules of its own.
 
     Args:
         work: called with the ranks, in every thread.
-        size: how many.
+        size: number of ranks.
 
     Raises:
-        BaseException: the first that ``work`` raised; the other ranks are stopped where they next meet.
+        BaseException: the first that ``work`` raised; the other ranks stop at their next exchange.
 
     >>> run_on_ranks(lambda ranks: ranks.gather(torch.tensor(ranks.rank)).tolist(), 3)
     [[0, 1, 2], [0, 1, 2], [0, 1, 2]]

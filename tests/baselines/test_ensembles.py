@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from exml.baselines import EnsembleAverage, MinEntropy, Oracle, _ask
+from exml.baselines import EnsembleAverage, MinEntropy, Oracle
 from exml.core.errors import BaselineError, ExpertError, NonFiniteError, SettingError, StreamError
+from exml.engine import forward
 from exml.experts import Expert, ExpertStream
 
 CLASSES = 7
@@ -197,7 +198,7 @@ def test_mini_batches_change_nothing(
 ) -> None:
     predict = make()(ExpertStream.from_experts(heterogeneous()), CLASSES)
     whole = predict(images(), None)
-    monkeypatch.setattr(_ask, "inference_batch_size", lambda _: 4)
+    monkeypatch.setattr(forward, "inference_batch_size", lambda _: 4)
     torch.testing.assert_close(predict(images(), None), whole)
 
 

@@ -103,7 +103,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("fault", "place", "at_fault"), FAULTS, ids=lambda value: str(value))
 def test_a_rank_that_fails_ends_all_and_the_run_goes_on(tmp_path, nursery, arguments, alone, fault, place, at_fault):
-    """Within the time that was set; one rank says why; then it goes on with fewer ranks."""
+    """Within the timeout; one rank reports the reason; then the run resumes with fewer ranks."""
     out = tmp_path / "run"
     codes, said = nursery.live(arguments(out), size=2, fault=fault, place=place, at_fault=at_fault)
     ended = {"kill": -9, "stop": -9, "hang": -9, "raise": 2}[fault]
@@ -112,7 +112,7 @@ def test_a_rank_that_fails_ends_all_and_the_run_goes_on(tmp_path, nursery, argum
     errors = re.findall(r"^exml: error: .*$", "\n".join(said), re.MULTILINE)
     assert len(errors) == 1, said
     assert ("an image" in errors[0]) == (fault == "raise")
-    assert not (out / "student.safetensors").exists()
+    assert not (out / "result.json").exists()
     codes, said = nursery.live(arguments(out, "--resume"), size=1)
     assert codes == [0], said
     assert_same_student(out, alone)

@@ -1,4 +1,4 @@
-"""Distillation shared out over ranks: the steps of one rank, made together."""
+"""Distillation on several ranks: the steps of one rank, taken together."""
 
 import copy
 
@@ -8,14 +8,12 @@ from torch import nn
 
 import exml
 from exml.augmentation import Augmentation
-from exml.combiners import ByClass
 from exml.distributed import ALONE
-from exml.engine import Execution, ExecutionWarning, PreviousStudent, Training, distill
-from exml.engine._synchronized import synchronized
-from exml.losses import Distillation
+from exml.engine import Execution, ExecutionWarning, Training
+from exml.engine._ranks import synchronized
 from exml.models import ConvNet
-from exml.normalizers import CenterLogits
 from exml.testing import run_on_ranks
+from tests.engine.helpers import distilled, teachers_of
 
 SHAPE = (1, 8, 8)
 BATCH = 7
@@ -33,36 +31,20 @@ def student_of(kind):
     return net
 
 
-def distilled(ranks, *, kind="batch norm", dtype=torch.float64, execution=exml.engine.EAGER, **settings):
+def learned(ranks, *, kind="batch norm", dtype=torch.float64, execution=exml.engine.EAGER, **settings):
     torch.manual_seed(0)
     teachers = ConvNet(1, 4, 8).eval().to(dtype), ConvNet(1, 4, 8).eval().to(dtype)
     memory = exml.Samples.of(torch.rand(20, *SHAPE, dtype=dtype), torch.arange(20) % 4)
-    known = torch.arange(4) < 2
     student = student_of(kind).to(dtype)
-    if kind != "batch norm":  # distill puts the student into training mode; this layer is to stay as it is
+    if kind != "batch norm":  # this layer stays in evaluation mode
         student[1].train = lambda mode=True: student[1]
         student[1].training = False
     settings = {"iterations": 9, "batch_size": BATCH, "learning_rate": 0.005, "momentum": 0.9, **settings}
     training = Training(**settings)
     losses = []
-    distill(
-        student,
-        PreviousStudent(teachers[1], known, known),
-        exml.Expert(teachers[0], range(4), SHAPE),
-        memory,
-        normalizer=CenterLogits(),
-        combiner=ByClass(),
-        loss=Distillation(),
-        training=training,
-        augmentation=Augmentation(shift=1, rotation=5.0),
-        optimizer=training.make_optimizer(student),
-        seed=0,
-        start=0,
-        classes=4,
-        after_step=lambda done, loss: losses.append(loss.item()),
-        execution=execution,
-        ranks=ranks,
-    )
+    both = teachers_of(teachers[1], teachers[0], SHAPE, 4)
+    live = {"after_step": lambda done, loss: losses.append(loss.item()), "execution": execution, "ranks": ranks}
+    distilled(student, both, memory, training, augmentation=Augmentation(shift=1, rotation=5.0), **live)
     return {name: tensor.clone() for name, tensor in student.state_dict().items()}, losses
 
 
@@ -82,16 +64,16 @@ def distilled(ranks, *, kind="batch norm", dtype=torch.float64, execution=exml.e
 @pytest.mark.parametrize("size", [2, 3])
 def test_the_student_is_that_of_one_rank(size, settings):
     """Weights, running statistics and losses; in float64, so that nothing but rounding can differ."""
-    alone, losses = distilled(ALONE, **settings)
-    for state, told in run_on_ranks(lambda ranks: distilled(ranks, **settings), size):
+    alone, losses = learned(ALONE, **settings)
+    for state, told in run_on_ranks(lambda ranks: learned(ranks, **settings), size):
         assert told == pytest.approx(losses, rel=1e-9)
         for name, tensor in alone.items():
             torch.testing.assert_close(state[name], tensor, rtol=1e-8, atol=1e-9)
 
 
 def test_in_float32_it_is_so_to_rounding():
-    alone, losses = distilled(ALONE, dtype=torch.float32)
-    (state, told), (other, _) = run_on_ranks(lambda ranks: distilled(ranks, dtype=torch.float32), 2)
+    alone, losses = learned(ALONE, dtype=torch.float32)
+    (state, told), (other, _) = run_on_ranks(lambda ranks: learned(ranks, dtype=torch.float32), 2)
     assert told == pytest.approx(losses, rel=1e-4)
     for name, tensor in alone.items():
         torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-4)
@@ -100,7 +82,7 @@ def test_in_float32_it_is_so_to_rounding():
 
 def test_compiled_steps_are_refused():
     with pytest.warns(ExecutionWarning, match="compiled.*ranks exchange"):
-        run_on_ranks(lambda ranks: distilled(ranks, execution=Execution("always")), 2)
+        run_on_ranks(lambda ranks: learned(ranks, execution=Execution("always")), 2)
 
 
 LAYERS = {

@@ -1,4 +1,4 @@
-"""Inversion shared out over ranks: the loss and the gradients of the whole mini-batch, and the same images."""
+"""Inversion on several ranks: the loss and the gradients of the whole mini-batch, and the same images."""
 
 import copy
 
@@ -8,12 +8,14 @@ from torch import nn
 
 from exml.augmentation import Augmentation, Chain
 from exml.distributed import ALONE
-from exml.engine import EAGER, Execution, ExecutionWarning, inverter
-from exml.engine._active_images import Flight
+from exml.engine import Execution, ExecutionWarning, Goal, inverter
+from exml.engine._active_images import ActiveImages
+from exml.generators import ModelInversion
 from exml.models import SlimResNet18
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum, TotalVariation, Weighted
-from exml.protocols import NoJournal
+from exml.protocols import GenerationContext
 from exml.testing import run_on_ranks
+from tests.engine.helpers import inverted
 from tests.engine.test_inversion import jitter
 
 IMAGES = 7
@@ -54,16 +56,14 @@ def loss_and_gradient(network, prior, augmentation, ranks):
     """The sum of all ranks' losses, and the gradient of every image."""
     images = start()
     network = copy.deepcopy(network)
-    ready = inverter(
-        network, images, iterations=1, learning_rate=0.1, prior=prior, augmentation=augmentation, ranks=ranks
-    )
-    with ready as inversion, torch.enable_grad():
-        flight = Flight.begin(images, ranks.shard(len(images)), 0.1, None)
-        loss, _ = inversion._loss(inversion.network, flight, objective, torch.Generator().manual_seed(5))
-        (gradient,) = torch.autograd.grad(loss, flight.active)
+    context = GenerationContext(prior, augmentation, ranks=ranks)
+    with inverter(network, images, ModelInversion(), context) as inversion, torch.enable_grad():
+        state = ActiveImages.begin(images, ranks.shard(len(images)), 0.1, None)
+        loss, _ = inversion._loss(inversion.network, state, Goal(objective), torch.Generator().manual_seed(5))
+        (gradient,) = torch.autograd.grad(loss, state.active)
     whole = loss.detach().clone()
     ranks.add(whole)
-    return whole, flight.shard.collect(gradient)
+    return whole, state.shard.collect(gradient)
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -78,32 +78,10 @@ def test_loss_and_gradients_are_those_of_the_whole(network, name, size):
         assert (pixels - gradient).norm() <= 1e-5 * gradient.norm()
 
 
-def inverted(
-    network,
-    ranks,
-    *,
-    count=IMAGES,
-    augmentation=None,
-    prior=None,
-    journal=None,
-    finished=None,
-    iterations=12,
-    execution=EAGER,
-):
+def shared(network, ranks, *, count=IMAGES, **changes):
     """In float64, in which rounding is too small to put an image on the other side of a ReLU."""
-    images = start(count, torch.float64)
-    ready = inverter(
-        copy.deepcopy(network).double(),
-        images,
-        iterations=iterations,
-        learning_rate=0.05,
-        prior=prior,
-        augmentation=augmentation,
-        execution=execution,
-        ranks=ranks,
-    )
-    with ready as inversion:
-        return inversion(images, objective, seed=3, journal=journal or NoJournal(), finished=finished)
+    changes = {"iterations": 12, "learning_rate": 0.05, **changes}
+    return inverted(copy.deepcopy(network).double(), start(count, torch.float64), objective, ranks=ranks, **changes)
 
 
 @pytest.mark.parametrize("count", [1, 2, IMAGES])
@@ -111,10 +89,10 @@ def inverted(
 def test_the_images_are_the_same_on_any_number_of_ranks(network, prior, count):
     """Also where some ranks have no image; an augmentation of somebody's own is given its draws for every image."""
     settings = {"count": count, "augmentation": jitter, "prior": PRIORS[prior]}
-    (alone,) = run_on_ranks(lambda ranks: inverted(network, ranks, **settings), 1)
+    (alone,) = run_on_ranks(lambda ranks: shared(network, ranks, **settings), 1)
     assert (alone - start(count)).abs().max() > 0.1
     for size in (2, 3):
-        for images in run_on_ranks(lambda ranks: inverted(network, ranks, **settings), size):
+        for images in run_on_ranks(lambda ranks: shared(network, ranks, **settings), size):
             torch.testing.assert_close(images, alone, rtol=0, atol=1e-6)
 
 
@@ -123,13 +101,13 @@ def certain(logits, rows):
 
 
 def test_finished_images_leave_on_any_number_of_ranks(network):
-    """A rank whose images are all finished goes on helping the others with their statistics."""
+    """A rank whose images are all finished still takes part in the exchange of statistics."""
     settings = {"prior": BatchNormStatistics(1e-4), "finished": certain, "iterations": 60}
-    (alone,) = run_on_ranks(lambda ranks: inverted(network, ranks, **settings), 1)
-    stopped = inverted(network, ALONE, **{**settings, "finished": None})
+    (alone,) = run_on_ranks(lambda ranks: shared(network, ranks, **settings), 1)
+    stopped = shared(network, ALONE, **{**settings, "finished": None})
     assert not torch.allclose(alone, stopped, atol=1e-2)
     for size in (2, 3):
-        for images in run_on_ranks(lambda ranks: inverted(network, ranks, **settings), size):
+        for images in run_on_ranks(lambda ranks: shared(network, ranks, **settings), size):
             torch.testing.assert_close(images, alone, rtol=0, atol=1e-6)
 
 
@@ -152,7 +130,7 @@ def test_a_state_of_two_ranks_goes_on_with_three_or_one(network, finished):
 
     def work(ranks, state=None):
         keeper = Keeper(state)
-        return inverted(network, ranks, journal=keeper, **settings), keeper.states
+        return shared(network, ranks, journal=keeper, **settings), keeper.states
 
     (whole, states), *_ = run_on_ranks(work, 2)
     half = states[34]
@@ -166,4 +144,4 @@ def test_a_state_of_two_ranks_goes_on_with_three_or_one(network, finished):
 def test_captured_steps_are_refused_where_ranks_exchange_statistics(network):
     prior = BatchNormStatistics(1.0)
     with pytest.warns(ExecutionWarning, match="compiled.*ranks exchange"):
-        run_on_ranks(lambda ranks: inverted(network, ranks, prior=prior, execution=Execution("always")), 2)
+        run_on_ranks(lambda ranks: shared(network, ranks, prior=prior, execution=Execution("always")), 2)

@@ -1,4 +1,6 @@
-"""Distillation from a bank of views: the teachers are asked once about each."""
+"""Distillation against its plain twin, and from a bank of views: the teachers run once on each."""
+
+import copy
 
 import pytest
 import torch
@@ -6,12 +8,10 @@ from torch import nn
 
 import exml
 from exml.augmentation import Augmentation
-from exml.combiners import ByClass
 from exml.core.errors import SettingError
-from exml.engine import PreviousStudent, Training, distill
-from exml.losses import Distillation
-from exml.models import ConvNet
-from exml.normalizers import CenterLogits
+from exml.engine import Training
+from exml.models import ConvNet, SlimResNet18
+from tests.engine.helpers import distilled, plainly_distilled, teachers_of, weights
 
 SHAPE = (1, 8, 8)
 
@@ -29,37 +29,30 @@ class Asked(nn.Module):
         return self.net(images) if len(images) else images
 
 
-def run(*, views, augmentation, iterations=6, start=0, student=None, optimizer_of=None):
+def run(*, views, augmentation, iterations=6, start=0, student=None, optimizer=None):
     teachers = Asked(1), Asked(2)
-    known = torch.arange(10) < 5
     torch.manual_seed(0)
     memory = exml.Samples.of(torch.rand(12, *SHAPE), torch.arange(12) % 10)
     student = student or ConvNet(1, 10, 8)
     training = Training(iterations=iterations, batch_size=4, learning_rate=0.05, views=views)
-    optimizer = optimizer_of or training.make_optimizer(student)
     teachers[1].eval()
-    distill(
-        student,
-        PreviousStudent(teachers[1], known, torch.ones_like(known)),
-        exml.Expert(teachers[0], range(5, 10), SHAPE, outputs=range(10)),
-        memory,
-        normalizer=CenterLogits(),
-        combiner=ByClass(),
-        loss=Distillation(),
-        training=training,
-        augmentation=augmentation,
-        optimizer=optimizer,
-        seed=0,
-        start=start,
-        classes=10,
-        after_step=lambda done, loss: None,
-    )
-    # The engine also asks about two images while it makes the networks ready.
+    both = teachers_of(teachers[1], teachers[0], SHAPE)
+    distilled(student, both, memory, training, augmentation=augmentation, start=start, optimizer=optimizer)
+    # Lowering also runs the networks on two images.
     return student, [[batch for batch in teacher.images if len(batch) > 2] for teacher in teachers], memory
 
 
-def weights(module):
-    return nn.utils.parameters_to_vector(module.parameters()).detach()
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_steps_are_those_of_the_plain_twin(optimizer):
+    torch.manual_seed(0)
+    student, previous, expert = (SlimResNet18(width=4).double() for _ in range(3))
+    memory = exml.Samples.of(torch.rand(12, 3, 16, 16).double(), torch.arange(12) % 10)
+    training = Training(iterations=5, batch_size=4, learning_rate=0.003, optimizer=optimizer, schedule="cosine")
+    given = teachers_of(previous, expert, (3, 16, 16)), memory, training
+    settings = {"augmentation": Augmentation(shift=2, rotation=9.0), "seed": 3}
+    wanted = weights(plainly_distilled(copy.deepcopy(student), *given, **settings))
+    assert not torch.allclose(weights(student), wanted, atol=1e-3)
+    torch.testing.assert_close(weights(distilled(student, *given, **settings)), wanted, rtol=0, atol=1e-6)
 
 
 def test_one_view_without_augmentation_is_the_fresh_batch():
@@ -81,11 +74,8 @@ def test_each_view_is_asked_about_once_and_both_teachers_see_the_same(views):
 
 def test_a_run_that_goes_on_makes_the_same_bank():
     whole = run(views=2, augmentation=Augmentation(shift=2))[0]
-    training = Training(iterations=6, batch_size=4, learning_rate=0.05, views=2)
     half = run(views=2, augmentation=Augmentation(shift=2), iterations=3)[0]
-    rest = run(
-        views=2, augmentation=Augmentation(shift=2), start=3, student=half, optimizer_of=training.make_optimizer(half)
-    )[0]
+    rest = run(views=2, augmentation=Augmentation(shift=2), start=3, student=half)[0]
     assert torch.equal(weights(rest), weights(whole))
 
 

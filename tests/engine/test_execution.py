@@ -21,14 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import exml
 from exml.augmentation import Augmentation
-from exml.combiners import ByClass
-from exml.engine import Execution, ExecutionWarning, PreviousStudent, Training, _steps, distill, invert
+from exml.engine import Execution, ExecutionWarning, Training, _steps, distill
 from exml.engine._steps import Choice, Fallback
-from exml.losses import Distillation
 from exml.models import ConvNet, LeNet5, SlimResNet18
-from exml.normalizers import CenterLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
 from exml.protocols import NoJournal
+from tests.engine.helpers import distilled, inverted, teachers_of, weights
 
 DYNAMO = ("ignore:The .grad attribute", "ignore::DeprecationWarning", "ignore::FutureWarning")
 """What PyTorch's own compiler warns of itself."""
@@ -48,54 +46,27 @@ class Branches(nn.Module):
         return logits if logits.detach().sum().item() > 0 else logits.clone()
 
 
-def inversion(network, shape, *, prior=PRIOR, augmentation=None, steps=8, execution=None, journal=None, device="cpu"):
+def inversion(network, shape, *, steps=8, device="cpu", **changes):
+    context = {"prior": PRIOR, **changes}
     images = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
     labels = torch.arange(len(images), device=device) % 3
-    return invert(
-        network.to(device),
-        images,
-        lambda logits, rows: cross_entropy(logits, labels[rows], reduction="none"),
-        iterations=steps,
-        learning_rate=0.05,
-        seed=0,
-        journal=journal or NoJournal(),
-        prior=prior,
-        augmentation=augmentation,
-        execution=execution or Execution(),
-    )
+
+    def objective(logits, rows):
+        return cross_entropy(logits, labels[rows], reduction="none")
+
+    return inverted(network.to(device), images, objective, seed=0, iterations=steps, learning_rate=0.05, **context)
 
 
-def distillation(make, shape, *, optimizer="sgd", steps=8, execution=None, after_step=None, device="cpu"):
+def distillation(make, shape, *, optimizer="sgd", steps=8, device="cpu", **live):
     """The student of some steps in the second experience."""
     torch.manual_seed(0)
     student, teacher, earlier = (make().to(device) for _ in range(3))
-    known = (torch.arange(10) < 5).to(device)
     memory = exml.Samples.of(torch.rand(shape).to(device), (torch.arange(len(torch.rand(shape))) % 10).to(device))
     training = Training(
         steps, 8, 0.01, optimizer, momentum=0.9 * (optimizer == "sgd"), schedule="one-cycle", clip_norm=5.0
     )
-    distill(
-        student,
-        PreviousStudent(earlier, known, torch.ones_like(known)),
-        exml.Expert(teacher, range(5, 10), shape[1:], outputs=range(10)),
-        memory,
-        normalizer=CenterLogits(),
-        combiner=ByClass(),
-        loss=Distillation(),
-        training=training,
-        augmentation=Augmentation.cifar10(),
-        optimizer=training.make_optimizer(student),
-        seed=0,
-        start=0,
-        classes=10,
-        after_step=after_step or (lambda done, loss: None),
-        execution=execution or Execution(),
-    )
-    return student
-
-
-def weights(module):
-    return nn.utils.parameters_to_vector(module.parameters()).detach().cpu()
+    teachers = teachers_of(earlier, teacher, shape[1:])
+    return distilled(student, teachers, memory, training, augmentation=Augmentation.cifar10(), **live)
 
 
 @pytest.fixture

@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from exml.augmentation import Augmentation
 from exml.core.errors import ExpertError, NonFiniteError
-from exml.engine import invert
-from exml.priors import BatchNormStatistics
+from exml.models import SlimResNet18
+from exml.priors import BatchNormStatistics, L2Norm, Sum
 from exml.protocols import NoJournal
+from tests.engine.helpers import inverted, plainly_inverted
 from tests.generators.helpers import Ends, KilledError, KillingJournal, hooks_of, snapshot_of
 
 
@@ -54,23 +56,13 @@ def net():
 
 IMAGES = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(1))
 LABELS = torch.tensor([0, 1, 2, 0, 1])
-SETTINGS = {"iterations": 6, "learning_rate": 0.1, "seed": 3, "journal": NoJournal()}
 
 
 def test_three_steps_are_those_of_the_formula(linear):
     """Cross-entropy of a linear softmax and a squared norm: the gradient is W^T (p - onehot) / τ + 2 λ z."""
     labels, temperature, weight = torch.tensor([0, 2, 1]), 2.0, 0.05
     start = torch.randn(3, 2, 2, 2, dtype=torch.float64)
-    got = invert(
-        linear,
-        start,
-        towards(labels, temperature),
-        iterations=3,
-        learning_rate=0.1,
-        seed=0,
-        journal=NoJournal(),
-        prior=Squares(weight),
-    )
+    got = inverted(linear, start, towards(labels, temperature), iterations=3, prior=Squares(weight))
     matrix, bias = linear[1].weight.detach().numpy(), linear[1].bias.detach().numpy()
     z = start.numpy().reshape(3, 8)
     mean, square = np.zeros_like(z), np.zeros_like(z)
@@ -83,20 +75,31 @@ def test_three_steps_are_those_of_the_formula(linear):
     np.testing.assert_allclose(got.numpy().reshape(3, 8), z, rtol=1e-9, atol=1e-12)
 
 
+def test_steps_are_those_of_the_plain_twin():
+    """With batch-norm statistics, a residual network, augmentation and Adam as PyTorch writes it."""
+    torch.manual_seed(0)
+    network, images = SlimResNet18(width=4).double(), torch.randn(5, 3, 16, 16).double()
+    parts = {
+        "prior": Sum((L2Norm(1e-2), BatchNormStatistics(1.0))),
+        "augmentation": Augmentation(shift=2, rotation=9.0),
+    }
+    got = inverted(network, images, towards(LABELS), **parts)
+    torch.testing.assert_close(got, plainly_inverted(network, images, towards(LABELS), **parts), rtol=0, atol=1e-6)
+
+
 def test_an_image_does_not_depend_on_its_mini_batch(linear):
     """Not even where Adam's epsilon is as large as the gradients, which is where a mean over the batch would show."""
     with torch.no_grad():
         linear[1].weight *= 1e-7
     labels, start = torch.tensor([0, 2, 1, 1]), torch.randn(4, 2, 2, 2, dtype=torch.float64)
-    settings = {**SETTINGS, "prior": Squares(1e-9)}
-    together = invert(linear, start, towards(labels), **settings)
-    alone = [invert(linear, start[k : k + 1], towards(labels[k : k + 1]), **settings) for k in range(4)]
+    together = inverted(linear, start, towards(labels), prior=Squares(1e-9))
+    alone = [inverted(linear, start[[k]], towards(labels[[k]]), prior=Squares(1e-9)) for k in range(4)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-12)
 
 
 def test_pixel_priors_see_the_images_and_activations_come_of_the_augmented_ones(net):
     prior = Squares(0.1, reads_activations=True)
-    invert(net, IMAGES, towards(LABELS), **{**SETTINGS, "iterations": 1}, prior=prior, augmentation=lambda x, _: 3 * x)
+    inverted(net, IMAGES, towards(LABELS), iterations=1, prior=prior, augmentation=lambda x, _: 3 * x)
     ((images, (activation,)),) = prior.saw
     assert torch.equal(images, IMAGES)
     torch.testing.assert_close(activation, net[0](3 * IMAGES))
@@ -104,17 +107,17 @@ def test_pixel_priors_see_the_images_and_activations_come_of_the_augmented_ones(
 
 def test_activations_are_recorded_only_if_they_are_read(net, linear):
     prior = Squares(0.1)
-    invert(net, IMAGES, towards(LABELS), **SETTINGS, prior=prior)
+    inverted(net, IMAGES, towards(LABELS), prior=prior)
     assert len(prior.saw) == 6
     assert all(activations == [] for _, activations in prior.saw)
     with pytest.raises(ExpertError, match="batch-norm layers"):
-        invert(linear, torch.zeros(1, 2, 2, 2).double(), towards(LABELS), **SETTINGS, prior=BatchNormStatistics(1.0))
+        inverted(linear, torch.zeros(1, 2, 2, 2).double(), towards(LABELS), prior=BatchNormStatistics(1.0))
 
 
 def test_start_and_network_are_left_alone(net):
     net.train()
     start, before = IMAGES.clone(), snapshot_of(net)
-    got = invert(net, start, towards(LABELS), **SETTINGS, prior=Statistics(), augmentation=jitter)
+    got = inverted(net, start, towards(LABELS), prior=Statistics(), augmentation=jitter)
     assert torch.equal(start, IMAGES)
     assert not got.requires_grad
     assert snapshot_of(net) == before
@@ -129,29 +132,29 @@ def test_also_after_an_exception(net):
         raise KilledError
 
     with pytest.raises(KilledError):
-        invert(net, IMAGES, broken, **SETTINGS, prior=Statistics())
+        inverted(net, IMAGES, broken, prior=Statistics())
     assert snapshot_of(net) == before
     assert hooks_of(net) == 0
 
 
 def test_works_where_gradients_are_off(net):
-    wanted = invert(net, IMAGES, towards(LABELS), **SETTINGS)
+    wanted = inverted(net, IMAGES, towards(LABELS))
     with torch.no_grad():
-        got = invert(net, IMAGES, towards(LABELS), **SETTINGS)
+        got = inverted(net, IMAGES, towards(LABELS))
     assert torch.equal(got, wanted)
 
 
 def test_the_images_get_what_they_were_optimised_for(net):
     net.eval()
     before = net(IMAGES).softmax(1).gather(1, LABELS[:, None])
-    after = net(invert(net, IMAGES, towards(LABELS), **{**SETTINGS, "iterations": 50})).softmax(1)
+    after = net(inverted(net, IMAGES, towards(LABELS), iterations=50)).softmax(1)
     assert (after.gather(1, LABELS[:, None]) > before).all()
     assert torch.equal(after.argmax(1), LABELS)
 
 
 def test_augmentation_is_a_function_of_the_seed(net):
     def run(seed):
-        return invert(net, IMAGES, towards(LABELS), **{**SETTINGS, "seed": seed}, augmentation=jitter)
+        return inverted(net, IMAGES, towards(LABELS), seed=seed, augmentation=jitter)
 
     assert torch.equal(run(3), run(3))
     assert not torch.equal(run(3), run(4))
@@ -164,13 +167,13 @@ def test_every_iteration_augments_anew(net):
         draws.append(torch.randn(2, generator=generator))
         return images
 
-    invert(net, IMAGES, towards(LABELS), **SETTINGS, augmentation=watched)
+    inverted(net, IMAGES, towards(LABELS), augmentation=watched)
     assert len({tuple(draw.tolist()) for draw in draws}) == 6
 
 
 def test_clamp_holds_pixels_after_every_step(net):
     saw = Squares(0.0)
-    got = invert(net, IMAGES, towards(LABELS), **SETTINGS, clamp=0.5, prior=saw)
+    got = inverted(net, IMAGES, towards(LABELS), clamp=0.5, prior=saw)
     assert got.abs().max() == 0.5
     assert all(images.abs().max() <= 0.5 for images, _ in saw.saw[1:])
 
@@ -193,7 +196,7 @@ def test_finished_images_stay_and_the_others_go_on_as_if_alone(linear):
 
     def run(iterations, **changes):
         sizes.clear()
-        return invert(linear, start, towards(labels), **{**SETTINGS, "iterations": iterations}, **changes)
+        return inverted(linear, start, towards(labels), iterations=iterations, **changes)
 
     got = run(6, finished=leaving({0: 2, 3: 0, 1: 4}))
     assert sizes == [4, 3, 3, 2, 2, 1]
@@ -204,7 +207,7 @@ def test_finished_images_stay_and_the_others_go_on_as_if_alone(linear):
 
 def test_ends_when_all_are_finished(linear):
     start, ends = torch.randn(2, 2, 2, 2, dtype=torch.float64), Ends()
-    got = invert(linear, start, towards(LABELS), **{**SETTINGS, "journal": ends}, finished=leaving({0: 1, 1: 1}))
+    got = inverted(linear, start, towards(LABELS), journal=ends, finished=leaving({0: 1, 1: 1}))
     assert ends.records == [(1, 6), (2, 6)]
     assert got.isfinite().all()
 
@@ -214,8 +217,8 @@ def test_ends_when_all_are_finished(linear):
 def test_killed_and_resumed_is_uninterrupted(net, kill, finished):
     def run(journal, steps_before=0):
         leave = None if finished is None else leaving({row: step - steps_before for row, step in finished.items()})
-        settings = {**SETTINGS, "journal": journal, "clamp": 2.0}
-        return invert(net, IMAGES, towards(LABELS), **settings, prior=Statistics(), augmentation=jitter, finished=leave)
+        parts = {"prior": Statistics(), "augmentation": jitter, "finished": leave}
+        return inverted(net, IMAGES, towards(LABELS), journal=journal, clamp=2.0, **parts)
 
     whole = run(NoJournal())
     journal = KillingJournal(at=kill)
@@ -226,17 +229,17 @@ def test_killed_and_resumed_is_uninterrupted(net, kill, finished):
 
 def test_the_state_is_a_snapshot(net):
     journal = KillingJournal(at=2, kill=False)
-    invert(net, IMAGES, towards(LABELS), **{**SETTINGS, "journal": journal})
+    inverted(net, IMAGES, towards(LABELS), journal=journal)
     again = KillingJournal(at=2)
     with pytest.raises(KilledError):
-        invert(net, IMAGES, towards(LABELS), **{**SETTINGS, "journal": again})
+        inverted(net, IMAGES, towards(LABELS), journal=again)
     assert journal.state.keys() == again.state.keys()
     assert all(torch.equal(journal.state[name], again.state[name]) for name in journal.state)
 
 
 def test_reports_every_step(net):
     ends = Ends()
-    invert(net, IMAGES, towards(LABELS), **{**SETTINGS, "journal": ends})
+    inverted(net, IMAGES, towards(LABELS), journal=ends)
     assert ends.records == [(step, 6) for step in range(1, 7)]
 
 
@@ -244,5 +247,5 @@ def test_nan_is_an_error(net):
     with torch.no_grad():
         net[4].weight[0, 0] = torch.nan
     with pytest.raises(NonFiniteError, match=r"NaN or infinity in 5 of 5"):
-        invert(net, IMAGES, towards(LABELS), **SETTINGS)
+        inverted(net, IMAGES, towards(LABELS))
     assert net[4].weight.requires_grad

@@ -128,7 +128,7 @@ def test_a_learner_goes_on_in_a_stream_that_is_given_again(cards, tmp_path):
         )
     learner = exml.Learner(chosen, network(), seed=1).resume(tmp_path / "run")
     assert learner.experience > 0
-    with pytest.raises(StreamError, match="also the experts that were learned before"):
+    with pytest.raises(StreamError, match="including the experts that were learned before"):
         learner.learn_stream(OpenStream(iter(())))
     learner.learn_stream(OpenStream(iter(cards)))
     assert same(weights(learner.student), weights(whole.student))

@@ -38,7 +38,18 @@ def with_templates(templates, classes=None, outputs=None):
 
 @pytest.mark.parametrize(
     "generator",
-    [DataImpression(iterations=2), DataImpression(0.1, 2, 0.1, 20.0, 3, ProceduralImages(), 1.0, "4")],
+    [
+        DataImpression(iterations=2),
+        DataImpression(
+            0.1,
+            iterations=2,
+            temperature=20.0,
+            batch_size=3,
+            start=ProceduralImages(),
+            clamp=1.0,
+            head="4",
+        ),
+    ],
     ids=["defaults", "all settings"],
 )
 def test_conforms(generator):

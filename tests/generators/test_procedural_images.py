@@ -13,9 +13,7 @@ from torch import nn
 from exml.core.errors import BufferSizeError, SettingError
 from exml.experts import Expert
 from exml.generators import ProceduralImages
-from exml.generators.procedural import dead_leaves, smooth_noise, strokes
-from exml.generators.procedural._draws import palette
-from exml.generators.procedural.strokes import _curves, _distance
+from exml.generators.procedural import _curves, _distance, dead_leaves, palette, smooth_noise, strokes
 from exml.protocols import GenerationContext
 from exml.testing import check_generator
 from tests.generators.helpers import Ends, network

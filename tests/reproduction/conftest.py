@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 from reproduction import Layout, TableColumn, TableRow
 
-from exml.runs.sweep import Ended, Failure
-from exml.runs.sweep._attempt import attempt
+from exml.runs import Ended, Failure
+from exml.runs.jobs import perform
 from exml.scenarios import registry
 from tests import tiny
 
@@ -57,20 +57,20 @@ def small_layout(imports=(), iterations=8):
 
 
 class Here:
-    """A backend that carries out runs in this process, but for those it shall fail; stops after so many."""
+    """An executor in this process that fails some runs and stops after a number of them."""
 
     def __init__(self, fails: Mapping[str, str] | None = None, stop_after: int | None = None):
         self.fails, self.stop_after, self.asked = fails or {}, stop_after, []
 
-    def __call__(self, tasks, resources, /):
-        for number, task in enumerate(tasks):
+    def __call__(self, jobs, resources, tell, /):
+        for number, job in enumerate(jobs):
             if number == self.stop_after:
                 raise KeyboardInterrupt
-            self.asked.append(task)
-            message = next((message for part, message in self.fails.items() if part in task.name), None)
-            failure = attempt(task) if message is None else Failure(message, "Traceback: it broke")
+            self.asked.append(job.call.args[0])
+            message = next((message for part, message in self.fails.items() if part in job.name), None)
+            failure = perform(job, lambda *_: None) if message is None else Failure(message, "Traceback: it broke")
             assert message is not None or failure is None, failure.details
-            yield Ended(task.name, failure)
+            tell(Ended(job.name, failure))
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,11 @@ import attrs
 import matplotlib as mpl
 import pytest
 import reproduction
-from reproduction import Reproduction, _commit, read_cells
+from reproduction import Reproduction, read_cells
+from reproduction.measured import commit
 
-from exml import runs
 from exml.core.errors import CheckpointError, DataError, SettingError
-from exml.runs.sweep import RunEnded, SweepStarted
+from exml.learning.events import JobEnded, JobsStarted
 from exml.scenarios import registry
 from tests import tiny
 from tests.reproduction.conftest import Here, small_layout
@@ -28,9 +28,9 @@ ASKED = Reproduction(parts=("table2",), seeds=(0, 1))
 
 @pytest.fixture(autouse=True)
 def _commit_is_known():
-    _commit.commit.cache_clear()
+    commit.cache_clear()
     yield
-    _commit.commit.cache_clear()
+    commit.cache_clear()
 
 
 def measured(out):
@@ -41,16 +41,16 @@ def measured(out):
 
 def test_cells_are_what_single_runs_say(tmp_path):
     layout, out, seen = small_layout(), tmp_path / "out", []
-    outcome = reproduction.run(ASKED, out, backend=Here(), layout=layout, observers=[seen.append])
+    outcome = reproduction.run(ASKED, out, executor=Here(), layout=layout, observers=[seen.append])
     assert outcome.failed == ()
     cells = {cell.name: cell for cell in read_cells(out)}
     rows = ["exml--budget=1", "paper-model-inversion--budget=1", "paper-noise--budget=1", "baselines"]
     columns = ("tiny-joint", "tiny-nc")
     assert set(cells) == {f"{column}/{row}--seed={seed}" for column in columns for row in rows for seed in (0, 1)}
-    assert isinstance(seen[0], SweepStarted)
-    assert len([event for event in seen if isinstance(event, RunEnded)]) == len(cells)
+    assert (type(seen[0]), seen[0].total) == (JobsStarted, len(cells))
+    assert len([event for event in seen if isinstance(event, JobEnded)]) == len(cells)
 
-    single = runs.run("tiny-nc", {"mi": tiny.inversion()}, tmp_path / "single", seed=1)
+    single = tiny.run("tiny-nc", {"mi": tiny.inversion()}, tmp_path / "single", seed=1)
     cell, (learned,) = cells["tiny-nc/paper-model-inversion--budget=1--seed=1"], single.strategies
     assert (cell.accuracy, cell.stream_accuracy) == (learned.accuracy, learned.stream_accuracy)
     assert cell.forgetting == learned.forgetting
@@ -69,7 +69,7 @@ def test_cells_are_what_single_runs_say(tmp_path):
 
 def test_the_table_has_a_number_or_a_reason_everywhere(tmp_path):
     layout, out = small_layout(), tmp_path / "out"
-    reproduction.run(ASKED, out, backend=Here(), layout=layout)
+    reproduction.run(ASKED, out, executor=Here(), layout=layout)
     cells = {cell.name: cell for cell in read_cells(out)}
     pair = [100 * cells[f"tiny-nc/paper-model-inversion--budget=1--seed={seed}"].stream_accuracy[-1] for seed in (0, 1)]
     mean = (pair[0] + pair[1]) / 2
@@ -107,15 +107,15 @@ def test_one_that_was_stopped_goes_on_and_may_ask_for_more(tmp_path):
     layout, out = small_layout(), tmp_path / "out"
     asked = attrs.evolve(ASKED, strategies=("baselines", "noise"))
     with pytest.raises(KeyboardInterrupt):
-        reproduction.run(asked, out, backend=Here(stop_after=3), layout=layout)
+        reproduction.run(asked, out, executor=Here(stop_after=3), layout=layout)
     assert len(read_cells(out)) == 3
     assert "not measured yet" in (out / "table.md").read_text()
     rest = Here()
     more = attrs.evolve(asked, parts=("table2", "table3"))
-    reproduction.run(more, out, resume=True, backend=rest, layout=layout)
+    reproduction.run(more, out, resume=True, executor=rest, layout=layout)
     assert len(rest.asked) == 3 * 2 * 2 - 3
     nothing = Here()
-    reproduction.run(more, out, resume=True, backend=nothing, layout=layout)
+    reproduction.run(more, out, resume=True, executor=nothing, layout=layout)
     assert nothing.asked == []
     text = (out / "table.md").read_text()
     assert "not measured yet" not in text
@@ -126,7 +126,7 @@ def test_a_cell_that_fails_says_so_and_is_begun_again(tmp_path):
     layout, out = small_layout(), tmp_path / "out"
     asked = attrs.evolve(ASKED, scenarios=("tiny-nc",))
     fails = {"noise--budget=1--seed=1": f"{out.resolve()}/x is | broken", "exml": "over"}
-    outcome = reproduction.run(asked, out, backend=Here(fails=fails), layout=layout)
+    outcome = reproduction.run(asked, out, executor=Here(fails=fails), layout=layout)
     assert sorted(cell.name for cell in outcome.failed) == [
         "tiny-nc/exml--budget=1--seed=0",
         "tiny-nc/exml--budget=1--seed=1",
@@ -138,7 +138,7 @@ def test_a_cell_that_fails_says_so_and_is_begun_again(tmp_path):
     (failure,) = (out / "failures").glob("*noise*")
     assert failure.read_text().endswith("Traceback: it broke")
     again = Here()
-    assert reproduction.run(asked, out, resume=True, backend=again, layout=layout).failed == ()
+    assert reproduction.run(asked, out, resume=True, executor=again, layout=layout).failed == ()
     assert len(again.asked) == 3
     assert list((out / "failures").iterdir()) == []
     assert "failed" not in (out / "table.md").read_text()
@@ -154,7 +154,7 @@ def test_a_scenario_without_data_ends_no_other(tmp_path, monkeypatch):
     made = reproduction.plan(asked, layout=layout)
     assert {column for column, _ in made.absent} == {"tiny-joint", "tiny-nc"}
     assert made.absent["tiny-nc", "reference-noise"] == "this version of exml has no such recipe"
-    assert reproduction.run(asked, out, backend=Here(), layout=layout).failed == ()
+    assert reproduction.run(asked, out, executor=Here(), layout=layout).failed == ()
     assert len(read_cells(out)) == 2 * 4
     text = (out / "table.md").read_text()
     assert text.count("*not measured: needs Tiny in EXML_DATA*") == 6
@@ -164,14 +164,14 @@ def test_a_scenario_without_data_ends_no_other(tmp_path, monkeypatch):
 def test_an_own_budget_and_training_are_further_cells(tmp_path):
     layout, out = small_layout(), tmp_path / "out"
     asked = attrs.evolve(ASKED, scenarios=("tiny-nc",), strategies=("noise",))
-    low = attrs.evolve(asked, budget=0.5, training="epochs=3")
-    reproduction.run(low, out, experts=tmp_path / "zoo", backend=Here(), layout=layout)
+    low = attrs.evolve(asked, budget=0.5, expert_training="epochs=3", experts=tmp_path / "zoo")
+    reproduction.run(low, out, executor=Here(), layout=layout)
     assert {path.name for path in (tmp_path / "zoo").iterdir()} == {"tiny-nc-epochs-3-0", "tiny-nc-epochs-3-1"}
     (cell, _) = read_cells(out)
     assert cell.name == "tiny-nc-epochs-3/paper-noise--budget=0.5--seed=0"
     assert cell.strategy["training"]["iterations"] == 4
     assert cell.training["epochs"] == 3
-    reproduction.run(attrs.evolve(low, budget=1.0), out, resume=True, backend=Here(), layout=layout)
+    reproduction.run(attrs.evolve(low, budget=1.0), out, resume=True, executor=Here(), layout=layout)
     assert len(read_cells(out)) == 4
 
     other = attrs.evolve(low, strategies=("noise", "exml"), own_budget=1.0)
@@ -180,27 +180,27 @@ def test_an_own_budget_and_training_are_further_cells(tmp_path):
 
     changed = small_layout(iterations=6)  # the recipe is another one by now
     again = Here()
-    reproduction.run(attrs.evolve(low, seeds=(0,)), out, resume=True, backend=again, layout=changed)
+    reproduction.run(attrs.evolve(low, seeds=(0,)), out, resume=True, executor=again, layout=changed)
     assert [task.parts["training"]["iterations"] for task in again.asked] == [3]
 
 
 def test_a_field_that_came_after_a_measurement_does_not_make_it_another(tmp_path):
     layout, out = small_layout(), tmp_path / "out"
     asked = attrs.evolve(ASKED, scenarios=("tiny-nc",), strategies=("noise",))
-    reproduction.run(asked, out, backend=Here(), layout=layout)
+    reproduction.run(asked, out, executor=Here(), layout=layout)
     earlier, _ = read_cells(out)
     training = {key: value for key, value in earlier.strategy["training"].items() if key != "clip_norm"}
     attrs.evolve(earlier, strategy=earlier.strategy | {"training": training}).save(out)
     again = Here()
-    reproduction.run(asked, out, resume=True, backend=again, layout=layout)
+    reproduction.run(asked, out, resume=True, executor=again, layout=layout)
     assert again.asked == []
     assert "versions of its recipe" not in (out / "table.md").read_text()
 
     attrs.evolve(earlier, strategy=earlier.strategy | {"training": training | {"clip_norm": 1.0}}).save(out)
     reproduction.gather([], out, layout)
     assert "versions of its recipe" in (out / "table.md").read_text()
-    reproduction.run(asked, out, resume=True, backend=again, layout=layout)
-    assert [task.seed for task in again.asked] == [earlier.seed]
+    reproduction.run(asked, out, resume=True, executor=again, layout=layout)
+    assert [task.settings.seed for task in again.asked] == [earlier.seed]
 
 
 def test_pictures(tmp_path):
@@ -208,7 +208,7 @@ def test_pictures(tmp_path):
     asked = Reproduction(
         parts=("figure2", "figure3"), seeds=(1, 0), figure3_scenario="tiny-nc", buffer_sizes=(1, 4, 16), budget=0.25
     )
-    reproduction.run(asked, out, backend=Here(), layout=layout)
+    reproduction.run(asked, out, executor=Here(), layout=layout)
     cells = read_cells(out)
     sizes = sorted(cell.buffer for cell in cells if cell.buffer is not None)
     assert sizes == sorted([4, 16] * 2 * 2)  # a single sample is no share for two experts; two rows, two seeds
@@ -245,7 +245,7 @@ def test_what_is_not_there_is_named(tmp_path):
         with pytest.raises(SettingError):
             attrs.evolve(ASKED, **changes)
     with pytest.raises(SettingError, match="settings field=value"):
-        reproduction.run(attrs.evolve(ASKED, training="epoch=3"), tmp_path / "out", layout=layout)
+        reproduction.run(attrs.evolve(ASKED, expert_training="epoch=3"), tmp_path / "out", layout=layout)
     with pytest.raises(CheckpointError, match=r"a reproduction in .*, got none"):
         reproduction.run(ASKED, tmp_path / "out", resume=True, layout=layout)
     assert not (tmp_path / "out").exists()
@@ -258,42 +258,31 @@ def test_what_is_not_there_is_named(tmp_path):
 DRIVER = """
 import sys
 
-sys.path.insert(0, {root!r})
-from exml import reproduction
-from exml.runs.sweep import LocalProcesses
+sys.path[:0] = [{root!r}, {root!r} + "/benchmarks"]
+import reproduction
+from exml.runs import ThisProcess
+from exml.scenarios import registry
+from tests import tiny
 from tests.reproduction.conftest import small_layout
 from tests.reproduction.test_reproduction_run import LONG
 
-if __name__ == "__main__":
-    layout = small_layout(imports=({module!r},), iterations=600)
-    reproduction.run(LONG, sys.argv[1], backend=LocalProcesses(1), layout=layout)
-"""
-MODULE = f"""
-import sys
-
-sys.path.insert(0, {str(ROOT)!r})
-from exml.scenarios import registry
-from tests import tiny
-
 registry._FACTORIES.update(tiny.FACTORIES)
+reproduction.run(LONG, sys.argv[1], executor=ThisProcess(), layout=small_layout(iterations=600))
 """
 LONG = Reproduction(parts=("table2",), scenarios=("tiny-nc",), strategies=("baselines", "noise"), seeds=(0,))
 
 
 @pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_cell(tmp_path):
-    (tmp_path / "tiny_module.py").write_text(MODULE)
-    driver = DRIVER.format(root=str(ROOT), module=str(tmp_path / "tiny_module.py"))
-    (tmp_path / "driver.py").write_text(driver)
-    out = tmp_path / "out"
-    with (tmp_path / "log.txt").open("wb") as log:
-        command = [sys.executable, str(tmp_path / "driver.py"), str(out)]
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    out, log = tmp_path / "out", tmp_path / "log.txt"
+    with log.open("wb") as file:
+        command = [sys.executable, "-c", DRIVER.format(root=str(ROOT)), str(out)]
+        process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
-        until = time.monotonic() + 300
+        until = time.monotonic() + 600
         while not list(out.glob("runs/*noise*/checkpoint/checkpoint.safetensors")):
-            assert process.poll() is None, (tmp_path / "log.txt").read_text()
-            assert time.monotonic() < until, (tmp_path / "log.txt").read_text()
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
             time.sleep(0.01)
     finally:
         os.kill(process.pid, signal.SIGKILL)
@@ -302,7 +291,7 @@ def test_kill_9_in_the_middle_of_a_cell(tmp_path):
     assert not list(out.glob("cells/*/*noise*"))
 
     layout, rest = small_layout(iterations=600), Here()
-    reproduction.run(LONG, out, resume=True, backend=rest, layout=layout)  # waits until the worker has ended
+    reproduction.run(LONG, out, resume=True, executor=rest, layout=layout)
     assert [task.strategy for task in rest.asked] == ["paper-noise"]
-    reproduction.run(LONG, tmp_path / "whole", backend=Here(), layout=layout)
+    reproduction.run(LONG, tmp_path / "whole", executor=Here(), layout=layout)
     assert measured(out) == measured(tmp_path / "whole")

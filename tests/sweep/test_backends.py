@@ -1,4 +1,4 @@
-"""Runs in processes that crash and are killed: on this machine, and on a real Ray."""
+"""Executors: jobs in processes that crash and are killed, on this machine and on a real Ray."""
 
 import os
 import signal
@@ -7,16 +7,29 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
+import cloudpickle
 import pytest
 
-from exml.core.errors import SettingError
+from exml.core.errors import NonFiniteError, SettingError
 from exml.core.registry import class_of
-from exml.runs import sweep
-from exml.runs.sweep import Choice, LocalProcesses, RayCluster, Resources, Sweep, Task, ray_cluster
-from exml.runs.sweep import local as local_module
+from exml.learning.events import JobProgress
+from exml.runs import (
+    Ended,
+    Job,
+    LocalProcesses,
+    RayCluster,
+    Resources,
+    ThisProcess,
+    local_processes,
+    ray_cluster,
+    sweep,
+)
+from exml.runs.sweep import Choice, Sweep
 from exml.runs.sweep._imports import import_all
 from tests import tiny
 from tests.sweep.test_sweep_run import table
@@ -28,100 +41,132 @@ def alive(pid):
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def patient(condition, seconds=60):
-    until = time.monotonic() + seconds
+def patient(condition):
+    until = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < until, "this takes too long"
         time.sleep(0.02)
 
 
-def task(folder, name, **parts):
-    return Task(
-        name=name,
-        scenario="tiny-nc",
-        strategy="a",
-        parts=parts,
-        seed=0,
-        split="test",
-        device="cpu",
-        compile="never",
-        precision="float32",
-        threads=1,
-        imports=(),
-        folder=str(folder / "runs" / name),
-        experts=str(folder / "experts"),
-        log=str(folder / f"{name}.txt"),
+def do_nothing(parent):
+    """Stands for the initializer of a worker."""
+
+
+class LightJob(Job):
+    """Arrives in a worker as something that needs no module of exml."""
+
+    def __reduce__(self):
+        return partial(SimpleNamespace, name=self.name, log=self.log), ()
+
+
+def act(job, threads):
+    """Stands for a job in a worker that need not import torch."""
+    name, folder = job.name.partition("-")[2], job.log.parent
+    job.log.write_text(
+        f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {threads} [{os.environ['CUDA_VISIBLE_DEVICES']}]"
     )
-
-
-WORKER = """
-import json, os, sys, time
-for line in sys.stdin:
-    task = json.loads(line)
-    act = task["parts"].get("act")
-    with open(task["log"], "w") as log:
-        log.write(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} [{os.environ['CUDA_VISIBLE_DEVICES']}]")
-    if act == "exit":
-        os._exit(3)
-    if act == "kill":
-        os.kill(os.getpid(), 9)
-    if act == "sleep":
+    if name == "sleep":
         time.sleep(600)
-    print(json.dumps({"message": "broke", "details": "why"} if act == "raise" else None), flush=True)
-"""
+    if name == "exit":
+        os._exit(3)
+    if name == "kill":
+        os.kill(os.getpid(), 9)
+    if name == "quit":
+        sys.exit("enough")
+    (folder / f"{job.name}.done").touch()
 
 
 @pytest.fixture
-def _light_workers(monkeypatch):
-    """Workers that need not import torch, for all that does not depend on what a run is."""
-    monkeypatch.setattr(local_module, "COMMAND", (sys.executable, "-S", "-c", WORKER))
+def light_jobs(tmp_path, monkeypatch):
+    """Makes jobs whose workers start in a moment, for what does not depend on the work."""
+    here = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(here)
+    monkeypatch.setattr(local_processes, "perform_in_worker", act)
+    monkeypatch.setattr(local_processes, "_follow_parent", do_nothing)
+
+    def make(acts):
+        names = [f"{number}-{name}" for number, name in enumerate(acts)]
+        return [LightJob(name, print, tmp_path / f"{name}.txt") for name in names]
+
+    yield make
+    cloudpickle.unregister_pickle_by_value(here)
 
 
-@pytest.mark.usefixtures("_light_workers")
-def test_a_worker_that_dies_is_replaced_and_one_that_lives_goes_on(tmp_path):
-    acts = ["fine", "raise", "exit", "fine", "kill", "fine"]
-    tasks = [task(tmp_path, f"{number}-{act}", act=act) for number, act in enumerate(acts)]
-    ended = list(LocalProcesses(1)(tasks, Resources(cpus=3)))
-    assert [told.name for told in ended] == [one.name for one in tasks]
-    messages = [told.failure and told.failure.message for told in ended]
-    assert messages == [
+def test_a_worker_that_dies_is_replaced_and_one_that_lives_continues(light_jobs):
+    jobs, ended = light_jobs(["fine", "fine", "exit", "fine", "kill", "quit"]), []
+    LocalProcesses(1)(jobs, Resources(cpus=3), ended.append)
+    assert [told.name for told in ended] == [job.name for job in jobs]
+    assert [told.failure and told.failure.message for told in ended] == [
         None,
-        "broke",
-        "the process of the run ended with exit code 3",
         None,
-        "the process of the run was killed by SIGKILL (out of memory?)",
+        "the process of the job ended with exit code 3",
         None,
+        "the process of the job was killed by SIGKILL (out of memory?)",
+        "SystemExit: enough",
     ]
-    logs = [Path(one.log).read_text() for one in tasks]
+    logs = [job.log.read_text() for job in jobs]
     pids = [log.split()[0] for log in logs]
     assert pids[0] == pids[1] == pids[2] != pids[3] == pids[4] != pids[5]
-    assert {log.partition(" ")[2] for log in logs} == {"3 []"}
+    assert {log.partition(" ")[2] for log in logs} == {"3 3 []"}
     assert ended[2].failure.details.endswith(logs[2])
-    patient(lambda: not any(alive(pid) for pid in pids))
-
-
-@pytest.mark.usefixtures("_light_workers")
-def test_several_at_a_time_and_none_goes_on_when_the_sweep_ends(tmp_path):
-    acts = ["sleep", "fine", "sleep", "fine", "sleep", "fine"]
-    tasks = [task(tmp_path, f"{number}-{act}", act=act) for number, act in enumerate(acts)]
-    running = LocalProcesses(3)(tasks, Resources())
-    assert [next(running).name, next(running).name] == ["1-fine", "3-fine"]
-    logs = [Path(one.log) for one in tasks]
-    patient(lambda: all(log.exists() and log.read_text() for log in logs[:5]))
-    pids = {log.read_text().split()[0] for log in logs[:5]}
-    assert len(pids) == 3
-    running.close()
     assert not any(alive(pid) for pid in pids)
-    assert not logs[5].exists()
+
+
+def test_several_at_a_time_and_none_is_left_when_the_caller_stops(light_jobs):
+    jobs, ended = light_jobs(["sleep", "fine", "sleep", "fine", "sleep", "fine"]), []
+
+    def stop(told):
+        ended.append(told.name)
+        if len(ended) == 2:
+            patient(lambda: all(job.log.exists() and job.log.read_text() for job in jobs[:3]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LocalProcesses(3)(jobs, Resources(), stop)
+    assert ended == ["1-fine", "3-fine"]
+    pids = {job.log.read_text().split()[0] for job in jobs[:4]}
+    assert len(pids) == 3
+    assert not any(alive(pid) for pid in pids)
+    assert not jobs[5].log.exists()
+
+
+def work(folder, what, report):
+    print("at work on", what)
+    report(1, 2)
+    if what == "diverge":
+        raise NonFiniteError(expected="a finite loss", got="nan", remedy="lower the learning rate")
+    if what == "raise":
+        raise RuntimeError("over two\nlines")
+    report(2, 2)
+
+
+@pytest.mark.parametrize("executor", [ThisProcess(), LocalProcesses(1)])
+def test_a_job_reports_progress_prints_into_its_log_and_may_fail(tmp_path, executor):
+    names, told = ("fine", "diverge", "raise"), []
+    jobs = [Job(name, partial(work, tmp_path, name), tmp_path / "logs" / f"{name}.txt") for name in names]
+    executor(jobs, Resources(), told.append)
+    fine, diverged, raised = (event for event in told if isinstance(event, Ended))
+    assert fine == Ended("fine", None)
+    error = diverged.failure.error
+    assert (type(error), error.got, error.remedy) == (NonFiniteError, "nan", "lower the learning rate")
+    assert diverged.failure.message == str(error)
+    assert (raised.failure.message, raised.failure.error) == ("RuntimeError: over two lines", None)
+    assert 'raise RuntimeError("over two\\nlines")' in raised.failure.details
+    progress = [event for event in told if isinstance(event, JobProgress)]
+    assert told.index(JobProgress("fine", 2, 2)) < told.index(fine)
+    assert JobProgress("raise", 1, 2) in progress
+    if executor != ThisProcess():
+        assert (tmp_path / "logs" / "raise.txt").read_text() == "at work on raise\n"
+        assert {path.suffix for path in (tmp_path / "logs").iterdir()} == {".txt"}
 
 
 @pytest.mark.parametrize(
     ("workers", "resources", "visible", "expected"),
     [
-        (None, Resources(), "", [None, None]),
-        (None, Resources(cpus=2), "", [None]),
-        (None, Resources(cpus=64), "", [None]),
-        (3, Resources(cpus=2), "", [None] * 3),
+        (None, Resources(), "", ["", ""]),
+        (None, Resources(cpus=2), "", [""]),
+        (None, Resources(cpus=64), "", [""]),
+        (3, Resources(cpus=2), "", [""] * 3),
         (None, Resources(gpus=1), "0,1,2", ["0", "1"]),
         (3, Resources(gpus=1), "4,7,GPU-x", ["4", "7", "GPU-x"]),
         (2, Resources(gpus=2), "0,1,2,3,4", ["0,1", "2,3"]),
@@ -129,9 +174,10 @@ def test_several_at_a_time_and_none_goes_on_when_the_sweep_ends(tmp_path):
     ],
 )
 def test_each_worker_has_cores_and_gpus_of_its_own(monkeypatch, workers, resources, visible, expected):
-    monkeypatch.setattr(local_module, "cores", lambda: 2)
+    monkeypatch.setattr(local_processes, "cores", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert LocalProcesses(workers).slots(resources) == expected
+    assert LocalProcesses(3, isolate_gpus=False).slots(resources) == [visible] * 3
 
 
 @pytest.mark.parametrize(("workers", "gpus"), [(None, 3), (2, 2), (3, 1), (5, 0.5)])
@@ -143,16 +189,16 @@ def test_more_gpus_than_there_are(monkeypatch, workers, gpus):
 
 def test_without_ray_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SettingError, match=r"remedy: pip install exml\[ray\], or take local processes"):
-        next(RayCluster()([task(tmp_path, "a")], Resources()))
+    with pytest.raises(SettingError, match=r"remedy: pip install exml\[ray\], or use local processes"):
+        RayCluster()([Job("a", print, tmp_path / "a.txt")], Resources(), print)
 
 
 SWEEP = """
 scenarios: [tiny-nc]
-strategies: [noise.yaml, {strategy: inversion.yaml, fields: {training.iterations: [4]}}]
+strategies: [noise.yaml, inversion.yaml]
 seeds: [0, 1]
 fields:
-  training.iterations: [4, 6, 8, 10, 12]
+  training.iterations: [4]
 imports: [tiny_module.py]
 """
 MEMORY = tempfile.TemporaryDirectory()
@@ -160,7 +206,7 @@ MEMORY = tempfile.TemporaryDirectory()
 
 @pytest.fixture
 def asked(folder):
-    """12 runs."""
+    """4 runs."""
     (folder / "sweep.yaml").write_text(SWEEP)
     return Sweep.load(folder / "sweep.yaml")
 
@@ -170,7 +216,7 @@ def with_crashes(asked, folder):
     import_all(asked.imports)
     moody = class_of("moody")("raise", str(Path(MEMORY.name) / "cure"))
     tiny.strategy(generator=moody).save(folder / "moody.yaml")
-    moods = Choice(str(folder / "moody.yaml"), {"training.iterations": (4,), "generator.mood": ("raise", "exit")})
+    moods = Choice(str(folder / "moody.yaml"), {"generator.mood": ("raise", "exit")})
     return attrs.evolve(asked, strategies=(*asked.strategies, moods))
 
 
@@ -178,12 +224,12 @@ def on_local_processes(asked, folder):
     """What local processes make of it, once for all tests."""
     out = Path(MEMORY.name) / "local"
     if not out.exists():
-        sweep.run(with_crashes(asked, folder), out, backend=LocalProcesses(2))
+        sweep.run(with_crashes(asked, folder), out, executor=LocalProcesses(2))
     return out
 
 
 def good(out):
-    """The rows that must be the same on all backends."""
+    """The rows that must be the same for all executors."""
     return [row for row in table(out) if row["error"] is None]
 
 
@@ -200,22 +246,23 @@ def ray():
 @pytest.mark.slow
 def test_local_processes_and_ray_give_the_same_table(folder, asked, ray):
     local = on_local_processes(asked, folder)
-    assert len([row for row in good(local) if row["kind"] == "strategy"]) == 12
+    assert len([row for row in good(local) if row["kind"] == "strategy"]) == 4
     assert {path.name for path in (local / "experts").iterdir()} == {"tiny-nc-0", "tiny-nc-1"}
     assert not list(local.glob("runs/*/experts"))
 
-    out, crashing = folder / "ray", with_crashes(asked, folder)
-    result = sweep.run(crashing, out, backend=RayCluster())
+    out, crashing, told = folder / "ray", with_crashes(asked, folder), []
+    result = sweep.run(crashing, out, executor=RayCluster(), observers=[told.append])
     assert not ray.is_initialized()
+    assert {(event.done, event.total) for event in told if isinstance(event, JobProgress)} >= {(2, 2)}
     assert good(out) == good(local)
     weights = [path.relative_to(local) for path in local.glob("runs/*/student.safetensors")]
-    assert len(weights) == 12
+    assert len(weights) == 4
     assert all((out / path).read_bytes() == (local / path).read_bytes() for path in weights)
 
     # What crashed is kept, each with its own error, and begun again on request.
     raised = ["RuntimeError: over two lines"] * 2
     errors = [row["error"] for row in table(local) if row["error"] is not None]
-    assert errors == [*raised, *["the process of the run ended with exit code 3"] * 2]
+    assert errors == [*raised, *["the process of the job ended with exit code 3"] * 2]
     assert [row.error for row in result.failed[:2]] == raised
     assert all(row.error.startswith("WorkerCrashedError: ") for row in result.failed[2:])
     for folder_of in (local, out):
@@ -225,27 +272,27 @@ def test_local_processes_and_ray_give_the_same_table(folder, asked, ray):
         assert "in the mood to exit" in texts[1]
         assert "in the mood to raise" in (folder_of / "logs" / name.format("raise")).read_text()
     (Path(MEMORY.name) / "cure").touch()
-    cured = sweep.run(crashing, out, resume=True, retry_failed=True, backend=LocalProcesses(1))
+    cured = sweep.run(crashing, out, resume=True, retry_failed=True, executor=ThisProcess())
     assert cured.failed == ()
-    accuracies = [[row.stream_accuracy for row in cured.rows if row.strategy == "noise"][:2]]
+    accuracies = [[row.stream_accuracy for row in cured.rows if row.strategy == "noise"]]
     moody = [row.stream_accuracy for row in cured.rows if row.strategy == "moody"]
     assert [moody[:2], moody[2:]] == accuracies * 2
 
 
 @pytest.mark.slow
-def test_kill_9_of_a_sweep_leaves_no_worker_and_it_goes_on(folder, asked):
+def test_kill_9_of_a_sweep_leaves_no_worker_and_it_resumes(folder, asked):
     out = folder / "out"
     command = [sys.executable, "-m", "exml", "sweep", str(folder / "sweep.yaml"), "--out", str(out), "--workers", "1"]
     killed = subprocess.Popen([*command, "--quiet"], start_new_session=True)
-    patient(lambda: len(list(out.glob("runs/*/result.json"))) >= 3, 120)
+    patient(lambda: killed.poll() is not None or list(out.glob("runs/*/result.json")))
     children = Path(f"/proc/{killed.pid}/task").glob("*/children")
     workers = [pid for file in children for pid in file.read_text().split()]
-    assert len(workers) == 1
+    assert workers
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    patient(lambda: not any(alive(pid) for pid in workers), 20)
-    assert 3 <= len(list(out.glob("runs/*/result.json"))) < 12
+    patient(lambda: not any(alive(pid) for pid in workers))
+    assert 1 <= len(list(out.glob("runs/*/result.json"))) < 4
 
-    assert sweep.run(asked, out, resume=True, backend=LocalProcesses(1)).failed == ()
+    assert sweep.run(asked, out, resume=True, executor=ThisProcess()).failed == ()
     whole = [row for row in good(on_local_processes(asked, folder)) if row["strategy"] != "moody"]
     assert [{**row, "generator.mood": None} for row in table(out)] == whole

@@ -141,12 +141,20 @@ def test_names_are_as_short_as_they_can_be():
         ("{scenarios: [tiny-nc], strategies: [exml], device: abacus}", ConfigError, "a device as torch names it"),
         ("{scenarios: [tiny-nc], strategies: [exml], device: cuda}", ConfigError, "resources.gpus > 0"),
         ("{scenarios: [tiny-nc], strategies: [exml], resources: {cpus: 0}}", ConfigError, ">= 1 for Resources.cpus"),
-        ("{scenarios: [tiny-nc], strategies: [exml], resources: {gpus: 1.5}}", ConfigError, "a whole number of them"),
+        (
+            "{scenarios: [tiny-nc], strategies: [exml], resources: {gpus: 1.5}}",
+            ConfigError,
+            "or a whole number at resources, got 1.5",
+        ),
         ("{scenarios: [mnist-xy], strategies: [exml]}", UnknownNameError, "got 'mnist-xy'"),
         ("{scenarios: [tiny-nc], strategies: [magic]}", UnknownNameError, "got 'magic'"),
         ("{scenarios: [tiny-nc], strategies: [absent.yaml]}", ConfigError, "a strategy in .*absent.yaml"),
         ("{scenarios: [tiny-nc], strategies: [a/noise.yaml, noise.yaml]}", SettingError, "both 'noise'"),
-        ("{scenarios: [tiny-nc], strategies: [experts.yaml]}", SettingError, "names that a folder can have.*'experts'"),
+        (
+            "{scenarios: [tiny-nc], strategies: [experts.yaml]}",
+            SettingError,
+            "names of strategies that a folder can have.*'experts'",
+        ),
         (
             "{scenarios: [tiny-nc], strategies: [exml, exml]}",
             SettingError,
@@ -176,7 +184,7 @@ def test_names_are_as_short_as_they_can_be():
         (
             "{scenarios: [tiny-nc], strategies: [exml], imports: [absent.py]}",
             ConfigError,
-            r"to be imported at imports\[0\], got FileNotFoundError",
+            r"to import the module .* at imports\[0\], got FileNotFoundError",
         ),
         ("{scenarios: [tiny-nc], strategies: [exml], imports: [no_such_module]}", ConfigError, "ModuleNotFoundError"),
     ],
@@ -227,7 +235,7 @@ def test_the_plan_sees_how_far_each_run_is(folder):
 def exml_run(out, seed):
     from exml import runs
 
-    runs.run("tiny-nc", {"noise": tiny.strategy()}, out, seed=seed)
+    runs.run(runs.ScenarioExperts("tiny-nc"), {"noise": tiny.strategy()}, out, settings=runs.RunSettings(seed))
 
 
 def test_what_is_saved_says_where_the_files_are(folder):

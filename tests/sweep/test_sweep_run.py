@@ -1,10 +1,9 @@
-"""What a sweep leaves behind, with a backend that works in this process."""
+"""The results of a sweep, with an executor that works in this process."""
 
 import csv
 import fcntl
 import io
 import json
-import re
 import shutil
 import statistics
 import tempfile
@@ -14,39 +13,41 @@ from pathlib import Path
 import attrs
 import matplotlib as mpl
 import pytest
-from rich.console import Console
 
 from exml import runs
 from exml.core.errors import CheckpointError
-from exml.learning.events import WaitingForProcess
+from exml.core.execution import Execution
+from exml.learning.events import JobEnded, JobsStarted, WaitingForProcess
 from exml.learning.strategy import Strategy
-from exml.runs import Result, sweep
-from exml.runs.sweep import Ended, Failure, RunEnded, Sweep, SweepDisplay, SweepStarted, groups_of
+from exml.runs import Ended, Failure, Result, sweep
+from exml.runs.sweep import Sweep, groups_of
 from tests import tiny
 
 
 class Here:
-    """A backend that carries out runs in this process, each once and then from memory, but for those it shall fail."""
+    """An executor in this process that remembers the results of runs, fails some of them, and stops after a number."""
 
     memory = tempfile.TemporaryDirectory()
 
     def __init__(self, fails=(), stop_after=None):
         self.fails, self.stop_after, self.asked = fails, stop_after, []
 
-    def __call__(self, tasks, resources, /):
-        for number, task in enumerate(tasks):
+    def __call__(self, jobs, resources, tell, /):
+        self.resources = resources
+        for number, job in enumerate(jobs):
             if number == self.stop_after:
                 raise KeyboardInterrupt
+            (task,) = job.call.args
             self.asked.append(task)
             if any(part in task.name for part in self.fails):
-                yield Ended(task.name, Failure("it, broke", "Traceback: it broke"))
+                tell(Ended(task.name, Failure("it, broke", "Traceback: it broke")))
                 continue
             known = Path(self.memory.name) / task.name
             if not known.exists():
-                parts = Strategy.from_dict(task.parts)
-                runs.run(task.scenario, {task.strategy: parts}, known, seed=task.seed)
+                source = attrs.evolve(task.source, folder=None)
+                runs.run(source, {task.strategy: Strategy.from_dict(task.parts)}, known, settings=task.settings)
             shutil.copytree(known, task.folder)
-            yield Ended(task.name, None)
+            tell(Ended(task.name, None))
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +76,7 @@ def table(out):
 
 def test_the_table_is_what_the_runs_say(folder, asked):
     out, seen = folder / "out", []
-    result = sweep.run(asked, out, backend=Here(), observers=[seen.append])
+    result = sweep.run(asked, out, executor=Here(), observers=[seen.append])
     assert {path.name for path in out.iterdir()} == {
         ".lock",
         "comparison.png",
@@ -111,13 +112,15 @@ def test_the_table_is_what_the_runs_say(folder, asked):
     for row, record in zip(rows, records, strict=True):
         for name, value in record.items():
             assert row[name] == ("" if value is None else json.dumps(value) if isinstance(value, bool) else str(value))
-    assert isinstance(seen[0], SweepStarted)
-    assert [event.name for event in seen[1:]] == [run.name for run in sweep.plan(asked).runs]
+    names = tuple(run.name for run in sweep.plan(asked).runs)
+    assert seen[0] == JobsStarted(names, total=12)
+    summaries = [f"stream accuracy {row['stream_accuracy']:.1%}, {row['seconds']:.1f} s" for row in runs]
+    assert seen[1:] == [JobEnded(name, summary) for name, summary in zip(names, summaries, strict=True)]
     assert mpl.image.imread(out / "comparison.png").std() > 0.01
 
 
 def test_groups_are_over_seeds(folder, asked):
-    result = sweep.run(asked, folder / "out", backend=Here(fails=["nc--noise--training.iterations=4--seed=1"]))
+    result = sweep.run(asked, folder / "out", executor=Here(fails=["nc--noise--training.iterations=4--seed=1"]))
     groups = {(group.scenario, group.label): group for group in groups_of(result)}
     group = groups["tiny-nc", "noise iterations=6"]
     values = [
@@ -135,17 +138,19 @@ def test_groups_are_over_seeds(folder, asked):
 def test_failures_are_kept_and_begun_again_on_request_only(folder, asked):
     asked = attrs.evolve(asked, scenarios=("tiny-nc",))
     out = folder / "out"
-    first = sweep.run(asked, out, backend=Here(fails=["noise"]))
+    told = []
+    first = sweep.run(asked, out, executor=Here(fails=["noise"]), observers=[told.append])
     assert len(first.failed) == 4
+    assert {event.error for event in told[1:]} == {"it, broke", None}
     failure = out / "failures" / f"{first.failed[0].folder.removeprefix('runs/')}.txt"
     assert failure.read_text() == "it, broke\n\nTraceback: it broke"
     again = Here()
-    assert sweep.run(asked, out, resume=True, backend=again) == first
+    assert sweep.run(asked, out, resume=True, executor=again) == first
     assert again.asked == []
-    assert len(sweep.run(asked, out, resume=True, retry_failed=True, backend=again).failed) == 0
+    assert len(sweep.run(asked, out, resume=True, retry_failed=True, executor=again).failed) == 0
     assert [task.strategy for task in again.asked] == ["noise"] * 4
     assert not list((out / "failures").iterdir())
-    sweep.run(asked, folder / "whole", backend=Here())
+    sweep.run(asked, folder / "whole", executor=Here())
     assert table(out) == table(folder / "whole")
 
 
@@ -153,34 +158,35 @@ def test_a_sweep_that_was_stopped_goes_on_and_may_have_grown(folder, asked):
     asked = attrs.evolve(asked, scenarios=("tiny-nc",))
     out = folder / "out"
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(asked, out, backend=Here(stop_after=3))
+        sweep.run(asked, out, executor=Here(stop_after=3))
     assert len([row for row in table(out) if row["kind"] == "strategy"]) == 3
     grown = attrs.evolve(asked, seeds=(0, 1, 2))
     rest = Here()
-    sweep.run(grown, out, resume=True, backend=rest)
+    sweep.run(grown, out, resume=True, executor=rest)
     assert len(rest.asked) == 9 - 3
-    sweep.run(grown, folder / "whole", backend=Here())
+    sweep.run(grown, folder / "whole", executor=Here())
     assert table(out) == table(folder / "whole")
 
 
 def test_a_run_without_a_result_is_a_failure(folder, asked):
-    def absent(tasks, resources, /):
-        yield from (Ended(task.name, None) for task in tasks)
+    def absent(jobs, resources, tell, /):
+        for job in jobs:
+            tell(Ended(job.name, None))
 
-    result = sweep.run(asked, folder / "out", backend=absent)
-    assert {row.error for row in result.failed} == {"no result.json came of it; do all machines see the same folder?"}
+    result = sweep.run(asked, folder / "out", executor=absent)
+    assert {row.error for row in result.failed} == {"the run left no result.json; do all machines see the same folder?"}
     assert mpl.image.imread(folder / "out" / "comparison.png").std() > 0
 
 
 def test_what_is_in_a_folder_is_not_overwritten(folder, asked):
     with pytest.raises(CheckpointError, match=r"a new or empty folder, not .*, got something else"):
-        sweep.run(asked, folder, backend=Here())
+        sweep.run(asked, folder, executor=Here())
     with pytest.raises(CheckpointError, match=r"a sweep in .*, got none"):
-        sweep.run(asked, folder / "out", resume=True, backend=Here())
+        sweep.run(asked, folder / "out", resume=True, executor=Here())
     assert not (folder / "out").exists()
-    sweep.run(attrs.evolve(asked, seeds=(0,)), folder / "out", backend=Here(fails=["seed"]))
-    with pytest.raises(CheckpointError, match="got a sweep; remedy: go on with that sweep by resuming it"):
-        sweep.run(asked, folder / "out", backend=Here())
+    sweep.run(attrs.evolve(asked, seeds=(0,)), folder / "out", executor=Here(fails=["seed"]))
+    with pytest.raises(CheckpointError, match="got a sweep; remedy: resume that sweep, or"):
+        sweep.run(asked, folder / "out", executor=Here())
 
 
 def test_what_a_process_left_that_was_killed_before_the_record_is_no_sweep(folder, asked):
@@ -188,20 +194,20 @@ def test_what_a_process_left_that_was_killed_before_the_record_is_no_sweep(folde
     out.mkdir()
     (out / ".lock").touch()
     (out / ".sweep.yaml.123.part").write_text("scen")
-    sweep.run(asked, out, backend=Here(fails=["seed"]))
+    sweep.run(asked, out, executor=Here(fails=["seed"]))
     assert not (out / ".sweep.yaml.123.part").exists()
 
 
 def test_who_resumes_a_sweep_that_is_under_way_waits_for_it(folder, asked):
     out, waits, seen = folder / "out", threading.Event(), []
-    sweep.run(asked, out, backend=Here(fails=["seed"]))
+    sweep.run(asked, out, executor=Here(fails=["seed"]))
 
     def watch(event):
         seen.append(event)
         waits.set()
 
     other = threading.Thread(
-        target=lambda: sweep.run(asked, out, resume=True, backend=Here(), observers=[watch]), daemon=True
+        target=lambda: sweep.run(asked, out, resume=True, executor=Here(), observers=[watch]), daemon=True
     )
     with (out / ".lock").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -209,7 +215,7 @@ def test_who_resumes_a_sweep_that_is_under_way_waits_for_it(folder, asked):
         assert waits.wait(60)
     other.join(60)
     assert seen[0] == WaitingForProcess(out)
-    assert isinstance(seen[1], SweepStarted)
+    assert isinstance(seen[1], JobsStarted)
 
 
 def test_every_setting_of_the_file_arrives(folder):
@@ -224,83 +230,18 @@ def test_every_setting_of_the_file_arrives(folder):
         resources=sweep.Resources(cpus=2, gpus=0.5),
         imports=(str(folder / "tiny_module.py"),),
     )
-    backend = Here(fails=["seed"])
-    sweep.run(asked, folder / "out", backend=backend)
-    (task,) = backend.asked
+    executor = Here(fails=["seed"])
+    sweep.run(asked, folder / "out", executor=executor)
+    (task,) = executor.asked
+    assert executor.resources == asked.resources
     out = folder.resolve() / "out"
-    assert attrs.asdict(task) == {
-        "name": "tiny-nc--noise--seed=3",
-        "scenario": "tiny-nc",
-        "strategy": "noise",
-        "parts": tiny.strategy().to_dict(),
-        "seed": 3,
-        "split": "validation",
-        "device": "cuda",
-        "compile": "capture",
-        "precision": "bfloat16",
-        "threads": 2,
-        "imports": (str(folder / "tiny_module.py"),),
-        "folder": str(out / "runs" / "tiny-nc--noise--seed=3"),
-        "experts": str(out / "experts" / "tiny-nc-3"),
-        "log": str(out / "logs" / "tiny-nc--noise--seed=3.txt"),
-        "baselines": True,
-    }
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_the_display_says_how_far_each_run_is(folder, asked, terminal):
-    asked = attrs.evolve(asked, scenarios=("tiny-nc",), seeds=(0,))
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, height=30)
-    frames = []
-
-    with SweepDisplay(console) as display:
-
-        def watch(event):
-            if isinstance(event, RunEnded):
-                (folder / "out" / "logs").mkdir(exist_ok=True)
-                with console.capture() as capture:
-                    console.print(display._draw())
-                frames.append(capture.get())
-
-        sweep.run(asked, folder / "out", backend=Here(fails=["noise"]), observers=[display, watch])
-    if not terminal:
-        lines = console.file.getvalue().splitlines()
-        assert lines[0] == "[1/3] tiny-nc noise training.iterations=4 seed 0: failed: it, broke"
-        title = "[3/3] tiny-nc inversion training.iterations=4 student=reset seed 0"
-        assert re.fullmatch(re.escape(title) + r": stream accuracy \d+\.\d%, \d+\.\d s", lines[2])
-        return
-    assert "3 runs: 2 waiting, 1 failed; about" in frames[0]
-    assert "failed: it, broke" in frames[0]
-    assert "noise iterations=6" in frames[0]
-    assert "1 waiting, 2 failed" in frames[1]
-    assert "1 done, 2 failed" in frames[2]
-
-
-def test_the_display_reads_how_far_a_run_is_and_keeps_to_the_height(folder, asked):
-    out = folder / "out"
-    backend = Here(fails=["noise--training.iterations=4"], stop_after=5)
-    seen = []
-    with pytest.raises(KeyboardInterrupt):
-        sweep.run(asked, out, backend=backend, observers=[seen.append])
-    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=9)
-    display = SweepDisplay(console)
-    for event in seen:
-        display(event)
-    done, under_way = sweep.plan(asked).runs[4:6]
-    (out / "logs").mkdir()
-    (out / "logs" / f"{under_way.name}.txt").touch()
-
-    def frame():
-        with console.capture() as capture:
-            console.print(display._draw())
-        return re.sub(r"\x1b\[[0-9;]*m", "", capture.get())
-
-    assert "starting" in frame()
-    (out / "runs" / under_way.name).mkdir()
-    record = json.loads((out / "runs" / done.name / "run.json").read_text())
-    spent = sum(record["shared"].values()) + sum(record["strategies"]["inversion"]["seconds"].values())
-    record["strategies"]["inversion"]["accuracy"].pop()
-    (out / "runs" / under_way.name / "run.json").write_text(json.dumps(record))
-    assert re.search(rf"inversion iterations=4 +1 +{spent:.0f} +expert 2/2", frame())
-    assert len(frame().splitlines()) <= 9
-    assert "and 6 waiting, 2 failed" in frame()
+    assert task == sweep.Task(
+        name="tiny-nc--noise--seed=3",
+        source=runs.ScenarioExperts("tiny-nc", "validation", out / "experts" / "tiny-nc-3"),
+        strategy="noise",
+        parts=tiny.strategy().to_dict(),
+        settings=runs.RunSettings(3, "cuda", Execution("capture", "bfloat16")),
+        imports=(str(folder / "tiny_module.py"),),
+        folder=out / "runs" / "tiny-nc--noise--seed=3",
+        log=out / "logs" / "tiny-nc--noise--seed=3.txt",
+    )

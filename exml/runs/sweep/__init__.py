@@ -1,25 +1,27 @@
-"""Many runs: scenarios, strategies, fields of strategies and seeds, several runs at a time, and one table."""
+"""Sweeps: a grid of scenarios, strategies, values of their fields and seeds, carried out several runs at a time.
 
-from exml.runs.sweep.backend import Backend, Ended, Failure, Task
+:func:`plan` builds every run before any work begins, :func:`run` carries them out through an executor of
+:mod:`exml.runs.jobs`, and :class:`SweepResult` is the table. Imports from the rest of :mod:`exml.runs` and the floors
+below it.
+"""
+
+from exml.runs.jobs import Executor, Resources
+from exml.runs.local_processes import LocalProcesses
+from exml.runs.ray_cluster import RayCluster
+from exml.runs.sweep._imports import import_all
 from exml.runs.sweep.comparison_figure import comparison_figure
-from exml.runs.sweep.display import SweepDisplay
-from exml.runs.sweep.forecast import Forecast, forecast
+from exml.runs.sweep.forecast import SweepForecast, sweep_forecast
 from exml.runs.sweep.groups import Group, groups_of
-from exml.runs.sweep.local import LocalProcesses
 from exml.runs.sweep.plan import Plan, PlannedRun, Status, plan
-from exml.runs.sweep.ray_cluster import RayCluster
 from exml.runs.sweep.results import Row, SweepResult
-from exml.runs.sweep.run import run
-from exml.runs.sweep.sweep import Choice, Resources, Sweep
-from exml.runs.sweep.sweep_events import RunEnded, SweepEvent, SweepObserver, SweepStarted
+from exml.runs.sweep.run import run, task_of
+from exml.runs.sweep.sweep import Choice, Sweep
 from exml.runs.sweep.tables import plan_line, plan_table, sweep_table
+from exml.runs.sweep.task import Task, carry_out
 
 __all__ = [
-    "Backend",
     "Choice",
-    "Ended",
-    "Failure",
-    "Forecast",
+    "Executor",
     "Group",
     "LocalProcesses",
     "Plan",
@@ -27,21 +29,20 @@ __all__ = [
     "RayCluster",
     "Resources",
     "Row",
-    "RunEnded",
     "Status",
     "Sweep",
-    "SweepDisplay",
-    "SweepEvent",
-    "SweepObserver",
+    "SweepForecast",
     "SweepResult",
-    "SweepStarted",
     "Task",
+    "carry_out",
     "comparison_figure",
-    "forecast",
     "groups_of",
+    "import_all",
     "plan",
     "plan_line",
     "plan_table",
     "run",
+    "sweep_forecast",
     "sweep_table",
+    "task_of",
 ]

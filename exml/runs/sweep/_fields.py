@@ -1,4 +1,4 @@
-"""Fields of a strategy by their paths, in its plain form."""
+"""Fields of a strategy in plain form, addressed by their paths."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from exml.core.errors import SettingError
 
 
 def with_field(plain: Any, path: str, value: Any, strategy: str) -> Any:
-    """A copy of plain data with another value at a path; what does not lie on the path is shared.
+    """A copy of plain data with another value at a path; parts off the path are shared.
 
     Args:
-        plain: of a strategy.
-        path: keys with dots between them, places of lists in brackets: ``prior.parts[0].weight``.
+        plain: a strategy in plain form.
+        path: keys separated by dots, indices of lists in brackets: ``prior.parts[0].weight``.
         value: plain data.
-        strategy: its name, for messages.
+        strategy: its name, for error messages.
 
     Raises:
         SettingError: when the strategy has no such field.
@@ -31,40 +31,38 @@ def with_field(plain: Any, path: str, value: Any, strategy: str) -> Any:
             got=repr(path),
             remedy="correct it",
         )
-    steps: list[str | int] = []
-    for key, place in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
-        steps.append(key or int(place))
-    return _with(plain, steps, value, path, strategy, "")
+
+    def changed(part: Any, steps: list[Any], walked: str) -> Any:
+        if not steps:
+            return value
+        step = steps[0]
+        if step not in (part if isinstance(part, Mapping) else range(len(part)) if isinstance(part, list) else ()):
+            raise SettingError(
+                expected=f"a field of strategy {strategy!r}, where {walked or 'it'} {_contents(part)}",
+                got=repr(path),
+                remedy="correct the path, or set the field only for the strategies that have it",
+            )
+        walked = f"{walked}[{step}]" if isinstance(step, int) else f"{walked}.{step}".lstrip(".")
+        copied: Any = dict(part) if isinstance(part, Mapping) else list(part)
+        copied[step] = changed(part[step], steps[1:], walked)
+        return copied
+
+    return changed(plain, [key or int(place) for key, place in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)], "")
 
 
-def _with(plain: Any, steps: list[Any], value: Any, path: str, strategy: str, walked: str) -> Any:
-    if not steps:
-        return value
-    step, rest = steps[0], steps[1:]
-    keys = plain.keys() if isinstance(plain, Mapping) else range(len(plain)) if isinstance(plain, list) else ()
-    if step not in keys:
-        if isinstance(plain, Mapping):
-            inside = f"has the fields {', '.join(map(str, plain))}"
-        else:
-            inside = f"is a list of {len(plain)}" if isinstance(plain, list) else f"is {plain!r}, which has no fields"
-        raise SettingError(
-            expected=f"a field of strategy {strategy!r}, where {walked or 'it'} {inside}",
-            got=repr(path),
-            remedy="correct the path, or set the field only for the strategies that have it",
-        )
-    walked = f"{walked}[{step}]" if isinstance(step, int) else f"{walked}.{step}".lstrip(".")
-    copied: Any = dict(plain) if isinstance(plain, Mapping) else list(plain)
-    copied[step] = _with(plain[step], rest, value, path, strategy, walked)
-    return copied
+def _contents(part: Any) -> str:
+    if isinstance(part, Mapping):
+        return f"has the fields {', '.join(map(str, part))}"
+    return f"is a list of {len(part)}" if isinstance(part, list) else f"is {part!r}, which has no fields"
 
 
 def show(value: Any) -> str:
-    """A value as short text: JSON, but strings bare."""
+    """A value as short text: JSON, except for strings, which have no quotes."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def short_names(paths: list[str]) -> dict[str, str]:
-    """Each path without what is not needed to tell it from the others.
+    """The last key of each path where it is unique, otherwise the whole path.
 
     >>> short_names(["training.iterations", "generator.iterations", "training.batch_size"])
     {'training.iterations': 'training.iterations', 'generator.iterations': 'generator.iterations',

@@ -1,4 +1,4 @@
-"""Modules of the user's own, which register scenarios and components when they are imported."""
+"""User modules that register scenarios and components when they are imported."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from exml.core.errors import ConfigError
 
 
 def import_all(names: Sequence[str]) -> None:
-    """Import modules by name, and files by path; what was imported already is not imported again.
+    """Import modules by name, and files by path, unless they have been imported before.
 
     Raises:
-        ConfigError: one cannot be imported.
+        ConfigError: when an import fails.
     """
     for place, name in enumerate(names):
         try:
             _import_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
-        except Exception as error:  # whatever a module does when it is imported
+        except Exception as error:  # a module may raise anything
             raise ConfigError(
                 f"imports[{place}]",
-                expected=f"the module {name} to be imported",
+                expected=f"to import the module {name}",
                 got=f"{type(error).__name__}: {error}",
                 remedy="correct the module or its name",
             ) from error
@@ -37,7 +37,7 @@ def _import_file(path: Path) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # where its own classes look for it
+    sys.modules[path.stem] = module  # pickle and attrs look for its classes there
     try:
         spec.loader.exec_module(module)
     except BaseException:

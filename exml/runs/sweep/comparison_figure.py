@@ -1,7 +1,8 @@
-"""The accuracies of a sweep as a picture."""
+"""The accuracies of a sweep as a figure."""
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from typing import Any
 
@@ -14,22 +15,23 @@ from exml.runs.sweep.results import SweepResult
 
 DASHES: tuple[Any, ...] = (":", "--", "-.", (0, (6, 1, 1, 1, 1, 1)), "-")
 ACROSS = 3
-"""Panels beside each other."""
+"""Panels in a row."""
 
 
 def comparison_figure(result: SweepResult) -> Figure:
-    """Stream accuracy of each strategy and combination of its fields: every seed, their mean and its spread.
+    """Stream accuracy of each strategy and combination of fields: every seed, the mean and the standard deviation.
 
-    There is one panel for each scenario, with the means of its baselines as lines.
+    Each scenario has a panel, with the means of its baselines as lines.
 
     Args:
-        result: of a sweep, also of one that is not over.
+        result: of a sweep, possibly unfinished.
     """
     groups = groups_of(result)
     scenarios = list(dict.fromkeys(group.scenario for group in groups))
     labels = list(dict.fromkeys(group.label for group in groups if group.kind == "strategy"))
-    baselines = list(dict.fromkeys(group.strategy for group in groups if group.kind == "baseline"))
     strategies = list(dict.fromkeys(group.strategy for group in groups if group.kind == "strategy"))
+    names = dict.fromkeys(group.strategy for group in groups if group.kind == "baseline")
+    baselines = dict(zip(names, itertools.cycle(DASHES), strict=False))
     across = max(1, min(ACROSS, len(scenarios)))
     down = max(1, -(-len(scenarios) // across))
     longest = max((len(label) for label in labels), default=0)
@@ -38,11 +40,10 @@ def comparison_figure(result: SweepResult) -> Figure:
     for axis in axes[len(scenarios) :]:
         axis.set_visible(False)
     for axis, scenario in zip(axes, scenarios, strict=False):
-        here = [group for group in groups if group.scenario == scenario]
-        for group in here:
+        for group in (group for group in groups if group.scenario == scenario):
             if group.kind == "baseline":
-                dash = DASHES[baselines.index(group.strategy) % len(DASHES)]
-                axis.axvline(100 * statistics.fmean(group.accuracies), color="#777777", linestyle=dash, linewidth=1.1)
+                look = {"color": "#777777", "linestyle": baselines[group.strategy], "linewidth": 1.1}
+                axis.axvline(statistics.fmean(group.accuracies), **look)
             else:
                 _draw(axis, group, labels.index(group.label), strategies.index(group.strategy))
         axis.set_yticks(range(len(labels)), labels, fontsize=8)
@@ -53,25 +54,20 @@ def comparison_figure(result: SweepResult) -> Figure:
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     n = max((len(group.accuracies) for group in groups), default=0)
-    figure.suptitle(f"Mean ± standard deviation over {n} seed(s), a dot for each seed", fontsize=10)
-    handles = [
-        Line2D([], [], color="#777777", linestyle=DASHES[place % len(DASHES)], label=name)
-        for place, name in enumerate(baselines)
-    ]
+    figure.suptitle(f"Mean ± standard deviation over {n} seed(s), one dot per seed", fontsize=10)
+    handles = [Line2D([], [], color="#777777", linestyle=dash, label=name) for name, dash in baselines.items()]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", fontsize=8, ncols=3, frameon=False)
     return figure
 
 
 def _draw(axis: Any, group: Group, place: int, number: int) -> None:
-    """One row: dots, mean and spread, and the same in figures on the right."""
-    colour = COLOURS[number % len(COLOURS)]
-    percent = [100 * accuracy for accuracy in group.accuracies]
-    text = group.text
-    if percent:
-        axis.scatter(percent, [place] * len(percent), s=12, color=colour, alpha=0.35, linewidths=0)
-        spread = statistics.stdev(percent) if len(percent) > 1 else 0.0
-        look = {"fmt": MARKERS[number % len(MARKERS)], "color": colour, "ms": 5, "capsize": 2.5, "lw": 1.2}
-        axis.errorbar(statistics.fmean(percent), place, xerr=spread, **look)
+    """One row: dots, mean and standard deviation, and the numbers on the right."""
+    color, values = COLOURS[number % len(COLOURS)], group.accuracies
+    if values:
+        axis.scatter(values, [place] * len(values), s=12, color=color, alpha=0.35, linewidths=0)
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        look = {"fmt": MARKERS[number % len(MARKERS)], "color": color, "ms": 5, "capsize": 2.5, "lw": 1.2}
+        axis.errorbar(statistics.fmean(values), place, xerr=deviation, **look)
     style = {"va": "center", "fontsize": 8, "color": "#333333", "transform": axis.get_yaxis_transform()}
-    axis.text(1.01, place, text, **style)
+    axis.text(1.01, place, group.text, **style)

@@ -1,4 +1,4 @@
-"""How long the rest of a sweep will take."""
+"""The time that the rest of a sweep will take."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Mapping
 import attrs
 import torch
 
-from exml.core.execution import Execution
-from exml.runs.run import RunSettings, forecasts
+from exml.runs.run import forecasts
 from exml.runs.sources import ScenarioExperts
 from exml.runs.sweep.plan import Plan, PlannedRun
 
 
 @attrs.frozen
-class Forecast:
-    """Seconds of generation and distillation, of the runs that are left.
+class SweepForecast:
+    """Seconds of generation and distillation of the remaining runs.
 
     Args:
-        seconds: of one run, by scenario and combination; None where nobody can say.
-        left: scenario and combination of each run that is left.
+        seconds: of one run, by scenario and combination; None if it cannot be measured here.
+        left: scenario and combination of each remaining run.
     """
 
     seconds: Mapping[tuple[str, str], float | None]
@@ -27,28 +26,25 @@ class Forecast:
 
     @property
     def unknown(self) -> int:
-        """How many runs nobody can say it of."""
+        """The number of remaining runs that cannot be measured here."""
         return sum(self.seconds[kind] is None for kind in self.left)
 
     def total(self, workers: int = 1) -> float:
-        """Wall time of all runs together that something is known of, on so many workers.
+        """Wall time of the other remaining runs with a number of workers.
 
-        >>> Forecast({("a", "x"): 10.0, ("a", "y"): 2.0}, (("a", "x"), ("a", "y"), ("a", "y"))).total(2)
+        >>> SweepForecast({("a", "x"): 10.0, ("a", "y"): 2.0}, (("a", "x"), ("a", "y"), ("a", "y"))).total(2)
         10.0
         """
         known = [self.seconds[kind] or 0.0 for kind in self.left]
         return max(sum(known) / workers, max(known, default=0.0))
 
 
-def forecast(plan: Plan, *, retry_failed: bool = False) -> Forecast:
-    """Measure each strategy of a plan for a moment, on this machine, with the threads that a run will have.
-
-    One of the seeds stands for the others. What cannot be measured here, such as a device that only the machines of a
-    cluster have, is left open.
+def sweep_forecast(plan: Plan, *, retry_failed: bool = False) -> SweepForecast:
+    """Time a few steps of each remaining strategy on this machine, with the threads of a run and one of the seeds.
 
     Args:
         plan: of the sweep.
-        retry_failed: whether runs that have failed will be begun again.
+        retry_failed: whether failed runs will be retried.
     """
     left = plan.left(retry_failed=retry_failed)
     seconds: dict[tuple[str, str], float | None] = {}
@@ -61,16 +57,14 @@ def forecast(plan: Plan, *, retry_failed: bool = False) -> Forecast:
                 seconds[kind] = _seconds(run, plan)
     finally:
         torch.set_num_threads(threads)
-    return Forecast(seconds, tuple((run.scenario, run.combination) for run in left))
+    return SweepForecast(seconds, tuple((run.scenario, run.combination) for run in left))
 
 
 def _seconds(run: PlannedRun, plan: Plan) -> float | None:
     if run.parts is None:
         return 0.0
-    sweep = plan.sweep
-    settings = RunSettings(run.seed, sweep.device, Execution(sweep.compile, sweep.precision))
+    source = ScenarioExperts(run.scenario, plan.sweep.split)
     try:
-        found = forecasts(ScenarioExperts(run.scenario, sweep.split), {run.strategy: run.parts}, settings)
-    except Exception:  # whatever a strategy raises, it is for its runs to say
+        return forecasts(source, {run.strategy: run.parts}, plan.sweep.settings(run.seed))[run.strategy].seconds
+    except Exception:  # the run itself reports what is wrong with its strategy
         return None
-    return found[run.strategy].seconds

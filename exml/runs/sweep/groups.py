@@ -1,4 +1,4 @@
-"""Rows of a sweep that differ in the seed alone."""
+"""Rows of a sweep that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Group:
 
     Args:
         kind: of its rows.
-        scenario: their scenario.
+        scenario: of its rows.
         strategy: name of the strategy or baseline.
         fields: those that differ within the sweep, by short names.
         rows: one for each seed.
@@ -36,20 +36,20 @@ class Group:
         return label_of(self.strategy, self.fields)
 
     @property
-    def accuracies(self) -> tuple[float, ...]:
-        """Of the runs that did not fail."""
-        return tuple(row.stream_accuracy for row in self.rows if row.stream_accuracy is not None)
+    def accuracies(self) -> list[float]:
+        """Stream accuracies of the runs that did not fail, in percent."""
+        return [100 * row.stream_accuracy for row in self.rows if row.stream_accuracy is not None]
 
     @property
     def text(self) -> str:
-        """Mean and standard deviation in percent, and how many failed."""
+        """Mean and standard deviation in percent, and the number of failed runs."""
         failed = sum(row.error is not None for row in self.rows)
-        parts = [spread([100 * accuracy for accuracy in self.accuracies])] if self.accuracies else []
-        return ", ".join([*parts, *([f"{failed} failed"] if failed else [])])
+        parts = [spread(self.accuracies), f"{failed} failed" if failed else ""]
+        return ", ".join(part for part in parts if part)
 
 
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation; the mean alone of a single value.
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation; only the mean for a single value.
 
     >>> spread([80.0, 84.0]), spread([80.0]), spread([])
     ('82.0 ± 2.8', '80.0', '')
@@ -60,8 +60,8 @@ def spread(values: list[float]) -> str:
 
 
 def groups_of(result: SweepResult) -> tuple[Group, ...]:
-    """The rows by scenario, strategy and fields, in the order of the first of each."""
-    several = varied(result.columns, [(row.strategy, row.fields) for row in result.rows if row.kind == "strategy"])
+    """The rows by scenario, strategy and fields, in the order of the first row of each."""
+    several = _varied(result)
     names = short_names(several)
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in result.rows:
@@ -79,21 +79,13 @@ def groups_of(result: SweepResult) -> tuple[Group, ...]:
     )
 
 
-def varied(columns: Sequence[str], runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """The fields that tell runs of one strategy from each other.
-
-    Args:
-        columns: all fields that there are.
-        runs: strategy and fields of each.
-
-    >>> varied(["a", "b"], [("x", {"a": 1, "b": 1}), ("x", {"a": 2, "b": 1}), ("y", {"a": 1, "b": 2})])
-    ['a']
-    """
+def _varied(result: SweepResult) -> list[str]:
+    """The fields in which rows of one strategy differ."""
     values: dict[tuple[str, str], set[str]] = {}
-    for strategy, fields in runs:
-        for path in columns:
-            values.setdefault((strategy, path), set()).add(repr(fields.get(path)))
-    return [path for path in columns if any(len(found) > 1 for (_, at), found in values.items() if at == path)]
+    for row in result.rows:
+        for path in result.columns:
+            values.setdefault((path, row.strategy), set()).add(repr(row.fields.get(path)))
+    return [path for path in result.columns if any(len(found) > 1 for (at, _), found in values.items() if at == path)]
 
 
 def label_of(strategy: str, fields: Mapping[str, Any]) -> str:

@@ -1,11 +1,11 @@
-"""What a sweep will do: its runs, and how far each is."""
+"""The plan of a sweep: its runs and their status."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,11 +20,12 @@ from exml.runs.run import TAKEN
 from exml.runs.sweep._fields import show, with_field
 from exml.runs.sweep._imports import import_all
 from exml.runs.sweep.sweep import Choice, Sweep, is_file
+from exml.runs.sweep.task import failure_file
 
 Status: TypeAlias = Literal["new", "begun", "failed", "done"]
-"""How far a run is: ``"begun"`` was stopped before its end, ``"failed"`` ended with an error."""
+"""Status of a run: ``"begun"`` was stopped before its end, ``"failed"`` ended with an error."""
 LONGEST = 120
-"""Characters of a folder's name; longer ones are cut."""
+"""Maximum length of a folder's name before its digest."""
 
 
 @attrs.frozen(kw_only=True)
@@ -32,14 +33,14 @@ class PlannedRun:
     """One run of a sweep.
 
     Args:
-        name: of its folder in ``runs/``; says all that is varied.
+        name: of its folder in ``runs/``, made of everything that is varied.
         scenario: its name.
         strategy: name of the strategy.
-        fields: of the strategy that are varied, with their values as plain data.
+        fields: values of the varied fields, as plain data.
         seed: of the run.
-        parts: the strategy with these values; None for a run that measures the baselines alone.
-        experts: how many there are in the scenario.
-        status: how far it is.
+        parts: the strategy with these values; None for a run that measures only the baselines.
+        experts: number of experts in the scenario.
+        status: of the run.
     """
 
     name: str
@@ -53,22 +54,22 @@ class PlannedRun:
 
     @property
     def combination(self) -> str:
-        """Strategy and fields as text, what runs of a scenario that differ in the seed alone have in common."""
-        return " ".join([self.strategy, *(f"{path}={show(value)}" for path, value in self.fields.items())])
+        """Strategy and fields as text, the same for runs of a scenario that differ only in the seed."""
+        return " ".join([self.strategy, *_settings(self.fields)])
 
     @property
     def title(self) -> str:
-        """All of it as text."""
+        """Everything that is varied as text."""
         return f"{self.scenario} {self.combination} seed {self.seed}"
 
 
 @attrs.frozen
 class Plan:
-    """The runs of a sweep, in the order in which they are begun.
+    """The runs of a sweep, in the order in which they are started.
 
     Args:
         sweep: what is planned.
-        runs: every scenario, strategy, combination of fields and seed, the seed varying fastest.
+        runs: every scenario, strategy, combination of fields and seed; the seed varies fastest.
     """
 
     sweep: Sweep
@@ -76,29 +77,29 @@ class Plan:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The paths of all fields that are varied."""
+        """The paths of all varied fields."""
         return tuple(dict.fromkeys(path for run in self.runs for path in run.fields))
 
     def count(self, status: Status) -> int:
-        """How many runs are so far."""
+        """The number of runs with a status."""
         return sum(run.status == status for run in self.runs)
 
     def left(self, *, retry_failed: bool = False) -> tuple[PlannedRun, ...]:
-        """The runs that there is something to do for."""
+        """The runs that remain to be carried out."""
         over = {"done"} if retry_failed else {"done", "failed"}
         return tuple(run for run in self.runs if run.status not in over)
 
 
 def plan(sweep: Sweep, out: Path | str | None = None) -> Plan:
-    """Make every strategy of a sweep and see what its folder has of it, before any work begins.
+    """Build every strategy of a sweep and read the status of its runs, before any work begins.
 
     Args:
-        sweep: to be planned; its modules are imported.
+        sweep: to plan; its modules are imported.
         out: its folder, if it was begun; nothing is written there.
 
     Raises:
-        ExmlError: a scenario or strategy that is not there, a field that a strategy does not have or a value that it
-            refuses, the same run twice, or a folder with runs of other strategies under these names.
+        ExmlError: an unknown scenario or strategy, a field that a strategy does not have, a value that it refuses, a
+            run listed twice, or a folder with runs of other strategies under the same names.
 
     >>> fields = {"training.iterations": (5, 9)}
     >>> sweep = Sweep(scenarios=("digits-nc",), strategies=("exml",), seeds=(0, 1), fields=fields)
@@ -118,45 +119,38 @@ def plan(sweep: Sweep, out: Path | str | None = None) -> Plan:
         for choice, strategy in zip(choices, names, strict=True):
             bases = {seed: _base(choice.strategy, scenario, seed) for seed in sweep.seeds}
             grid = {**sweep.fields, **choice.fields}
-            for values in itertools.product(*grid.values()):
+            for *values, seed in itertools.product(*grid.values(), sweep.seeds):
                 fields = dict(zip(grid, values, strict=True))
-                for seed in sweep.seeds:
-                    parts = _made(bases[seed], strategy, fields, length)
-                    run = PlannedRun(
-                        name="",
-                        scenario=scenario,
-                        strategy=strategy,
-                        fields=fields,
-                        seed=seed,
-                        parts=parts,
-                        experts=length,
-                    )
-                    run = attrs.evolve(run, name=_folder_name(run))
-                    if run.name in runs:
-                        raise SettingError(
-                            expected="each run once", got=f"{run.title} twice", remedy="list no value twice"
-                        )
-                    runs[run.name] = run
-    if out is not None:
-        return Plan(sweep, tuple(attrs.evolve(run, status=_status(run, sweep, Path(out))) for run in runs.values()))
+                run = PlannedRun(
+                    name=_folder_name(scenario, strategy, fields, seed),
+                    scenario=scenario,
+                    strategy=strategy,
+                    fields=fields,
+                    seed=seed,
+                    parts=_made(bases[seed], strategy, fields, length),
+                    experts=length,
+                )
+                if run.name in runs:
+                    raise SettingError(expected="each run once", got=f"{run.title} twice", remedy="list no value twice")
+                runs[run.name] = run if out is None else attrs.evolve(run, status=_status(run, sweep, Path(out)))
     return Plan(sweep, tuple(runs.values()))
 
 
-def _names(choices: list[Choice]) -> list[str]:
-    """Of each choice's strategy; a file's is that of the file."""
+def _names(choices: Sequence[Choice]) -> list[str]:
+    """The name of each choice; a file's name is that of its strategy."""
     origin: dict[str, str] = {}
     names: list[str] = []
     for choice in choices:
         name = Path(choice.strategy).stem if is_file(choice.strategy) else choice.strategy
         if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN:
             raise SettingError(
-                expected="strategies with names that a folder can have, and that a run does not use itself",
+                expected="names of strategies that a folder can have and that a run does not use itself",
                 got=repr(name),
                 remedy="rename the file",
             )
         if origin.setdefault(name, choice.strategy) != choice.strategy:
             raise SettingError(
-                expected="strategies with names of their own",
+                expected="strategies with different names",
                 got=f"{origin[name]} and {choice.strategy}, both {name!r}",
                 remedy="rename one of the files",
             )
@@ -165,13 +159,13 @@ def _names(choices: list[Choice]) -> list[str]:
 
 
 def _base(strategy: str, scenario: str, seed: int) -> Any:
-    """A strategy as plain data, before its fields are set; a recipe looks at the scenario."""
+    """A strategy in plain form, before its fields are set."""
     made = Strategy.load(strategy) if is_file(strategy) else for_scenario(strategy, scenario, seed).build()
     return made.to_dict()
 
 
 def _made(base: Any, strategy: str, fields: Mapping[str, Any], experts: int) -> Strategy:
-    """A strategy with its fields set, fit for so many experts."""
+    """A strategy with its fields set, whose buffer has room for all experts."""
     plain = base
     for path, value in fields.items():
         plain = with_field(plain, path, value, strategy)
@@ -188,10 +182,13 @@ def _made(base: Any, strategy: str, fields: Mapping[str, Any], experts: int) -> 
     return made
 
 
-def _folder_name(run: PlannedRun) -> str:
-    """Readable where it can be; with a digest of the whole where it cannot."""
-    fields = [f"{path}={show(value)}" for path, value in run.fields.items()]
-    whole = "--".join([run.scenario, run.strategy, *fields, f"seed={run.seed}"])
+def _settings(fields: Mapping[str, Any]) -> list[str]:
+    return [f"{path}={show(value)}" for path, value in fields.items()]
+
+
+def _folder_name(scenario: str, strategy: str, fields: Mapping[str, Any], seed: int) -> str:
+    """All that is varied; with a digest if it is too long or has other characters than a folder's name."""
+    whole = "--".join([scenario, strategy, *_settings(fields), f"seed={seed}"])
     name = re.sub(r"[^\w.=+-]+", "_", whole)
     if name == whole and len(name) <= LONGEST:
         return name
@@ -201,13 +198,14 @@ def _folder_name(run: PlannedRun) -> str:
 def _status(run: PlannedRun, sweep: Sweep, out: Path) -> Status:
     folder = out / "runs" / run.name
     begun = (folder / "run.json").exists()
-    if begun:
+    if begun and run.parts is not None:
         request = read_record(folder / "run.json").request
-        parts = {} if run.parts is None else {run.strategy: run.parts.to_dict()}
-        asked = {"strategy": parts, "split": sweep.split}
-        there = {"strategy": request.strategies, "split": request.split}
-        for what, value in asked.items():
-            if there[what] != value:
+        pairs = {
+            "strategy": (request.strategies, {run.strategy: run.parts.to_dict()}),
+            "split": (request.split, sweep.split),
+        }
+        for what, (there, asked) in pairs.items():
+            if there != asked:
                 raise CheckpointError(
                     expected=f"the {what} that the run in {folder} was begun with",
                     got="another one",
@@ -215,6 +213,6 @@ def _status(run: PlannedRun, sweep: Sweep, out: Path) -> Status:
                 )
     if (folder / "result.json").exists():
         return "done"
-    if (out / "failures" / f"{run.name}.txt").exists():
+    if failure_file(out, run.name).exists():
         return "failed"
     return "begun" if begun else "new"

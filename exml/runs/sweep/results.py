@@ -1,4 +1,4 @@
-"""What came out of a sweep: one tidy table."""
+"""The results of a sweep: one tidy table."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any, Literal
 import attrs
 
 from exml.core.files import write_json, write_text
-from exml.runs.result import Result
+from exml.runs.result import BaselineResult, Result
 from exml.runs.sweep._fields import show
 from exml.runs.sweep.plan import Plan, PlannedRun
+from exml.runs.sweep.task import failure_file
 
 
 @attrs.frozen(kw_only=True)
@@ -22,20 +23,20 @@ class Row:
 
     Args:
         scenario: its name.
-        kind: a baseline is about the same experts as the strategies with its scenario and seed.
+        kind: a baseline uses the same experts as the strategies of its scenario and seed.
         strategy: name of the strategy or baseline.
-        fields: of the strategy that were varied, as plain data.
+        fields: values of the varied fields, as plain data.
         seed: of the run.
-        ex_model: whether it keeps to the constraints of the ex-model scenario (Sec. 2); None if the run failed.
-        stream_accuracy: at the end of the stream (Eq. 2), a fraction; None if the run failed, or had no strategy.
-        forgetting: see :func:`exml.runs.evaluation.forgetting`; None for a baseline, too.
-        seconds: of generation, distillation and evaluation; None for a baseline.
-        error: of a run that failed, in a line.
-        folder: of the run, relative to that of the sweep; None for a baseline.
+        ex_model: whether it respects the constraints of the ex-model scenario (Sec. 2); None if the run failed.
+        stream_accuracy: at the end of the stream (Eq. 2), a fraction; None if the run failed or had no strategy.
+        forgetting: see :func:`exml.runs.evaluation.forgetting`; None for baselines and failed runs.
+        seconds: of generation, distillation and evaluation; None for baselines and failed runs.
+        error: of a failed run, in one line.
+        folder: of the run, relative to the folder of the sweep; None for baselines.
     """
 
     scenario: str
-    kind: Literal["strategy", "baseline"]
+    kind: Literal["strategy", "baseline"] = "strategy"
     strategy: str
     fields: Mapping[str, Any]
     seed: int
@@ -49,10 +50,10 @@ class Row:
 
 @attrs.frozen
 class SweepResult:
-    """The table of a sweep, as far as it is: one row for each run that is over, then the baselines.
+    """One row for each finished run, then the baselines.
 
     Args:
-        columns: paths of the fields that were varied.
+        columns: paths of the varied fields.
         rows: in the order of the plan; a baseline that applies has one row for each scenario and seed.
     """
 
@@ -61,11 +62,16 @@ class SweepResult:
 
     @property
     def failed(self) -> tuple[Row, ...]:
-        """The rows of runs that failed."""
+        """The rows of failed runs."""
         return tuple(row for row in self.rows if row.error is not None)
 
+    def summary(self, run: str) -> str:
+        """The outcome of a run in a few words; empty if it failed or had no strategy."""
+        row = next(row for row in self.rows if row.folder == f"runs/{run}")
+        return "" if row.stream_accuracy is None else f"stream accuracy {row.stream_accuracy:.1%}, {row.seconds:.1f} s"
+
     def records(self) -> list[dict[str, Any]]:
-        """The rows as plain data, each field of a strategy a column of its own; None where a row has none."""
+        """The rows as plain data, with a column for each varied field; None where a strategy does not have it."""
         records: list[dict[str, Any]] = []
         for row in self.rows:
             plain = attrs.asdict(row, recurse=False)
@@ -82,8 +88,8 @@ class SweepResult:
             CheckpointError: when they cannot be written.
         """
         records = self.records()
-        text = io.StringIO(newline="")
         names = [field.name for field in attrs.fields(Row) if field.name != "fields"]
+        text = io.StringIO(newline="")
         writer = csv.DictWriter(text, [*names[:3], *self.columns, *names[3:]], lineterminator="\n")
         writer.writeheader()
         for record in records:
@@ -103,10 +109,10 @@ class Gathering:
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan, self._folder = plan, folder
         self._rows: dict[str, Row] = {}
-        self._baselines: dict[tuple[str, int], tuple[Row, ...]] = {}
+        self._baselines: dict[tuple[str, int], list[Row]] = {}
 
     def __call__(self) -> SweepResult:
-        """The table, as far as it is now."""
+        """The table with all runs finished so far."""
         for run in self._plan.runs:
             if run.name not in self._rows:
                 self._read(run)
@@ -117,15 +123,8 @@ class Gathering:
         return SweepResult(self._plan.columns, (*rows, *baselines))
 
     def _read(self, run: PlannedRun) -> None:
-        folder = Path("runs") / run.name
-        row = Row(
-            scenario=run.scenario,
-            kind="strategy",
-            strategy=run.strategy,
-            fields=run.fields,
-            seed=run.seed,
-            folder=folder.as_posix(),
-        )
+        folder, failure = f"runs/{run.name}", failure_file(self._folder, run.name)
+        row = Row(scenario=run.scenario, strategy=run.strategy, fields=run.fields, seed=run.seed, folder=folder)
         if (self._folder / folder / "result.json").exists():
             result = Result.load(self._folder / folder / "result.json")
             (learned,) = result.strategies
@@ -136,30 +135,22 @@ class Gathering:
                 forgetting=learned.forgetting,
                 seconds=round(learned.seconds.total, 3),
             )
-            self._baselines.setdefault((run.scenario, run.seed), _baselines(run, result))
-        elif (failure := failure_file(self._folder, run.name)).exists():
+            rows = [_baseline(run, found) for found in result.baselines if found.stream_accuracy is not None]
+            self._baselines.setdefault((run.scenario, run.seed), rows)
+        elif failure.exists():
             message = failure.read_text(encoding="utf-8").partition("\n")[0]
             self._rows[run.name] = attrs.evolve(row, error=message)
 
 
-def failure_file(folder: Path, name: str) -> Path:
-    """Where a run's failure is kept: its message in the first line, what else is known below."""
-    return folder / "failures" / f"{name}.txt"
-
-
-def _baselines(run: PlannedRun, result: Result) -> tuple[Row, ...]:
-    return tuple(
-        Row(
-            scenario=run.scenario,
-            kind="baseline",
-            strategy=baseline.name,
-            fields={},
-            seed=run.seed,
-            ex_model=baseline.ex_model,
-            stream_accuracy=baseline.stream_accuracy,
-        )
-        for baseline in result.baselines
-        if baseline.stream_accuracy is not None
+def _baseline(run: PlannedRun, found: BaselineResult) -> Row:
+    return Row(
+        scenario=run.scenario,
+        kind="baseline",
+        strategy=found.name,
+        fields={},
+        seed=run.seed,
+        ex_model=found.ex_model,
+        stream_accuracy=found.stream_accuracy,
     )
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 from exml.core.errors import CheckpointError
-from exml.core.files import write_text
-from exml.learning.events import WaitingForProcess
+from exml.learning.events import Event, Observer, WaitingForProcess
 from exml.runs.canvas import save_figure
 from exml.runs.folder_lock import lock, require_free
-from exml.runs.sweep.backend import Backend, Failure, Task
+from exml.runs.jobs import Executor, Failure
+from exml.runs.local_processes import LocalProcesses
+from exml.runs.sources import ScenarioExperts
 from exml.runs.sweep.comparison_figure import comparison_figure
-from exml.runs.sweep.local import LocalProcesses
-from exml.runs.sweep.plan import Plan, PlannedRun, plan
-from exml.runs.sweep.results import Gathering, SweepResult, failure_file
+from exml.runs.sweep.plan import PlannedRun, plan
+from exml.runs.sweep.results import Gathering, SweepResult
 from exml.runs.sweep.sweep import Sweep
-from exml.runs.sweep.sweep_events import RunEnded, SweepObserver, SweepStarted
+from exml.runs.sweep.task import Task, carry_out
 
 
 def run(
@@ -26,31 +25,31 @@ def run(
     *,
     resume: bool = False,
     retry_failed: bool = False,
-    backend: Backend | None = None,
-    observers: Sequence[SweepObserver] = (),
+    executor: Executor | None = None,
+    observers: Sequence[Observer] = (),
 ) -> SweepResult:
-    """Carry out the runs of a sweep, several at a time, and gather what comes out of them.
+    """Carry out the runs of a sweep, several at a time, and gather their results.
 
-    The folder gets ``results.csv`` and ``results.json``, written anew whenever a run is over, and ``comparison.png`` at
-    the end; beside them ``runs/``, each the folder of an :func:`exml.runs.run`, ``experts/``, which the runs with
-    one scenario and seed share, ``logs/`` with what the runs print, ``failures/`` with the errors of those that failed,
-    and ``sweep.yaml``. A sweep that was killed, whenever that was, goes on with ``resume=True``: also each run from
-    where it was left. A run that fails does not end the others.
+    The folder gets ``sweep.yaml``, ``runs/`` with the folder of each :func:`exml.runs.run`, ``experts/``, which runs of
+    the same scenario and seed share, ``logs/`` with the output of the runs, ``failures/`` with the errors of failed
+    runs, ``results.csv`` and ``results.json``, rewritten whenever a run is over, and finally ``comparison.png``. A
+    killed sweep resumes with ``resume=True``, each of its runs from the last checkpoint. A run that fails does not stop
+    the others.
 
     Args:
         sweep: what to do.
-        out: the folder; new or empty, unless the sweep is resumed.
-        resume: go on with the sweep in the folder. It may have grown meanwhile, by a seed or a value.
-        retry_failed: also begin those runs again that have failed, from their last checkpoint; of a resumed sweep.
-        backend: who carries out the runs; :class:`LocalProcesses` by default.
-        observers: told of every event.
+        out: the folder; new or empty unless the sweep is resumed.
+        resume: resume the sweep in the folder. It may have new seeds or values.
+        retry_failed: when resuming, also retry failed runs from their last checkpoint.
+        executor: carries out the runs; :class:`~exml.runs.LocalProcesses` by default.
+        observers: called with every event.
 
     Raises:
-        CheckpointError: the folder holds something already, or nothing to resume, or cannot be written.
-        ExmlError: whatever :func:`plan` refuses.
+        CheckpointError: when the folder holds something else, has nothing to resume, or cannot be written.
+        ExmlError: when :func:`plan` raises it.
     """
     out = Path(out)
-    plan(sweep)  # its faults come before anything is written
+    plan(sweep)  # raises before anything is written
     if not resume:
         require_free(out, "sweep.yaml", "sweep")
     elif not (out / "sweep.yaml").exists():
@@ -58,63 +57,40 @@ def run(
             expected=f"a sweep in {out}", got="none", remedy="check the path, or begin the sweep without resuming"
         )
 
-    def on_wait() -> None:
+    def emit(event: Event) -> None:
         for observer in observers:
-            observer(WaitingForProcess(out))
+            observer(event)
 
-    with lock(out, on_wait if resume else None):
+    with lock(out, (lambda: emit(WaitingForProcess(out))) if resume else None):
         made = plan(sweep, out)
-        for part in out.glob(".*.part"):  # what a killed process left half-written
+        for part in out.glob(".*.part"):  # half-written files of a killed process
             part.unlink(missing_ok=True)
         sweep.save(out / "sweep.yaml")
-        return _carry_out(made, out, retry_failed, backend or LocalProcesses(), observers)
+        gather = Gathering(made, out)
 
+        def finish(task: Task, failure: Failure | None) -> str:
+            result = gather()
+            result.save(out)
+            return result.summary(task.name)
 
-def _carry_out(
-    made: Plan, out: Path, retry_failed: bool, backend: Backend, observers: Sequence[SweepObserver]
-) -> SweepResult:
-    left = made.left(retry_failed=retry_failed)
-    tasks = [task_of(run, made.sweep, out) for run in left]
-    for task in tasks:
-        failure_file(out, task.name).unlink(missing_ok=True)
-        Path(task.log).unlink(missing_ok=True)
-    gather = Gathering(made, out)
-    result = gather()
-    for observer in observers:
-        observer(SweepStarted(made, tuple(task.name for task in tasks), out, result))
-    if tasks:
-        with closing(backend(tasks, made.sweep.resources)) as ended:
-            for told in ended:
-                failure = told.failure
-                if failure is None and not (out / "runs" / told.name / "result.json").exists():
-                    failure = Failure("no result.json came of it; do all machines see the same folder?", "")
-                if failure is not None:
-                    write_text(failure_file(out, told.name), f"{failure.message}\n\n{failure.details}")
-                result = gather()
-                result.save(out)
-                for observer in observers:
-                    observer(RunEnded(told.name, result))
-    result.save(out)
-    save_figure(comparison_figure(result), out / "comparison.png")
-    return result
+        tasks = [task_of(run, sweep, out) for run in made.left(retry_failed=retry_failed)]
+        carry_out(tasks, len(made.runs), executor or LocalProcesses(), sweep.resources, out, finish, emit)
+        result = gather()
+        result.save(out)
+        save_figure(comparison_figure(result), out / "comparison.png")
+        return result
 
 
 def task_of(run: PlannedRun, sweep: Sweep, out: Path) -> Task:
-    """A run as plain data, with absolute paths: its process may stand elsewhere."""
+    """A run as plain data, with absolute paths: its process may work in another folder."""
     out = out.resolve()
     return Task(
         name=run.name,
-        scenario=run.scenario,
+        source=ScenarioExperts(run.scenario, sweep.split, out / "experts" / f"{run.scenario}-{run.seed}"),
         strategy=run.strategy,
         parts={} if run.parts is None else run.parts.to_dict(),
-        seed=run.seed,
-        split=sweep.split,
-        device=sweep.device,
-        compile=sweep.compile,
-        precision=sweep.precision,
-        threads=sweep.resources.cpus,
+        settings=sweep.settings(run.seed),
         imports=tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in sweep.imports),
-        folder=str(out / "runs" / run.name),
-        experts=str(out / "experts" / f"{run.scenario}-{run.seed}"),
-        log=str(out / "logs" / f"{run.name}.txt"),
+        folder=out / "runs" / run.name,
+        log=out / "logs" / f"{run.name}.txt",
     )

@@ -1,4 +1,4 @@
-"""The file of a sweep: what is varied, and what each run may use."""
+"""The file of a sweep: what is varied, and the resources of each run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import torch
 import yaml
 
 from exml.core.errors import ConfigError, SettingError
+from exml.core.execution import Execution
 from exml.core.files import write_text
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
-from exml.core.validators import in_range, one_of, positive_int
+from exml.core.validators import in_range, one_of
+from exml.runs.jobs import Resources
+from exml.runs.run import RunSettings
 
 
 def _not_empty(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -33,42 +36,18 @@ def _each_with_values(instance: Any, attribute: attrs.Attribute[Any], value: Map
             raise SettingError(
                 expected=f"at least one value for {type(instance).__name__}.{attribute.name}[{path}]",
                 got="none",
-                remedy="list one, or leave the field out",
+                remedy="list one, or omit the field",
             )
-
-
-def _whole_gpus(instance: Any, attribute: attrs.Attribute[Any], value: float) -> None:
-    if value > 1 and value != int(value):
-        raise SettingError(
-            expected="gpus of 1 at most, or a whole number of them", got=repr(value), remedy="round it up"
-        )
-
-
-@component
-@attrs.frozen(kw_only=True)
-class Resources:
-    """What one run has for itself.
-
-    Args:
-        cpus: processor cores; as many threads are used.
-        gpus: accelerators; below 1, so many runs share one. A run sees no other.
-
-    >>> Resources(cpus=4, gpus=0.5)
-    Resources(cpus=4, gpus=0.5)
-    """
-
-    cpus: int = attrs.field(default=1, validator=positive_int())
-    gpus: float = attrs.field(default=0.0, validator=[in_range(0), _whole_gpus])
 
 
 @component(kind="sweep-choice")
 @attrs.frozen
 class Choice:
-    """One strategy of a sweep, with fields of its own to vary.
+    """One strategy of a sweep, with its own fields to vary.
 
     Args:
         strategy: name of a recipe, or path of a YAML or JSON file.
-        fields: as :class:`Sweep` has them, for this strategy only; they replace those of the sweep of the same path.
+        fields: as in :class:`Sweep`, for this strategy only; they replace fields of the sweep with the same path.
     """
 
     strategy: str
@@ -82,21 +61,20 @@ class Sweep:
 
     Args:
         scenarios: their names.
-        strategies: each a recipe's name, the path of a YAML or JSON file, or a :class:`Choice` with fields of its own.
+        strategies: each the name of a recipe, the path of a YAML or JSON file, or a :class:`Choice`.
         seeds: of scenarios, experts and students.
-        fields: values to try for fields of the strategies, each by its path in a strategy's plain form, such as
-            ``training.iterations`` or ``prior.parts[0].weight``; a value may also be a whole part with its ``kind``.
-            Every strategy must have each field.
-        split: what the accuracies are measured on.
-        device: of each run, as torch names it. Where a run has GPUs for itself, ``"cuda"`` is the first of them.
-        compile: as :class:`exml.engine.Execution` has it, like the next.
-        precision: of the networks.
+        fields: values to try for fields of the strategies, by their paths in the plain form of a strategy, such as
+            ``training.iterations`` or ``prior.parts[0].weight``. A value may be a whole part with its ``kind``. Every
+            strategy must have each field.
+        split: the images that the accuracies are measured on.
+        device: of each run, as torch names it. ``"cuda"`` is the first GPU of a run with its own GPUs.
+        compile: see :class:`exml.engine.Execution`.
+        precision: see :class:`exml.engine.Execution`.
         resources: of each run.
-        imports: Python modules, or files, that register scenarios and components of your own; every process of the
-            sweep imports them first.
+        imports: Python modules, or files, that register your own scenarios and components; every process imports them.
 
     Raises:
-        SettingError: an empty list, a device that torch does not know, or a GPU that no run is given.
+        SettingError: an empty list, a device that torch does not know, or a device ``"cuda"`` without GPUs.
 
     >>> sweep = Sweep(scenarios=("digits-nc",), strategies=("exml",), fields={"generator.iterations": (5, 10)})
     >>> sweep.split, sweep.resources.cpus
@@ -123,17 +101,19 @@ class Sweep:
     imports: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        problem: tuple[str, str] | None = None
-        if self.device != "auto":
-            try:
-                kind = torch.device(self.device).type
-            except RuntimeError:
-                problem = "a device as torch names it, such as 'cpu' or 'cuda'", "correct it"
-            else:
-                if kind == "cuda" and not self.resources.gpus:
-                    problem = "resources.gpus > 0 for a sweep on GPUs", "say how many GPUs each run has for itself"
-        if problem is not None:
-            raise SettingError(expected=problem[0], got=f"device {self.device!r}", remedy=problem[1])
+        got = f"device {self.device!r}"
+        try:
+            kind = self.device if self.device == "auto" else torch.device(self.device).type
+        except RuntimeError:
+            expected = "a device as torch names it, such as 'cpu' or 'cuda'"
+            raise SettingError(expected=expected, got=got, remedy="correct it") from None
+        if kind == "cuda" and not self.resources.gpus:
+            expected = "resources.gpus > 0 for a sweep on GPUs"
+            raise SettingError(expected=expected, got=got, remedy="set the number of GPUs of each run")
+
+    def settings(self, seed: int) -> RunSettings:
+        """The settings of a run with a seed."""
+        return RunSettings(seed, self.device, Execution(self.compile, self.precision))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; :meth:`from_dict` is the inverse."""
@@ -141,7 +121,11 @@ class Sweep:
 
     @classmethod
     def from_dict(cls, plain: Any, /) -> Sweep:
-        """A sweep from plain data; raises :class:`exml.core.errors.ConfigError` with the path of the fault."""
+        """A sweep from plain data.
+
+        Raises:
+            ConfigError: with the path of the fault.
+        """
         return from_plain(plain, cls)
 
     def save(self, path: Path | str) -> None:
@@ -150,10 +134,10 @@ class Sweep:
 
     @classmethod
     def load(cls, path: Path | str) -> Sweep:
-        """Read a sweep; the files that it names are looked for beside it.
+        """Read a sweep; relative paths in it start at its folder.
 
         Raises:
-            ConfigError: no such file, no YAML, or a fault, named by its path.
+            ConfigError: the file does not exist, is not YAML, or has a fault, named by its path.
         """
         path = Path(path)
         try:
@@ -168,21 +152,21 @@ class Sweep:
             ) from None
         sweep = cls.from_dict(plain)
 
-        def beside(name: str) -> str:
+        def absolute(name: str) -> str:
             return str((path.parent / name).resolve()) if is_file(name) else name
 
         def move(choice: Choice | str) -> Choice | str:
             if isinstance(choice, str):
-                return beside(choice)
-            return attrs.evolve(choice, strategy=beside(choice.strategy))
+                return absolute(choice)
+            return attrs.evolve(choice, strategy=absolute(choice.strategy))
 
         return attrs.evolve(
             sweep,
             strategies=tuple(move(choice) for choice in sweep.strategies),
-            imports=tuple(beside(name) for name in sweep.imports),
+            imports=tuple(absolute(name) for name in sweep.imports),
         )
 
 
 def is_file(name: str) -> bool:
-    """Whether a name of a strategy or of a module is meant as the path of a file."""
+    """Whether the name of a strategy or module is the path of a file."""
     return name.endswith((".yaml", ".yml", ".json", ".py")) or os.sep in name

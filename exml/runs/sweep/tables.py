@@ -1,4 +1,4 @@
-"""What a sweep shows before and after the work: its plan, and what came out."""
+"""Tables of a sweep: the plan before the work, the results after it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from exml.runs.forecast import duration
-from exml.runs.sweep.forecast import Forecast
+from exml.runs.sweep.forecast import SweepForecast
 from exml.runs.sweep.groups import groups_of, label_of, spread
 from exml.runs.sweep.plan import Plan, PlannedRun
 from exml.runs.sweep.results import SweepResult
 
 
-def plan_table(plan: Plan, forecast: Forecast) -> Table:
-    """One line for each combination in each scenario: its runs, how far they are, and the time that one takes.
+def plan_table(plan: Plan, forecast: SweepForecast) -> Table:
+    """One line for each combination in each scenario: number of runs, their status, and the time of one run.
 
     Args:
         plan: of the sweep.
         forecast: of the plan.
     """
-    table = new_table(("runs", "done", "failed", "a run"))
+    table = new_table(("runs", "done", "failed", "one run"))
     groups: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in plan.runs:
         groups.setdefault((run.scenario, run.combination), []).append(run)
@@ -36,13 +36,13 @@ def plan_table(plan: Plan, forecast: Forecast) -> Table:
     return table
 
 
-def plan_line(plan: Plan, forecast: Forecast | None = None, workers: int | None = None) -> str:
-    """The plan in a sentence.
+def plan_line(plan: Plan, forecast: SweepForecast | None = None, workers: int | None = None) -> str:
+    """The plan in one sentence.
 
     Args:
         plan: of the sweep.
-        forecast: of the plan; without it nothing is said of the time.
-        workers: how many runs there are at a time, if that is known.
+        forecast: of the plan; None omits the time.
+        workers: number of runs at a time, if it is known.
     """
     counts = [f"{plan.count(status)} {status}" for status in ("done", "begun", "failed") if plan.count(status)]
     line = f"{len(plan.runs)} run(s){', of which ' if counts else ''}{', '.join(counts)}"
@@ -59,7 +59,7 @@ def plan_line(plan: Plan, forecast: Forecast | None = None, workers: int | None 
 
 
 def sweep_table(result: SweepResult) -> Lines:
-    """What came out of a sweep: means over seeds and their standard deviations, then what failed and why.
+    """The results: means over seeds with standard deviations, then the errors of failed runs.
 
     Args:
         result: of the sweep.
@@ -69,15 +69,13 @@ def sweep_table(result: SweepResult) -> Lines:
     for scenario in dict.fromkeys(group.scenario for group in groups):
         here = [group for group in groups if group.scenario == scenario]
         for group in here:
-            forgot = [100 * row.forgetting for row in group.rows if row.forgetting is not None]
-            seconds = [row.seconds for row in group.rows if row.seconds is not None]
             table.add_row(
                 scenario,
                 Text(group.label, style="" if group.kind == "strategy" else "dim"),
                 str(len(group.accuracies)),
                 group.text,
-                spread(forgot),
-                spread(seconds),
+                spread([100 * row.forgetting for row in group.rows if row.forgetting is not None]),
+                spread([row.seconds for row in group.rows if row.seconds is not None]),
                 end_section=group is here[-1],
             )
     failed = [
@@ -85,12 +83,12 @@ def sweep_table(result: SweepResult) -> Lines:
         for row in result.failed
     ]
     if failed:
-        failed = [Text(""), *failed, Text("The whole of each error is in failures/, what the run printed in logs/.")]
+        failed = [Text(""), *failed, Text("The full errors are in failures/, the output of the runs in logs/.")]
     return Lines(table, *failed)
 
 
 def new_table(right: Sequence[str]) -> Table:
-    """As all of ours look: names, then what there is to say."""
+    """A table with columns for scenario and strategy, and further columns of numbers."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("scenario", no_wrap=True)
     table.add_column("strategy")

@@ -1,4 +1,4 @@
-"""The student's last layer in closed form, and batch norm by running statistics."""
+"""The student's last layer in closed form, and batch norm with running statistics."""
 
 import copy
 
@@ -11,10 +11,11 @@ import exml
 from exml.combiners import SideBySide
 from exml.core.errors import SettingError
 from exml.core.targets import Target
-from exml.engine import PreviousStudent, Training, distill
-from exml.engine._ridge_head import solve_readout
+from exml.engine import PreviousStudent, Teachers, Training
+from exml.engine._ridge_head import solve_ridge_head
 from exml.losses import MeanSquaredError
 from exml.normalizers import RawLogits
+from tests.engine.helpers import distilled
 
 SHAPE = (1, 4, 4)
 
@@ -51,7 +52,7 @@ def test_each_class_is_regressed_on_the_images_that_define_it(bias, ridge):
     target = targets_of(40, defined)
     cut = [slice(0, 7), slice(7, 40)]
     parts = [(images[rows], Target(target.logits[rows], defined[rows], target.candidates[rows])) for rows in cut]
-    assert solve_readout(net, parts, 3, ridge) is net[3]
+    assert solve_ridge_head(net, parts, 3, ridge) is net[3]
     features = net[:3](images).detach()
     for unit in (0, 1):
         rows = defined[:, unit]
@@ -67,7 +68,7 @@ def test_features_that_never_change_give_the_mean():
     net = linear(0)
     nn.init.zeros_(net[1].weight)
     target = targets_of(8, torch.ones(8, 3, dtype=torch.bool))
-    solve_readout(net, [(torch.rand(8, *SHAPE), target)], 3, 0.01)
+    solve_ridge_head(net, [(torch.rand(8, *SHAPE), target)], 3, 0.01)
     torch.testing.assert_close(net(torch.rand(1, *SHAPE))[0], target.logits.mean(0))
 
 
@@ -85,7 +86,7 @@ def test_the_layer_is_found_by_what_it_answers():
     net = Crossed()
     first = net.first.weight.clone()
     target = targets_of(20, torch.ones(20, 3, dtype=torch.bool))
-    assert solve_readout(net, [(torch.rand(20, *SHAPE), target)], 3, 0.1) is net.answer
+    assert solve_ridge_head(net, [(torch.rand(20, *SHAPE), target)], 3, 0.1) is net.answer
     assert torch.equal(net.first.weight, first)
 
 
@@ -93,23 +94,15 @@ def run(student, *, start=0, iterations=1, learning_rate=1e-12, losses=None, **s
     known = torch.tensor([True, True, False])
     training = Training(iterations, 8, learning_rate, **settings)
     teacher, other = linear(1).eval(), linear(2).eval()
-    distill(
-        student,
-        PreviousStudent(teacher, known, known),
-        exml.Expert(other, (2,), SHAPE, outputs=range(3)),
-        exml.Samples.of(torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(3)), torch.zeros(64).long()),
-        normalizer=RawLogits(),
-        combiner=SideBySide(),
-        loss=MeanSquaredError("seen"),
-        training=training,
-        augmentation=None,
-        optimizer=training.make_optimizer(student),
-        seed=0,
-        start=start,
-        classes=3,
-        after_step=lambda done, loss: None if losses is None else losses.append(loss.item()),
-    )
-    return student
+    expert = exml.Expert(other, (2,), SHAPE, outputs=range(3))
+    teachers = Teachers(PreviousStudent(teacher, known, known), expert, RawLogits(), SideBySide(), 3)
+    memory = exml.Samples.of(torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(3)), torch.zeros(64).long())
+
+    def told(done, loss):
+        if losses is not None:
+            losses.append(loss.item())
+
+    return distilled(student, teachers, memory, training, loss=MeanSquaredError("seen"), start=start, after_step=told)
 
 
 @pytest.mark.parametrize("views", [0, 2])

@@ -1,0 +1,177 @@
+"""Generators that draw images instead of optimizing them: noise, buffered, auxiliary and real images."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+
+from exml.core.errors import DataError
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import derive_seed, make_generator
+from exml.core.samples import Samples, to_pixels
+from exml.core.validators import in_range
+from exml.engine.forward import check_images
+from exml.engine.inversion import white_noise
+from exml.generators._common import check_size, labeled
+from exml.protocols import STANDALONE, GenerationContext, Generator, Source
+
+
+@component
+@attrs.frozen
+class GaussianNoise:
+    """Independent normal pixels, labeled by the expert: the weakest generator, for comparison.
+
+    Args:
+        std: standard deviation in the expert's normalized units, >= 0.
+
+    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> GaussianNoise()(expert, 5, 0).images.shape
+    torch.Size([5, 1, 8, 8])
+    """
+
+    std: float = attrs.field(default=1.0, validator=in_range(0))
+    uses_priors = False
+    uses_real_data = False
+
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
+        """Make ``size`` samples in pixel units; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""
+        check_size(size)
+        return labeled(expert, white_noise(expert, size, seed, self.std), context)
+
+
+@component
+@attrs.frozen
+class BufferedImages:
+    """Images drawn from the buffer M_{i-1} with replacement, labeled by the expert.
+
+    As the ``start`` of an inversion they already have structure, so fewer iterations may suffice.
+
+    Args:
+        first: makes the images of the first experience, which has no buffer; None: :class:`GaussianNoise`.
+
+    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> memory = Samples.of(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.long))
+    >>> BufferedImages()(expert, 6, 0, GenerationContext(memory=memory)).images.unique()
+    tensor([0.5000])
+    """
+
+    first: Generator | None = None
+    uses_priors = False
+
+    @property
+    def uses_real_data(self) -> bool:
+        """Whether ``first`` does."""
+        return self.first is not None and self.first.uses_real_data
+
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
+        """Make ``size`` samples in pixel units.
+
+        Raises:
+            BufferSizeError: when ``size`` is less than 1.
+            ShapeError: when the expert does not take the images of the buffer.
+        """
+        check_size(size)
+        if context.memory is None:
+            first = GaussianNoise() if self.first is None else self.first
+            return first(expert, size, derive_seed(seed, "first"), context)
+        check_images(context.memory.images, expert, "the buffer")
+        draws = make_generator(expert.device, seed, "buffered-images")
+        rows = torch.randint(len(context.memory), (size,), generator=draws, device=expert.device)
+        return labeled(expert, context.memory.images.to(expert.device)[rows], context)
+
+
+@component
+@attrs.frozen
+class AuxiliaryData:
+    """Draw images at random from a source, with y_syn = argmax f_i^S(x) over the expert's own classes (Sec. 4).
+
+    Args:
+        source: provides the images; its labels are not used.
+
+    >>> from exml.generators import PhotoPatches
+    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> samples = AuxiliaryData(PhotoPatches())(expert, 6, 0)
+    >>> samples.images.shape, set(samples.labels.tolist()) <= {3, 7}
+    (torch.Size([6, 1, 8, 8]), True)
+    """
+
+    source: Source
+    uses_priors = False
+
+    @property
+    def uses_real_data(self) -> bool:
+        """Whether the source does."""
+        return self.source.uses_real_data
+
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
+        """Make ``size`` samples in pixel units: distinct images, or with replacement if the source has fewer.
+
+        Raises:
+            BufferSizeError: when ``size`` is less than 1.
+            ShapeError: when the expert does not take the images of the source.
+            DataError: when the source has no images.
+        """
+        check_size(size)
+        images, _ = self.source(context.experience)
+        check_images(images, expert, repr(self.source))
+        draws = make_generator("cpu", seed, "auxiliary-data")
+        if size <= len(images):
+            chosen = torch.randperm(len(images), generator=draws)[:size]
+        else:
+            chosen = torch.randint(len(images), (size,), generator=draws)
+        pixels = to_pixels(images[chosen.to(images.device)].to(expert.device)).float()
+        return labeled(expert, pixels, context)
+
+
+@component
+@attrs.frozen
+class Replay:
+    """Draw real labeled images of the expert's classes: Replay ED of Sec. 5, an upper bound and no ex-model strategy.
+
+    The draw is as balanced over the classes as the source allows, so a buffer with one image per class has every class.
+
+    Args:
+        source: the original data, with labels; images of classes that the expert does not know are ignored.
+
+    >>> from exml.generators import InMemory
+    >>> source = InMemory(torch.rand(8, 1, 8, 8), torch.tensor([3, 3, 3, 3, 3, 3, 7, 5]))
+    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> sorted(Replay(source)(expert, 3, 0).labels.tolist())
+    [3, 3, 7]
+    """
+
+    source: Source
+    uses_priors = False
+    uses_real_data = True
+
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
+        """Make ``size`` samples: distinct images, which repeat if the source has fewer of these classes.
+
+        Raises:
+            BufferSizeError: when ``size`` is less than 1.
+            ShapeError: when the expert does not take the images of the source.
+            DataError: when the source has no labels, or no image of the expert's classes.
+        """
+        check_size(size)
+        images, labels = self.source(context.experience)
+        check_images(images, expert, repr(self.source))
+        if labels is None or not bool(torch.isin(labels, expert.class_ids.to(labels.device)).any()):
+            raise DataError(
+                expected=f"labeled images of the classes {expert.classes} from {self.source!r}",
+                got="no labels" if labels is None else "none",
+                remedy="give Replay the data that the experts were trained on",
+            )
+        labels = labels.cpu()
+        draws = make_generator("cpu", seed, "replay")
+        order = torch.randperm(len(labels), generator=draws)
+        order = order[torch.isin(labels[order], expert.class_ids)]
+        # Sort so that the first image of every class comes first, then the second of every class, and so on.
+        known = labels[order]
+        turn = torch.empty_like(order)
+        turn[known.argsort(stable=True)] = torch.cat(
+            [torch.arange(int(count)) for count in known.unique(return_counts=True)[1]]
+        )
+        chosen = order[turn.argsort(stable=True)].repeat(-(-size // len(order)))[:size]
+        pixels = to_pixels(images[chosen.to(images.device)].to(expert.device)).float()
+        return Samples.of(pixels, labels[chosen].to(expert.device), task=expert.task, experience=context.experience)

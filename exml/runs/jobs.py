@@ -1,0 +1,211 @@
+"""Jobs: what executors carry out, one process per job, and what they report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import attrs
+import torch
+
+from exml.core.errors import ExmlError, SettingError
+from exml.core.files import write_text
+from exml.core.registry import component
+from exml.core.validators import in_range, positive_int
+from exml.engine import keep_freed_memory
+from exml.learning.events import JobProgress
+
+LONGEST = 300
+"""Maximum length of a failure's message."""
+Report: TypeAlias = Callable[[int, int], None]
+"""Reports progress: the number of steps done and of all steps."""
+
+
+def _whole_gpus(instance: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+    if value > 1 and value != int(value):
+        raise SettingError(expected="gpus of at most 1, or a whole number", got=repr(value), remedy="round it up")
+
+
+@component
+@attrs.frozen(kw_only=True)
+class Resources:
+    """What each job has to itself.
+
+    Args:
+        cpus: processor cores, and threads of torch.
+        gpus: accelerators. Below 1, several jobs share one. A job sees no other accelerators.
+
+    >>> Resources(cpus=4, gpus=0.5)
+    Resources(cpus=4, gpus=0.5)
+    """
+
+    cpus: int = attrs.field(default=1, validator=positive_int())
+    gpus: float = attrs.field(default=0.0, validator=[in_range(0), _whole_gpus])
+
+
+@attrs.frozen
+class Job:
+    """A call to be carried out, possibly in another process.
+
+    Args:
+        name: unique among the jobs of an executor.
+        call: picklable; called with a :data:`Report`.
+        log: file for everything that the job prints in a process of its own.
+    """
+
+    name: str
+    call: Callable[[Report], object]
+    log: Path
+
+    @property
+    def progress(self) -> Path:
+        """File with the steps done and the total, while the job runs in a process of its own."""
+        return self.log.with_suffix(".progress")
+
+
+@attrs.frozen
+class Failure:
+    """Why a job failed.
+
+    Args:
+        message: one line.
+        details: a traceback, or the end of the job's log.
+        error: the error itself, if exml raised it.
+    """
+
+    message: str
+    details: str
+    error: ExmlError | None = None
+
+    @classmethod
+    def of_process(cls, job: Job, message: str, /) -> Failure:
+        """The failure of a job whose process ended without a result; its log may tell more."""
+        printed = job.log.read_text(encoding="utf-8", errors="replace")[-20_000:] if job.log.exists() else ""
+        return cls(one_line(message), f"{message}\n\n{printed}")
+
+
+def one_line(message: str) -> str:
+    """A message for a table, cut to :data:`LONGEST` characters."""
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+
+
+@attrs.frozen
+class Ended:
+    """A job is over.
+
+    Args:
+        name: of the job.
+        failure: None if it succeeded.
+    """
+
+    name: str
+    failure: Failure | None
+
+
+Tell: TypeAlias = Callable[[JobProgress | Ended], None]
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Carries out jobs, several at a time.
+
+    A job that ends its process has failed; the other jobs continue. No job outlives the call or the calling process.
+    """
+
+    def __call__(self, jobs: Sequence[Job], resources: Resources, tell: Tell, /) -> None:
+        """Carry out the jobs.
+
+        Args:
+            jobs: started in their order.
+            resources: of each job.
+            tell: called in this thread with the progress of jobs, and once when each is over. An exception stops the
+                remaining jobs.
+        """
+        ...
+
+
+@component
+@attrs.frozen
+class ThisProcess:
+    """Carries out jobs in the calling process, one at a time. What they print is not redirected."""
+
+    def __call__(self, jobs: Sequence[Job], resources: Resources, tell: Tell, /) -> None:
+        """See :class:`Executor`."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(resources.cpus)
+        try:
+            for job in jobs:
+
+                def report(done: int, total: int, name: str = job.name) -> None:
+                    tell(JobProgress(name, done, total))
+
+                tell(Ended(job.name, perform(job, report)))
+        finally:
+            torch.set_num_threads(threads)
+
+
+def perform(job: Job, report: Report) -> Failure | None:
+    """Call a job and catch its error."""
+    try:
+        job.call(report)
+    except ExmlError as error:
+        return Failure(one_line(str(error)), traceback.format_exc(), error)
+    except Exception as error:
+        return Failure(one_line(f"{type(error).__name__}: {error}"), traceback.format_exc())
+    return None
+
+
+def perform_in_worker(job: Job, threads: int) -> Failure | None:
+    """Call a job in a process that carries out nothing else; what it prints goes to its log."""
+    with _printing_into(job.log):
+        torch.set_num_threads(threads)
+        keep_freed_memory()
+        return perform(job, lambda done, total: write_text(job.progress, f"{done} {total}"))
+
+
+class ProgressFiles:
+    """Reads the progress that jobs in other processes report, and tells what is new."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._seen: dict[str, str] = {}
+
+    def read(self, job: Job) -> None:
+        """Look at the file of a job."""
+        text = job.progress.read_text() if job.progress.exists() else ""
+        if text and self._seen.get(job.name) != text:
+            self._seen[job.name] = text
+            done, total = map(int, text.split())
+            self._tell(JobProgress(job.name, done, total))
+
+    def end(self, job: Job, failure: Failure | None) -> None:
+        """Tell that a job is over, and remove its file."""
+        self.read(job)
+        job.progress.unlink(missing_ok=True)
+        self._tell(Ended(job.name, failure))
+
+
+@contextmanager
+def _printing_into(path: Path) -> Generator[None, None, None]:
+    """Redirect the descriptors of stdout and stderr, so that the last words of crashing native code are kept, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    try:
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for place, descriptor in enumerate(kept, 1):
+            os.dup2(descriptor, place)
+            os.close(descriptor)

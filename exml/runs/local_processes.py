@@ -1,0 +1,157 @@
+"""Jobs in processes of this machine, which loky starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+import attrs
+import torch
+from loky import ProcessPoolExecutor
+
+from exml.core.errors import SettingError
+from exml.core.registry import component
+from exml.core.validators import positive_int
+from exml.runs.environment import cores
+from exml.runs.jobs import Failure, Job, ProgressFiles, Resources, Tell, perform_in_worker
+
+PERIOD = 0.2
+"""Seconds between two looks: of the parent at the progress of jobs, and of workers at their parent."""
+
+
+@component
+@attrs.frozen
+class LocalProcesses:
+    """Worker processes that carry out one job at a time; one that dies is replaced.
+
+    The workers end with the calling process, no matter how it ends.
+
+    Args:
+        workers: number of processes; by default as many as the cores or GPUs allow for the resources of each job.
+        isolate_gpus: whether a job sees only its own GPUs; otherwise it sees all GPUs.
+
+    >>> LocalProcesses(3).slots(Resources(cpus=2))
+    ['', '', '']
+    """
+
+    workers: int | None = attrs.field(default=None, validator=positive_int(optional=True))
+    isolate_gpus: bool = True
+
+    def slots(self, resources: Resources, /) -> list[str]:
+        """The GPUs that each worker sees, as in ``CUDA_VISIBLE_DEVICES``.
+
+        Raises:
+            SettingError: when there are too few GPUs for a job or for the number of workers.
+        """
+        fit = max(1, cores() // resources.cpus)
+        gpus = _gpus()
+        if not self.isolate_gpus or not resources.gpus:
+            return ["" if self.isolate_gpus else ",".join(gpus)] * (self.workers or fit)
+        each = max(1, int(resources.gpus))
+        groups = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
+        shared = groups * max(1, int(1 / resources.gpus))  # each group has one job before any has two
+        if not shared or len(shared) < (self.workers or 0):
+            raise SettingError(
+                expected=f"GPUs for {self.workers or 1} run(s) at a time with {resources.gpus:g} each",
+                got=f"{len(gpus)} GPU(s)",
+                remedy="lower the number of workers, or resources.gpus",
+            )
+        return shared[: self.workers or min(fit, len(shared))]
+
+    def __call__(self, jobs: Sequence[Job], resources: Resources, tell: Tell, /) -> None:
+        """See :class:`exml.runs.jobs.Executor`.
+
+        Raises:
+            SettingError: when there are too few GPUs for a job or for the number of workers.
+        """
+        waiting, running = deque(jobs), dict[Future[Any], tuple[Job, _Worker]]()
+        workers = [_Worker(gpus, resources.cpus) for gpus in self.slots(resources)[: len(jobs)]]
+        idle = deque(workers)
+        progress = ProgressFiles(tell)
+        try:
+            while waiting or running:
+                while waiting and idle:
+                    job, worker = waiting.popleft(), idle.popleft()
+                    running[worker.submit(job)] = job, worker
+                over, _ = wait(running, PERIOD, FIRST_COMPLETED)
+                for future, (job, _) in running.items():
+                    if future not in over:
+                        progress.read(job)
+                for future in over:
+                    job, worker = running.pop(future)
+                    idle.append(worker)
+                    progress.end(job, worker.outcome(job, future))
+        finally:
+            for worker in workers:
+                worker.kill()
+
+
+class _Worker:
+    """One process, started when it is first needed."""
+
+    def __init__(self, gpus: str, threads: int) -> None:
+        self._threads = threads
+        self._environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        self._environment["CUDA_VISIBLE_DEVICES"] = gpus
+        self._pool: ProcessPoolExecutor | None = None
+
+    def submit(self, job: Job) -> Future[Any]:
+        """Begin a job."""
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                max_workers=1, env=self._environment, initializer=_follow_parent, initargs=(os.getpid(),)
+            )
+        return self._pool.submit(perform_in_worker, job, self._threads)
+
+    def outcome(self, job: Job, future: Future[Any]) -> Failure | None:
+        """What became of a job that is over."""
+        error = future.exception()
+        if error is None:
+            return future.result()
+        self.kill()
+        return Failure.of_process(job, _cause(error))
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, kill_workers=True)
+            self._pool = None
+
+
+def _follow_parent(parent: int) -> None:
+    """Make this process end with its parent, also in the middle of a job."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PERIOD)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _cause(error: BaseException) -> str:
+    """Why there is no result. loky states exit codes in its message: ``{SIGKILL(-9)}``, ``{EXIT(3)}``."""
+    found = re.search(r"\{(\w+)\((-?\d+)\)\}", str(error))
+    if found is None:
+        return f"{type(error).__name__}: {error}"
+    name, code = found.groups()
+    if int(code) >= 0:
+        return f"the process of the job ended with exit code {code}"
+    name = name if name != "UNKNOWN" else f"signal {-int(code)}"
+    return f"the process of the job was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(place) for place in range(torch.cuda.device_count())]
+    return [name for name in visible.split(",") if name.strip()]

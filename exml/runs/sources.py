@@ -53,6 +53,8 @@ class ScenarioExperts:
         Raises:
             UnknownNameError: there is no such scenario.
             DataError: its data is missing.
+
+        :meta private:
         """
         return _OpenScenario(self, seed, out)
 
@@ -88,6 +90,8 @@ class FolderExperts:
             ExpertError: a card is faulty, or the student cannot learn from an expert.
             ShapeError: the experts have images of different shapes, or the student does not take them.
             CheckpointError: the run to resume has another student.
+
+        :meta private:
         """
         cards = None if self.follow else read_cards(self.folder)
         if begun is None or begun.student is None:

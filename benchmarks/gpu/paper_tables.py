@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import reproduction
 from measuring import arguments, provenance
 from reproduction import Reproduction

@@ -13,9 +13,8 @@ from exml.core.validators import positive_int
 
 
 def _subset(length: int, size: int, generator: torch.Generator) -> Labels:
-    """``min(size, length)`` distinct indices below ``length`` in ascending order; every set is equally probable."""
-    drawn = torch.randperm(length, generator=generator, device=generator.device)[:size]
-    return drawn.sort().values
+    """Distinct indices below ``length``, at most ``size``, in ascending order; every set is equally probable."""
+    return torch.randperm(length, generator=generator, device=generator.device)[:size].sort().values
 
 
 def _share(policy: ClassBalanced | Cumulative | EqualParts, experience: int, /) -> int:
@@ -49,8 +48,7 @@ class ClassBalanced:
         """M_i from M_{i-1} and D_i; samples keep their order."""
         union = new if memory is None else Samples.concat([memory, new])
         classes, counts = union.labels.unique(return_counts=True)
-        kept: list[torch.Tensor] = []
-        room = self.size
+        kept, room = list[torch.Tensor](), self.size
         for rank, position in enumerate(counts.argsort(stable=True).tolist()):
             members = (union.labels == classes[position]).nonzero().squeeze(1)
             chosen = _subset(len(members), room // (len(classes) - rank), generator)
@@ -118,7 +116,7 @@ class Latest:
     """Keep only the samples of this experience, M_i = D_i, as in the paper's code for auxiliary data.
 
     Args:
-        size: the number of samples per experience.
+        size: the number of new samples.
 
     >>> new = Samples.of(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=2)
     >>> old = Samples.of(torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=1)
@@ -142,11 +140,9 @@ class Latest:
 class Reservoir:
     """Keep N samples, each sample made so far with the same probability (Vitter's Algorithm R, 1985).
 
-    The stream may have any length.
-
     Args:
         size: N.
-        per_experience: the number of samples per experience.
+        per_experience: the number of new samples.
 
     >>> policy = Reservoir(2, per_experience=4)
     >>> new = Samples.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3]), experience=1)
@@ -184,7 +180,7 @@ class Unbounded:
     """Keep all samples; memory grows with the stream.
 
     Args:
-        per_experience: the number of samples per experience.
+        per_experience: the number of new samples.
 
     >>> Unbounded(100).share(7)
     100

@@ -41,17 +41,12 @@ class ByClass:
     Args:
         units: of a teacher to use: those of the classes it was trained on (``"known"``), or all (``"present"``).
 
-    >>> import torch
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[0.0, 2.0], [0.0, 4.0]]), torch.tensor([False, True]), both)
-    >>> target = ByClass()(previous, expert, Samples.of(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])))
-    >>> target.logits
+    >>> ByClass()(previous, expert, Samples.of(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))).logits
     tensor([[1., 0.],
             [0., 4.]])
-    >>> target.defined
-    tensor([[ True, False],
-            [False,  True]])
     """
 
     units: Literal["known", "present"] = attrs.field(default="known", validator=one_of("known", "present"))
@@ -108,24 +103,16 @@ class MultiTask:
     >>> previous = TeacherLogits(torch.full((2, 4), 1.0), head, head)
     >>> expert = TeacherLogits(torch.full((2, 4), 5.0), ~head, ~head)
     >>> samples = Samples(torch.zeros(2, 1, 2, 2), torch.tensor([0, 3]), torch.tensor([0, 1]), torch.tensor([1, 2]))
-    >>> target = MultiTask(((0, 1), (2, 3)))(previous, expert, samples)
-    >>> target.logits
+    >>> MultiTask(((0, 1), (2, 3)))(previous, expert, samples).logits
     tensor([[1., 1., 0., 0.],
             [0., 0., 5., 5.]])
-    >>> target.candidates.int()
-    tensor([[1, 1, 0, 0],
-            [0, 0, 1, 1]], dtype=torch.int32)
     """
 
     tasks: tuple[tuple[int, ...], ...] = attrs.field(converter=_nested, validator=_class_ids)
     combiner: Combiner = attrs.field(factory=ByClass)
 
     def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
-        """The combiner's target within each sample's task.
-
-        Raises:
-            ShapeError: a task label is not in ``tasks``; on an accelerator this is a device-side assertion instead.
-        """
+        """The target within each sample's task; raises ShapeError (on an accelerator, an assertion) without a task."""
         target = self.combiner(previous, expert, samples)
         table = _table(self.tasks, target.logits.shape[1], target.logits.device)
         rows = torch.where(samples.tasks < 0, len(self.tasks), samples.tasks)  # -1 would index the last row
@@ -148,7 +135,6 @@ class ProductOfExperts:
     The sum of logits is the logarithm of the product of unnormalized probabilities. A teacher contributes 0 to classes
     without a unit, as does a previous student that knows no class.
 
-    >>> import torch
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, -3.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[-1.0, 2.0]]), torch.tensor([False, True]), both)
@@ -169,8 +155,8 @@ class ProductOfExperts:
 class SideBySide:
     """Concatenate the logits of the previous student and the expert, each over the classes it knows.
 
-    The paper's code does this in place of Eq. 8. Labels are not read, and where classes overlap the target is the mean.
-    Normalize the logits first; otherwise the teacher with the larger ones dominates.
+    The paper's code does this in place of Eq. 8. Where classes overlap, the target is the mean. Normalize the logits
+    first; otherwise the teacher with the larger ones dominates.
 
     Args:
         calibration: c, from 0 (the paper's code) to 1. The target of class k of the expert is ``y_k - c · mean(y_k)``,
@@ -178,7 +164,6 @@ class SideBySide:
         scale: ``"own"`` (the paper's code), or ``"previous"`` to multiply the calibrated logits of the expert by the
             number that makes their mean square over the mini-batch equal to that of the previous student.
 
-    >>> import torch
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[0.0, 2.0]]), torch.tensor([False, True]), both)

@@ -12,7 +12,7 @@ from exml.core.shapes import ClassMask, Logits
 from exml.core.validators import in_range
 
 
-def mean_over(values: Logits, known: ClassMask) -> Float[Tensor, "batch 1"]:
+def _mean_over(values: Logits, known: ClassMask) -> Float[Tensor, "batch 1"]:
     """The mean of each row over the known columns; 0 without known columns."""
     return torch.where(known, values, 0).sum(1, keepdim=True) / known.sum().clamp_min(1)
 
@@ -22,14 +22,13 @@ def mean_over(values: Logits, known: ClassMask) -> Float[Tensor, "batch 1"]:
 class CenterLogits:
     """``z - mean(z)``, the mean of each row over the known classes: *normalize* of Eqs. 6 and 7 in the paper's code.
 
-    >>> import torch
     >>> CenterLogits()(torch.tensor([[1.0, 3.0, 7.0]]), torch.tensor([True, True, False]))
     tensor([[-1.,  1.,  5.]])
     """
 
     def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
         """Center each row; without a known class it stays unchanged."""
-        return logits - mean_over(logits, known)
+        return logits - _mean_over(logits, known)
 
 
 @component
@@ -37,7 +36,6 @@ class CenterLogits:
 class RawLogits:
     """Leave the logits unchanged.
 
-    >>> import torch
     >>> RawLogits()(torch.tensor([[1.0, 3.0]]), torch.tensor([True, True]))
     tensor([[1., 3.]])
     """
@@ -55,18 +53,15 @@ class StandardizeLogits:
     Args:
         eps: >= 0; a row whose (biased) standard deviation does not exceed it is only centered.
 
-    >>> import torch
-    >>> StandardizeLogits()(torch.tensor([[1.0, 3.0, 7.0]]), torch.tensor([True, True, False]))
-    tensor([[-1.,  1.,  5.]])
-    >>> StandardizeLogits()(torch.tensor([[2.0, 2.0, 7.0]]), torch.tensor([True, True, False]))
-    tensor([[0., 0., 5.]])
+    >>> StandardizeLogits()(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([True, True, False]))
+    tensor([[-1.,  1.,  3.]])
     """
 
     eps: float = attrs.field(default=1e-5, validator=in_range(0))
 
     def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
         """Standardize each row; without a known class it stays unchanged."""
-        centered = logits - mean_over(logits, known)
+        centered = logits - _mean_over(logits, known)
         norm = torch.linalg.vector_norm(torch.where(known, centered, 0), dim=1, keepdim=True)
         std = norm / known.sum().clamp_min(1).to(norm.dtype).sqrt()
         return centered / torch.where(std > self.eps, std, 1)
@@ -80,7 +75,6 @@ class L2NormalizeLogits:
     Args:
         eps: >= 0; a row whose norm does not exceed it stays unchanged.
 
-    >>> import torch
     >>> L2NormalizeLogits()(torch.tensor([[3.0, 4.0, 10.0]]), torch.tensor([True, True, False]))
     tensor([[0.6000, 0.8000, 2.0000]])
     """

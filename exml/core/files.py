@@ -28,7 +28,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], /) -> None:
     Raises:
         CheckpointError: the file cannot be written (full disk, no permission); an old one stays unchanged.
     """
-    # With the process id, two processes can write the same file.
+    # The process id lets two processes write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,11 +38,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], /) -> None:
         if os.name == "posix":  # elsewhere a folder cannot be opened
             _flush(path.parent)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            expected=f"to write {path}",
-            got=str(error),
-            remedy="free some space or choose another folder; an existing file stays unchanged",
-        ) from error
+        remedy = "free some space or choose another folder; an existing file stays unchanged"
+        raise CheckpointError(expected=f"to write {path}", got=str(error), remedy=remedy) from error
     finally:
         if temporary.exists():
             temporary.unlink()

@@ -46,11 +46,6 @@ def misfit(part: object, role: str, /) -> str | None:
     return _misfit(lambda name: hasattr(part, name), _parameters(part), ROLES[role])
 
 
-def plays(part: object, role: str, /) -> bool:
-    """Whether a component has a role, as by :func:`misfit`."""
-    return misfit(part, role) is None
-
-
 def noun_of(protocol: type[Any], /) -> str:
     """The role of a protocol, or its name in lower case if it has no role."""
     return next((noun for noun, known in ROLES.items() if known is protocol), protocol.__name__.lower())
@@ -96,10 +91,7 @@ def component(cls: ClassT, /) -> ClassT: ...
 @overload
 def component(*, kind: str) -> Callable[[ClassT], ClassT]: ...
 def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
-    """Make a frozen attrs class a component: strategies serialize it under its kind.
-
-    Args:
-        kind: the name in files; by default the class name in kebab case.
+    """Register a frozen attrs class under a kind, by default its name in kebab case.
 
     Raises:
         SettingError: the class is not a frozen attrs class, or another class has this kind.

@@ -1,4 +1,4 @@
-"""Samples: the pairs ⟨x, y⟩ that generators make and buffers keep, and their images."""
+"""Samples: the pairs ⟨x, y⟩ of generators and buffers, and their images."""
 
 from __future__ import annotations
 
@@ -175,13 +175,12 @@ class Samples:
         return attrs.evolve(self, experiences=torch.full_like(self.labels, experience))
 
     def state(self) -> State:
-        """Tensors by name, for a checkpoint; :meth:`from_state` is the inverse."""
-        fields = attrs.asdict(self, recurse=False)
-        return {name: tensor for name, tensor in fields.items() if tensor is not None}
+        """Tensors by name, for a checkpoint."""
+        return {name: tensor for name, tensor in attrs.asdict(self, recurse=False).items() if tensor is not None}
 
     @classmethod
     def from_state(cls, state: State, /) -> Samples:
-        """Samples from :meth:`state`."""
+        """The inverse of :meth:`state`."""
         return cls(**state)
 
     @staticmethod

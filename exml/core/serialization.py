@@ -18,10 +18,10 @@ Plain = Any
 
 
 class Settings(Mapping[str, Any]):
-    """Immutable settings by name, for components with a variable number of them; lists become tuples.
+    """Immutable, hashable settings by name; lists become tuples.
 
     Raises:
-        SettingError: for a value other than a number, a string, a list, True, False or None.
+        SettingError: a value is not a number, a string, a list, a bool or None.
 
     >>> Settings({"degrees": [-10, 10]})
     {'degrees': (-10, 10)}
@@ -57,7 +57,7 @@ def to_plain(part: object) -> Plain:
     """A component as plain data, tagged with its ``kind``.
 
     Raises:
-        UnknownNameError: when the component, or one inside it, is not registered with ``@exml.component``.
+        UnknownNameError: a component is not registered with ``@exml.component``.
 
     >>> from exml.priors import L2Norm
     >>> to_plain(L2Norm(0.5))
@@ -80,7 +80,7 @@ def from_plain(plain: Plain, cls: type[T], path: str = "") -> T:
         path: of ``plain``, for messages.
 
     Raises:
-        ConfigError: naming the path of the first fault: an unknown key, a missing one, a wrong type, an unknown kind.
+        ConfigError: the first unknown or missing key, wrong type or unknown kind, with its path.
     """
     return _parse(plain, cls, path)
 

@@ -23,6 +23,10 @@ def _end() -> None:
     os._exit(1)  # the main thread may be blocked in a library
 
 
+def _name(rank: int) -> str:
+    return f"beat/{rank}"
+
+
 class Heartbeat:
     """Sends heartbeats; calls ``end`` after ``timeout`` seconds without one of another rank, or after its failure."""
 
@@ -35,17 +39,17 @@ class Heartbeat:
 
     def start(self) -> None:
         """Start the thread once all ranks are here."""
-        self._store.set(self._name(self._rank), "0")
-        self._store.wait([self._name(rank) for rank in range(self._size)])
+        self._store.set(_name(self._rank), "0")
+        self._store.wait([_name(rank) for rank in range(self._size)])
         self._thread.start()
 
     def leave(self, *, failed: bool) -> None:
         """Stop the heartbeats; rank 0, which may hold the store, waits for the others, briefly if a rank has failed."""
         self._stop.set()
         self._thread.join()
-        names = [self._name(rank) for rank in range(self._size)]
+        names = [_name(rank) for rank in range(self._size)]
         try:
-            self._store.set(self._name(self._rank), _LEFT)
+            self._store.set(_name(self._rank), _LEFT)
             until = time.monotonic() + (_PERIOD + _GRACE + 1 if failed else self._timeout)
             while self._rank == 0 and time.monotonic() < until:
                 if all(beat.decode() == _LEFT for beat in self._store.multi_get(names)):
@@ -78,7 +82,7 @@ class Heartbeat:
                 print(f"exml: error: {fault}; remedy: {remedy}", file=sys.stderr, flush=True)  # noqa: T201
             if not self._stop.wait(_GRACE):
                 with suppress(RuntimeError):
-                    self._store.set(self._name(self._rank), _LEFT)
+                    self._store.set(_name(self._rank), _LEFT)
                 self._end()
             return
 
@@ -86,10 +90,10 @@ class Heartbeat:
         """Send a heartbeat and check the others. Returns the fault, or "" if another rank has announced one."""
         with self._lock:
             self._beat += 1
-            self._store.set(self._name(self._rank), str(self._beat))
+            self._store.set(_name(self._rank), str(self._beat))
             if self._store.check([_FAILED]):
                 return ""
-            beats = self._store.multi_get([self._name(rank) for rank in seen])
+            beats = self._store.multi_get([_name(rank) for rank in seen])
         now = time.monotonic()
         for rank, beat in zip(seen, beats, strict=True):
             if beat != seen[rank] or beat.decode() == _LEFT:
@@ -98,7 +102,3 @@ class Heartbeat:
         if late:
             return f"rank {late[0]} has given no sign of life for {self._timeout:.0f} s"
         return None
-
-    @staticmethod
-    def _name(rank: int) -> str:
-        return f"beat/{rank}"

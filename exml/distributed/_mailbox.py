@@ -59,11 +59,7 @@ class Mailbox:
         return values.device.type == "cpu" and values.numel() * values.element_size() <= CAPACITY
 
     def gather(self, values: Tensor) -> Tensor:
-        """``(size, *shape)``, the contiguous messages of all ranks.
-
-        Raises:
-            RuntimeError: a rank sent no message within the timeout.
-        """
+        """``(size, *shape)``, the messages of all ranks; raises RuntimeError after the timeout."""
         self._sent += 1
         length = values.numel() * values.element_size()
         page = self._pages[self._sent % 2]

@@ -140,9 +140,6 @@ class Distillation:
 class Sum:
     """The sum of losses; an empty sum is 0.
 
-    Args:
-        losses: the terms; :class:`Weighted` gives one a weight.
-
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
     >>> Sum((MeanSquaredError(), CrossEntropy()))(torch.zeros(1, 2), target, torch.tensor([0]))
@@ -159,11 +156,7 @@ class Sum:
 @component(kind="weighted-loss")
 @attrs.frozen
 class Weighted:
-    """A loss times a weight.
-
-    Args:
-        loss: the loss to scale.
-        weight: >= 0.
+    """A loss times a weight >= 0.
 
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)

@@ -53,7 +53,7 @@ class ConvNet(nn.Module):
         self.classifier = nn.Linear(widths[-1] * (image_size // 2 ** len(widths)) ** 2, classes)
 
     def forward(self, images: Images) -> Logits:
-        """Logits ``(batch, classes)`` of images ``(batch, channels, image_size, image_size)``."""
+        """Logits of images of the size given."""
         return self.classifier(self.features(images))
 
 
@@ -74,9 +74,8 @@ class LeNet5(nn.Module):
         super().__init__()
         _require_positive("LeNet5", channels=channels, classes=classes, image_size=image_size)
         if image_size < 16:
-            raise SettingError(
-                expected="LeNet5.image_size >= 16", got=str(image_size), remedy="use conv-net for smaller images"
-            )
+            remedy = "use conv-net for smaller images"
+            raise SettingError(expected="LeNet5.image_size >= 16", got=str(image_size), remedy=remedy)
         side = ((image_size - 4) // 2 - 4) // 2
         self.features = nn.Sequential(
             nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)
@@ -87,7 +86,7 @@ class LeNet5(nn.Module):
         self.classifier = nn.Linear(84, classes)
 
     def forward(self, images: Images) -> Logits:
-        """Logits ``(batch, classes)`` of images ``(batch, channels, image_size, image_size)``."""
+        """Logits of images of the size given."""
         return self.classifier(self.hidden(self.features(images)))
 
 
@@ -139,7 +138,7 @@ class SlimResNet18(nn.Module):
         self.classifier = nn.Linear(inputs, classes)
 
     def forward(self, images: Images) -> Logits:
-        """Logits ``(batch, classes)`` of images ``(batch, channels, height, width)`` of any size."""
+        """Logits of images of any size."""
         return self.classifier(self.pool(self.blocks(self.stem(images))))
 
 
@@ -201,13 +200,12 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 
     def forward(self, images: Images) -> Logits:
-        """Logits of images ``(batch, channels, height, width)`` in pixel units."""
+        """Logits of images in pixel units."""
         return self.module((images - self.mean) / self.std)
 
 
 def _require_positive(owner: str, /, **settings: int) -> None:
     for name, value in settings.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingError(
-                expected=f"an integer >= 1 for {owner}.{name}", got=repr(value), remedy=f"correct {name}"
-            )
+        if type(value) is not int or value < 1:
+            expected = f"an integer >= 1 for {owner}.{name}"
+            raise SettingError(expected=expected, got=repr(value), remedy=f"correct {name}")

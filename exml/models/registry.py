@@ -84,10 +84,7 @@ def build(name: str, /, **settings: Any) -> nn.Module:
 
 
 def settings(name: str, /) -> tuple[str, ...]:
-    """The names of an architecture's settings.
-
-    Raises:
-        UnknownNameError: the name is not registered.
+    """The names of the settings of a registered architecture.
 
     >>> settings("lenet5")
     ('channels', 'classes', 'image_size')
@@ -147,11 +144,7 @@ def _recording(factory: Any, name: str) -> Any:
 
 def _settings(bound: inspect.BoundArguments) -> dict[str, Any]:
     bound.apply_defaults()
-    settings = dict(bound.arguments)
-    for parameter in bound.signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            settings.update(settings.pop(parameter.name))
-    return settings
+    return {**dict(zip(bound.signature.parameters, bound.args, strict=False)), **bound.kwargs}
 
 
 def _plain(value: Any) -> Any:

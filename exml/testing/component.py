@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from exml.core.errors import UnknownNameError
-from exml.core.registry import kind_of, plays
+from exml.core.registry import kind_of, misfit
 from exml.core.serialization import from_plain, to_plain
 
 
@@ -42,7 +42,10 @@ def check_component(component: Any, role: str) -> None:
     cls, must = type(component), requirement(component)
     must(attrs.has(cls), "be an attrs class: decorate it with @attrs.frozen")
     fields = attrs.fields(cls)
-    must(plays(component, role), f"have the attributes and the call of a {role}: see the protocol in exml.protocols")
+    must(
+        misfit(component, role) is None,
+        f"have the attributes and the call of a {role}: see the protocol in exml.protocols",
+    )
     twin = copy.deepcopy(component)
     must(twin == component, "equal a copy of itself: compare by settings, as attrs does")
     must(hash(twin) == hash(component), "hash like its copy: use settings that hash by value")

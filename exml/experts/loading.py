@@ -14,8 +14,7 @@ from exml.core.errors import ExmlError, ExpertError
 from exml.core.expert import Expert
 from exml.core.rng import global_seed
 from exml.core.shapes import State
-from exml.experts._fault import fault
-from exml.experts.card import ExpertCard, read_card
+from exml.experts.card import ExpertCard, fault, read_card
 from exml.models import build
 
 
@@ -36,8 +35,8 @@ class ExpertFiles:
     def expert(self, module: nn.Module | None = None, /) -> Expert:
         """Build the expert, in evaluation mode, as :func:`load_expert` does.
 
-        This seeds torch's global generator and restores it. All threads share the generator: call this in the thread
-        that learns.
+        This seeds torch's global generator, which all threads share, and restores it: call it in the thread that
+        learns.
 
         Raises:
             ExpertError: when the weights do not fit the module, or the architecture on the card.
@@ -65,11 +64,8 @@ def read_expert(path: Path | str, /) -> ExpertFiles:
     try:
         data = weights.read_bytes()  # read once, so that the loaded bytes are the checked ones
         if card.sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != card.sha256:
-            raise ExpertError(
-                expected=f"SHA-256 {card.sha256}",
-                got=found,
-                remedy="get both files again: they do not belong together",
-            )
+            remedy = "get both files again: they do not belong together"
+            raise ExpertError(expected=f"SHA-256 {card.sha256}", got=found, remedy=remedy)
         state = load(data)
     except (OSError, SafetensorError, ExpertError) as error:
         fault(weights, error, "complete weights", "get both files again")

@@ -1,4 +1,4 @@
-"""Trains the experts of a scenario, saves them, and trains none twice."""
+"""Trains and saves the experts of a scenario; those that are there already are not trained again."""
 
 from __future__ import annotations
 
@@ -22,18 +22,9 @@ BATCH = 500
 Progress = Callable[[int, int], None]
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False)
 class ExpertJob:
-    """One expert that is to be trained.
-
-    Args:
-        index: i of its experience, from 1.
-        make: the expert with its initial weights.
-        train: the samples that it is trained on.
-        held_out: samples that its accuracy is measured on, if any.
-        training: the settings.
-        record: everything that its weights depend on, as JSON.
-    """
+    """One expert to train. The record is everything that its weights depend on, as JSON."""
 
     index: int
     make: Callable[[], Expert]
@@ -43,13 +34,11 @@ class ExpertJob:
     record: dict[str, Any]
 
     def __call__(self, seed: int, device: torch.device | str, progress: Progress, checkpoint: Path | None) -> Expert:
-        """Train the expert."""
         expert = self.make().to(device)
         self.training(expert, self.train, seed, progress, checkpoint)
         return expert
 
     def save(self, expert: Expert, path: Path) -> None:
-        """Write the expert and its card."""
         record, accuracy = self.record, None
         if self.held_out is not None:
             accuracy = _accuracy(expert, self.held_out)
@@ -57,7 +46,7 @@ class ExpertJob:
         save_expert(expert.to("cpu"), path.parent, path.stem, order=self.index, accuracy=accuracy, training=record)
 
     def is_done(self, path: Path) -> bool:
-        """Whether the expert of this record is at the path, whole."""
+        """Whether the files of the expert with this record are complete."""
         try:
             training = dict(read_card(path).training)
             # A card from before a setting was added has the same settings.
@@ -78,34 +67,32 @@ def train_experts(
     progress: Progress,
     ranks: Ranks,
 ) -> ExpertStream:
-    """Train all experts, those of a folder in turns by the ranks; see :meth:`Scenario.train_experts`."""
-    epochs = jobs[0].training.epochs  # they are trained alike
+    """Train all experts; each rank trains a part of those of a folder. See :meth:`Scenario.train_experts`."""
+    epochs = jobs[0].training.epochs  # all jobs have the same settings
     total = len(jobs) * epochs
 
-    def report(before: int, epoch: int, _: int) -> None:
-        progress(before + epoch, total)
+    def report(job: ExpertJob, epoch: int, _: int) -> None:
+        progress(jobs.index(job) * epochs + epoch, total)
 
-    reports = [partial(report, number * epochs) for number in range(len(jobs))]
     if folder is None:
-        pairs = zip(jobs, reports, strict=True)
-        return ExpertStream.from_experts([job(seed, device, told, None).to("cpu") for job, told in pairs])
+        experts = (job(seed, device, partial(report, job), None) for job in jobs)
+        return ExpertStream.from_experts([expert.to("cpu") for expert in experts])
     paths = [folder / f"expert-{job.index}.json" for job in jobs]
-    for job, path, told in [*zip(jobs, paths, reports, strict=True)][ranks.rank :: ranks.size]:
+    for job, path in [*zip(jobs, paths, strict=True)][ranks.rank :: ranks.size]:
         checkpoint = path.with_suffix(".training")
         if job.is_done(path):
-            told(epochs, epochs)
+            report(job, epochs, epochs)
         else:
-            job.save(job(seed, device, told, checkpoint), path)
+            job.save(job(seed, device, partial(report, job), checkpoint), path)
         checkpoint.unlink(missing_ok=True)
     ranks.wait()
-    if not ranks.alone:  # a rank is not told of the experts of the others
+    if not ranks.alone:  # no rank reports the experts of the others
         progress(total, total)
-    return ExpertStream([partial(load_expert, path) for path in paths])
+    return ExpertStream(paths)
 
 
 @torch.no_grad()
 def _accuracy(expert: Expert, samples: Samples) -> float:
-    """The share of images whose class is predicted, among the expert's own classes."""
     samples = samples.to(expert.device)
     right = torch.zeros((), dtype=torch.int64, device=expert.device)
     for index in torch.arange(len(samples), device=expert.device).split(BATCH):

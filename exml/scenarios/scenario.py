@@ -23,7 +23,7 @@ from exml.models import Normalized, build
 from exml.scenarios._training import ExpertJob, train_experts
 
 _HASHED = 500
-"""Images that are hashed at once."""
+"""Images per update of a hash."""
 
 
 @attrs.frozen(eq=False)
@@ -92,9 +92,8 @@ class Scenario:
 
     @property
     def shared_test(self) -> bool:
-        """Whether several experiences have one test set, so that no image tells which expert is responsible for it."""
-        tests = {id(experience.test) for experience in self.experiences}
-        return len(tests) < len(self.experiences)
+        """Whether several experiences have one test set, so that an image does not determine an expert."""
+        return len({id(experience.test) for experience in self.experiences}) < len(self.experiences)
 
     def make_module(self, seed: int, *path: int | str) -> nn.Module:
         """A module of the scenario's architecture, with the same initial weights for the same seed and path.
@@ -113,7 +112,7 @@ class Scenario:
         return Normalized(self.make_module(seed, "student"), self.mean, self.std)
 
     def profile(self) -> ExpertProfile:
-        """What the experts of this scenario are like. None is trained, and pretrained weights are not needed.
+        """The profile of the scenario's experts, which are not trained for it. Pretrained weights are not needed.
 
         >>> from exml import scenarios
         >>> scenarios.load("digits-mt").profile().tasks
@@ -136,22 +135,20 @@ class Scenario:
 
         Args:
             seed: for the initial weights and the training.
-            folder: where experts are saved, and loaded from in their turn. An expert that is there already, trained on
+            folder: where experts are saved, and loaded from in their turn. An expert that was trained there before, on
                 the same data with the same settings and seed, is not trained again, and interrupted training resumes.
                 Without a folder, all experts stay in memory.
             device: where to train.
             progress: called with the number of epochs done and of all, over the whole stream.
             ranks: each trains a part of the experts, into a folder that all can read; without a folder each trains all.
-            validation: this scenario with the validation part as its test sets; each card then has the accuracy of its
-                expert on the images of its own experience.
+            validation: this scenario with the validation parts as test sets, to write accuracies onto the cards.
 
         Raises:
             NonFiniteError: when a loss was NaN or infinite.
             CheckpointError: when an expert cannot be written.
         """
-        tests: list[Samples | None] = [None] * len(self.experiences)
-        if validation is not None:
-            tests = [experience.test for experience in validation.experiences]
+        parts = self.experiences if validation is None else validation.experiences
+        tests = [None if validation is None else part.test for part in parts]
         jobs = [self._job(seed, *part) for part in zip(self.experiences, tests, strict=True)]
         folder = None if folder is None else Path(folder)
         return train_experts(jobs, seed, folder, device, progress or (lambda _done, _total: None), ranks)
@@ -159,7 +156,7 @@ class Scenario:
     def _job(self, seed: int, experience: Experience, held_out: Samples | None) -> ExpertJob:
         digest = hashlib.sha256(repr((self.mean, self.std)).encode())
         for tensor in (experience.train.images, experience.train.labels):
-            for part in tensor.split(_HASHED):  # all at once may be many gigabytes
+            for part in tensor.split(_HASHED):  # the whole tensor may be many gigabytes
                 digest.update(part.cpu().contiguous().numpy().tobytes())
         record = {
             "scenario": self.name,
@@ -170,19 +167,12 @@ class Scenario:
             "settings": to_plain(self.training),
             **({"pretrained": "imagenet"} if self.pretrained else {}),
         }
-        return ExpertJob(
-            index=experience.index,
-            make=partial(self._untrained, partial(self.make_module, seed, "experts"), experience),
-            train=experience.train,
-            held_out=held_out,
-            training=self.training,
-            record=record,
-        )
+        make = partial(self._untrained, partial(self.make_module, seed, "experts"), experience)
+        return ExpertJob(experience.index, make, experience.train, held_out, self.training, record)
 
     def _untrained(self, make: Callable[[], nn.Module], experience: Experience) -> Expert:
-        name = f"{self.name}-{experience.index}"
-        samples = experience.train
-        return untrained_expert(make(), samples, mean=self.mean, std=self.std, task=experience.task, name=name)
+        metadata: Any = {"task": experience.task, "name": f"{self.name}-{experience.index}"}
+        return untrained_expert(make(), experience.train, mean=self.mean, std=self.std, **metadata)
 
     def _blank_module(self, seed: int, *path: int | str) -> nn.Module:
         with global_seed(seed, "initialisation", *path):

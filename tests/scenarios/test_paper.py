@@ -23,8 +23,7 @@ from exml.experts import Expert, ExpertTraining, load_expert
 from exml.generators import Replay
 from exml.models import build
 from exml.protocols import GenerationContext
-from exml.scenarios.cifar10 import _scenario as cifar10_scenario
-from exml.scenarios.core50 import _scenario as core50_scenario
+from exml.scenarios.paper import _load
 
 CIFAR10 = ("cifar10-joint", "cifar10-nc", "cifar10-mt")
 CORE50 = ("core50-joint", "core50-nc", "core50-ni")
@@ -37,8 +36,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("EXML_DATA", str(tmp_path / "data"))
     (tmp_path / "data").mkdir()
     yield tmp_path / "data"
-    for cached in (cifar10_scenario, core50_scenario):
-        cached.cache_clear()
+    _load.cache_clear()
     for dataset in (cifar10, core50):
         inspect.unwrap(dataset).__globals__["_parts"].cache_clear()
 

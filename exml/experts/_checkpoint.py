@@ -38,7 +38,7 @@ class TrainingCheckpoint:
                 metadata: dict[str, str] = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
-            return 0
+            metadata, state = {}, {}
         if metadata.get("key") != self._key:
             return 0
         module.load_state_dict({name.removeprefix("module."): state[name] for name in state if name[:7] == "module."})

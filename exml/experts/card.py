@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import attrs
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import nn
 
 from exml.core.errors import ConfigError, ExmlError, ExpertError, SettingError, StreamError
 from exml.core.expert import Expert
 from exml.core.files import write_json, write_tensors
 from exml.core.registry import component
+from exml.core.rng import global_seed
 from exml.core.serialization import from_plain, to_plain
+from exml.core.shapes import State
 from exml.core.validators import in_range
-from exml.models import describe
+from exml.models import build, describe
 
 
 def _is_json(card: ExpertCard, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -69,11 +73,7 @@ class ExpertCard:
     version: Literal[1] = 1
 
     def expert(self, module: nn.Module, /) -> Expert:
-        """The expert with this metadata.
-
-        Raises:
-            ExpertError: when the card contradicts itself.
-        """
+        """The expert with this metadata; raises ExpertError when the card contradicts itself."""
         return Expert(
             module,
             self.classes,
@@ -135,6 +135,68 @@ def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
         expected = f"a different order on every card in {folder}, or none on any"
         raise StreamError(expected=expected, got=str(orders), remedy="correct the cards")
     return {name: found[name] for name in sorted(found, key=lambda name: orders[name] or 0)}
+
+
+@attrs.frozen(eq=False)
+class ExpertFiles:
+    """The checked content of the two files of an expert, before a module is built.
+
+    Args:
+        path: of the card.
+        card: the metadata.
+        weights: tensors by name, on the CPU.
+    """
+
+    path: Path
+    card: ExpertCard
+    weights: State = attrs.field(repr=False)
+
+    def expert(self, module: nn.Module | None = None, /) -> Expert:
+        """Build the expert, in evaluation mode; raises ExpertError when the weights do not fit the module.
+
+        This seeds torch's global generator, which all threads share, and restores it. Call it in the thread that
+        learns.
+        """
+        try:
+            module = _make(self.card) if module is None else module
+            module.load_state_dict(self.weights)
+        except (ExmlError, RuntimeError) as error:
+            fault(self.path, error, "an architecture that its weights fit", "correct the card, or give the module")
+        return self.card.expert(module.eval())
+
+
+def read_expert(path: Path | str, /) -> ExpertFiles:
+    """Read an expert by the path of its card, without building it. This draws no random numbers: any thread may do it.
+
+    Raises:
+        ExpertError: as :func:`load_expert`, except for weights that do not fit the architecture.
+    """
+    path = Path(path)
+    card = read_card(path)
+    weights = path.with_suffix(".safetensors")
+    try:
+        data = weights.read_bytes()  # read once, so that the loaded bytes are the checked ones
+        if card.sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != card.sha256:
+            remedy = "get both files again: they do not belong together"
+            raise ExpertError(expected=f"SHA-256 {card.sha256}", got=found, remedy=remedy)
+        state = load(data)
+    except (OSError, SafetensorError, ExpertError) as error:
+        fault(weights, error, "complete weights", "get both files again")
+    return ExpertFiles(path, card, state)
+
+
+def load_expert(path: Path | str, module: nn.Module | None = None) -> Expert:
+    """Load an expert onto the CPU, in evaluation mode.
+
+    Args:
+        path: of its card, next to the weights.
+        module: the module for the weights, for a card without an architecture or in place of that architecture.
+
+    Raises:
+        ExpertError: when the card is faulty (:func:`read_card`), or the weights are missing, truncated, different from
+            the card's checksum, or do not fit the architecture.
+    """
+    return read_expert(path).expert(module)
 
 
 def save_expert(
@@ -202,6 +264,13 @@ def fault(path: Path, error: Exception, expected: str, remedy: str) -> NoReturn:
         raise ExpertError(expected=f"{error.expected} in {path}", got=error.got, remedy=error.remedy) from error
     got = " ".join(str(error).split())
     raise ExpertError(expected=f"{expected} in {path}", got=got, remedy=remedy) from error
+
+
+def _make(card: ExpertCard) -> nn.Module:
+    if card.architecture is None:
+        raise ExpertError(expected="an architecture", got="null", remedy="give load_expert the module")
+    with global_seed(0, "load"):  # the initial weights are overwritten
+        return build(card.architecture["name"], **card.architecture["settings"])
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -44,11 +44,8 @@ class ExpertProfile:
     """The metadata of a stream of experts. No module is built: cards and the headers of the weights are enough.
 
     Args:
-        experts: in the order of the stream; at least one.
+        experts: in the order of the stream; none raise StreamError.
         open_ended: whether more experts may follow.
-
-    Raises:
-        StreamError: without experts.
 
     >>> from exml import scenarios
     >>> profile = scenarios.load("digits-nc").profile()
@@ -68,7 +65,7 @@ class ExpertProfile:
     @classmethod
     def from_experts(cls, experts: Iterable[Expert], /) -> ExpertProfile:
         """The profile of live experts."""
-        return cls([ExpertTraits(**metadata(expert), shapes=_shapes_of(expert)) for expert in experts])
+        return cls([ExpertTraits(**metadata(expert), shapes=_shapes_of(expert.module)) for expert in experts])
 
     @classmethod
     def from_cards(
@@ -78,7 +75,7 @@ class ExpertProfile:
 
         Raises:
             StreamError: without cards.
-            ExpertError: when the header of a file of weights cannot be read.
+            ExpertError: when the header of a weights file cannot be read.
         """
         traits: list[ExpertTraits] = []
         for name, card in cards.items():
@@ -88,12 +85,7 @@ class ExpertProfile:
 
     @classmethod
     def from_folder(cls, folder: Path | str, /, *, open_ended: bool = False) -> ExpertProfile:
-        """The profile of all experts of a folder.
-
-        Raises:
-            StreamError: when the folder is missing or empty, or the order of the cards is contradictory.
-            ExpertError: when a card is faulty, or the header of a file of weights cannot be read.
-        """
+        """The profile of all experts of a folder; errors are those of :func:`read_cards` and :meth:`from_cards`."""
         return cls.from_cards(read_cards(folder), folder, open_ended=open_ended)
 
     @property
@@ -124,11 +116,7 @@ class ExpertProfile:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The image shape of all experts.
-
-        Raises:
-            ShapeError: when they differ.
-        """
+        """The image shape of all experts; raises ShapeError when they differ."""
         if len(self.image_shapes) != 1:
             raise ShapeError(
                 expected="experts with images of one shape",
@@ -151,14 +139,12 @@ class ExpertProfile:
         counted = f"{len(self.experts)} expert{'s' if len(self.experts) > 1 else ''}{' or more' * self.open_ended}"
         tasks = "" if self.tasks is None else f" in {len(self.tasks)} tasks"
         normalized = sum(bool(expert.running_statistics) for expert in self.experts)
-        return (
-            f"ExpertProfile({counted}, {self.classes} classes{tasks}, images {shapes}, "
-            f"{normalized} with running statistics)"
-        )
+        described = f"{counted}, {self.classes} classes{tasks}, images {shapes}"
+        return f"ExpertProfile({described}, {normalized} with running statistics)"
 
 
-def _shapes_of(expert: Expert) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in expert.module.state_dict().items()}
+def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def _shapes_in(weights: Path) -> dict[str, tuple[int, ...]]:

@@ -12,8 +12,7 @@ import attrs
 
 from exml.core.errors import StreamError
 from exml.core.expert import Expert
-from exml.experts.card import read_cards
-from exml.experts.loading import read_expert
+from exml.experts.card import read_cards, read_expert
 from exml.experts.prefetch import ahead
 
 

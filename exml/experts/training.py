@@ -70,8 +70,7 @@ class ExpertTraining:
             samples: of its classes only.
             seed: for the order of the images, augmentation and dropout.
             progress: called after each epoch with the number of epochs done and of all.
-            checkpoint: a file that is written every 10 seconds. The same training resumes from it. The caller deletes
-                it.
+            checkpoint: a file that is written every 10 seconds, to resume from. The caller deletes it.
 
         Raises:
             ExpertError: without samples, or with a sample of a class that the expert does not know.
@@ -139,9 +138,10 @@ def train_expert(
     task: int | None = None,
     name: str = "expert",
 ) -> Expert:
-    """Train a module, in place, on the samples of its classes; see :func:`untrained_expert` for the other arguments.
+    """Train a module, in place, on the samples of its classes.
 
-    For progress or a checkpoint, call an :class:`ExpertTraining` with the :func:`untrained_expert`.
+    For progress or a checkpoint, call an :class:`ExpertTraining` with the :func:`untrained_expert`, which documents the
+    other arguments.
 
     Args:
         training: by default an :class:`ExpertTraining` with the settings of appendix A.
@@ -153,8 +153,7 @@ def train_expert(
 
     >>> from exml.models import LeNet5
     >>> samples = Samples.of(torch.rand(8, 1, 16, 16), torch.tensor([3, 7] * 4))
-    >>> training = ExpertTraining(epochs=1, learning_rate=0.01)
-    >>> train_expert(LeNet5(1, 2, 16), samples, training=training).outputs
+    >>> train_expert(LeNet5(1, 2, 16), samples, training=ExpertTraining(epochs=1, learning_rate=0.01)).outputs
     (3, 7)
     """
     expert = untrained_expert(module, samples, mean=mean, std=std, task=task, name=name)
@@ -174,8 +173,8 @@ def untrained_expert(
     """The expert that training on some samples starts from.
 
     Args:
-        module: takes normalized images. Its head has one unit for each class among the labels, in ascending order of
-            their ids, or more: then unit k is class k.
+        module: takes normalized images. Its head has one unit per class among the labels, in ascending order of ids,
+            or more: then unit k is class k.
         samples: labeled images.
         mean: of each channel, in pixel units; one number for all channels is enough.
         std: of each channel, in pixel units, > 0.

@@ -129,7 +129,7 @@ def describe(name: str) -> str:
     counts = sorted({len(experience.classes) for experience in scenario.experiences})
     text = f"{length} experience{'s' if length > 1 else ''} of {' or '.join(map(str, counts))} classes"
     text += f" ({total} in all)" if counts != [total] else ""
-    text += ", task labels" if scenario.has_tasks else ""
+    text += ", task labels" if scenario.tasks is not None else ""
     text += ", one test set" if scenario.shared_test else ""
     return f"{text}, images {'x'.join(map(str, scenario.image_shape))}"
 

@@ -20,7 +20,7 @@ from torchvision.datasets import MNIST
 
 from exml import scenarios
 from exml.core.errors import DataError, UnknownNameError
-from exml.datasets.mnist import _parts, mnist
+from exml.datasets.torchvision_datasets import _parts, mnist
 from exml.experts import ExpertTraining
 from exml.recipes import for_scenario
 from exml.scenarios.paper import _load

@@ -20,7 +20,7 @@ from exml.core.shapes import Labels
 
 
 def dataset_folder() -> Path:
-    """The folder in ``EXML_DATA``, which is never written to; else :func:`cache_folder`, where downloads go."""
+    """The folder in ``EXML_DATA``, which is never written to; else ``~/.cache/exml``, where downloads go."""
     named = os.environ.get("EXML_DATA")
     return Path(named).expanduser() if named else cache_folder()
 

@@ -48,7 +48,7 @@ from exml.engine import (
     keep_freed_memory,
     lowered,
 )
-from exml.engine._steps import Captured
+from exml.engine._steps import captured
 from exml.generators import ModelInversion
 from exml.losses import MeanSquaredError
 from exml.models import LeNet5, SlimResNet18
@@ -153,8 +153,8 @@ def with_captured(forms: dict[str, Step], device: str) -> dict[str, Step]:
     """On a GPU, each form as a CUDA graph too."""
     if device != "cuda":
         return forms
-    captured = {f"{name}, captured": Captured(step, (), torch.device("cuda")) for name, step in forms.items()}
-    return {**forms, **captured}
+    graphs = {f"{name}, captured": captured(step, (), torch.device("cuda")) for name, step in forms.items()}
+    return {**forms, **graphs}
 
 
 def trained_like(module: nn.Module) -> nn.Module:

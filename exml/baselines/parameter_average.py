@@ -8,7 +8,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from exml.core.errors import BaselineError, StreamError
+from exml.baselines.ensembles import require_experts
+from exml.core.errors import BaselineError
 from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.shapes import Images, Labels, Logits
@@ -21,25 +22,23 @@ from exml.protocols import Experts, Predictor
 class ParameterAverage:
     """The mean of all parameters and floating buffers (batch-norm statistics too), θ = (1/n) Σ_i θ_i^S.
 
-    The sum is in float64. Integer buffers, such as the count of batches, are those of the first expert. The experts
-    must share one architecture, one meaning of the output units and one normalization. The average is useful only if
-    they also started from the same weights, which cannot be checked. A class without a unit scores minus infinity.
+    The sum is in float64; integer buffers are those of the first expert. The experts must share one architecture, one
+    meaning of the output units and one normalization. The average is useful only if they also started from the same
+    weights, which cannot be checked. A class without a unit scores minus infinity.
 
     >>> from exml.experts import Expert, ExpertStream
-    >>> def constant(logits):
-    ...     head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, len(logits)))
-    ...     head[1].bias.data = torch.tensor(logits)
-    ...     return Expert(head, (0, 1), (1, 1, 1))
-    >>> stream = ExpertStream.from_experts([constant([3.0, 1.0]), constant([1.0, 2.0])])
-    >>> ParameterAverage()(stream, 3)(torch.zeros(1, 1, 1, 1), None)
-    tensor([[2.0000, 1.5000,   -inf]])
+    >>> heads = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2)) for _ in range(2)]
+    >>> stream = ExpertStream.from_experts([Expert(head, (0, 1), (1, 1, 1)) for head in heads])
+    >>> scores = ParameterAverage()(stream, 3)(torch.zeros(1, 1, 1, 1), None)
+    >>> torch.allclose(scores[0, :2], (heads[0][1].bias + heads[1][1].bias) / 2), scores[0, 2]
+    (True, tensor(-inf))
     """
 
     ex_model = True
     needs_experience = False
 
     def __call__(self, experts: Experts, classes: int, /) -> Predictor:
-        """Average the weights now, in one pass with two models in memory; the predictor ignores task labels.
+        """Average the weights now, in one pass with two models in memory.
 
         Raises:
             StreamError: when the stream is empty.
@@ -56,6 +55,7 @@ class ParameterAverage:
 
 def _average(experts: Experts) -> Expert:
     """An expert with the mean weights and the classes of all."""
+    require_experts(experts)
     first: Expert | None = None
     classes: set[int] = set()
     total: dict[str, Tensor] = {}
@@ -70,28 +70,24 @@ def _average(experts: Experts) -> Expert:
                 tensor += state[name].cpu()
         classes |= set(expert.classes)
         del expert, state  # free memory before the next expert is loaded
-    if first is None:
-        raise StreamError(expected="at least one expert", got="an empty stream", remedy="provide a stream of experts")
+    assert first is not None
     mean = {name: tensor / len(experts) for name, tensor in total.items()}
     first.module.load_state_dict({**first.module.state_dict(), **mean})
     return attrs.evolve(first, classes=tuple(sorted(classes)), task=None)
 
 
 def _require_same(first: Expert, other: Expert) -> None:
-    shapes, others = (
-        {name: tuple(tensor.shape) for name, tensor in expert.module.state_dict().items()} for expert in (first, other)
-    )
-    for name in [*shapes, *others]:
-        if shapes.get(name) != others.get(name):
-            _refuse(other, f"{name} {shapes.get(name, 'absent')}", f"{others.get(name, 'absent')}")
-    for field in ("outputs", "image_shape", "mean", "std"):
-        if getattr(first, field) != getattr(other, field):
-            _refuse(other, f"{field} {getattr(first, field)}", f"{getattr(other, field)}")
+    ours, theirs = _traits(first), _traits(other)
+    for name in {**ours, **theirs}:
+        expected, got = ours.get(name, "absent"), theirs.get(name, "absent")
+        if expected != got:
+            raise BaselineError(
+                expected=f"experts that differ only in their weights: {name} {expected}",
+                got=f"{got} (expert {other.name!r})",
+                remedy="omit parameter averaging: it needs one architecture, one head and one normalization",
+            )
 
 
-def _refuse(expert: Expert, expected: str, got: str) -> None:
-    raise BaselineError(
-        expected=f"experts that differ only in their weights: {expected}",
-        got=f"{got} (expert {expert.name!r})",
-        remedy="omit parameter averaging: it needs one architecture, one head and one normalization",
-    )
+def _traits(expert: Expert) -> dict[str, object]:
+    shapes = {name: tuple(tensor.shape) for name, tensor in expert.module.state_dict().items()}
+    return {**shapes, **{name: getattr(expert, name) for name in ("outputs", "image_shape", "mean", "std")}}

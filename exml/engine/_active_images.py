@@ -15,26 +15,15 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @attrs.define(eq=False)
 class ActiveImages:
-    """This rank's images of one mini-batch. The active ones still change; the others are finished.
-
-    Args:
-        shard: the rows of the mini-batch that belong to this rank.
-        images: ``(shard.own, channels, height, width)``; rows of active images hold their values at the start.
-        rows: ``(active,)``, positions of the active images in the mini-batch.
-        active: ``(active, channels, height, width)``.
-        adam: the optimizer of ``active``.
-        step: number of completed steps.
-        spare: one image of the mini-batch, for a rank that has none.
-        active_shard: how the active images are distributed over the ranks.
-    """
+    """This rank's images of one mini-batch. The active ones still change; the others are finished."""
 
     shard: Shard
-    images: Images
-    rows: Labels
+    images: Images  # rows of active images hold their values at the start
+    rows: Labels  # positions of the active images in the mini-batch
     active: Tensor
     adam: torch.optim.Adam
-    step: int
-    spare: Images
+    step: int  # number of completed steps
+    spare: Images  # one image of the mini-batch, for a rank that has none
     active_shard: Shard
 
     @classmethod
@@ -89,9 +78,8 @@ class ActiveImages:
     def state(self) -> State:
         """What :meth:`begin` needs to resume, on every rank."""
         slots = self.adam.state[self.active]
-        moments = {name: slots.get(name, torch.zeros_like(self.active)) for name in _MOMENTS}
-        collected = {"rows": self.rows, **moments}
-        whole = {name: self.active_shard.collect(tensor).clone() for name, tensor in collected.items()}
+        own = {"rows": self.rows, **{name: slots.get(name, torch.zeros_like(self.active)) for name in _MOMENTS}}
+        whole = {name: self.active_shard.collect(tensor).clone() for name, tensor in own.items()}
         return {"images": self.gather(), "step": torch.tensor(self.step), **whole}
 
 

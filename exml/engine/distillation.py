@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from typing import TypeAlias
 
 import attrs
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from exml.core.activation import BATCH_NORM
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
-from exml.core.ranks import ALONE, Ranks
+from exml.core.ranks import ALONE, Ranks, Shard
 from exml.core.rng import derive_seed
-from exml.core.samples import Samples
-from exml.core.shapes import ClassMask, Scalar
+from exml.core.samples import Samples, inference_batch_size
+from exml.core.shapes import ClassMask, Images, Labels, Scalar
 from exml.core.targets import Target, TeacherLogits
-from exml.engine._batches import fill_bank, fresh
-from exml.engine._ranks import backward, synchronized
+from exml.engine._ranks import augment, backward, synchronized
 from exml.engine._ridge_head import solve_ridge_head
 from exml.engine._steps import Step, compile_whole, exchanging, in_form
 from exml.engine.lowering import lowered
 from exml.engine.training import Training
 from exml.models import channels_last
 from exml.protocols import Augmentation, Combiner, Loss, Normalizer
+
+_TargetOf: TypeAlias = Callable[[Samples], Target]
+"""The combined target of the teachers for a mini-batch."""
+_Batches: TypeAlias = Callable[[], tuple[Images, Target, Labels]]
+"""Draws the next mini-batch."""
 
 
 @attrs.frozen(eq=False)
@@ -80,17 +85,13 @@ class Teachers:
         return attrs.evolve(teacher, logits=self.normalizer(teacher.logits, teacher.known))
 
 
-def _nothing(_done: int, _loss: Scalar) -> None:
-    """The default after a step."""
-
-
 @attrs.frozen(eq=False)
 class DistillationContext:
-    """Where a distillation starts, who is told of its steps, and how they run.
+    """Where a distillation starts, how its steps run, and what is called after each.
 
     Args:
         seed: of this experience's distillation.
-        optimizer: over the student's parameters, such as one that was restored; None: a fresh one.
+        optimizer: over the student's parameters, for example a restored one; None creates one.
         start: the first step, from 0.
         after_step: called after each step with the number of completed steps and the detached loss. A captured step
             overwrites the loss in place.
@@ -101,7 +102,7 @@ class DistillationContext:
     seed: int
     optimizer: torch.optim.Optimizer | None = None
     start: int = 0
-    after_step: Callable[[int, Scalar], None] = _nothing
+    after_step: Callable[[int, Scalar], None] = lambda _done, _loss: None
     execution: Execution = EAGER
     ranks: Ranks = ALONE
 
@@ -119,20 +120,20 @@ def distill(
     """Train the student on the buffer, towards the combined logits of the previous student and the expert.
 
     Student and teachers see the same augmented images. The draws of a step depend on the seed and the step alone, so a
-    resumed run equals one that was never stopped.
+    resumed run equals an uninterrupted one.
 
     Several ranks share the images of every mini-batch. The student's batch norm normalizes by the whole mini-batch, as
-    :class:`torch.nn.SyncBatchNorm` does, and all ranks take the same step, along the gradient of the whole. The student
-    matches that of one rank up to rounding, if the loss is a mean over images and dropout is off.
+    :class:`torch.nn.SyncBatchNorm` does, and all ranks take the same step. The student matches that of one rank up to
+    rounding, if the loss is a mean over images and dropout is off.
 
     Args:
         student: the module to train; its parts keep the modes in which it is trained.
         teachers: on the student's device.
         memory: M_i, on the student's device.
         loss: Eq. 10.
-        training: number of steps, batch size and schedule.
+        training: the settings of the optimizer, of its steps and of the bank.
         augmentation: of the images of a step, or None.
-        context: the seed, the optimizer, the first step, the callback, the execution and the ranks.
+        context: the seed, the first step, the callback, the execution and the ranks.
     """
     execution, ranks, start = context.execution, context.ranks, context.start
     if start >= training.iterations:
@@ -159,18 +160,18 @@ def distill(
             with torch.no_grad(), execution.autocast(device):
                 return teachers.target(batch)
 
-        bank = None
-        if training.views or (training.ridge is not None and start == 0):
+        drawn, solve = None, training.ridge is not None and start == 0
+        if training.views or solve:
             views, ready = training.views or 1, partial(target_of, teachers)
-            bank = fill_bank(memory, shard, augmentation, ready, draws, views=views, seed=context.seed)
-            if training.ridge is not None and start == 0:
+            bank = _fill_bank(memory, shard, augmentation, ready, views=views, seed=context.seed)
+            if training.ridge is not None and solve:
                 head = solve_ridge_head(student, bank.parts(), teachers.classes, training.ridge)
                 for tensor in head.parameters():
                     ranks.share(tensor.detach())
-        drawn = bank.batches(shard, draws) if bank is not None and training.views else None
+            drawn = bank.batches(shard, draws) if training.views else None
 
         def form(pupil: nn.Module, teachers: Teachers) -> Step:
-            draw = drawn or fresh(memory, shard, augmentation, partial(target_of, teachers), draws)
+            draw = drawn or _fresh(memory, shard, augmentation, partial(target_of, teachers), draws)
 
             def step() -> None:
                 nonlocal value
@@ -196,8 +197,7 @@ def distill(
 
         step = form(student, teachers)
         if ranks.alone:
-            left = training.iterations - start
-            step = in_form(execution, step, compiled, generators=(draws,), steps=left, device=device)
+            step = in_form(execution, step, compiled, draws=draws, steps=training.iterations - start)
         else:
             exchanging(execution)
         for done in range(start, training.iterations):
@@ -208,3 +208,88 @@ def distill(
             training.set_learning_rate(optimizer, done)
             step()
             context.after_step(done + 1, value.detach())
+
+
+def _fresh(
+    memory: Samples, shard: Shard, augmentation: Augmentation | None, target_of: _TargetOf, draws: torch.Generator
+) -> _Batches:
+    """Augment the images and run the teachers at every step, on this rank's rows of each mini-batch."""
+
+    def draw() -> tuple[Images, Target, Labels]:
+        batch = _augmented(memory[_drawn(len(memory), shard, draws)], augmentation, draws, shard)
+        return batch.images, target_of(batch), batch.labels
+
+    return draw
+
+
+@attrs.frozen(eq=False)
+class _Bank:
+    """Augmented images with their targets; every rank holds all of it."""
+
+    images: Images
+    target: Target
+    labels: Labels
+
+    def parts(self) -> Iterator[tuple[Images, Target]]:
+        """All images in order, in batches for inference."""
+        rows_of_all = torch.arange(len(self.images), device=self.images.device)
+        for rows in rows_of_all.split(inference_batch_size(self.images.shape[1:])):
+            yield self.images[rows], self._target(rows)
+
+    def batches(self, shard: Shard, draws: torch.Generator) -> _Batches:
+        """Mini-batches drawn with replacement; this rank's rows of each."""
+
+        def draw() -> tuple[Images, Target, Labels]:
+            rows = _drawn(len(self.images), shard, draws)
+            return self.images.index_select(0, rows), self._target(rows), self.labels.index_select(0, rows)
+
+        return draw
+
+    def _target(self, rows: Labels) -> Target:
+        return Target(*(column.index_select(0, rows) for column in _columns(self.target)))
+
+
+def _fill_bank(
+    memory: Samples, shard: Shard, augmentation: Augmentation | None, target_of: _TargetOf, *, views: int, seed: int
+) -> _Bank:
+    """Augment every image ``views`` times and run the teachers on each view once, before the first step.
+
+    The same seed gives the same bank, so a resumed run fills it again. The ranks share the forward passes.
+    """
+    draws = torch.Generator(memory.images.device)
+    images: list[Images] = []
+    targets: list[list[Tensor]] = []
+    size = inference_batch_size(memory.images.shape[1:])
+    for view in range(views):
+        draws.manual_seed(derive_seed(seed, "bank", view))
+        for start in range(0, len(memory), size):
+            batch = memory[start : start + size]
+            part = shard.ranks.shard(len(batch))
+            whole = _augmented(batch, augmentation, draws, ALONE.shard(len(batch)))
+            images.append(whole.images)
+            # A rank without rows runs the teachers on a placeholder, since every rank takes part in the exchange.
+            target = target_of(whole[part.rows] if part.own else whole[:1])
+            targets.append([_collected(column, part) for column in _columns(target)])
+    target = Target(*map(torch.cat, zip(*targets, strict=True)))
+    return _Bank(torch.cat(images), target, memory.labels.repeat(views))
+
+
+def _augmented(batch: Samples, augmentation: Augmentation | None, draws: torch.Generator, shard: Shard) -> Samples:
+    return attrs.evolve(batch, images=augment(augmentation, batch.images, draws, shard))
+
+
+def _columns(target: Target) -> tuple[Tensor, ...]:
+    return target.logits, target.defined, target.candidates
+
+
+def _collected(column: Tensor, part: Shard) -> Tensor:
+    """The rows of all ranks, without placeholders."""
+    if part.ranks.alone:
+        return column
+    # Not every backend exchanges booleans.
+    return part.collect(column[: part.own].to(torch.uint8 if column.dtype == torch.bool else column.dtype)).to(column)
+
+
+def _drawn(length: int, shard: Shard, draws: torch.Generator) -> Labels:
+    """This rank's rows of a mini-batch; all ranks draw the same mini-batch."""
+    return torch.randint(length, (shard.total,), generator=draws, device=draws.device)[shard.rows]

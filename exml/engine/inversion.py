@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as PyGenerator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeAlias
 
 import attrs
@@ -17,18 +18,17 @@ from torch import Tensor, nn
 from exml.core.activation import Activation
 from exml.core.errors import NonFiniteError
 from exml.core.expert import Expert
-from exml.core.ranks import Shard
 from exml.core.rng import derive_seed, make_generator
 from exml.core.samples import Samples
-from exml.core.shapes import Images, Labels, Logits
+from exml.core.shapes import Images, Labels, Logits, Scalar
 from exml.core.validators import in_range, positive_int
 from exml.engine._active_images import ActiveImages
 from exml.engine._ranks import augment
-from exml.engine._steps import compile_whole, exchanging, in_form
+from exml.engine._steps import Step, compile_whole, exchanging, in_form
 from exml.engine.forward import check_images
 from exml.engine.lowering import Lowered, Network, recorded
 from exml.engine.nested_journal import NestedJournal, part_of
-from exml.protocols import STANDALONE, Augmentation, GenerationContext, Generator, Journal, NoJournal
+from exml.protocols import STANDALONE, Augmentation, GenerationContext, Generator, Journal, NoJournal, Prior
 
 PerImage: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
 """A number for each image, from the module's outputs and the positions of the images."""
@@ -43,8 +43,7 @@ class Goal:
     Args:
         objective: the data term of each image, ``(batch,)``.
         finished: evaluated before every step; an image for which it holds keeps its value and leaves the mini-batch.
-            Reading the result synchronizes with the device, so steps are neither captured nor compiled. None: all
-            images take all steps.
+            It synchronizes with the device, so steps are neither captured nor compiled. None: all take all steps.
     """
 
     objective: PerImage
@@ -61,15 +60,14 @@ class Goal:
 
 @attrs.frozen(kw_only=True)
 class Inversion(ABC):
-    """The settings that all generators share that optimize pixels with Adam. A generator inherits them and sets a goal.
+    """The settings of all generators that optimize pixels with Adam. A generator inherits them and sets a goal.
 
     Args:
         iterations: Adam steps for each image.
         learning_rate: of Adam, in the expert's normalized units.
         temperature: τ, of the softmax in the data term.
-        batch_size: images optimized together. Memory bounds it; priors on batch statistics want it large.
-        start: makes the initial images; its labels are not used. None: Gaussian noise of standard deviation 1 in
-            normalized units.
+        batch_size: images optimized together. Memory bounds it; priors on batch statistics work best if it is large.
+        start: makes the initial images; its labels are not used. None: standard normal pixels in normalized units.
         stop_at: an image is finished once its label has a probability above this (at temperature 1, as augmented).
             None: all images take all steps. The paper shows images made with 0.99.
         clamp: limits pixels to ``[-clamp, clamp]`` in normalized units after every step; the reference code uses 3.
@@ -104,20 +102,10 @@ class Inversion(ABC):
         objective: PerImage,
         probability: PerImage,
     ) -> Images:
-        """Invert ``size`` images, one mini-batch after another.
+        """Invert ``size`` images in mini-batches; returns ``(size, channels, height, width)``, in pixel units.
 
-        A run that is interrupted while ``start`` makes its images makes them again; later steps are resumed.
-
-        Args:
-            expert: whose images.
-            size: number of images.
-            seed: of this generation.
-            context: see :class:`exml.protocols.GenerationContext`.
-            objective: the data term of each image.
-            probability: of the label of each image, which ``stop_at`` is compared with.
-
-        Returns:
-            ``(size, channels, height, width)``, in pixel units.
+        The arguments are those of the generator's call, the data term of each image, and the probability of its label,
+        which ``stop_at`` is compared with. A resumed run repeats ``start`` if it was interrupted there.
 
         Raises:
             ShapeError: when the images of ``start`` have another shape than those of the expert.
@@ -154,7 +142,7 @@ class Inversion(ABC):
 
 
 def white_noise(expert: Expert, size: int, seed: int, std: float = 1.0) -> Images:
-    """``(size, channels, height, width)``, normal pixels in the expert's normalized units, returned in pixel units."""
+    """Normal pixels in the expert's normalized units, returned in pixel units."""
     draws = make_generator(expert.device, seed, "gaussian-noise")
     noise = torch.randn(size, *expert.image_shape, generator=draws, device=expert.device)
     return expert.denormalize(std * noise)
@@ -171,26 +159,20 @@ def invert(
 ) -> Images:
     """Optimize one mini-batch of images for a goal, by Adam on their pixels, with the network frozen.
 
-    The loss is the sum, not the mean, of ``objective + prior`` over the images. The gradient of an image then depends
-    neither on the size of the mini-batch nor on the number of finished images. Adam cancels such a factor except for
-    its epsilon, which matters for the small gradients of nearly perfect images.
+    The loss is the sum, not the mean, of ``objective + prior`` over the images, so the gradient of an image does not
+    depend on the number of images. Only the network sees augmented images; pixel priors see the images themselves. The
+    augmentation's draws depend on ``seed`` and the step alone, so a resumed run repeats them.
 
-    Only the network sees augmented images: pixel priors see the images themselves, priors on activations those of the
-    augmented images. The augmentation's draws depend on ``seed`` and the step alone, so a resumed run repeats them.
-
-    Several ranks share the images of the mini-batch. Each optimizes its own; statistics over the batch
-    (:meth:`exml.priors.Activation.var_mean`) and their gradients are those of the whole mini-batch. The images match
-    those of one rank up to rounding.
+    Several ranks share the images and exchange the statistics of batch norm. The images match those of one rank up to
+    rounding.
 
     Args:
-        module: in any mode; runs in evaluation mode without weight gradients as :func:`exml.engine.lowered`, and is
-            restored afterwards.
+        module: in any mode, which is restored afterwards; runs as :func:`exml.engine.lowered`.
         images: ``(batch, channels, height, width)``, initial values in the module's units; not modified.
-        settings: ``iterations``, ``learning_rate``, ``clamp`` and ``augmentation`` of it.
+        settings: ``iterations``, ``learning_rate``, ``clamp`` and ``augmentation`` are used.
         goal: the data term, and which images are finished.
         seed: of the augmentation.
-        context: the prior, the default augmentation, the journal, the execution and the ranks. Every rank makes the
-            call with the same arguments. Steps in which ranks exchange statistics run eagerly.
+        context: the same on every rank. Steps in which ranks exchange statistics run eagerly.
 
     Returns:
         ``(batch, channels, height, width)``, in the module's units, in the order of ``images``.
@@ -214,15 +196,7 @@ def invert(
 def inverter(
     module: nn.Module, probe: Images, settings: Inversion, context: GenerationContext = STANDALONE
 ) -> PyGenerator[Inverter]:
-    """:func:`invert` for several mini-batches; the network is lowered once.
-
-    Args:
-        module: see :func:`invert`, as for the next two.
-        probe: ``(batch, channels, height, width)``, two or more images in the module's units; see
-            :func:`exml.engine.lowered`.
-        settings: of every mini-batch.
-        context: of every mini-batch, except for the journal.
-    """
+    """:func:`invert` for several mini-batches; lowers the network once, and verifies it on ``probe``, two images."""
     record = context.prior is not None and context.prior.reads_activations
     with recorded(module, probe[:2], record=record) as network:
         yield Inverter(network, settings, context)
@@ -239,24 +213,19 @@ class Inverter:
 
     def __call__(self, images: Images, goal: Goal, seed: int, journal: Journal) -> Images:
         """Invert one mini-batch."""
-        iterations, ranks = self.settings.iterations, self.context.ranks
-        state = ActiveImages.begin(images, ranks.shard(len(images)), self.settings.learning_rate, journal.restore())
+        iterations, execution, shard = self.settings.iterations, self.context.execution, self.context.ranks.shard
+        state = ActiveImages.begin(images, shard(len(images)), self.settings.learning_rate, journal.restore())
         draws = torch.Generator(images.device)
         with torch.enable_grad():
             step = self._step(self.network, state, goal, draws)
             if goal.finished is not None:
                 state.recount()
             elif self._exchanges:
-                exchanging(self.context.execution)
+                exchanging(execution)
             else:
-                step = in_form(
-                    self.context.execution,
-                    step,
-                    lambda: self._step(self._compile(), state, goal, draws),
-                    generators=(draws,),
-                    steps=iterations - state.step,
-                    device=images.device,
-                )
+                left = iterations - state.step
+                compiled = partial(self._compiled_step, state, goal, draws)
+                step = in_form(execution, step, compiled, draws=draws, steps=left)
             while state.step < iterations and state.active_shard.total:
                 draws.manual_seed(derive_seed(seed, state.step))
                 step()
@@ -279,14 +248,33 @@ class Inverter:
         prior = self.context.prior
         return not self.context.ranks.alone and prior is not None and prior.reads_activations
 
-    def _step(self, network: Network, state: ActiveImages, goal: Goal, draws: torch.Generator) -> Callable[[], None]:
+    def _step(self, network: Network, state: ActiveImages, goal: Goal, draws: torch.Generator) -> Step:
+        prior, exchanges = self.context.prior, self._exchanges
+        own_augmentation = self.settings.augmentation
+        augmentation = self.context.augmentation if own_augmentation is None else own_augmentation
+
+        def penalty(prior: Prior, images: Images, activations: Sequence[Activation]) -> Scalar:
+            shard = state.active_shard
+            if not shard.ranks.alone:
+                activations = [attrs.evolve(part, shard=shard) for part in activations]
+            return prior(images, activations)
+
         def step() -> None:
-            if not state.active_shard.own:
-                self._stand_by(network, state)
+            shard = state.active_shard
+            if not shard.own:
+                if prior is not None and exchanges:  # take part in the exchange without an active image
+                    with torch.no_grad():
+                        penalty(prior, state.spare, network(state.spare)[1])
                 return
-            loss, logits = self._loss(network, state, goal, draws)
+            seen = augment(augmentation, state.active, draws, shard)
+            with self.context.execution.autocast(seen.device):
+                logits, activations = network(seen)
+            logits = logits.to(seen.dtype)
+            loss = goal.objective(logits, state.rows).sum()
+            if prior is not None:
+                loss = loss + shard.own * penalty(prior, state.active, activations)
             done = None if goal.finished is None else goal.finished(logits.detach(), state.rows)
-            del logits  # frees memory during the backward pass
+            del seen, logits, activations  # frees memory during the backward pass
             (gradient,) = torch.autograd.grad(loss, state.active)
             if done is not None and bool(done.any()):
                 gradient = state.retire(done, gradient)
@@ -294,37 +282,10 @@ class Inverter:
 
         return step
 
-    def _loss(
-        self, network: Network, state: ActiveImages, goal: Goal, draws: torch.Generator
-    ) -> tuple[Float[Tensor, ""], Logits]:
-        """The loss of a step, and the logits; summed over all ranks it is the loss of the whole mini-batch."""
-        shard, prior = state.active_shard, self.context.prior
-        augmentation = self.settings.augmentation
-        augmentation = self.context.augmentation if augmentation is None else augmentation
-        seen = augment(augmentation, state.active, draws, shard)
-        with self.context.execution.autocast(seen.device):
-            logits, activations = network(seen)
-        logits = logits.to(seen.dtype)
-        loss = goal.objective(logits, state.rows).sum()
-        if prior is not None:
-            loss = loss + shard.own * prior(state.active, _of_shard(activations, shard))
-        return loss, logits
-
-    @torch.no_grad()
-    def _stand_by(self, network: Network, state: ActiveImages) -> None:
-        """Take part in the exchange of statistics without an active image."""
-        if self._exchanges and self.context.prior is not None:
-            _, activations = network(state.spare)
-            self.context.prior(state.spare, _of_shard(activations, state.active_shard))
-
-    def _compile(self) -> Network:
-        """Compile once; mini-batches of the same size share the code."""
+    def _compiled_step(self, state: ActiveImages, goal: Goal, draws: torch.Generator) -> Step:
+        """A step with the compiled network; mini-batches of the same size share the code."""
         if self._compiled is None:
             if not isinstance(self.network, Lowered):
                 raise TypeError("its network cannot be traced")
             self._compiled = attrs.evolve(self.network, graph=compile_whole(self.network.graph))
-        return self._compiled
-
-
-def _of_shard(activations: Sequence[Activation], shard: Shard) -> Sequence[Activation]:
-    return activations if shard.ranks.alone else [attrs.evolve(part, shard=shard) for part in activations]
+        return self._step(self._compiled, state, goal, draws)

@@ -14,23 +14,16 @@ _PART = "part."
 
 @attrs.frozen(eq=False)
 class NestedJournal:
-    """Reports the steps of one part as steps of the whole.
-
-    Args:
-        outer: the journal of the whole.
-        begin: the step of the whole at which this part begins.
-        end: the step of the whole at which this part ends.
-        total: steps of the whole.
-        around: returns the state of everything outside this part.
-        restored: the state of this part when the run was interrupted.
-    """
+    """Reports the steps of one part, from ``begin`` to ``end``, as steps of the whole."""
 
     outer: Journal
     begin: int
     end: int
     total: int
     around: Callable[[], State]
+    """Returns the state of everything outside this part."""
     restored: State | None = None
+    """The state of this part when the run was interrupted."""
 
     def restore(self) -> State | None:
         """The state of this part."""
@@ -45,6 +38,6 @@ class NestedJournal:
 
 
 def part_of(state: State) -> State | None:
-    """The state of the part that was running, out of the state of the whole; None if no part was."""
+    """The part's state in the state of the whole; None if no part was running."""
     part = {name.removeprefix(_PART): tensor for name, tensor in state.items() if name.startswith(_PART)}
     return part or None

@@ -19,7 +19,7 @@ from exml.core.shapes import Labels, Logits
 from exml.core.validators import in_range, one_of
 from exml.engine import Inversion, frozen
 from exml.generators._common import balanced, check_size
-from exml.models.classifier import Classifier, candidates, final_layers
+from exml.models.classifier import candidates, final_layers
 from exml.protocols import STANDALONE, GenerationContext
 
 _LEAST = 1e-3  # concentration at β = 1; those of a Dirichlet distribution must be positive
@@ -33,18 +33,16 @@ class DataImpression(Inversion):
     Rows w_k of the classifier's weight are templates of the expert's own classes. Their cosine similarities
     C(k, j) = w_k·w_j / (‖w_k‖ ‖w_j‖), with each row scaled to [0, 1] by its minimum and maximum and clamped above
     0.001, give α^k = β c_k. A target y^di ~ Dir(α^k) is drawn for each image, k in turn over the classes. The loss is
-    the distillation loss -Σ_j y^di_j log softmax(f_i^S(x) / τ)_j + priors, over all output units. y_syn = argmax y^di,
-    a class that the expert knows unless ``classes="all"``. The scaling of rows follows Nayak et al., "Zero-Shot
-    Knowledge Distillation in Deep Networks" (2019); with two classes, targets are nearly one-hot.
+    the distillation loss -Σ_j y^di_j log softmax(f_i^S(x) / τ)_j + priors, over all output units; y_syn = argmax y^di.
+    The scaling of rows follows Nayak et al., "Zero-Shot Knowledge Distillation in Deep Networks" (2019).
 
     Args:
         beta: β; small values give peaked targets, large ones give targets near c_k / Σ c_k. At least 0.05.
         head: qualified name of the classifier, an ``nn.Linear`` or 1x1 ``nn.Conv2d``; None finds it.
-        classes: whose templates are compared, and over which classes a target is distributed: the ``"known"`` classes,
-            or those of ``"all"`` output units, as in the reference code. With ``"all"``, some of the labels are classes
-            that the expert never saw, more of them for smaller β.
-        iterations: this and the remaining settings are those of :class:`exml.engine.Inversion`; ``stop_at`` compares
-            the probability of y_syn, whatever the target says of the other classes.
+        classes: the classes of a target: the ``"known"`` classes, or those of ``"all"`` output units, as in the
+            reference code; then some labels are classes that the expert never saw, more of them for smaller β.
+        iterations: this and the remaining settings are those of :class:`exml.engine.Inversion`; ``stop_at`` is compared
+            with the probability of y_syn.
 
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), (2, 4, 6), (1, 8, 8))
     >>> samples = DataImpression(iterations=20)(expert, 4, 0)
@@ -57,12 +55,10 @@ class DataImpression(Inversion):
     classes: Literal["known", "all"] = attrs.field(default="known", validator=one_of("known", "all"), kw_only=True)
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
-        """Make ``size`` samples in pixel units; their ``targets`` are y^di over the global class ids.
+        """Make ``size`` samples; their ``targets`` are y^di over the global class ids.
 
         Raises:
-            BufferSizeError: when ``size`` is less than 1.
             ExpertError: when the expert's classifier cannot be found.
-            ShapeError: when the expert does not take the images of ``start``.
             NonFiniteError: when an image ends with NaN or infinity.
         """
         check_size(size)
@@ -120,20 +116,17 @@ def class_similarity(templates: Float[Tensor, "classes hidden"]) -> Float[Tensor
 def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units"]) -> Tensor:
     """The rows w_k of the classifier's weight for some output units, ``(len(units), hidden)``.
 
-    Args:
-        expert: owns the classifier.
-        head: the qualified name of an ``nn.Linear`` or 1x1 ``nn.Conv2d`` with one output per output unit. None: the
-            only such layer, or the only one whose output is the expert's output.
-        units: positions among the expert's outputs.
-
-    Raises:
-        ExpertError: when no layer or more than one qualifies; lists them.
+    Without ``head``, the classifier is the only candidate, or the only one that computes the expert's output.
     """
     layers = candidates(expert.module, len(expert.outputs))
     if head is not None:
         found = [head] if head in layers else []
+    elif len(layers) < 2:
+        found = list(layers)
     else:
-        found = list(layers) if len(layers) < 2 else _final_layers(expert, layers)
+        gray = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
+        with frozen(expert.module):
+            found = final_layers(expert.module, layers, gray)
     if len(found) != 1:
         raise ExpertError(
             expected=f"one classifier in expert {expert.name!r}: an nn.Linear or 1x1 nn.Conv2d with "
@@ -143,9 +136,3 @@ def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units
         )
     weight = layers[found[0]].weight.detach().flatten(1)
     return weight[units.to(weight.device)]
-
-
-def _final_layers(expert: Expert, layers: dict[str, Classifier]) -> list[str]:
-    gray = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
-    with frozen(expert.module):
-        return final_layers(expert.module, layers, gray)

@@ -27,8 +27,8 @@ class ModelInversion(Inversion):
     The labels y are the expert's classes in turn, so every mini-batch is balanced. They do not depend on ``start``.
 
     Args:
-        classes: the output units in the softmax: ``"all"``, as the paper writes f(x), or only those of the ``"known"``
-            classes. They differ for a head with untrained units: with ``"all"``, images also learn to suppress those.
+        classes: the output units in the softmax: ``"all"``, as the paper writes f(x), or those of the ``"known"``
+            classes. With ``"all"``, images also learn to suppress untrained units.
         iterations: this and the remaining settings are those of :class:`exml.engine.Inversion`.
 
     >>> import torch
@@ -41,13 +41,7 @@ class ModelInversion(Inversion):
     classes: Literal["all", "known"] = attrs.field(default="all", validator=one_of("all", "known"))
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
-        """Make ``size`` samples in pixel units, labels balanced over the expert's classes.
-
-        Raises:
-            BufferSizeError: when ``size`` is less than 1.
-            ShapeError: when the expert does not take the images of ``start``.
-            NonFiniteError: when an image ends with NaN or infinity.
-        """
+        """Make ``size`` samples; raises a NonFiniteError if an image ends with NaN or infinity."""
         check_size(size)
         positions = balanced(size, len(expert.classes), expert.device)
         units = positions if self.classes == "known" else expert.own_units.to(expert.device)[positions]

@@ -260,10 +260,7 @@ def bare_distillations(
 
     plain = [own(student, train=True), own(teacher, train=False), own(earlier, train=False)]
     last = [copy.deepcopy(module).to(memory_format=torch.channels_last) for module in plain]
-    folded = [
-        copy.deepcopy(last[0]),
-        *(stack.enter_context(lowered(module, images[:2])) for module in plain[1:]),
-    ]
+    folded = [copy.deepcopy(last[0]), *(stack.enter_context(lowered(module, images[:2])) for module in plain[1:])]
     forms = {"as they are": plain, "channels last": last, "channels last, teachers folded": folded}
     return {name: partial(step, *modules) for name, modules in forms.items()}
 

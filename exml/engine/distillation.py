@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from typing import TypeAlias
 
 import attrs
 import torch
@@ -26,11 +25,6 @@ from exml.engine.lowering import lowered
 from exml.engine.training import Training
 from exml.models import channels_last
 from exml.protocols import Augmentation, Combiner, Loss, Normalizer
-
-_TargetOf: TypeAlias = Callable[[Samples], Target]
-"""The combined target of the teachers for a mini-batch."""
-_Batches: TypeAlias = Callable[[], tuple[Images, Target, Labels]]
-"""Draws the next mini-batch."""
 
 
 @attrs.frozen(eq=False)
@@ -126,14 +120,7 @@ def distill(
     :class:`torch.nn.SyncBatchNorm` does, and all ranks take the same step. The student matches that of one rank up to
     rounding, if the loss is a mean over images and dropout is off.
 
-    Args:
-        student: the module to train; its parts keep the modes in which it is trained.
-        teachers: on the student's device.
-        memory: M_i, on the student's device.
-        loss: Eq. 10.
-        training: the settings of the optimizer, of its steps and of the bank.
-        augmentation: of the images of a step, or None.
-        context: the seed, the first step, the callback, the execution and the ranks.
+    The student, the teachers and the buffer M_i are on one device. The student stays in training mode.
     """
     execution, ranks, start = context.execution, context.ranks, context.start
     if start >= training.iterations:
@@ -160,22 +147,28 @@ def distill(
             with torch.no_grad(), execution.autocast(device):
                 return teachers.target(batch)
 
-        drawn, solve = None, training.ridge is not None and start == 0
-        if training.views or solve:
+        bank = None
+        if training.views or (training.ridge is not None and start == 0):
             views, ready = training.views or 1, partial(target_of, teachers)
             bank = _fill_bank(memory, shard, augmentation, ready, views=views, seed=context.seed)
-            if training.ridge is not None and solve:
+            if training.ridge is not None and start == 0:
                 head = solve_ridge_head(student, bank.parts(), teachers.classes, training.ridge)
                 for tensor in head.parameters():
                     ranks.share(tensor.detach())
-            drawn = bank.batches(shard, draws) if training.views else None
+        if not training.views:
+            bank = None
+        count = len(memory) if bank is None else len(bank.images)
 
         def form(pupil: nn.Module, teachers: Teachers) -> Step:
-            draw = drawn or _fresh(memory, shard, augmentation, partial(target_of, teachers), draws)
-
             def step() -> None:
                 nonlocal value
-                images, target, labels = draw()
+                # All ranks draw the same mini-batch, and each keeps its own rows.
+                rows = torch.randint(count, (shard.total,), generator=draws, device=device)[shard.rows]
+                if bank is None:
+                    batch = _augmented(memory[rows], augmentation, draws, shard)
+                    images, target, labels = batch.images, target_of(teachers, batch), batch.labels
+                else:
+                    images, target, labels = bank[rows]
                 with execution.autocast(device):
                     logits = pupil(images)
                 value = loss(logits.to(images.dtype), target, labels)
@@ -210,18 +203,6 @@ def distill(
             context.after_step(done + 1, value.detach())
 
 
-def _fresh(
-    memory: Samples, shard: Shard, augmentation: Augmentation | None, target_of: _TargetOf, draws: torch.Generator
-) -> _Batches:
-    """Augment the images and run the teachers at every step, on this rank's rows of each mini-batch."""
-
-    def draw() -> tuple[Images, Target, Labels]:
-        batch = _augmented(memory[_drawn(len(memory), shard, draws)], augmentation, draws, shard)
-        return batch.images, target_of(batch), batch.labels
-
-    return draw
-
-
 @attrs.frozen(eq=False)
 class _Bank:
     """Augmented images with their targets; every rank holds all of it."""
@@ -230,27 +211,25 @@ class _Bank:
     target: Target
     labels: Labels
 
+    def __getitem__(self, rows: Labels) -> tuple[Images, Target, Labels]:
+        images, labels, *columns = (c.index_select(0, rows) for c in (self.images, self.labels, *_columns(self.target)))
+        return images, Target(*columns), labels
+
     def parts(self) -> Iterator[tuple[Images, Target]]:
         """All images in order, in batches for inference."""
         rows_of_all = torch.arange(len(self.images), device=self.images.device)
         for rows in rows_of_all.split(inference_batch_size(self.images.shape[1:])):
-            yield self.images[rows], self._target(rows)
-
-    def batches(self, shard: Shard, draws: torch.Generator) -> _Batches:
-        """Mini-batches drawn with replacement; this rank's rows of each."""
-
-        def draw() -> tuple[Images, Target, Labels]:
-            rows = _drawn(len(self.images), shard, draws)
-            return self.images.index_select(0, rows), self._target(rows), self.labels.index_select(0, rows)
-
-        return draw
-
-    def _target(self, rows: Labels) -> Target:
-        return Target(*(column.index_select(0, rows) for column in _columns(self.target)))
+            yield self[rows][:2]
 
 
 def _fill_bank(
-    memory: Samples, shard: Shard, augmentation: Augmentation | None, target_of: _TargetOf, *, views: int, seed: int
+    memory: Samples,
+    shard: Shard,
+    augmentation: Augmentation | None,
+    target_of: Callable[[Samples], Target],
+    *,
+    views: int,
+    seed: int,
 ) -> _Bank:
     """Augment every image ``views`` times and run the teachers on each view once, before the first step.
 
@@ -288,8 +267,3 @@ def _collected(column: Tensor, part: Shard) -> Tensor:
         return column
     # Not every backend exchanges booleans.
     return part.collect(column[: part.own].to(torch.uint8 if column.dtype == torch.bool else column.dtype)).to(column)
-
-
-def _drawn(length: int, shard: Shard, draws: torch.Generator) -> Labels:
-    """This rank's rows of a mini-batch; all ranks draw the same mini-batch."""
-    return torch.randint(length, (shard.total,), generator=draws, device=draws.device)[shard.rows]

@@ -18,22 +18,23 @@ from torch import Tensor, nn
 from exml.core.activation import Activation
 from exml.core.errors import NonFiniteError
 from exml.core.expert import Expert
+from exml.core.ranks import Shard
 from exml.core.rng import derive_seed, make_generator
 from exml.core.samples import Samples
-from exml.core.shapes import Images, Labels, Logits, Scalar
+from exml.core.shapes import Images, Labels, Logits, Scalar, State
 from exml.core.validators import in_range, positive_int
-from exml.engine._active_images import ActiveImages
 from exml.engine._ranks import augment
 from exml.engine._steps import Step, compile_whole, exchanging, in_form
 from exml.engine.forward import check_images
 from exml.engine.lowering import Lowered, Network, recorded
-from exml.engine.nested_journal import NestedJournal, part_of
 from exml.protocols import STANDALONE, Augmentation, GenerationContext, Generator, Journal, NoJournal, Prior
 
 PerImage: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
 """A number for each image, from the module's outputs and the positions of the images."""
 Finished: TypeAlias = Callable[[Logits, Labels], Bool[Tensor, " batch"]]
 """Whether each image needs no more steps, from the same arguments."""
+_PART = "part."
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @attrs.frozen(eq=False)
@@ -48,14 +49,6 @@ class Goal:
 
     objective: PerImage
     finished: Finished | None = None
-
-    def shifted(self, start: int) -> Goal:
-        """The same goal for images whose positions begin at ``start``."""
-        objective, finished = self.objective, self.finished
-        return Goal(
-            lambda logits, rows: objective(logits, start + rows),
-            None if finished is None else lambda logits, rows: finished(logits, start + rows),
-        )
 
 
 @attrs.frozen(kw_only=True)
@@ -111,8 +104,14 @@ class Inversion(ABC):
             ShapeError: when the images of ``start`` have another shape than those of the expert.
             NonFiniteError: when an image ends with NaN or infinity.
         """
-        stop_at, state = self.stop_at, context.journal.restore()
-        goal = Goal(objective, None if stop_at is None else lambda logits, rows: probability(logits, rows) > stop_at)
+        state = context.journal.restore()
+
+        def goal(start: int, limit: float | None = self.stop_at) -> Goal:
+            return Goal(
+                lambda logits, rows: objective(logits, start + rows),
+                None if limit is None else lambda logits, rows: probability(logits, start + rows) > limit,
+            )
+
         if state is None:
             images, first = self._initial(expert, size, derive_seed(seed, "start"), context), 0
         else:
@@ -129,7 +128,7 @@ class Inversion(ABC):
                 part = part_of(state) if state is not None and batch == first else None
                 journal = NestedJournal(context.journal, begin, end, total, around, part)
                 batch_seed = derive_seed(seed, "inversion", batch)
-                inverted = invert(expert.normalize(images[rows]), goal.shifted(rows.start), batch_seed, journal)
+                inverted = invert(expert.normalize(images[rows]), goal(rows.start), batch_seed, journal)
                 images[rows] = expert.denormalize(inverted)
         return images
 
@@ -157,7 +156,7 @@ def invert(
     seed: int,
     context: GenerationContext = STANDALONE,
 ) -> Images:
-    """Optimize one mini-batch of images for a goal, by Adam on their pixels, with the network frozen.
+    """Optimize one mini-batch of images for a goal, by Adam on their pixels; returns them in the module's units.
 
     The loss is the sum, not the mean, of ``objective + prior`` over the images, so the gradient of an image does not
     depend on the number of images. Only the network sees augmented images; pixel priors see the images themselves. The
@@ -173,9 +172,6 @@ def invert(
         goal: the data term, and which images are finished.
         seed: of the augmentation.
         context: the same on every rank. Steps in which ranks exchange statistics run eagerly.
-
-    Returns:
-        ``(batch, channels, height, width)``, in the module's units, in the order of ``images``.
 
     Raises:
         NonFiniteError: when an image ends with NaN or infinity.
@@ -214,7 +210,7 @@ class Inverter:
     def __call__(self, images: Images, goal: Goal, seed: int, journal: Journal) -> Images:
         """Invert one mini-batch."""
         iterations, execution, shard = self.settings.iterations, self.context.execution, self.context.ranks.shard
-        state = ActiveImages.begin(images, shard(len(images)), self.settings.learning_rate, journal.restore())
+        state = _ActiveImages.begin(images, shard(len(images)), self.settings.learning_rate, journal.restore())
         draws = torch.Generator(images.device)
         with torch.enable_grad():
             step = self._step(self.network, state, goal, draws)
@@ -248,7 +244,7 @@ class Inverter:
         prior = self.context.prior
         return not self.context.ranks.alone and prior is not None and prior.reads_activations
 
-    def _step(self, network: Network, state: ActiveImages, goal: Goal, draws: torch.Generator) -> Step:
+    def _step(self, network: Network, state: _ActiveImages, goal: Goal, draws: torch.Generator) -> Step:
         prior, exchanges = self.context.prior, self._exchanges
         own_augmentation = self.settings.augmentation
         augmentation = self.context.augmentation if own_augmentation is None else own_augmentation
@@ -282,10 +278,117 @@ class Inverter:
 
         return step
 
-    def _compiled_step(self, state: ActiveImages, goal: Goal, draws: torch.Generator) -> Step:
+    def _compiled_step(self, state: _ActiveImages, goal: Goal, draws: torch.Generator) -> Step:
         """A step with the compiled network; mini-batches of the same size share the code."""
         if self._compiled is None:
             if not isinstance(self.network, Lowered):
                 raise TypeError("its network cannot be traced")
             self._compiled = attrs.evolve(self.network, graph=compile_whole(self.network.graph))
         return self._step(self._compiled, state, goal, draws)
+
+
+@attrs.define(eq=False)
+class _ActiveImages:
+    """This rank's images of one mini-batch. The active ones still change; the others are finished."""
+
+    shard: Shard
+    images: Images  # rows of active images hold their values at the start
+    rows: Labels  # positions of the active images in the mini-batch
+    active: Tensor
+    adam: torch.optim.Adam
+    step: int  # number of completed steps
+    spare: Images  # one image of the mini-batch, for a rank that has none
+    active_shard: Shard
+
+    @classmethod
+    def begin(cls, images: Images, shard: Shard, learning_rate: float, state: State | None) -> _ActiveImages:
+        """Start from the images of the whole mini-batch, or from a :meth:`state` saved by any number of ranks."""
+        first, stop = shard.rows.start, shard.rows.stop
+        moments: dict[str, Tensor] = {}
+        if state is None:
+            own, rows, step = images[shard.rows], torch.arange(first, stop, device=images.device), 0
+        else:
+            own, rows, step = state["images"].to(images)[shard.rows], state["rows"].to(images.device), state["step"]
+            mine = (rows >= first) & (rows < stop)
+            rows = rows[mine]
+            moments = {name: state[name].to(images)[mine] for name in _MOMENTS}
+        own = own.detach().clone()
+        active = own[rows - first].requires_grad_()
+        adam = _adam(active, learning_rate)
+        if moments:
+            adam.state[active] = {"step": torch.tensor(float(step), device=images.device), **moments}
+        return cls(shard, own, rows, active, adam, int(step), images[:1].detach(), active_shard=shard)
+
+    def recount(self) -> None:
+        """Exchange the number of active images with the other ranks."""
+        self.active_shard = self.shard.ranks.shard_of(len(self.rows))
+
+    def retire(self, done: Bool[Tensor, " batch"], gradient: Images) -> Float[Tensor, "others channels height width"]:
+        """Finish the images in ``done`` as they are; returns the gradient of the others."""
+        self.images[self.rows[done] - self.shard.rows.start] = self.active.detach()[done]
+        stay, moments = ~done, self.adam.state[self.active]
+        learning_rate = self.adam.param_groups[0]["lr"]
+        self.rows, self.active = self.rows[stay], self.active.detach()[stay].requires_grad_()
+        self.adam = _adam(self.active, learning_rate)
+        if moments:  # absent before the first step
+            kept = {name: moments[name][stay] for name in _MOMENTS}
+            self.adam.state[self.active] = {"step": moments["step"], **kept}
+        return gradient[stay]
+
+    def advance(self, gradient: Images, clamp: float | None) -> None:
+        """Take one Adam step."""
+        # The fused kernel reads memory linearly, and a convolution's gradient may be channels last.
+        self.active.grad = gradient.contiguous()
+        self.adam.step()
+        if clamp is not None:
+            with torch.no_grad():
+                self.active.clamp_(-clamp, clamp)
+
+    def gather(self) -> Images:
+        """The current images of the whole mini-batch, on every rank."""
+        own = self.images.index_copy(0, self.rows - self.shard.rows.start, self.active.detach())
+        return self.shard.collect(own)
+
+    def state(self) -> State:
+        """What :meth:`begin` needs to resume, on every rank."""
+        slots = self.adam.state[self.active]
+        own = {"rows": self.rows, **{name: slots.get(name, torch.zeros_like(self.active)) for name in _MOMENTS}}
+        whole = {name: self.active_shard.collect(tensor).clone() for name, tensor in own.items()}
+        return {"images": self.gather(), "step": torch.tensor(self.step), **whole}
+
+
+def _adam(images: Tensor, learning_rate: float) -> torch.optim.Adam:
+    # The fused kernel avoids many small operations, which would cost more than the network.
+    device = images.device.type
+    return torch.optim.Adam([images], learning_rate, fused=device in ("cpu", "cuda"), capturable=device == "cuda")
+
+
+@attrs.frozen(eq=False)
+class NestedJournal:
+    """Reports the steps of one part, from ``begin`` to ``end``, as steps of the whole."""
+
+    outer: Journal
+    begin: int
+    end: int
+    total: int
+    around: Callable[[], State]
+    """Returns the state of everything outside this part."""
+    restored: State | None = None
+    """The state of this part when the run was interrupted."""
+
+    def restore(self) -> State | None:
+        """The state of this part."""
+        return self.restored
+
+    def record(self, done: int, total: int, state: Callable[[], State], /) -> None:
+        """Report to the outer journal."""
+        step = self.begin + (self.end - self.begin) * done // total
+        self.outer.record(
+            step, self.total, lambda: {**self.around(), **{_PART + name: part for name, part in state().items()}}
+        )
+
+
+def part_of(state: State) -> State | None:
+    """The part's state in the state of the whole; None if no part was running."""
+    part = {name.removeprefix(_PART): tensor for name, tensor in state.items() if name.startswith(_PART)}
+    return part or None

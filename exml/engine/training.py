@@ -30,11 +30,10 @@ class Training:
             experience, of V augmented views of every image in the buffer with the teachers' targets. It takes V times
             the memory of the buffer, and saves time if an experience draws more than V times its number of images.
         clip_norm: the maximum norm of the whole gradient; None does not clip.
-        ridge: r > 0: before the first step of an experience, set the student's last linear layer, for the classes that
-            have targets, to the least squares solution from the student's features φ in evaluation mode to the targets
-            ỹ: ``min Σ ‖W φ + b - ỹ‖² + λ ‖W‖²``, where λ is r times the mean over the features of
-            ``Σ (φ - mean φ)²``. Training then distorts the features less (Kumar et al., "Fine-tuning can distort
-            pretrained features", 2022). None: keep the layer.
+        ridge: r > 0: before the first step of an experience, set the rows of the student's last linear layer for the
+            classes with targets ỹ to ``argmin Σ ‖W φ + b - ỹ‖² + λ ‖W‖²``, where φ are the features in evaluation mode
+            and λ is r times the mean over the features of ``Σ (φ - mean φ)²``. Training then distorts the features
+            less (Kumar et al., "Fine-tuning can distort pretrained features", 2022). None: keep the layer.
         batch_norm: the statistics that the student's batch norm uses in training: those of the ``"batch"``, which
             update the running ones, or the ``"running"`` ones, which stay fixed. A student that starts as a copy of an
             expert has those of real data, which generated images would make worse.

@@ -14,7 +14,7 @@ from exml.core.registry import component
 from exml.core.rng import derive_seed
 from exml.core.samples import Samples
 from exml.core.shapes import State
-from exml.engine.nested_journal import NestedJournal, part_of
+from exml.engine.inversion import NestedJournal, part_of
 from exml.generators._common import check_size
 from exml.protocols import STANDALONE, GenerationContext, Generator
 

@@ -192,17 +192,14 @@ def dead_leaves(count: int, image_shape: tuple[int, int, int], draws: torch.Gene
     colors = palette(draws, count, _LEAVES + 1, channels)
     x, y = pixel_centers(height, width, draws.device)
     image = colors[:, 0, :, None].expand(-1, -1, height * width)
+    leaves = torch.stack((middle_x, middle_y, angle.cos(), angle.sin(), stretch, shade, radii))[..., None]
     for leaf in range(_LEAVES):
-
-        def of(values: Tensor, leaf: int = leaf) -> Tensor:
-            return values[:, leaf, None]
-
-        right, down = x - of(middle_x), y - of(middle_y)
-        cos, sin = of(angle.cos()), of(angle.sin())
-        along, across = (right * cos + down * sin) / of(stretch), (down * cos - right * sin) * of(stretch)
-        distance = torch.where(of(square), torch.maximum(along.abs(), across.abs()), torch.hypot(along, across))
-        cover = (of(radii) - distance + 0.5).clamp(0, 1)
-        shaded = colors[:, leaf + 1, :, None] + (of(shade) * along / of(radii))[:, None]
+        left, top, cos, sin, long, slope, radius = leaves[:, :, leaf]
+        right, down = x - left, y - top
+        along, across = (right * cos + down * sin) / long, (down * cos - right * sin) * long
+        rectangle, ellipse = torch.maximum(along.abs(), across.abs()), torch.hypot(along, across)
+        cover = (radius - torch.where(square[:, leaf, None], rectangle, ellipse) + 0.5).clamp(0, 1)
+        shaded = colors[:, leaf + 1, :, None] + (slope * along / radius)[:, None]
         image = torch.lerp(image, shaded, cover[:, None])
     return image.clamp(0, 1).reshape(count, channels, height, width)
 

@@ -1,4 +1,4 @@
-"""Data impression: images for soft targets that follow the similarity of the classes (Sec. 4)."""
+"""Generators that optimize images: model inversion, and data impression for soft targets (Sec. 4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from exml.core.errors import ExpertError
 from exml.core.expert import Expert
@@ -18,11 +18,51 @@ from exml.core.samples import Samples
 from exml.core.shapes import Labels, Logits
 from exml.core.validators import in_range, one_of
 from exml.engine import Inversion, frozen
-from exml.generators._common import balanced, check_size
+from exml.generators._common import check_size
 from exml.models.classifier import candidates, final_layers
 from exml.protocols import STANDALONE, GenerationContext
 
 _LEAST = 1e-3  # concentration at β = 1; those of a Dirichlet distribution must be positive
+
+
+@component
+@attrs.frozen(kw_only=True)
+class ModelInversion(Inversion):
+    """Optimize images until the expert predicts their class: min L_CE(f_i^S(x) / τ, y) + priors (Sec. 4).
+
+    The labels y are the expert's classes in turn, so every mini-batch is balanced. They do not depend on ``start``.
+
+    Args:
+        classes: the output units in the softmax: ``"all"``, as the paper writes f(x), or those of the ``"known"``
+            classes. With ``"all"``, images also learn to suppress untrained units.
+        iterations: this and the remaining settings are those of :class:`exml.engine.Inversion`.
+
+    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> samples = ModelInversion(iterations=20)(expert, 4, 0)
+    >>> samples.labels.tolist(), bool((expert.labels(samples.images) == samples.labels).all())
+    ([3, 7, 3, 7], True)
+    """
+
+    classes: Literal["all", "known"] = attrs.field(default="all", validator=one_of("all", "known"))
+
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
+        """Make ``size`` samples; raises a NonFiniteError if an image ends with NaN or infinity."""
+        check_size(size)
+        positions = torch.arange(size, device=expert.device) % len(expert.classes)
+        units = positions if self.classes == "known" else expert.own_units.to(expert.device)[positions]
+
+        def view(logits: Logits) -> Float[Tensor, "batch units"]:
+            return expert.own_logits(logits) if self.classes == "known" else logits
+
+        def objective(logits: Logits, rows: Labels) -> Tensor:
+            return cross_entropy(view(logits) / self.temperature, units[rows], reduction="none")
+
+        def probability(logits: Logits, rows: Labels) -> Tensor:
+            return view(logits).softmax(1).gather(1, units[rows, None]).squeeze(1)
+
+        images = self.optimize(expert, size, seed, context, objective, probability)
+        labels = expert.class_ids.to(expert.device)[positions]
+        return Samples.of(images, labels, task=expert.task, experience=context.experience)
 
 
 @component
@@ -62,7 +102,7 @@ class DataImpression(Inversion):
             NonFiniteError: when an image ends with NaN or infinity.
         """
         check_size(size)
-        turn = balanced(size, len(expert.classes), torch.device("cpu"))
+        turn = torch.arange(size) % len(expert.classes)
         units, ids, rows = _compared(expert, self.classes)
         concentrations = self.beta * class_similarity(class_templates(expert, self.head, units))
         # On the CPU in float64: float32 would round the probabilities of small concentrations to 0.

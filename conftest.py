@@ -1,9 +1,9 @@
-"""Run every example of the Markdown pages as part of ``pytest``: what a page promises, works.
+"""Run every example of the Markdown pages as part of ``pytest``.
 
-A ``python`` block is executed as it stands, or as a doctest if it has prompts; all blocks of one page share their
-names, from top to bottom. In the documentation each line of a ``console`` block that begins with ``$`` is run as a
-command, which must succeed and print what stands below it, if anything does; those of the README are for a clone of the
-repository, and the gate runs them there. A page works in an empty folder of its own.
+A ``python`` block runs as it is, or as a doctest if it has prompts. All blocks of a page share their names, from top to
+bottom. In ``docs/``, each line of a ``console`` block that starts with ``$`` runs as a command, which must succeed and
+print the text below it, if there is any. The gate runs the commands of the README, which need a clone of the
+repository. Each page runs in its own empty folder.
 """
 
 import doctest
@@ -21,7 +21,7 @@ from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 from sybil.typing import Parser
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: here processes share the cores, not threads
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -37,21 +37,21 @@ PROCESSES = (
     "tests/test_cli.py",
     "tests/test_zoo.py",
 )
-"""Tests that start processes and wait for them. Two of these never run at the same time."""
+"""Tests that start processes and wait for them. They run one after another."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """With ``-n`` nothing is benchmarked, since it would measure its neighbours too."""
+    """With ``-n``, nothing is benchmarked, because tests that run at the same time would disturb it."""
     if config.getoption("numprocesses", None):
         config.option.benchmark_disable = True
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n`` the examples of a page, which share their names, go to one process, and so does what starts others.
+    """With ``-n``, the examples of a page run in one process, and so do the tests that start processes.
 
-    By the path of a test, since xdist 3.8 overlooks its own ``xdist_group`` under pytest 9.2
+    Scopes follow from paths, because xdist 3.8 ignores its own ``xdist_group`` under pytest 9.2
     (https://github.com/pytest-dev/pytest-xdist/issues/1386).
     """
     from xdist.scheduler import LoadScopeScheduling
@@ -65,7 +65,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def run_commands(example: Example) -> None:
-    """Run the commands of a ``console`` block in this environment and compare what they print."""
+    """Run the commands of a ``console`` block in this environment and compare their output."""
     environment = {
         **os.environ,
         "VIRTUAL_ENV": sys.prefix,
@@ -85,13 +85,13 @@ def run_commands(example: Example) -> None:
 
 
 def enter_folder(names: dict[str, Any]) -> None:
-    """Work in a new folder, so that a page may write files."""
+    """Change to a new folder, so that a page can write files."""
     names["_came_from"], names["_folder"] = Path.cwd(), tempfile.TemporaryDirectory()
     os.chdir(names["_folder"].name)
 
 
 def leave_folder(names: dict[str, Any]) -> None:
-    """Go back and delete the folder."""
+    """Change back and delete the folder."""
     os.chdir(names["_came_from"])
     names["_folder"].cleanup()
 

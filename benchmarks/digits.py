@@ -48,7 +48,8 @@ def measure(scenario: str, seed: int, names: Sequence[str], work: Path) -> None:
                     del strategies[done.name]
     if strategies:
         out = work / "-".join((scenario, str(seed), *strategies))
-        runs.run(scenario, strategies, out, seed=seed, resume=out.exists())
+        source, settings = runs.ScenarioExperts(scenario), runs.RunSettings(seed)
+        runs.run(source, strategies, out, settings=settings, resume=out.exists())
 
 
 def gather(results: list[Result]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 uv run python benchmarks/forecast.py        # about ten minutes on one core
 
-Each case is forecast and then run, several times, each time in a process of its own. Seconds are wall seconds of
-generation and distillation, for the forecast and for the run. Memory is the rise of the process's resident memory to
-its peak during the run. Rows differ from the base in one quantity. The page is written by ``benchmarks/make_pages.py``.
+Each case is forecast and then run, several times, each time in a process of its own. Seconds are processor seconds of
+generation and distillation on one thread, for the forecast and for the run, since the machine may be shared. Memory is
+the rise of the resident memory to its peak during the run. Rows differ from the base in one quantity. The page is
+written by ``benchmarks/make_pages.py``.
 """
 
 from __future__ import annotations
@@ -109,14 +110,14 @@ def measure(case: Case) -> dict[str, float]:
     torch.set_num_threads(1)
     keep_freed_memory()  # as the command does
     strategy, experts = case.strategy(), [case.expert(number) for number in range(case.experts)]
-    expected = forecast(strategy, experts[0], case.module(99), experts=case.experts)
-    marks = [time.perf_counter()]
+    expected = forecast(strategy, experts[0], case.module(99), experts=case.experts, clock=time.process_time)
+    marks = [time.process_time()]
     seconds = {"generation": 0.0, "distillation": 0.0}
 
     def observe(event: events.Event, /) -> None:
         phase = {events.BufferUpdated: "generation", events.ExperienceFinished: "distillation"}.get(type(event))
         if phase is not None or isinstance(event, events.ExperienceStarted):
-            marks.append(time.perf_counter())
+            marks.append(time.process_time())
         if phase is not None:
             seconds[phase] += marks[-1] - marks[-2]
 

@@ -170,7 +170,7 @@ def killed(work: Path, buffer: str, count: int, kills: int, seed: int) -> dict[s
     at: list[int] = []
     moments = sorted(draws.sample(range(1, count), kills))
     for moment in [*moments, None]:
-        resume = ["--resume"] if (work / out / "stream.json").exists() else []
+        resume = ["--resume"] if (work / out / "run.json").exists() else []
         watched = Watched([*command(work, buffer, out, count), *resume], work / out / "stream.jsonl")
         while watched.process.poll() is None:
             watched.look()

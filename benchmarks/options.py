@@ -1,11 +1,11 @@
-"""Ways to change the mathematics of the default strategy for speed: what each costs and gains, side by side.
+"""Settings of the default strategy that change its mathematics for speed: what each costs and gains.
 
-    uv run python benchmarks/options.py --work runs/options     # killed, it goes on where it was
+    uv run python benchmarks/options.py --work runs/options     # the same command resumes after a kill
 
-Each option changes one thing of what the default recipe for digits-nc was before any of them. All of one seed learn
-from the same experts. Accuracy is that on the **validation** images, since it decides what stays; no test image is
-used. Seconds are CPU seconds (one thread) of generation and distillation over the whole stream, since the machine may
-be shared. The result goes to ``benchmarks/results/options_cpu.json``.
+Each option changes one setting of what the default recipe for digits-nc was before any of them. All options of one
+seed learn from the same experts. Accuracy is on the **validation** images, because it selects options; no test image
+is used. Seconds are processor time (one thread) of generation and distillation over the whole stream, since the
+machine may be shared. The result goes to ``benchmarks/results/options_cpu.json``.
 """
 
 from __future__ import annotations

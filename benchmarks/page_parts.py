@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pages import Found, Page, ends, made_by, missing, number, table, wrap
+from pages import Found, Page, ends, made_by, missing, number, sentence, table, wrap
 
 STREAMS = ("new instances", "new classes")
 

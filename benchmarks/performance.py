@@ -350,8 +350,8 @@ SECTIONS = (
         "mini-batch alike, which is less work.",
         _both(
             "kernels",
-            "uv run pytest benchmarks/kernels --benchmark-only --benchmark-json FULL.json` and `uv run python "
-            "benchmarks/reduce_kernels.py FULL.json benchmarks/results/kernels_cpu.json",
+            "uv run python benchmarks/gpu/kernels.py --device cpu --threads 1 "
+            "--out benchmarks/results/kernels_cpu.json",
             _gpu_stage("kernels"),
         ),
         _kernels,

@@ -60,11 +60,13 @@ def measure(
         made = reproduction.plan(asked, out)
         _say_absent(made, console)
         if made.cells:
-            sweep = made.as_sweep()
+            planned = made.as_sweep()
+            left = planned.left(retry_failed=True)
             with errors.status("Timing a few steps of each strategy"):
-                known = sweep_forecast(sweep, retry_failed=True)
-            console.print(plan_table(sweep, known))
-            console.print(plan_line(sweep, known, on.at_once(asked.resources)), markup=False, soft_wrap=True)
+                seconds = sweep_forecast(planned.sweep, left)
+            console.print(plan_table(planned, seconds))
+            line = plan_line(planned, left, seconds, on.at_once(asked.resources))
+            console.print(line, markup=False, soft_wrap=True)
         return 0
     try:
         with ProgressDisplay(errors) as display:

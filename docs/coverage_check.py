@@ -1,4 +1,4 @@
-"""What is public in exml, and whether all of it is documented.
+"""List what is public in exml, and what of it is undocumented.
 
 Public is the ``__all__`` of a package, what a module named there defines (``exml.learning.events``), and what the
 modules of a package without ``__all__`` define (``exml.core.errors``), as long as no name on the way begins with an
@@ -27,7 +27,7 @@ WRITTEN = (property, cached_property, classmethod, staticmethod)
 
 
 class Constant(NamedTuple):
-    """What the source says of a module's variable: the text on the right, and the docstring below it."""
+    """The source of a module's variable: the expression on the right, and the docstring below it."""
 
     value: str
     text: str
@@ -57,7 +57,7 @@ class Name(NamedTuple):
 
     @property
     def constant(self) -> Constant | None:
-        """What the source says of it, in this module or in the one that it comes from."""
+        """Its source, in this module or in the module that defines it."""
         for module in [self.module, *loaded()]:
             if self.name in constants(module) and getattr(sys.modules[module], self.name) is self.value:
                 return constants(module)[self.name]
@@ -65,7 +65,7 @@ class Name(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Its own docstring; one that is inherited (from Exception, from object) says nothing about this class."""
+        """Its own docstring; an inherited one (of Exception or object) does not describe this class."""
         if self.is_constant:
             return self.constant.text if self.constant else ""
         return (vars(self.value).get("__doc__") if inspect.isclass(self.value) else self.value.__doc__) or ""
@@ -90,7 +90,7 @@ def public_modules() -> list[ModuleType]:
 
 
 def public_names(module: ModuleType) -> list[Name]:
-    """The names that one module gives to its readers; modules and ``__version__`` left out."""
+    """The public names of one module, without modules and ``__version__``."""
     if hasattr(module, "__all__"):
         names = list(module.__all__)
     else:
@@ -109,9 +109,9 @@ def public_names(module: ModuleType) -> list[Name]:
 
 
 def homes() -> dict[str, list[Name]]:
-    """Where each object is documented, once, by module and in its order.
+    """The one module that documents each object, with objects in their order.
 
-    A folder is the home of what it exports, then ``exml`` itself, then the module of the definition.
+    The home is the package that exports an object, then ``exml`` itself, then the module that defines it.
     """
     modules = public_modules()
     folders = [module for module in modules[1:] if hasattr(module, "__path__")]

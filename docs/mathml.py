@@ -1,4 +1,4 @@
-"""Formulas as MathML, which every browser shows without a script; a formula that cannot be read fails the build."""
+"""Formulas as MathML, which browsers render without a script. A formula that cannot be parsed fails the build."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
 
 
 def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
-    """On a line of its own; one that is labelled ``eq-8`` bears that number, which is the paper's."""
+    """On its own line. The label ``eq-8`` gives the formula the number that it has in the paper."""
     self.body.append(self.starttag(node, "div", CLASS="math"))
     self.body.append(_convert(node, block=True))
     if label := node.get("label"):

@@ -1,4 +1,4 @@
-"""Writes the pages of the API reference from what is public, and resolves the names in signatures and docstrings."""
+"""Write the pages of the API reference, and resolve the names in signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from sphinx.util.nodes import make_refnode
 
 logger = logging.getLogger(__name__)
 
-FIRST = ["protocols", "experts", "generators", "priors", "augmentation", "normalizers", "combiners", "losses", "buffers"]
+FIRST = ["protocols", "experts", "generators", "priors", "augmentation", "normalizers", "combiners", "losses"]
 """Right after ``exml`` in the index; the rest follow by name, those of the core at the end."""
 
 
 def write_pages(app: Sphinx) -> None:
-    """One page for each module that is the home of public names, and an index of them."""
+    """One page per module that is the home of public names, and an index."""
     folder = Path(app.srcdir) / "api"
     homes = coverage_check.homes()
     pages = {f"{module}.rst": _page(module, names) for module, names in homes.items()}
@@ -38,7 +38,7 @@ def write_pages(app: Sphinx) -> None:
     for path in folder.glob("*.rst"):
         if path.name not in pages:
             path.unlink()
-    for name, text in pages.items():  # an unchanged page keeps its date, so that Sphinx need not read it again
+    for name, text in pages.items():  # Sphinx does not read an unchanged page again
         path = folder / name
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
@@ -57,7 +57,7 @@ def _index(modules: list[str]) -> str:
 def _page(module: str, names: list[coverage_check.Name]) -> str:
     parts = [_title(module), f".. automodule:: {module}\n"]
     listed = names
-    if module == coverage_check.PACKAGE:  # the front door also shows what it passes on
+    if module == coverage_check.PACKAGE:  # the front door also lists what it re-exports
         listed = coverage_check.public_names(sys.modules[module])
     return "\n".join([*parts, _table(listed), *map(_entry, names)])
 
@@ -83,11 +83,11 @@ def _title(text: str) -> str:
 
 def _first_line(text: str | None) -> str:
     paragraph = inspect.cleandoc(text or "").split("\n\n")[0]
-    return re.sub(r":attr:`([^`]+)`", r"``\1``", " ".join(paragraph.split()))
+    return re.sub(r":(?:attr|meth):`([^`.]+)`", r"``\1``", " ".join(paragraph.split()))
 
 
 class _Elsewhere:
-    """Stands for a default that is computed when the object is made."""
+    """A default that is computed when the object is constructed."""
 
     def __repr__(self) -> str:
         return "..."
@@ -157,7 +157,7 @@ def _static(path: str) -> Any:
 
 
 def add_aliases(app: Sphinx, env: BuildEnvironment) -> None:
-    """Let every public path lead to the entry, and complain if a public name has none."""
+    """Let every public path lead to the entry, and warn about a public name without one."""
     objects = env.domains.python_domain.objects
     for alias, home in coverage_check.aliases().items():
         entries = [path for path in objects if path == home or path.startswith(f"{home}.")]
@@ -170,10 +170,10 @@ def add_aliases(app: Sphinx, env: BuildEnvironment) -> None:
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement) -> nodes.Node | None:
-    """Find the entry of a name as the code writes it; a name of another library stays plain text.
+    """Find the entry of a name as the code spells it; a name of another library stays plain text.
 
-    Annotations speak of ``Images`` or ``Expert``, without a module or with a private one. They are looked up in the
-    modules of the package, as Python does it. What cannot be found is left to Sphinx, which complains.
+    Annotations contain names such as ``Images`` or ``Expert``, without a module or with a private one. They are looked
+    up in the modules of the package, as Python does. Sphinx warns about names that are not found.
     """
     if node.get("refdomain") != "py":
         return None
@@ -193,7 +193,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nod
 
 
 def _is_variable(value: Any) -> bool:
-    """Type variables say nothing that an entry could explain."""
+    """Type variables need no entry."""
     return type(value).__name__ in {"TypeVar", "ParamSpec", "TypeVarTuple"}
 
 

@@ -238,7 +238,7 @@ class Baseline(Protocol):
 
     @property
     def ex_model(self) -> bool:
-        """Whether it keeps the ex-model rules: its predictor no longer needs the experts."""
+        """Whether it keeps the ex-model rules, that is, its predictor no longer needs the experts."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""What every test stands on: one thread, fixed seeds, no network, and real data where it is at hand."""
+"""Every test has one thread, fixed seeds and no network, and real data if it is available."""
 
 import os
 import random
@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-# A failure in the gate must happen again on the next machine; at a desk, new examples are worth more.
+# A failure in the gate must be reproducible; on a developer's machine, new examples are worth more.
 hypothesis.settings.register_profile("gate", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.register_profile("desk", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("gate" if os.environ.get("CI") else "desk")
 
-# For type checkers to read, and faulty on purpose: nothing to import.
+# Only type checkers read these files, and one is faulty on purpose.
 collect_ignore = ["typing/complete.py", "typing/faulty.py"]
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from threads, and sums come out the same on every machine's number of cores."""
+    """Tiny tensors gain nothing from threads, and sums do not depend on the number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -33,7 +33,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
-    """Same test, same numbers, whatever ran before it."""
+    """A test draws the same numbers, independent of earlier tests."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def _seeds() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that needs the network is a test that fails on a train."""
+    """Tests must not need a network."""
     connect = socket.socket.connect
 
     def local_only(self: socket.socket, address: Any, /) -> None:
@@ -54,7 +54,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def exml_data() -> Path:
-    """The folder of real datasets that ``EXML_DATA`` names; the test is skipped without it."""
+    """The folder of real datasets that ``EXML_DATA`` names. Without it, the test is skipped."""
     folder = os.environ.get("EXML_DATA")
     if not folder:
         pytest.skip("real data: set EXML_DATA to a folder of datasets")

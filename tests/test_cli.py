@@ -191,7 +191,8 @@ def test_mistakes_are_one_message_and_exit_code_2(tmp_path, plain, capsys, monke
         (Path(folder) / file).touch()
     before = sorted(tmp_path.rglob("*"))
     code, out, err = call(capsys, *shlex.split(arguments))
-    assert (code, out) == (2, "")
+    assert code == 2
+    assert out == "" or "to write into" in complaint  # which a forecast does not find out
     assert re.search(complaint, err, flags=re.IGNORECASE), err
     assert err.startswith("exml: error: ")
     assert len(err.splitlines()) == 1

@@ -396,7 +396,7 @@ def test_an_experience_goes_on_with_its_own_expert_only(tmp_path):
     with pytest.raises(Killed):
         run(noise(), folder=CheckpointFolder(tmp_path, every=2), observers=[kill_at(7)])
     learner = exml.Learner(noise(), network(dropout=0.2)).resume(tmp_path)
-    with pytest.raises(StreamError, match="begun"):
+    with pytest.raises(StreamError, match="was started"):
         learner.learn(experts()[1])
 
 

@@ -1,11 +1,11 @@
 """The kernel benchmarks on one device, one file after the other, so that what was measured is not lost with the rest.
 
     uv run python -u benchmarks/gpu/kernels.py --work DIR                      # on a GPU
-    uv run python -u benchmarks/gpu/kernels.py --device cpu --files test_l2_norm.py --work DIR --out /tmp/kernels.json
+    uv run python -u benchmarks/gpu/kernels.py --device cpu --threads 1 --out benchmarks/results/kernels_cpu.json
 
-Runs ``pytest benchmarks/kernels``, keeps what each file measured below ``--work``, and gathers the rows as
-``benchmarks/reduce_kernels.py`` does. A file whose tests have passed is not run again. It needs no more of the tests'
-tools than pytest and pytest-benchmark. ``--scale`` below 1 runs that share of the files.
+Runs ``pytest benchmarks/kernels``, keeps what each file measured below ``--work``, and publishes the machine and one
+row per measurement. A file whose tests have passed is not run again. It needs no more of the tests' tools than pytest
+and pytest-benchmark. ``--scale`` below 1 runs that share of the files.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import ROOT, arguments, commit
-from reduce_kernels import reduce
 
 from exml.core.files import write_json
 
 FOLDER = Path("benchmarks") / "kernels"
+NAMES = ("kernel", "case", "version", "device", "dtype", "memory_format", "mode")
+COUNTS = ("aten_ops", "launches", "peak_bytes")
 
 
 def measure(file: str, device: str, threads: int | None, work: Path) -> bool:
@@ -45,6 +45,30 @@ def measure(file: str, device: str, threads: int | None, work: Path) -> bool:
     if done.returncode == 0:
         passed.touch()
     return done.returncode == 0
+
+
+def reduce(measured: dict[str, Any]) -> dict[str, Any]:
+    """The machine and the rows of what ``--benchmark-json`` wrote; times in milliseconds, counts where known."""
+    machine, commit = measured["machine_info"], measured["commit_info"]
+    return {
+        "machine": {
+            "cpu": machine["cpu"].get("brand_raw", machine["processor"]),
+            "accelerator": machine["accelerator"],
+            "threads": machine["torch_threads"],
+            "python": machine["python_version"],
+            **machine["versions"],
+            "commit": commit["id"][:7] + "+" * commit["dirty"],
+        },
+        "rows": [row(benchmark) for benchmark in measured["benchmarks"] if "kernel" in benchmark["extra_info"]],
+    }
+
+
+def row(benchmark: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, and how long it took."""
+    said, stats = benchmark["extra_info"], benchmark["stats"]
+    times = {f"{name}_ms": round(1000 * stats[name], 4) for name in ("median", "iqr")}
+    counts = {name: said[name] for name in COUNTS if said.get(name) is not None}
+    return {name: said[name] for name in NAMES} | times | {"n": stats["rounds"]} | counts
 
 
 def gather(files: list[str], device: str, work: Path) -> dict[str, Any]:

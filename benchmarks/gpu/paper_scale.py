@@ -165,18 +165,17 @@ def main() -> None:
     chosen = strategy(given.scale)
     phases = Phases(device, given.work / "seconds.json")
     torch.manual_seed(0)
-    student = SlimResNet18(classes=CLASSES)
-    checkpoints = given.work / "checkpoints"
+    student = SlimResNet18(classes=CLASSES).to(device)
     stream = experts(given.work / "experts", device, given.scale)
-    options: dict[str, Any] = {"device": device, "execution": execution, "observers": [phases]}
-    every = max(1, chosen.training.iterations // 20)
-    resumed = CheckpointFolder(checkpoints).exists()
+    options: dict[str, Any] = {"execution": execution, "observers": [phases]}
+    checkpoints = CheckpointFolder(given.work / "checkpoints", every=max(1, chosen.training.iterations // 20))
+    resumed = checkpoints.exists()
     if resumed:
-        learner = exml.Learner(chosen, student, checkpoint_every=every, **options).resume(checkpoints)
+        learner = exml.Learner(chosen, student, **options).resume(checkpoints)
         if phases.path.exists():
             phases.seconds = json.loads(phases.path.read_text(encoding="utf-8"))
     else:
-        learner = exml.Learner(chosen, student, folder=checkpoints, checkpoint_every=every, **options)
+        learner = exml.Learner(chosen, student, folder=checkpoints, **options)
     print("resumed after" if resumed else "begun,", learner.experience, "experiences", flush=True)
     learner.learn_stream(stream)
     totals = {

@@ -25,7 +25,9 @@ from exml.engine import keep_freed_memory
 from exml.learning.events import Event, ExpertRefused
 from exml.recipes import RECIPES, recipe
 from exml.runs import FolderExperts, ProgressDisplay, Result, RunSettings, ScenarioExperts, result_table
+from exml.runs.folder_lock import require_free
 from exml.runs.run import Choice
+from exml.runs.run_folder import RECORD
 from exml.runs.table import forecast_lines
 from exml.scenarios import ScenarioSource
 
@@ -141,6 +143,8 @@ def run(
         with join(timeout=work.rank_timeout) as ranks, stopping() as stop:
             quiet = quiet or not ranks.leader
             console = Console(quiet=quiet, highlight=False)
+            if not (dry_run or resume):
+                require_free(out, RECORD, "run")  # before the forecast takes time
             if dry_run or not (quiet or resume or source.follow or not ranks.alone):
                 settings = attrs.evolve(settings, forecasts=runs.forecasts(experts, strategies, settings))
                 for name, expected in settings.forecasts.items():

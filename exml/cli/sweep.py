@@ -75,14 +75,15 @@ def sweep(
     """
     executor, asked = on.executor(), Sweep.load(file)
     made, at_once = sweeps.plan(asked, out), on.at_once(asked.resources)
+    left = made.left(retry_failed=retry_failed)
     errors = Console(stderr=True, quiet=quiet)
     console = Console(quiet=quiet, highlight=False)
     if dry_run or not quiet:
         with errors.status("Timing a few steps of each strategy"):
-            known = sweeps.sweep_forecast(made, retry_failed=retry_failed)
+            seconds = sweeps.sweep_forecast(asked, left)
         if dry_run:
-            console.print(plan_table(made, known))
-        console.print(plan_line(made, known, at_once), markup=False, soft_wrap=True)
+            console.print(plan_table(made, seconds))
+        console.print(plan_line(made, left, seconds, at_once), markup=False, soft_wrap=True)
     if dry_run:
         return 0
     try:

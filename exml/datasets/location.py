@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def dataset_folder() -> Path:
-    """The folder in ``EXML_DATA``, to which nothing is ever added; else :func:`cache_folder`, where downloads go."""
+    """The folder in ``EXML_DATA``, to which nothing is ever added; else ``~/.cache/exml``, where downloads go."""
     named = os.environ.get("EXML_DATA")
     return Path(named).expanduser() if named else cache_folder()
 

@@ -108,7 +108,7 @@ class ExpertProfile:
 
     @property
     def classes(self) -> int:
-        """The number of outputs that a student of these experts needs: one more than the highest class id."""
+        """One more than the highest class id, which is the number of outputs that a student needs."""
         return 1 + max(unit for expert in self.experts for unit in expert.outputs if unit is not None)
 
     @property

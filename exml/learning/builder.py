@@ -1,4 +1,4 @@
-"""StrategyBuilder: a strategy part by part, with the type checker watching."""
+"""StrategyBuilder: a strategy, part by part, checked by the type checker."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from exml.protocols import Augmentation, BufferPolicy, Combiner, Generator, Loss
 
 
 class Missing:
-    """Type-level mark: this part of the strategy is not there yet."""
+    """Type-level mark: this part of the strategy is missing."""
 
 
 class Given:
-    """Type-level mark: this part of the strategy is there."""
+    """Type-level mark: this part of the strategy is given."""
 
 
 GeneratorT = TypeVar("GeneratorT", default=Missing)
@@ -32,10 +32,10 @@ TrainingT = TypeVar("TrainingT", default=Missing)
 
 @attrs.frozen
 class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT]):
-    """Assembles a :class:`exml.Strategy`; each method returns a new builder, so a base can be shared by variants.
+    """Builds a :class:`exml.Strategy`. Each method returns a new builder, so that variants can share a base.
 
-    Five parts must be given: generator, combiner, buffer, loss and training. A type checker rejects a :meth:`build`
-    before that, and a part of the wrong family; at run time both are reported, all at once.
+    Five parts are required: generator, combiner, buffer, loss and training. A type checker rejects an earlier
+    :meth:`build`, and a part of the wrong family. At run time, all problems are reported at once.
 
     >>> import exml
     >>> strategy = (
@@ -69,19 +69,19 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
     _student: Literal["continue", "reset", "first-expert"] = "continue"
 
     def generator(self, generator: Generator, /) -> StrategyBuilder[Given, CombinerT, BufferT, LossT, TrainingT]:
-        """Where the images come from (Sec. 4)."""
+        """The source of the images (Sec. 4)."""
         return self._with(generator=generator)
 
     def combiner(self, combiner: Combiner, /) -> StrategyBuilder[GeneratorT, Given, BufferT, LossT, TrainingT]:
-        """How the two teachers' logits become one target (Eq. 8)."""
+        """Combines the logits of the two teachers into one target (Eq. 8)."""
         return self._with(combiner=combiner)
 
     def buffer(self, buffer: BufferPolicy, /) -> StrategyBuilder[GeneratorT, CombinerT, Given, LossT, TrainingT]:
-        """What is kept of earlier experiences (Sec. 3)."""
+        """Decides which samples of earlier experiences are kept (Sec. 3)."""
         return self._with(buffer=buffer)
 
     def loss(self, loss: Loss, /) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, Given, TrainingT]:
-        """What the student minimises (Eqs. 9, 10)."""
+        """The loss of the student (Eqs. 9, 10)."""
         return self._with(loss=loss)
 
     def training(self, training: Training, /) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, Given]:
@@ -91,30 +91,30 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
     def normalizer(
         self, normalizer: Normalizer, /
     ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
-        """How each teacher's logits are put on a common scale (Eqs. 6, 7); without it they are left as they are."""
+        """Brings the logits of each teacher to a common scale (Eqs. 6, 7); by default they stay as they are."""
         return self._with(normalizer=normalizer)
 
     def priors(self, *priors: Prior) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
-        """The natural image priors (Sec. 4.1), added up; replaces those given before."""
+        """The natural image priors (Sec. 4.1), whose sum is used; replaces those given before."""
         return self._with(priors=priors)
 
     def augmentation(
         self, augmentation: Augmentation, /
     ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
-        """How images are changed at random, in generation and in distillation (Sec. 4.1)."""
+        """Random changes of the images in generation and in distillation (Sec. 4.1)."""
         return self._with(augmentation=augmentation)
 
     def student(
         self, student: Literal["continue", "reset", "first-expert"], /
     ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
-        """How an experience begins; see :class:`exml.Strategy`."""
+        """The start of an experience; see :class:`exml.Strategy`."""
         return self._with(student=student)
 
     def build(self: StrategyBuilder[Given, Given, Given, Given, Given]) -> Strategy:
         """The finished strategy.
 
         Raises:
-            StrategyError: listing all that is missing, misplaced or contradictory.
+            StrategyError: listing every part that is missing, misplaced or contradictory.
         """
         needed = {
             "generator": self._generator,
@@ -145,4 +145,4 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
 
 
 CompleteBuilder: TypeAlias = StrategyBuilder[Given, Given, Given, Given, Given]
-"""A builder that has all its parts."""
+"""A builder that has all required parts."""

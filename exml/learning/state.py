@@ -1,4 +1,4 @@
-"""Where a run is: the part of a learner that a checkpoint keeps beside tensors of the user's own parts."""
+"""The progress of a learner, and the states of modules and optimizers in its checkpoint."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from exml.core.shapes import State
 
 @attrs.define
 class RunState:
-    """How far a learner is.
+    """The progress of a learner.
 
     Args:
-        experience: experiences that are over.
-        phase: what the experience under way is doing; ``"idle"`` between experiences.
-        steps: optimizer steps made in the distillation under way.
+        experience: number of finished experiences.
+        phase: phase of the current experience; ``"idle"`` between experiences.
+        steps: optimizer steps made in the current distillation.
         known: global ids of the classes that the experts so far were trained on, ascending.
-        present: the same, of the classes that they had an output unit for.
-        in_flight: fingerprint of the expert under way.
+        present: global ids of the classes that they have an output unit for, ascending.
+        in_flight: fingerprint of the current expert.
         memory: name of the memory file that belongs to this state.
     """
 
@@ -38,41 +38,41 @@ class RunState:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> RunState:
-        """From the record of a checkpoint; its other keys are left alone."""
+        """From the record of a checkpoint; other keys are ignored."""
         return cls(**{field.name: record[field.name] for field in attrs.fields(cls)})
 
     def admit(self, expert: Expert) -> None:
-        """Note the expert under way, or refuse one that is not the one that was.
+        """Note the current expert, or refuse one with which the experience was not started.
 
         Raises:
-            StreamError: an experience was begun with another expert.
+            StreamError: the experience was started with another expert.
         """
         fingerprint = expert.fingerprint()
         if self.phase != "idle" and fingerprint != self.in_flight:
             raise StreamError(
-                expected=f"the expert with which experience {self.experience + 1} was begun",
+                expected=f"the expert with which experience {self.experience + 1} was started",
                 got=f"another one ({expert.name!r})",
                 remedy="resume with the same stream",
             )
         self.in_flight = fingerprint
 
     def finish(self, expert: Expert) -> None:
-        """One experience more is over."""
+        """Count a finished experience."""
         self.known = tuple(sorted({*self.known, *expert.classes}))
         self.present = tuple(sorted({*self.present, *(unit for unit in expert.outputs if unit is not None)}))
         self.experience, self.phase, self.steps, self.in_flight = self.experience + 1, "idle", 0, None
 
 
 def copy_state(module: nn.Module) -> dict[str, Tensor]:
-    """A module's tensors, as they are now."""
+    """A copy of a module's tensors."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 def load_student(student: nn.Module, state: State, where: str) -> None:
-    """Give a student the tensors of a checkpoint.
+    """Load the tensors of a checkpoint into a student.
 
     Raises:
-        CheckpointError: it has another architecture.
+        CheckpointError: the student has another architecture.
     """
     ours = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
     theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -87,7 +87,7 @@ def load_student(student: nn.Module, state: State, where: str) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
-    """An optimizer's tensors by name; its settings are the strategy's."""
+    """An optimizer's tensors by name; its settings belong to the strategy."""
     return {
         f"{index}.{name}": value
         for index, slots in optimizer.state_dict()["state"].items()

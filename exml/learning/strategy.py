@@ -1,4 +1,4 @@
-"""The frozen strategy: everything that a learner needs to know, and nothing that lives."""
+"""The frozen strategy: all settings of a learner, without tensors, devices or seeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from exml.engine import Training
 from exml.protocols import Augmentation, BufferPolicy, Combiner, Generator, Loss, Normalizer, Prior
 
 FAMILIES = (augmentation, buffers, combiners, generators, losses, normalizers, priors, scenarios)
-"""The rooms whose components a strategy file may name: importing them registers their kinds."""
+"""The modules whose components a strategy file may name; importing them registers their kinds."""
 
 
 @component
@@ -27,22 +27,22 @@ FAMILIES = (augmentation, buffers, combiners, generators, losses, normalizers, p
 class Strategy:
     """One Ex-Model Distillation strategy (Secs. 3 and 4): what :class:`exml.StrategyBuilder` builds.
 
-    It prints, compares, hashes, and goes to YAML or JSON and back; it holds no tensor, device or seed.
+    It prints, compares, hashes, and serializes to YAML and JSON; it holds no tensor, device or seed.
 
     Args:
-        generator: A^gen, where the images come from (Sec. 4).
-        combiner: makes one target of the previous student's and the expert's logits (Eq. 8).
-        buffer: what is kept of earlier experiences (Sec. 3).
-        loss: what the student minimises (Eqs. 9, 10).
-        training: optimizer, schedule and iterations of one experience.
-        normalizer: puts each teacher's logits on a common scale (Eqs. 6, 7).
-        prior: natural image prior (Sec. 4.1), for generators that optimise pixels.
-        augmentation: of images, in generation and in distillation (Sec. 4.1).
-        student: how an experience begins: ``"continue"`` from the last, ``"reset"`` to the initialisation, or
-            ``"first-expert"``: the first experience makes the student a copy of its expert.
+        generator: A^gen, the source of the images (Sec. 4).
+        combiner: combines the logits of the previous student and the expert into one target (Eq. 8).
+        buffer: decides which samples of earlier experiences are kept (Sec. 3).
+        loss: loss of the student (Eqs. 9, 10).
+        training: optimizer, schedule and iterations per experience.
+        normalizer: brings each teacher's logits to a common scale (Eqs. 6, 7).
+        prior: natural image prior (Sec. 4.1), for generators that optimize pixels.
+        augmentation: of the images, in generation and in distillation (Sec. 4.1).
+        student: the start of an experience: ``"continue"`` from the last one, ``"reset"`` to the initial weights, or
+            ``"first-expert"``: the first experience copies its expert into the student.
 
     Raises:
-        StrategyError: listing every part that cannot stand where it was put, or has no effect there.
+        StrategyError: listing every part that is misplaced or has no effect.
     """
 
     generator: Generator
@@ -77,7 +77,7 @@ class Strategy:
 
     @classmethod
     def from_yaml(cls, text: str, /) -> Strategy:
-        """The inverse of :meth:`to_yaml`; JSON is read as well."""
+        """The inverse of :meth:`to_yaml`; also reads JSON."""
         try:
             plain = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -91,13 +91,13 @@ class Strategy:
         return json.dumps(self.to_dict(), indent=2)
 
     def save(self, path: Path | str) -> None:
-        """Write the strategy atomically, as JSON if the name ends so and as YAML otherwise."""
+        """Write the strategy atomically, as JSON if the name ends in ``.json``, otherwise as YAML."""
         path = Path(path)
         write_text(path, self.to_json() if path.suffix == ".json" else self.to_yaml())
 
     @classmethod
     def load(cls, path: Path | str) -> Strategy:
-        """Read a strategy that :meth:`save`, or a person, wrote."""
+        """Read a strategy from a YAML or JSON file."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -108,7 +108,7 @@ class Strategy:
 
 
 def misplaced(parts: dict[str, Any]) -> list[str]:
-    """What is wrong with the parts of a strategy that are there, by role; one sentence each, with its remedy."""
+    """The problems of the parts that are given, by role; one sentence each, with its remedy."""
     problems = [
         f"{role} is {part!r}, which is no {role}, since {why}: give it a component of the {role} family"
         for role, part in parts.items()
@@ -117,7 +117,7 @@ def misplaced(parts: dict[str, Any]) -> list[str]:
     generator, prior = parts.get("generator"), parts.get("prior")
     if not problems and generator is not None and prior is not None and not generator.uses_priors:
         problems.append(
-            f"prior has no effect, since {type(generator).__name__} optimises no pixels: "
+            f"prior has no effect, since {type(generator).__name__} optimizes no pixels: "
             "leave the priors out, or take a generator such as ModelInversion"
         )
     return problems

@@ -28,7 +28,7 @@ from exml.runs.clock import Clock
 from exml.runs.folder_watcher import Refused
 from exml.runs.run_folder import RunFolder
 from exml.runs.samples_figure import samples_figure
-from exml.runs.sources import OpenSource
+from exml.runs.sources import OpenFolder
 from exml.runs.stream_log import StreamLog
 from exml.runs.student_plan import StudentPlan
 
@@ -48,7 +48,7 @@ class RunContext:
         ranks: the processes that do this together.
     """
 
-    source: OpenSource
+    source: OpenFolder
     folder: RunFolder
     clock: Clock
     device: torch.device
@@ -223,20 +223,19 @@ def _as_expert(learner: Learner, plan: StudentPlan, name: str) -> Expert:
     )
 
 
-def _unbuilt(source: OpenSource, item: ExpertFiles | Refused, /) -> Callable[[], _Arrived | Refused]:
-    """Files that were read in the background, to be built in the learner's thread."""
-    return partial(_built, source, item)
+def _unbuilt(source: OpenFolder, item: ExpertFiles | Refused, /) -> Callable[[], _Arrived | Refused]:
+    """Files that were read in the background, to be built in the learner's thread; what fails may be refused."""
 
+    def build() -> _Arrived | Refused:
+        if isinstance(item, Refused):
+            return item
+        name = item.path.stem
+        try:
+            source.plan.check(name, item.card)
+            return _Arrived(name, item.card, item.expert())
+        except (ExpertError, ShapeError) as error:
+            if source.names is not None:
+                raise
+            return Refused(name, str(error))
 
-def _built(source: OpenSource, item: ExpertFiles | Refused, /) -> _Arrived | Refused:
-    """The expert in two files, or the reason to refuse it, where that is no error."""
-    if isinstance(item, Refused):
-        return item
-    name = item.path.stem
-    try:
-        source.plan.check(name, item.card)
-        return _Arrived(name, item.card, item.expert())
-    except (ExpertError, ShapeError) as error:
-        if source.names is not None:
-            raise
-        return Refused(name, str(error))
+    return build

@@ -1,4 +1,4 @@
-"""The accuracies of a run as a picture."""
+"""The accuracies of a run as a figure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from exml.runs.result import BaselineResult, Result, StrategyResult
 
 
 def accuracy_figure(result: Result) -> Figure:
-    """Stream accuracies of students and baselines; beside them how a stream of several experts was learned.
+    """Stream accuracies of students and baselines after the stream.
 
-    The second panel has the stream accuracy of each student after each experience. With a single strategy a third one
-    has its whole accuracy matrix.
+    For several experiences, a second panel shows the stream accuracy of each student after each experience. With a
+    single strategy, a third panel shows its accuracy matrix.
 
     Args:
-        result: of the run.
+        result: of a run over a scenario.
     """
     rows = len(result.strategies) + len(result.baselines)
     panels = 1 if len(result.experiences) == 1 else 3 if len(result.strategies) == 1 and not result.shared_test else 2
@@ -40,7 +40,7 @@ def accuracy_figure(result: Result) -> Figure:
 
 
 def _bars(axis: Any, result: Result) -> None:
-    """Stream accuracy, one bar a row; what breaks the constraints of the ex-model scenario is hatched."""
+    """Stream accuracy, one bar per row; rows that break the constraints of the ex-model scenario are hatched."""
     rows: list[StrategyResult | BaselineResult] = [*result.strategies, *result.baselines]
     for place, row in enumerate(rows):
         student = isinstance(row, StrategyResult)
@@ -54,14 +54,14 @@ def _bars(axis: Any, result: Result) -> None:
         axis.text(100 * (accuracy or 0) + 1, place, text, va="center", fontsize=8)
     axis.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=9)
     axis.set(xlim=(0, 115), xticks=range(0, 101, 20), xlabel="stream accuracy (Eq. 2), %")
-    axis.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top; one that does not apply has its place too
+    axis.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
     axis.set_title("after the whole stream", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines["bottom"].set_bounds(0, 100)
 
 
 def _lines(axis: Any, result: Result) -> None:
-    """How well a student knows what it has seen so far."""
+    """Stream accuracy of each student after each experience."""
     places = [experience.index for experience in result.experiences]
     for number, row in enumerate(result.strategies):
         axis.plot(
@@ -83,7 +83,7 @@ def _lines(axis: Any, result: Result) -> None:
 
 
 def _matrix(figure: Figure, axis: Any, result: Result) -> None:
-    """The accuracy matrix of the only student."""
+    """The accuracy matrix of a single student."""
     row = result.strategies[0]
     image = axis.imshow(row.accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     names = [str(experience.index) for experience in result.experiences]
@@ -91,7 +91,7 @@ def _matrix(figure: Figure, axis: Any, result: Result) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="test images of experience j", ylabel="after experience i")
     axis.set_title(f"accuracy of {row.name}, %", fontsize=9)
-    if len(names) > 12:  # so many numbers would not be readable
+    if len(names) > 12:  # more numbers would not be readable
         figure.colorbar(image, ax=axis, format=PercentFormatter(1))
         return
     for i, accuracies in enumerate(row.accuracy):

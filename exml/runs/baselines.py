@@ -1,4 +1,4 @@
-"""Which baselines a run has, and which of them apply to a scenario."""
+"""The baselines of a run, and whether they apply to a scenario."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BASELINES: dict[str, Baseline] = {
     "Min. Entropy": MinEntropy(),
     "Oracle": Oracle(),
 }
-"""By the paper's names, in the order of its Table 2 but for the oracle, which closes the table as the upper bound."""
+"""By the paper's names, in the order of its Table 2, with the oracle last as the upper bound."""
 
 
 def baseline_result(name: str, experts: ExpertStream, scenario: Scenario, device: torch.device) -> BaselineResult:
-    """One row: its accuracies, or why it has none."""
+    """The accuracies of a baseline, or the reason why it does not apply."""
     baseline, rules = BASELINES[name], BASELINES[name].ex_model
     reason = _inapplicable(baseline, scenario)
     if reason is None:
@@ -37,7 +37,7 @@ def baseline_result(name: str, experts: ExpertStream, scenario: Scenario, device
 
 
 def _inapplicable(baseline: Baseline, scenario: Scenario) -> str | None:
-    """Why a baseline means nothing in a scenario, as in Tables 2 and 3; None if it does."""
+    """Why a baseline does not apply to a scenario, as in Tables 2 and 3; None if it does."""
     if baseline.needs_experience:
         return "the experiences share one test set, so no expert is the right one" if scenario.shared_test else None
-    return "there is one expert only, nothing to combine" if len(scenario.experiences) == 1 else None
+    return "there is only one expert, nothing to combine" if len(scenario.experiences) == 1 else None

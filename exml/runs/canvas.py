@@ -1,4 +1,4 @@
-"""What the pictures share. Figures are made without pyplot, so that nobody's global state is touched."""
+"""What the figures share. They are made without pyplot, whose global state stays unchanged."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from matplotlib.figure import Figure
 
 from exml.core.files import write_atomically
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; the yellow is too light for a white page.
+# The palette of Okabe and Ito, safe for color blindness, without its yellow, which is too light on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#B0B0B0"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches, with a canvas that needs no screen."""
+    """An empty figure of a size in inches, for a canvas without a screen."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def fitted(title: str, width: float, size: float) -> str:
-    """A title in lines that fit into so many inches at a font size; the names of scenarios may be long.
+    """A title, wrapped to a width in inches at a font size.
 
     >>> fitted("mnist-nc, seed 0", 4.0, 10)
     'mnist-nc, seed 0'
@@ -42,6 +42,6 @@ def save_figure(figure: Figure, path: Path | str, /) -> None:
     """Write a figure as PNG, atomically.
 
     Raises:
-        CheckpointError: when it cannot be written.
+        CheckpointError: the file cannot be written.
     """
     write_atomically(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=150))

@@ -1,4 +1,4 @@
-"""What a run runs on, for its record."""
+"""The device and the environment of a run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from exml.core.ranks import ALONE, Ranks
 from exml.runs.result import Environment
 
 PACKAGES = ("exml", "torch", "torchvision", "kornia", "numpy", "scikit-learn")
-"""Those that the numbers of a run depend on."""
+"""Packages that the numbers of a run depend on."""
 
 
 def device_of(name: str) -> torch.device:
-    """A device that works, or an error that says why it does not."""
+    """The device of a name, which is tried out; ``"auto"`` is an accelerator if there is one.
+
+    Raises:
+        SettingError: torch cannot use the device.
+    """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return torch.device("cpu") if accelerator is None else accelerator
@@ -30,13 +34,13 @@ def device_of(name: str) -> torch.device:
         raise SettingError(
             expected="a device that torch can use here",
             got=f"{name!r} ({str(error).splitlines()[0]})",
-            remedy="take 'cpu' or 'auto'",
+            remedy="use 'cpu' or 'auto'",
         ) from error
     return device
 
 
 def environment(device: torch.device, execution: Execution = EAGER, ranks: Ranks = ALONE) -> Environment:
-    """This process's, and how it executes its hot loops on a device."""
+    """The environment of this process, and how it executes the hot loops on a device."""
     return Environment(
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         device=str(device),
@@ -58,7 +62,7 @@ def _hardware(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")  # on Linux the platform module knows only the family
+    cpuinfo = Path("/proc/cpuinfo")  # on Linux the platform module knows only the processor family
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -67,5 +71,5 @@ def _processor() -> str:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What a student or a baseline has learned of a scenario: accuracies, Eq. 2, forgetting."""
+"""Accuracies of a student or a baseline on a scenario, Eq. 2, and forgetting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exml.protocols import Baseline, Predictor
 from exml.scenarios import Scenario
 
 CHUNK = 2**26
-"""Values of test images that are floating at once, 256 MiB; whoever asks experts loads each once a chunk."""
+"""Floating-point values of test images in memory at a time (256 MiB); baselines load each expert once per chunk."""
 
 
 @attrs.frozen
@@ -29,7 +29,7 @@ class Evaluation:
 
     Args:
         accuracies: of each experience, 0 to 1.
-        sizes: how many test images each has.
+        sizes: number of test images of each.
 
     >>> evaluation = Evaluation((1.0, 0.5), (30, 10))
     >>> evaluation.stream, evaluation.stream_until(1)
@@ -45,18 +45,18 @@ class Evaluation:
         return stream_accuracy(self.accuracies, self.sizes)
 
     def stream_until(self, experience: int) -> float:
-        """The stream accuracy over the experiences 1 to ``experience``: those that a student can know by then."""
+        """The stream accuracy over the experiences 1 to ``experience``."""
         return stream_accuracy(self.accuracies[:experience], self.sizes[:experience])
 
 
 def student_predictor(student: nn.Module, tasks: Sequence[Sequence[int]] | None = None) -> Predictor:
-    """A predictor that asks a student for images in pixel units.
+    """A predictor that runs a student on images in pixel units.
 
-    It runs on the student's device, in evaluation mode, and leaves the student as it was.
+    It runs on the student's device in evaluation mode, and restores the student's modes.
 
     Args:
-        student: takes images in pixel units, gives one logit a class.
-        tasks: as in :func:`within_tasks`; None gives all scores.
+        student: takes images in pixel units and returns one logit per class.
+        tasks: as in :func:`within_tasks`; None returns all scores.
 
     >>> student = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> student_predictor(student)(torch.zeros(2, 1, 2, 2), None).shape
@@ -74,10 +74,10 @@ def student_predictor(student: nn.Module, tasks: Sequence[Sequence[int]] | None 
 
 
 def within_tasks(predict: Predictor, tasks: Sequence[Sequence[int]]) -> Predictor:
-    """A predictor that is told the task of each image, so that the classes of other tasks score minus infinity.
+    """A predictor that gets the task of each image; classes of other tasks score minus infinity.
 
     Args:
-        predict: gives scores over all classes.
+        predict: returns scores over all classes.
         tasks: the global class ids of each task label, as :attr:`exml.scenarios.Scenario.tasks` has them.
 
     >>> predict = within_tasks(lambda images, tasks: torch.ones(len(images), 4), ((0, 2), (1, 3)))
@@ -104,27 +104,25 @@ def within_tasks(predict: Predictor, tasks: Sequence[Sequence[int]]) -> Predicto
 
 
 def predict_classes(predict: Predictor, images: Images, tasks: Labels | None = None) -> Labels:
-    """The class with the highest score for each image; -1, which is never right, where all score minus infinity.
+    """The class with the highest score for each image; -1 if all scores are minus infinity.
 
     Raises:
-        NonFiniteError: when a score is NaN.
+        NonFiniteError: a score is NaN.
     """
     scores = predict(images, tasks)
     if bool(scores.isnan().any()):
-        raise NonFiniteError(
-            expected="scores that can be compared", got="NaN", remedy="look for NaN in the weights; training diverged"
-        )
+        raise NonFiniteError(expected="scores that can be compared", got="NaN", remedy="look for NaN in the weights")
     highest, classes = scores.max(1)
     return classes.masked_fill(highest == -torch.inf, -1).to(images.device)
 
 
 def accuracy(predict: Predictor, samples: Samples, tasks: Labels | None = None) -> float:
-    """The share of images that are classified rightly, 0 to 1.
+    """The fraction of correctly classified images.
 
     Args:
-        predict: gives scores over all classes.
+        predict: returns scores over all classes.
         samples: images and their classes, at least one.
-        tasks: what the predictor is told beside the images; see :func:`evaluate`.
+        tasks: task labels for the predictor; see :func:`evaluate`.
 
     >>> samples = Samples.of(torch.zeros(4, 1, 1, 1), torch.tensor([0, 1, 1, 1]))
     >>> accuracy(lambda images, tasks: torch.tensor([[0.0, 1.0]]).expand(len(images), 2), samples)
@@ -139,7 +137,7 @@ def class_accuracies(
     """The accuracy on the images of each class (its recall), NaN for a class without images.
 
     Args:
-        predict: gives scores over all classes.
+        predict: returns scores over all classes.
         samples: images and their classes, all below ``classes``.
         classes: how many there are.
         tasks: as in :func:`accuracy`.
@@ -156,22 +154,22 @@ def class_accuracies(
 def evaluate(
     predict: Predictor, scenario: Scenario, *, device: torch.device | str = "cpu", tell_experience: bool = False
 ) -> Evaluation:
-    """Accuracies on every experience's test set, in as few calls of the predictor as memory allows.
+    """Accuracies on the test set of every experience, in as few calls of the predictor as memory allows.
 
-    In a scenario with tasks the predictor is told the task labels, and scores of classes of other tasks do not count.
+    In a scenario with tasks the predictor gets the task labels, and scores of classes of other tasks do not count.
 
     Args:
-        predict: gives scores over all classes.
-        scenario: whose test sets.
-        device: where the images are put; baselines run there.
-        tell_experience: tell the predictor, in a scenario without tasks, the experience minus one in place of a task
-            label: what the oracle lives on, and nobody else shall have.
+        predict: returns scores over all classes.
+        scenario: scenario with the test sets.
+        device: device of the images; baselines run there.
+        tell_experience: in a scenario without tasks, pass the predictor the experience minus one in place of a task
+            label. Only the oracle may have it.
 
     Raises:
-        NonFiniteError: when a score is NaN.
+        NonFiniteError: a score is NaN.
     """
     tests = [experience.test for experience in scenario.experiences]
-    once = {id(test): test for test in tests}  # experiences may share one test set
+    once = {id(test): test for test in tests}  # experiences may share a test set
     _require_images(sum(map(len, once.values())))
     if scenario.tasks is not None:
         predict = within_tasks(predict, scenario.tasks)
@@ -186,7 +184,7 @@ def evaluate(
 
 
 def evaluate_student(student: nn.Module, scenario: Scenario, *, ranks: Ranks = ALONE) -> Evaluation:
-    """:func:`evaluate` for a student, on its own device; ranks share out the images, and all know the result."""
+    """:func:`evaluate` for a student, on its own device; ranks share the images, and all return the result."""
     predict = student_predictor(student)
     if ranks.alone:
         place = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
@@ -194,7 +192,7 @@ def evaluate_student(student: nn.Module, scenario: Scenario, *, ranks: Ranks = A
 
     def together(images: Images, tasks: Labels | None) -> Logits:
         shard = ranks.shard(len(images))
-        own = images[shard.rows] if shard.own else images[:1]  # a rank without images asks about one all the same
+        own = images[shard.rows] if shard.own else images[:1]  # a rank without images runs on one, too
         return shard.collect(predict(own, None)[: shard.own])
 
     return evaluate(together, scenario)
@@ -203,10 +201,10 @@ def evaluate_student(student: nn.Module, scenario: Scenario, *, ranks: Ranks = A
 def evaluate_baseline(
     baseline: Baseline, experts: ExpertStream, scenario: Scenario, *, device: torch.device | str = "cpu"
 ) -> Evaluation:
-    """:func:`evaluate` for a baseline on the scenario's experts; only the oracle is told which one is responsible.
+    """:func:`evaluate` for a baseline on the scenario's experts; only the oracle gets the responsible expert.
 
     Raises:
-        BaselineError: when the baseline does not apply to these experts or to this scenario.
+        BaselineError: the baseline does not apply to these experts or to this scenario.
     """
     predict = baseline(experts, scenario.classes)
     return evaluate(predict, scenario, device=device, tell_experience=baseline.needs_experience)
@@ -217,7 +215,7 @@ def stream_accuracy(accuracies: Sequence[float], sizes: Sequence[int]) -> float:
 
     Args:
         accuracies: a_i, of each experience.
-        sizes: n_i, how many test images each has; at least one in all.
+        sizes: n_i, the number of test images of each; at least one in total.
 
     >>> stream_accuracy([1.0, 0.5], [30, 10])
     0.875
@@ -239,10 +237,10 @@ def accuracy_matrix(evaluations: Sequence[Evaluation]) -> Float[Tensor, "learned
 
 
 def forgetting(matrix: Float[Tensor, "learned experiences"], /) -> float | None:
-    """How much of the earlier experiences was lost in the end; None after a single one, when nothing can be.
+    """How much of the earlier experiences was lost in the end; None after a single experience.
 
     The mean over the experiences j < k of max_{i<k} a_ij - a_kj, k being the last row (the forgetting measure of
-    Chaudhry et al. 2018); negative when later experts taught something about earlier classes.
+    Chaudhry et al. 2018). It is negative if later experts improved earlier classes.
 
     Args:
         matrix: see :func:`accuracy_matrix`.
@@ -268,7 +266,7 @@ def _hits(predict: Predictor, samples: Samples, tasks: Labels | None) -> Tensor:
 
 
 def _chunks(parts: Sequence[Samples]) -> Iterator[Samples]:
-    """The rows of all parts, in order, as many at a time as may be floating at once."""
+    """The rows of all parts, in order, in chunks that fit into memory as floating-point images."""
     waiting: list[Samples] = []
     room = size = _chunk_size(parts[0])
     for part in parts:

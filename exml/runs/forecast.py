@@ -77,7 +77,14 @@ def duration(seconds: float) -> str:
 
 
 def forecast(
-    strategy: Strategy, expert: Expert, student: nn.Module, /, *, experts: int, execution: Execution = EAGER
+    strategy: Strategy,
+    expert: Expert,
+    student: nn.Module,
+    /,
+    *,
+    experts: int,
+    execution: Execution = EAGER,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Forecast:
     """Time a few steps of generation and distillation on copies of the models, and extrapolate over the stream.
 
@@ -93,6 +100,7 @@ def forecast(
         student: the student, on the device of the run.
         experts: length of the stream.
         execution: of the hot loops.
+        clock: in seconds; ``time.process_time`` ignores what else the machine does, for loops of one thread.
 
     Raises:
         BufferSizeError: the buffer is too small for a stream of this length.
@@ -105,11 +113,9 @@ def forecast(
     >>> forecast(strategy, expert, student, experts=5).seconds > 0
     True
     """
-    execution = execution if execution.compile == "never" else attrs.evolve(execution, compile="capture")
     shares = [strategy.buffer.share(i) for i in range(1, experts + 1)]
     with global_seed(0, "forecast"):
-        trial = _Trial.of(strategy, expert, student, execution)
-        held = _held(strategy, shares)
+        trial, held = _Trial(strategy, expert, student, execution, clock), _held(strategy, shares)
         generation = distillation = 0.0
         for previous, places in ((False, range(1)), (True, range(1, experts))):
             if places:
@@ -121,24 +127,18 @@ def forecast(
     return Forecast(generation, distillation)
 
 
-@attrs.frozen(eq=False)
 class _Trial:
     """The loops of a strategy on copies of its models."""
 
-    strategy: Strategy
-    expert: Expert
-    student: nn.Module
-    classes: int
-    execution: Execution
-
-    @classmethod
-    def of(cls, strategy: Strategy, expert: Expert, student: nn.Module, execution: Execution) -> _Trial:
+    def __init__(
+        self, strategy: Strategy, expert: Expert, student: nn.Module, execution: Execution, clock: Callable[[], float]
+    ) -> None:
+        self.strategy, self.student, self.clock = strategy, copy.deepcopy(student), clock
         device = next(student.parameters()).device
-        copied = attrs.evolve(expert, module=copy.deepcopy(expert.module).to(device))
-        pupil = copy.deepcopy(student)
-        classes = check_student(pupil, copied.image_shape)
-        copied.check(classes)
-        return cls(strategy, copied, pupil, classes, execution)
+        self.expert = attrs.evolve(expert, module=copy.deepcopy(expert.module).to(device))
+        self.execution = execution if execution.compile == "never" else attrs.evolve(execution, compile="capture")
+        self.classes = check_student(self.student, expert.image_shape)
+        self.expert.check(self.classes)
 
     def generation(self, images: int, previous: bool) -> Callable[[int], float]:
         """Seconds to generate a number of images, up to ``images``."""
@@ -179,15 +179,14 @@ class _Trial:
         setups: dict[int, float] = {}
         step = 0.0
         for size in (16, 64) if has_bank else (16,):
-            began = self._now()
-            ticks = self._steps(size, STEPS, previous)
+            began, *ticks = self._steps(size, STEPS, previous)
             step = statistics.median(after - before for before, after in pairwise(ticks[-STEPS - 1 :]))
             setups[size] = ticks[0] - began - step
         return lambda held: _line(setups, held if has_bank else 16) + training.iterations * step
 
     def _steps(self, size: int, steps: int, previous: bool) -> list[float]:
-        """The times at which each step of distillation ended; a few steps to warm up come first."""
-        strategy, ticks = self.strategy, list[float]()
+        """The times at which distillation began and each of its steps ended, the first of which only warm up."""
+        strategy = self.strategy
         warm_up = 1 if self.execution.compile == "never" else 5
         training = attrs.evolve(strategy.training, iterations=warm_up + steps)
         before = None
@@ -199,10 +198,11 @@ class _Trial:
         def after_step(_done: int, _loss: Scalar) -> None:
             ticks.append(self._now())
 
+        memory, ticks = self._samples(size), [self._now()]
         distill(
             self.student,
             Teachers(before, self.expert, strategy.normalizer, strategy.combiner, self.classes),
-            self._samples(size),
+            memory,
             loss=strategy.loss,
             training=training,
             augmentation=strategy.augmentation,
@@ -220,7 +220,7 @@ class _Trial:
     def _now(self) -> float:
         if self.expert.device.type == "cuda":
             torch.cuda.synchronize(self.expert.device)
-        return time.perf_counter()
+        return self.clock()
 
     def _seconds(self, call: Callable[[], object]) -> float:
         """The least time of a few calls, within the budget."""

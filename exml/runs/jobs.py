@@ -54,7 +54,7 @@ class Job:
 
     Args:
         name: unique among the jobs of an executor.
-        call: picklable; called with a :data:`Report`.
+        call: picklable; called with a function to report the steps done and the total.
         log: file for everything that the job prints in a process of its own.
     """
 
@@ -90,7 +90,7 @@ class Failure:
 
 
 def one_line(message: str) -> str:
-    """A message for a table, cut to :data:`LONGEST` characters."""
+    """A message for a table, cut to ``LONGEST`` characters."""
     line = " ".join(message.split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
@@ -175,6 +175,11 @@ class ProgressFiles:
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
         self._seen: dict[str, str] = {}
+
+    def begin(self, job: Job) -> None:
+        """Remove what an earlier attempt left."""
+        for path in (job.log, job.progress):
+            path.unlink(missing_ok=True)
 
     def read(self, job: Job) -> None:
         """Look at the file of a job."""

@@ -66,7 +66,7 @@ class LocalProcesses:
         return shared[: self.workers or min(fit, len(shared))]
 
     def __call__(self, jobs: Sequence[Job], resources: Resources, tell: Tell, /) -> None:
-        """See :class:`exml.runs.jobs.Executor`.
+        """See :class:`exml.runs.Executor`.
 
         Raises:
             SettingError: when there are too few GPUs for a job or for the number of workers.
@@ -79,6 +79,7 @@ class LocalProcesses:
             while waiting or running:
                 while waiting and idle:
                     job, worker = waiting.popleft(), idle.popleft()
+                    progress.begin(job)
                     running[worker.submit(job)] = job, worker
                 over, _ = wait(running, PERIOD, FIRST_COMPLETED)
                 for future, (job, _) in running.items():

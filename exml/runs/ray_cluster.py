@@ -39,7 +39,7 @@ class RayCluster:
     workers: int | None = attrs.field(default=None, validator=positive_int(optional=True))
 
     def __call__(self, jobs: Sequence[Job], resources: Resources, tell: Tell, /) -> None:
-        """See :class:`exml.runs.jobs.Executor`.
+        """See :class:`exml.runs.Executor`.
 
         Raises:
             SettingError: when Ray is not installed, no cluster is at the address, or this machine has too few GPUs.
@@ -55,6 +55,7 @@ class RayCluster:
             while waiting or running:
                 while waiting and (self.workers is None or len(running) < self.workers):
                     job = waiting.popleft()
+                    progress.begin(job)
                     running[remote.options(name=job.name).remote(job, resources.cpus)] = job
                 over, under_way = ray.wait(list(running), timeout=PERIOD)
                 for reference in under_way:

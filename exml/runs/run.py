@@ -29,7 +29,7 @@ from exml.runs.forecast import Forecast, forecast
 from exml.runs.record import Request
 from exml.runs.result import Result
 from exml.runs.run_folder import RunFolder, begun
-from exml.runs.sources import FolderExperts, OpenSource, ScenarioExperts
+from exml.runs.sources import FolderExperts, OpenFolder, ScenarioExperts
 
 TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png", "stream.jsonl")
 """Names in the folder of a run that no strategy may have."""
@@ -187,7 +187,7 @@ def _check(source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Cho
         raise SettingError(expected=problem[0], got=problem[1], remedy="correct it")
 
 
-def _chosen(choice: Choice, source: OpenSource, seed: int, begun_with: object | None) -> Strategy:
+def _chosen(choice: Choice, source: OpenFolder, seed: int, begun_with: object | None) -> Strategy:
     """The strategy itself; a function is not called again when a run is resumed."""
     if isinstance(choice, Strategy):
         return choice
@@ -196,5 +196,5 @@ def _chosen(choice: Choice, source: OpenSource, seed: int, begun_with: object | 
     return choice(source.profile(), source.make_student(seed))
 
 
-def _is_finished(folder: RunFolder, source: OpenSource) -> bool:
+def _is_finished(folder: RunFolder, source: OpenFolder) -> bool:
     return bool(source.tests) and folder.result.exists() and not Result.load(folder.result).stopped

@@ -14,17 +14,17 @@ from exml.runs.canvas import fitted, new_figure
 from exml.runs.result import ExperienceResult
 
 MOST_EXPERTS, MOST_CLASSES = 12, 10
-"""Rows and cells in a row at most; of more, evenly spaced ones are shown."""
+"""Maximum number of rows, and of cells per row; of more, evenly spaced ones are shown."""
 T = TypeVar("T")
 
 
 def samples_figure(memory: Samples, experiences: Sequence[ExperienceResult], title: str) -> Figure:
-    """One row an expert, one cell a class of it, and in each a few images of the buffer, clamped to [0, 1].
+    """One row per expert, one cell per class, and in each a few images of the buffer, clamped to [0, 1].
 
     Args:
-        memory: the buffer M_n; its labels are those that the student learned.
-        experiences: those that the buffer may have samples of.
-        title: above all.
+        memory: the buffer M_n.
+        experiences: the experiences to show.
+        title: title of the figure.
     """
     rows = _spread(experiences, MOST_EXPERTS)
     cells = max(min(len(experience.classes), MOST_CLASSES) for experience in rows)
@@ -59,8 +59,8 @@ def samples_figure(memory: Samples, experiences: Sequence[ExperienceResult], tit
 
 
 def _montage(images: Tensor, across: int, down: int) -> Tensor:
-    """Images side by side as one RGB image, a white line between them; white where there are too few."""
-    if images.shape[1] != 3:  # grey, or channels that no screen has
+    """Images in a grid as one RGB image, with white lines between them and white for missing ones."""
+    if images.shape[1] != 3:  # gray, or not RGB
         images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     height, width = images.shape[2:]
     page = torch.ones(down * (height + 1) - 1, across * (width + 1) - 1, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import attrs
 import torch
@@ -47,12 +47,14 @@ class ScenarioExperts:
     folder: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     baselines: bool = True
 
-    def open(self, seed: int, out: Path, _stop: Stop, _begun: Request | None) -> OpenSource:
+    def open(self, seed: int, out: Path, _stop: Stop, _begun: Request | None) -> OpenFolder:
         """Load the scenario.
 
         Raises:
             UnknownNameError: there is no such scenario.
             DataError: its data is missing.
+
+        :meta private:
         """
         return _OpenScenario(self, seed, out)
 
@@ -80,7 +82,7 @@ class FolderExperts:
     student: Mapping[str, Any] | None = None
     classes: int | None = None
 
-    def open(self, seed: int, out: Path, stop: Stop, begun: Request | None) -> OpenSource | None:
+    def open(self, seed: int, out: Path, stop: Stop, begun: Request | None) -> OpenFolder | None:
         """Read the cards; a followed folder is waited for until it has one, or None is returned once it is stopped.
 
         Raises:
@@ -88,6 +90,8 @@ class FolderExperts:
             ExpertError: a card is faulty, or the student cannot learn from an expert.
             ShapeError: the experts have images of different shapes, or the student does not take them.
             CheckpointError: the run to resume has another student.
+
+        :meta private:
         """
         cards = None if self.follow else read_cards(self.folder)
         if begun is None or begun.student is None:
@@ -101,16 +105,21 @@ class FolderExperts:
         for name, card in (cards or {}).items():
             plan.check(name, card)
         plan.make(seed)
-        return _OpenFolder(self, plan, found, stop)
+        return OpenFolder(self, plan, found, stop)
 
 
-@runtime_checkable
-class OpenSource(Protocol):
-    """A source whose scenario, or whose cards, were read.
+class OpenFolder:
+    """A folder of experts whose cards were read.
+
+    Args:
+        source: the source.
+        plan: plan of the student.
+        cards: the cards that were read, by name.
+        stop: ends a folder that is followed.
 
     Attributes:
         asked: what the record of the run says about the source.
-        plan: images and outputs of the student.
+        plan: plan of the student.
         folder: where the files of the experts are.
         names: the names of their files in the order of the stream; None if more may arrive.
         title: for figures.
@@ -118,40 +127,59 @@ class OpenSource(Protocol):
         shared_test: whether all experiences have one test set.
     """
 
-    asked: Mapping[str, Any]
-    plan: StudentPlan
-    folder: Path
-    names: Sequence[str] | None
-    title: str
     tests: tuple[ExperienceResult, ...] = ()
     shared_test: bool = False
 
+    def __init__(self, source: FolderExperts, plan: StudentPlan, cards: Mapping[str, ExpertCard], stop: Stop) -> None:
+        self._source, self._cards, self._stop = source, cards, stop
+        self._watcher: FolderWatcher | None = None
+        self.asked: Mapping[str, Any] = {"student": plan}
+        self.plan, self.folder, self.title = plan, source.folder, source.folder.name
+        self.names = None if source.follow else list(cards)
+
     def make_student(self, seed: int) -> Normalized:
         """The student with its initial weights."""
-        ...
+        return self.plan.make(seed)
 
     def example(self) -> Expert:
         """An expert of the stream, trained or not, to time a strategy with."""
-        ...
+        return read_expert(self.folder / f"{next(iter(self._cards))}.json").expert()
 
     def profile(self) -> ExpertProfile:
         """What the experts are like, for recipes."""
-        ...
+        return ExpertProfile.from_cards(self._cards, self.folder, open_ended=True)
 
     def check(self, strategy: Strategy) -> None:
-        """Refuse a strategy that does not fit the stream, before any work."""
+        """Refuse a strategy that does not fit the stream, before any work.
 
-    def prepare(self, seed: int, device: torch.device, tell: Observer, ranks: Ranks) -> None:
+        Raises:
+            SettingError: it reads the data of the experts, which a folder does not have.
+            BufferSizeError: its buffer is too small for the length of the stream.
+        """
+        if uses_real_data(strategy):
+            raise SettingError(
+                expected="a strategy that learns without the data of the experts",
+                got="one that reads it",
+                remedy="choose another one of 'exml strategies', or give a file",
+            )
+        if self.names is not None:
+            strategy.buffer.share(len(self.names))
+
+    def prepare(self, _seed: int, _device: torch.device, _tell: Observer, _ranks: Ranks) -> None:
         """Make the experts, unless they exist."""
 
     def remaining(self, done: Sequence[str], begun: Sequence[str]) -> Iterator[ExpertFiles | Refused]:
-        """The files of the experts that are left.
+        """The files of the experts that are left; those of a followed folder as they arrive.
 
         Args:
-            done: names of those that were learned.
-            begun: the name of the one in progress, or nothing.
+            done: names of the experts that were learned.
+            begun: the name of the expert in progress, or nothing.
         """
-        left = dict.fromkeys([*begun, *(self.names or ())])
+        if self.names is None:
+            first = next(iter(begun), None)
+            self._watcher = FolderWatcher(self.folder, done, first, self._stop, self._source.poll)
+            return self._watcher
+        left = dict.fromkeys([*begun, *self.names])
         for name in done:
             left.pop(name, None)
         return map(read_expert, [self.folder / f"{name}.json" for name in left])
@@ -162,29 +190,33 @@ class OpenSource(Protocol):
 
     def refuse(self, name: str) -> None:
         """Mark an expert as refused."""
+        if self._watcher is not None:
+            self._watcher.refuse(name)
 
     def close(self) -> None:
-        """End whatever still waits for experts."""
+        """End the wait for more experts."""
+        if self._watcher is not None:
+            self._stop.ask()
 
     def evaluate(self, _student: torch.nn.Module, _ranks: Ranks) -> Evaluation | None:
         """Evaluate the student on the test sets, if there are any."""
         return None
 
     def evaluate_baselines(self, _device: torch.device, _tell: Observer) -> tuple[BaselineResult, ...]:
-        """Evaluate the baselines, if there are test sets and somebody asked."""
+        """Evaluate the baselines, if there are test sets and they are asked for."""
         return ()
 
 
-class _OpenScenario(OpenSource):
+class _OpenScenario(OpenFolder):
+    """A loaded scenario, whose experts become a folder, and whose test sets students are evaluated on."""
+
     def __init__(self, source: ScenarioExperts, seed: int, out: Path) -> None:
-        self._source = source
+        self._baselines = source.baselines
         self._scenario = scenario = scenarios.load(source.name, seed, source.split)
         self._experts = ExpertStream(())
+        plan = StudentPlan(scenario.architecture, scenario.classes, scenario.image_shape, scenario.mean, scenario.std)
+        super().__init__(FolderExperts(source.folder or out / "experts"), plan, {}, Stop())
         self.asked = {"scenario": source.name, "split": source.split}
-        self.plan = StudentPlan(
-            scenario.architecture, scenario.classes, scenario.image_shape, scenario.mean, scenario.std
-        )
-        self.folder = out / "experts" if source.folder is None else source.folder
         self.names = [f"expert-{part.index}" for part in scenario.experiences]
         self.title = f"{source.name}, seed {seed}"
         self.tests = tuple(
@@ -229,7 +261,7 @@ class _OpenScenario(OpenSource):
         return evaluate_student(student, self._scenario, ranks=ranks)
 
     def evaluate_baselines(self, device: torch.device, tell: Observer) -> tuple[BaselineResult, ...]:
-        if not self._source.baselines:
+        if not self._baselines:
             return ()
         tell(BaselinesStarted(len(BASELINES)))
         results: list[BaselineResult] = []
@@ -237,49 +269,3 @@ class _OpenScenario(OpenSource):
             results.append(baseline_result(name, self._experts, self._scenario, device))
             tell(BaselineEvaluated(name))
         return tuple(results)
-
-
-class _OpenFolder(OpenSource):
-    def __init__(self, source: FolderExperts, plan: StudentPlan, cards: Mapping[str, ExpertCard], stop: Stop) -> None:
-        self._source, self._stop = source, stop
-        self._watcher: FolderWatcher | None = None
-        self._cards = cards
-        self.asked = {"student": plan}
-        self.plan = plan
-        self.folder = source.folder
-        self.names = None if source.follow else list(cards)
-        self.title = source.folder.name
-
-    def make_student(self, seed: int) -> Normalized:
-        return self.plan.make(seed)
-
-    def example(self) -> Expert:
-        return read_expert(self.folder / f"{next(iter(self._cards))}.json").expert()
-
-    def profile(self) -> ExpertProfile:
-        return ExpertProfile.from_cards(self._cards, self.folder, open_ended=True)
-
-    def check(self, strategy: Strategy) -> None:
-        if uses_real_data(strategy):
-            raise SettingError(
-                expected="a strategy that learns without the data of the experts",
-                got="one that reads it",
-                remedy="choose another one of 'exml strategies', or give a file",
-            )
-        if self.names is not None:
-            strategy.buffer.share(len(self.names))
-
-    def remaining(self, done: Sequence[str], begun: Sequence[str]) -> Iterator[ExpertFiles | Refused]:
-        if self.names is not None:
-            return super().remaining(done, begun)
-        first = next(iter(begun), None)
-        self._watcher = FolderWatcher(self.folder, done, first, self._stop, self._source.poll)
-        return self._watcher
-
-    def refuse(self, name: str) -> None:
-        if self._watcher is not None:
-            self._watcher.refuse(name)
-
-    def close(self) -> None:
-        if self._watcher is not None:
-            self._stop.ask()

@@ -18,7 +18,7 @@ from exml.learning import events
 from exml.scenarios import registry
 from tests import tiny
 
-WAIT = 60.0
+WAIT = 240.0
 """Seconds within which a rank that is not itself at fault must have ended."""
 
 

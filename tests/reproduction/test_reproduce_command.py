@@ -13,7 +13,7 @@ import reproduction
 from reproduction import Cell, Outcome, read_cells
 
 from exml.cli import run_app
-from exml.runs import Environment, LocalProcesses, Seconds
+from exml.runs import Environment, LocalProcesses, Resources, Seconds
 from tests.reproduction.conftest import small_layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +75,7 @@ def test_every_argument_arrives(tmp_path, capsys, small, monkeypatch):
         compile="capture",
         threads=2,
     )
-    assert request.resources == reproduction.reproduction.Resources(cpus=2)
+    assert request.resources == Resources(cpus=2)
     assert attrs.evolve(request, device="cuda").resources.gpus == 1
     assert (folder, more["resume"], more["executor"]) == (tmp_path / "out", True, LocalProcesses(3))
     assert call(capsys, "--out", str(tmp_path / "out"), "--seeds", "2", "--strategies", "noise")[0] == 0

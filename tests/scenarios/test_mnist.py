@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
@@ -18,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import MNIST
 
-from exml import scenarios
+from exml import cli, scenarios
 from exml.core.errors import DataError, UnknownNameError
 from exml.datasets.mnist import _parts, mnist
 from exml.experts import ExpertTraining
@@ -132,15 +129,14 @@ def test_a_scenario_is_read_once_and_belongs_to_its_folder(
     assert scenarios.load("mnist-nc", 1) is not first
 
 
-def test_lists_and_help_read_no_data(tmp_path: Path) -> None:
-    nowhere = {**os.environ, "EXML_DATA": str(tmp_path / "nowhere")}
-    command = [sys.executable, "-m", "exml", "scenarios"]
-    done = subprocess.run(command, env=nowhere, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search(
-        r"^mnist-nc +5 experiences of 2 classes \(10 in all\), images 1x32x32; MNIST *$", done.stdout, re.M
-    )
-    with pytest.raises(UnknownNameError, match="one of mnist-nc, mnist-joint"):
+def test_lists_read_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EXML_DATA", str(tmp_path / "nowhere"))
+    assert cli.main(["scenarios"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^mnist-nc +5 experiences of 2 classes \(10 in all\), images 1x32x32; MNIST *$", said, re.M)
+    with pytest.raises(UnknownNameError, match="mnist-nc, mnist-joint"):
         scenarios.describe("mnist")
 
 

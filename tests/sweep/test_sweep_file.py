@@ -7,8 +7,8 @@ import yaml
 import exml
 from exml.core.errors import CheckpointError, ConfigError, ExmlError, SettingError, UnknownNameError
 from exml.recipes import for_scenario
-from exml.runs import sweep
-from exml.runs.sweep import Choice, Resources, Sweep
+from exml.runs import Resources, sweep
+from exml.runs.sweep import Choice, Sweep
 from exml.runs.sweep._fields import short_names, with_field
 from tests import tiny
 
@@ -245,3 +245,21 @@ def test_what_is_saved_says_where_the_files_are(folder):
     assert plain["strategies"][1] == str(folder / "noise.yaml")
     assert issubclass(ConfigError, ExmlError)
     assert exml.Strategy.load(plain["strategies"][1]) == tiny.strategy()
+
+
+def test_the_plan_in_words_and_its_forecast(folder):
+    asked = Sweep.load(write(folder, "{scenarios: [tiny-nc], strategies: [noise.yaml, inversion.yaml], seeds: [0, 1]}"))
+    made = sweep.plan(asked)
+    assert sweep.plan_line(made, (), {}, None) == "4 run(s); 0 to do."
+    noise, inversion = ("tiny-nc", "noise"), ("tiny-nc", "inversion")
+    words = "4 run(s); 4 to do: about 20 s of generation and distillation"
+    assert sweep.plan_line(made, made.runs, {noise: 3.0, inversion: 7.0}, 1) == f"{words}."
+    assert sweep.plan_line(made, made.runs, {noise: 3.0, inversion: 7.0}, 2) == f"{words}, 10 s with 2 at a time."
+    assert sweep.plan_line(made, made.runs, {noise: 1.0, inversion: 9.0}, 9) == f"{words}, 9.0 s with 9 at a time."
+    partly = sweep.plan_line(made, made.runs, {noise: 3.0, inversion: None}, None)
+    assert partly.endswith("about 6.0 s of generation and distillation; 2 run(s) cannot be measured here.")
+    seconds = sweep.sweep_forecast(asked, made.left())
+    assert set(seconds) == {noise, inversion}
+    assert all(0 < found < 60 for found in seconds.values())
+    elsewhere = attrs.evolve(asked, device="cuda:7", resources=Resources(gpus=1))
+    assert sweep.sweep_forecast(elsewhere, made.runs[:1]) == {noise: None}

@@ -227,7 +227,7 @@ def test_every_setting_of_the_file_arrives(folder):
         device="cuda",
         compile="capture",
         precision="bfloat16",
-        resources=sweep.Resources(cpus=2, gpus=0.5),
+        resources=runs.Resources(cpus=2, gpus=0.5),
         imports=(str(folder / "tiny_module.py"),),
     )
     executor = Here(fails=["seed"])

@@ -1,16 +1,13 @@
 """Sweeps: a grid of scenarios, strategies, values of their fields and seeds, carried out several runs at a time.
 
-:func:`plan` builds every run before any work begins, :func:`run` carries them out through an executor of
-:mod:`exml.runs.jobs`, and :class:`SweepResult` is the table. Imports from the rest of :mod:`exml.runs` and the floors
-below it.
+:func:`plan` builds every run before any work begins, :func:`run` carries them out through an
+:class:`exml.runs.Executor`, and :class:`SweepResult` is the table. Imports the rest of ``exml.runs`` and the floors
+below.
 """
 
-from exml.runs.jobs import Executor, Resources
-from exml.runs.local_processes import LocalProcesses
-from exml.runs.ray_cluster import RayCluster
 from exml.runs.sweep._imports import import_all
 from exml.runs.sweep.comparison_figure import comparison_figure
-from exml.runs.sweep.forecast import SweepForecast, sweep_forecast
+from exml.runs.sweep.forecast import sweep_forecast
 from exml.runs.sweep.groups import Group, groups_of
 from exml.runs.sweep.plan import Plan, PlannedRun, Status, plan
 from exml.runs.sweep.results import Row, SweepResult
@@ -21,17 +18,12 @@ from exml.runs.sweep.task import Task, carry_out
 
 __all__ = [
     "Choice",
-    "Executor",
     "Group",
-    "LocalProcesses",
     "Plan",
     "PlannedRun",
-    "RayCluster",
-    "Resources",
     "Row",
     "Status",
     "Sweep",
-    "SweepForecast",
     "SweepResult",
     "Task",
     "carry_out",

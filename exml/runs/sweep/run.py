@@ -41,7 +41,7 @@ def run(
         out: the folder; new or empty unless the sweep is resumed.
         resume: resume the sweep in the folder. It may have new seeds or values.
         retry_failed: when resuming, also retry failed runs from their last checkpoint.
-        executor: carries out the runs; :class:`~exml.runs.LocalProcesses` by default.
+        executor: carries out the runs; :class:`exml.runs.LocalProcesses` by default.
         observers: called with every event.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group as Lines
@@ -10,18 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from exml.runs.forecast import duration
-from exml.runs.sweep.forecast import SweepForecast
 from exml.runs.sweep.groups import groups_of, label_of, spread
 from exml.runs.sweep.plan import Plan, PlannedRun
 from exml.runs.sweep.results import SweepResult
 
 
-def plan_table(plan: Plan, forecast: SweepForecast) -> Table:
+def plan_table(plan: Plan, seconds: Mapping[tuple[str, str], float | None]) -> Table:
     """One line for each combination in each scenario: number of runs, their status, and the time of one run.
 
     Args:
         plan: of the sweep.
-        forecast: of the plan.
+        seconds: of one run, from :func:`~exml.runs.sweep.sweep_forecast`.
     """
     table = new_table(("runs", "done", "failed", "one run"))
     groups: dict[tuple[str, str], list[PlannedRun]] = {}
@@ -29,32 +28,33 @@ def plan_table(plan: Plan, forecast: SweepForecast) -> Table:
         groups.setdefault((run.scenario, run.combination), []).append(run)
     for kind, runs in groups.items():
         counts = [str(sum(run.status == status for run in runs)) for status in ("done", "failed")]
-        seconds = forecast.seconds.get(kind)
-        unknown = kind not in forecast.seconds or runs[0].parts is None
-        time = "" if unknown else "?" if seconds is None else duration(seconds)
+        known = seconds.get(kind)
+        time = "" if kind not in seconds or runs[0].parts is None else "?" if known is None else duration(known)
         table.add_row(runs[0].scenario, label_of(runs[0].strategy, runs[0].fields), str(len(runs)), *counts, time)
     return table
 
 
-def plan_line(plan: Plan, forecast: SweepForecast | None = None, workers: int | None = None) -> str:
+def plan_line(
+    plan: Plan, left: Sequence[PlannedRun], seconds: Mapping[tuple[str, str], float | None], workers: int | None
+) -> str:
     """The plan in one sentence.
 
     Args:
         plan: of the sweep.
-        forecast: of the plan; None omits the time.
+        left: the remaining runs.
+        seconds: of one run, from :func:`~exml.runs.sweep.sweep_forecast`.
         workers: number of runs at a time, if it is known.
     """
     counts = [f"{plan.count(status)} {status}" for status in ("done", "begun", "failed") if plan.count(status)]
-    line = f"{len(plan.runs)} run(s){', of which ' if counts else ''}{', '.join(counts)}"
-    if forecast is None:
-        return f"{line}."
-    line += f"; {len(forecast.left)} to do"
-    if len(forecast.left) > forecast.unknown:
-        line += f": about {duration(forecast.total())} of generation and distillation"
+    line = f"{len(plan.runs)} run(s){', of which ' if counts else ''}{', '.join(counts)}; {len(left)} to do"
+    times = [seconds[run.scenario, run.combination] for run in left]
+    known = [time for time in times if time is not None]
+    if known:
+        line += f": about {duration(sum(known))} of generation and distillation"
         if workers is not None and workers > 1:
-            line += f", {duration(forecast.total(workers))} with {workers} at a time"
-    if forecast.unknown:
-        line += f"; {forecast.unknown} run(s) cannot be measured here"
+            line += f", {duration(max(sum(known) / workers, *known))} with {workers} at a time"
+    if len(known) < len(times):
+        line += f"; {len(times) - len(known)} run(s) cannot be measured here"
     return f"{line}."
 
 

@@ -105,9 +105,8 @@ def carry_out(
             write_text(failure_file(out, told.name), f"{failure.message}\n\n{failure.details}")
         emit(JobEnded(told.name, finish(task, failure), None if failure is None else failure.message))
 
-    for task in tasks:  # what an earlier attempt left
+    for task in tasks:
         failure_file(out, task.name).unlink(missing_ok=True)
-        task.log.unlink(missing_ok=True)
     emit(JobsStarted(tuple(by_name), total))
     if tasks:
         executor([Job(task.name, partial(Task.run, task), task.log) for task in tasks], resources, tell)

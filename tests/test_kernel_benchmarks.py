@@ -1,10 +1,10 @@
-"""What is kept of a benchmark is what was measured, in milliseconds."""
+"""What is published of a kernel benchmark is what was measured, in milliseconds."""
 
+import importlib
 import json
 
 import pages
 import pytest
-import reduce_kernels
 
 WHAT = {
     "kernel": "blur",
@@ -35,8 +35,14 @@ MEASURED = {
 }
 
 
-def test_keeps_the_machine_and_one_row_a_kernel():
-    reduced = reduce_kernels.reduce(MEASURED)
+@pytest.fixture
+def kernels(monkeypatch):
+    monkeypatch.syspath_prepend(pages.ROOT / "benchmarks" / "gpu")
+    return importlib.import_module("kernels")
+
+
+def test_keeps_the_machine_and_one_row_per_kernel(kernels):
+    reduced = kernels.reduce(MEASURED)
     assert reduced["rows"] == [WHAT | {"median_ms": 12.3457, "iqr_ms": 1.0, "n": 9, "aten_ops": 12}]
     assert reduced["machine"] == {
         "cpu": "A processor",
@@ -49,17 +55,9 @@ def test_keeps_the_machine_and_one_row_a_kernel():
     }
 
 
-def test_says_that_the_measured_code_was_not_the_commit():
+def test_says_that_the_measured_code_was_not_the_commit(kernels):
     changed = MEASURED | {"commit_info": {"id": "0123456789abcdef", "dirty": True}}
-    assert reduce_kernels.reduce(changed)["machine"]["commit"] == "0123456+"
-
-
-def test_command_writes_what_can_be_read_back(tmp_path, monkeypatch):
-    full, reduced = tmp_path / "full.json", tmp_path / "results" / "reduced.json"
-    full.write_text(json.dumps(MEASURED))
-    monkeypatch.setattr("sys.argv", ["reduce_kernels.py", str(full), str(reduced)])
-    reduce_kernels.main()
-    assert json.loads(reduced.read_text()) == reduce_kernels.reduce(MEASURED)
+    assert kernels.reduce(changed)["machine"]["commit"] == "0123456+"
 
 
 @pytest.mark.parametrize("path", sorted(pages.RESULTS.glob("kernels_*.json")), ids=lambda p: p.name)

@@ -7,7 +7,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from benchmarks.kernels.measure import Place, measure, on
-from exml.generators.data_impression import class_similarity
+from exml.generators.optimized import class_similarity
 
 SIZE, CLASSES, BETA = 512, 10, 10.0
 

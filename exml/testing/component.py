@@ -14,7 +14,7 @@ from exml.core.serialization import from_plain, to_plain
 
 
 def requirement(component: object) -> Callable[[bool, str], None]:
-    """Of a component, a function that raises an AssertionError with what it must do, and the remedy, unless it does."""
+    """A function that raises an AssertionError with what the component must do, and the remedy, unless it does."""
 
     def must(holds: bool, what: str) -> None:
         if not holds:
@@ -29,9 +29,6 @@ def check_component(component: Any, role: str) -> None:
     Args:
         component: an instance, preferably with settings other than the defaults.
         role: ``generator``, ``prior``, ``augmentation``, ``normalizer``, ``combiner``, ``buffer`` or ``loss``.
-
-    Raises:
-        AssertionError: names the first property that does not hold, and the remedy.
 
     >>> from exml.priors import L2Norm
     >>> check_component(L2Norm(0.5), "prior")

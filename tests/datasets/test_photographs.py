@@ -1,7 +1,5 @@
 """Folders of photographs, ImageNet in its forms, and weights that know it; torchvision's resizing is the oracle."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 from urllib.error import URLError

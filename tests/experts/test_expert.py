@@ -1,7 +1,5 @@
 """Expert: what its card says must hold, and its outputs lie where the card says."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -26,10 +26,8 @@ from exml.learning.events import (
     WaitingForProcess,
 )
 from exml.runs import Environment, Result, Seconds
-from exml.runs.clock import Clock
 from exml.runs.evaluation import evaluate_baseline
-from exml.runs.record import Request
-from exml.runs.run_folder import RunFolder
+from exml.runs.record import Request, RunFolder
 from exml.scenarios import registry
 from tests import tiny
 
@@ -504,22 +502,20 @@ def test_the_clock_gives_each_phase_its_time_over_all_processes(opened, monkeypa
         now += seconds
 
     with opened(resume=False) as folder:
-        clock = Clock(folder)
         passes(3)
-        clock.enter("generation", "a")
+        folder.enter("generation", "a")
         passes(5)
-        clock.enter("distillation", "a")
+        folder.enter("distillation", "a")
         passes(1)
-        clock.tick()  # writes everything so far
+        folder.tick()  # writes everything so far
         passes(1)
-        clock.tick()  # too early to write again: this second is lost with the process
+        folder.tick()  # too early to write again: this second is lost with the process
     now = 7.0  # another process, another origin of time
     with opened() as folder:
-        clock = Clock(folder)
         passes(2)
-        clock.enter("distillation", "a")
+        folder.enter("distillation", "a")
         passes(10)
-        clock.save()
+        folder.save()
     with opened() as folder:
         assert folder.record.shared == Seconds(experts=5)
         assert folder.record.strategies["a"].seconds == Seconds(generation=5, distillation=11)
@@ -530,12 +526,11 @@ def test_no_time_is_counted_while_nothing_is_done(opened, monkeypatch):
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     with opened(resume=False) as folder:
-        clock = Clock(folder)
-        clock.enter(None, "a")
+        folder.enter(None, "a")
         now = 5.0
-        clock.enter("generation", "a")
+        folder.enter("generation", "a")
         now = 7.0
-        clock.save()
+        folder.save()
         assert folder.record.strategies["a"].seconds == Seconds(generation=2)
 
 

@@ -199,7 +199,7 @@ def widen(folder, **changes):
         (lambda folder: (folder / "e3.json").write_text("{"), {}, ExpertError, "e3.json"),
         (lambda folder: widen(folder, order=1), {}, StreamError, "order"),
         (shutil.rmtree, {}, StreamError, "no such folder"),
-        (lambda _: None, {"strategy": quick(buffer=Cumulative(COUNT - 1))}, BufferSizeError, "larger size"),
+        (lambda _: None, {"strategy": quick(buffer=Cumulative(COUNT - 1))}, BufferSizeError, "increase the size"),
         (lambda _: None, {"student": {"name": "x", "settings": {}}}, UnknownNameError, "conv-net"),
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"depth": 3}}}, SettingError, "depth"),
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"classes": 3}}}, ShapeError, "5 outputs"),

@@ -28,8 +28,7 @@ from exml.core.serialization import from_plain
 from exml.experts import ExpertStream, read_card
 from exml.learning.events import JobEnded, JobProgress, JobsStarted, WaitingForProcess
 from exml.runs import ZooEvaluation, evaluate_zoo, stream_folder, train_zoo
-from exml.runs.baselines import BASELINES
-from exml.runs.evaluation import evaluate_baseline
+from exml.runs.evaluation import BASELINES, evaluate_baseline
 from exml.runs.folder_lock import lock
 from exml.scenarios import registry
 from exml.scenarios.scenario import _ExpertJob

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -21,13 +20,20 @@ COMMANDS = {
 app = App(
     name="exml",
     help="Learn one model from a stream of other people's trained models, without their data.",
-    version=version("exml"),
-    version_format="plaintext",  # Markdown would take a tenth of a second to import
-    help_format="plaintext",
+    version_flags=(),
+    help_format="plaintext",  # importing Markdown takes a tenth of a second
     default_parameter=Parameter(negative=()),
 )
 for name, (place, summary) in COMMANDS.items():
     app.command(place, name=name, help=summary)
+
+
+@app.command(name="--version")
+def _print_version() -> None:  # pyright: ignore[reportUnusedFunction]
+    """Display the version."""
+    from importlib.metadata import version
+
+    sys.stdout.write(f"{version('exml')}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

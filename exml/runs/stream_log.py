@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Container, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from exml.core.errors import CheckpointError
@@ -25,7 +24,11 @@ class StreamLog:
 
     Args:
         path: path of the file; created if it is missing.
-        writes: False only reads the file and keeps track of what would be written, as ranks other than the leader do.
+        writes: False only reads the file and tracks what would be written, for ranks other than the leader.
+
+    Attributes:
+        files: the names of the experts' files, one per experience begun; the last may still be in progress.
+        over: the number of experiences that are logged as learned.
 
     Raises:
         CheckpointError: the file cannot be read or written, or is damaged before its last line.
@@ -35,9 +38,7 @@ class StreamLog:
         self._path = path
         self._file: IO[bytes] | None = None
         self.files: list[str] = []
-        """The names of the experts' files, one per experience begun; the last may still be in progress."""
         self.over = 0
-        """The number of experiences that are logged as learned."""
         try:
             with path.open("a+b" if writes else "rb") as file:
                 file.seek(0)
@@ -58,29 +59,27 @@ class StreamLog:
         """Open until the end of the block."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
 
     def opened(self, what: Mapping[str, Any]) -> None:
-        """A process works on the run from here on."""
-        self._write({"event": "opened", **what})
+        """A process starts to work on the run."""
+        self._write("opened", what)
 
     def begun(self, experience: int, file: str, card: ExpertCard) -> None:
-        """The expert of an experience is chosen and does not change any more."""
+        """The expert of an experience is chosen and no longer changes."""
         about = {"expert": card.name, "classes": card.classes, "task": card.task, "sha256": card.sha256}
-        self._write({"event": "begun", "experience": experience, "file": file, **about})
+        self._write("begun", {"experience": experience, "file": file, **about})
 
     def learned(self, experience: int, seconds: float | None, loss: float | None) -> None:
-        """An experience is finished; None stands for what only a killed process knew."""
-        self._write({"event": "learned", "experience": experience, "seconds": seconds, "loss": loss})
+        """An experience is finished; None stands for a value that was lost with a killed process."""
+        self._write("learned", {"experience": experience, "seconds": seconds, "loss": loss})
 
     def refused(self, file: str, reason: str) -> None:
         """An expert was refused."""
-        self._write({"event": "refused", "file": file, "reason": reason})
+        self._write("refused", {"file": file, "reason": reason})
 
     def experiences(self, wanted: Container[int]) -> list[ExperienceResult]:
         """Some of the experiences that were begun, for a figure; read from the file, which has them all."""
@@ -93,7 +92,8 @@ class StreamLog:
                     found[index] = ExperienceResult(index=index, classes=classes, task=entry["task"], images=1)
         return [found[index] for index in sorted(found)]
 
-    def _write(self, entry: Mapping[str, Any]) -> None:
+    def _write(self, event: str, what: Mapping[str, Any]) -> None:
+        entry = {"event": event, **what}
         self._note(entry)
         if self._file is None:
             return
@@ -119,7 +119,7 @@ class StreamLog:
                 entry[key]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                expected=f"one event a line in {self._path}",
+                expected=f"one event per line in {self._path}",
                 got=f"something else in line {number}",
                 remedy="replace it by a complete copy, or start again in another folder",
             ) from error

@@ -21,9 +21,8 @@ from exml.core.registry import component
 from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertStream, load_expert, read_card
 from exml.experts.card import natural
-from exml.runs.baselines import BASELINES, baseline_result
 from exml.runs.environment import device_of
-from exml.runs.evaluation import accuracy
+from exml.runs.evaluation import BASELINES, accuracy, baseline_result
 from exml.runs.result import BaselineResult
 from exml.scenarios import Experience, Split
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exml.core.errors import CheckpointError
 from exml.learning.events import Event, Observer, WaitingForProcess
-from exml.runs.canvas import save_figure
+from exml.runs.figures import save_figure
 from exml.runs.folder_lock import lock, require_free
 from exml.runs.jobs import Executor, Failure
 from exml.runs.local_processes import LocalProcesses

@@ -29,11 +29,8 @@ RECIPES: Mapping[str, str] = MappingProxyType(
         "procedural": "The paper's distillation on procedural images.",
         "replay": "Replay ED (Sec. 5): the paper's distillation on the experts' own training data.",
         "noise": "The paper's distillation on Gaussian noise.",
-        **{f"paper-{name}": f"{title}, as the paper's text describes it." for name, title in PAPER_STRATEGIES.items()},
-        **{
-            f"reference-{name}": f"{title}, as the paper's code implements it."
-            for name, title in PAPER_STRATEGIES.items()
-        },
+        **{f"paper-{name}": f"{title}, as in the paper's text." for name, title in PAPER_STRATEGIES.items()},
+        **{f"reference-{name}": f"{title}, as in the paper's code." for name, title in PAPER_STRATEGIES.items()},
     }
 )
 """Descriptions of the recipes, by name."""

@@ -100,7 +100,7 @@ stage paper_scale 45 $gpu/paper_scale.py --device "$device" --scale "${EXML_PAPE
     --work "$work/paper_scale" --out "$out/paper_scale_$device.json"
 # Five seeds of every MNIST and CIFAR-10 column take hours; set EXML_STAGES and EXML_SECONDS for them.
 if [[ -n ${EXML_DATA:-} ]]; then
-    stage reproduction 45 $gpu/reproduction.py --device "$device" --scale "$scale" --work "$work/reproduction" \
+    stage reproduction 45 $gpu/paper_tables.py --device "$device" --scale "$scale" --work "$work/reproduction" \
         --out "$out/reproduction_$device.json"
 fi
 

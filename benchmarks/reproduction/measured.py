@@ -11,7 +11,7 @@ import attrs
 
 from exml.core.errors import ExmlError
 from exml.experts import read_card
-from exml.experts.folder import natural
+from exml.experts.card import natural
 from exml.runs import Failure, Result, Seconds
 from exml.runs.sweep import Task
 from reproduction.cell import Cell

@@ -13,7 +13,7 @@ import attrs
 
 from exml.core.errors import ExmlError
 from exml.experts import ExpertCard, ExpertFiles, read_card, read_expert
-from exml.experts.folder import natural
+from exml.experts.card import natural
 from exml.learning.stop import Stop
 
 State: TypeAlias = tuple[tuple[int, int] | None, ...]

@@ -20,7 +20,7 @@ from exml.core.files import write_json
 from exml.core.registry import component
 from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertStream, load_expert, read_card
-from exml.experts.folder import natural
+from exml.experts.card import natural
 from exml.runs.environment import device_of
 from exml.runs.evaluation import BASELINES, accuracy, baseline_result
 from exml.runs.result import BaselineResult

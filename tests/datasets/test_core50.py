@@ -13,7 +13,7 @@ from PIL import Image
 
 from exml.core.errors import DataError
 from exml.datasets import core50, core50_lists
-from exml.datasets._decoding import _write
+from exml.datasets.image_folder import _write
 
 THINGS, FRAMES = (1, 2, 6, 50), 3
 TEST = (3, 7, 10)

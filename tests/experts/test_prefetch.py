@@ -135,7 +135,7 @@ def test_an_abandoned_iteration_ends_its_thread():
 
 
 # The module alone: a program that imports nothing else starts in no time.
-PATH = Path(__file__).parents[2] / "exml" / "experts" / "_prefetch.py"
+PATH = Path(__file__).parents[2] / "exml" / "experts" / "prefetch.py"
 PROGRAM = """
 import runpy, threading
 ahead = runpy.run_path({path!r})["ahead"]

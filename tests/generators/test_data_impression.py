@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from exml.core.errors import BufferSizeError, ExpertError, SettingError
+from exml.core.errors import ExpertError
 from exml.experts import Expert
-from exml.generators import DataImpression, ProceduralImages
-from exml.generators.data_impression import class_similarity
+from exml.generators import DataImpression
+from exml.generators.optimized import class_similarity
 from exml.protocols import GenerationContext
-from exml.testing import check_generator
 from tests.generators.helpers import KilledError, KillingJournal, expert, hooks_of, snapshot_of
 
 
@@ -34,26 +33,6 @@ def with_templates(templates, classes=None, outputs=None):
     outputs = classes if outputs is None else outputs
     side = int(templates.shape[1] ** 0.5)
     return Expert(nn.Sequential(nn.Flatten(), head), classes, (1, side, side), outputs=outputs)
-
-
-@pytest.mark.parametrize(
-    "generator",
-    [
-        DataImpression(iterations=2),
-        DataImpression(
-            0.1,
-            iterations=2,
-            temperature=20.0,
-            batch_size=3,
-            start=ProceduralImages(),
-            clamp=1.0,
-            head="4",
-        ),
-    ],
-    ids=["defaults", "all settings"],
-)
-def test_conforms(generator):
-    check_generator(generator)
 
 
 @given(st.integers(2, 8), st.integers(2, 20), st.integers(0, 99))
@@ -217,17 +196,3 @@ def test_killed_and_resumed_is_uninterrupted():
     resumed = generator(some, 5, 0, GenerationContext(journal=journal.resumed()))
     assert torch.equal(resumed.images, whole.images)
     assert torch.equal(resumed.targets, whole.targets)
-
-
-def test_nothing_to_make_is_an_error():
-    with pytest.raises(BufferSizeError):
-        DataImpression()(expert(), 0, 0)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"beta": 0}, {"iterations": 0}, {"learning_rate": 0}, {"temperature": 0}, {"batch_size": 0}, {"clamp": 0}],
-)
-def test_settings(settings):
-    with pytest.raises(SettingError, match=next(iter(settings))):
-        DataImpression(**settings)

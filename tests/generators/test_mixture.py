@@ -6,11 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.core.errors import BufferSizeError, SettingError
+from exml.core.errors import SettingError
 from exml.core.samples import Samples
 from exml.generators import DataImpression, GaussianNoise, Mixture, ModelInversion, ProceduralImages
 from exml.protocols import GenerationContext
-from exml.testing import check_generator
 from tests.generators.helpers import Ends, KilledError, KillingJournal, expert
 
 
@@ -24,17 +23,6 @@ class Flat:
 
     def __call__(self, expert, size, seed, context=None, /):
         return Samples.of(torch.full((size, *expert.image_shape), self.value), torch.full((size,), expert.classes[0]))
-
-
-@pytest.mark.parametrize(
-    "mixture",
-    [
-        Mixture((GaussianNoise(), ProceduralImages(("noise",)))),
-        Mixture((Mixture((GaussianNoise(),)), ModelInversion(iterations=1)), weights=(2, 0.5)),
-    ],
-)
-def test_conforms(mixture):
-    check_generator(mixture)
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=6), st.integers(1, 60))
@@ -100,11 +88,6 @@ def test_killed_anywhere_and_resumed_is_uninterrupted():
         assert torch.equal(again.images, whole.images)
         assert torch.equal(again.labels, whole.labels)
         assert len(resumed.records) <= len(everything.records) - kill + 1  # cheap images may be made again
-
-
-def test_nothing_to_make_is_an_error():
-    with pytest.raises(BufferSizeError):
-        Mixture((Flat(0.0),))(expert(), 0, 0)
 
 
 @pytest.mark.parametrize(

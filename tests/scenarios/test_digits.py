@@ -92,7 +92,7 @@ def test_new_classes_and_tasks_have_two_digits_each_in_the_order_of_the_seed() -
 
 def test_what_is_known_of_a_test_image() -> None:
     joint, nc, mt, ni = (scenarios.load(name) for name in NAMES)
-    assert [part.has_tasks for part in (joint, nc, mt, ni)] == [False, False, True, False]
+    assert [part.tasks is not None for part in (joint, nc, mt, ni)] == [False, False, True, False]
     assert [part.shared_test for part in (joint, nc, mt, ni)] == [False, False, False, True]
     assert mt.tasks == tuple(experience.classes for experience in mt.experiences)
     assert nc.tasks is None

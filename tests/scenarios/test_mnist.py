@@ -17,10 +17,10 @@ from torchvision.datasets import MNIST
 
 from exml import cli, scenarios
 from exml.core.errors import DataError, UnknownNameError
-from exml.datasets.mnist import _parts, mnist
+from exml.datasets.torchvision_datasets import _parts, mnist
 from exml.experts import ExpertTraining
 from exml.recipes import for_scenario
-from exml.scenarios.mnist import _scenario
+from exml.scenarios.paper import _load
 
 NAMES = ("mnist-joint", "mnist-nc")
 
@@ -29,7 +29,7 @@ NAMES = ("mnist-joint", "mnist-nc")
 def _forget() -> Iterator[None]:
     """What one test has loaded is not another's, and is not kept in memory for the rest of the tests."""
     yield
-    for cached in (_scenario, _parts):
+    for cached in (_load, _parts):
         cached.cache_clear()
 
 

@@ -23,8 +23,7 @@ from exml.experts import Expert, ExpertTraining, load_expert
 from exml.generators import Replay
 from exml.models import build
 from exml.protocols import GenerationContext
-from exml.scenarios.cifar10 import _scenario as cifar10_scenario
-from exml.scenarios.core50 import _scenario as core50_scenario
+from exml.scenarios.paper import _load
 
 CIFAR10 = ("cifar10-joint", "cifar10-nc", "cifar10-mt")
 CORE50 = ("core50-joint", "core50-nc", "core50-ni")
@@ -37,8 +36,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("EXML_DATA", str(tmp_path / "data"))
     (tmp_path / "data").mkdir()
     yield tmp_path / "data"
-    for cached in (cifar10_scenario, core50_scenario):
-        cached.cache_clear()
+    _load.cache_clear()
     for dataset in (cifar10, core50):
         inspect.unwrap(dataset).__globals__["_parts"].cache_clear()
 
@@ -78,7 +76,7 @@ def test_cifar10_is_dealt_out_as_the_paper_says(tiny_cifar10: Path, name: str, s
     assert scenario.training == ExpertTraining(epochs=100, batch_size=32, learning_rate=0.01)  # appendix A.2
     assert scenario.architecture == {"name": "slim-resnet18", "settings": {"channels": 3, "classes": 10, "width": 20}}
     assert [len(part.classes) for part in scenario.experiences] == ([10] if name == "cifar10-joint" else [2] * 5)
-    assert scenario.has_tasks == (name == "cifar10-mt")
+    assert (scenario.tasks is not None) == (name == "cifar10-mt")
     for chosen, part in (("train", "train"), ("test", split)):
         found = [
             image.numpy().tobytes()

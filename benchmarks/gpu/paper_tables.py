@@ -1,7 +1,7 @@
 """The paper's MNIST and CIFAR-10 columns at the whole budget with five seeds, most valuable first.
 
-    EXML_DATA=... uv run python -u benchmarks/gpu/reproduction.py --work DIR  # on a GPU; resumes after a kill
-    uv run python -u benchmarks/gpu/reproduction.py --device cpu --scale 0.0002 --seeds 1 --work DIR --out FILE
+    EXML_DATA=... uv run python -u benchmarks/gpu/paper_tables.py --work DIR  # on a GPU; resumes after a kill
+    uv run python -u benchmarks/gpu/paper_tables.py --device cpu --scale 0.0002 --seeds 1 --work DIR --out FILE
 
 ``--scale`` is the budget; below 1 the experts have a single epoch. After each cell, all cells are copied to the folder
 ``reproduction/`` next to the JSON file, where ``benchmarks/reproduction_page.py`` reads them.
@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import reproduction
 from measuring import arguments, provenance
 from reproduction import Reproduction

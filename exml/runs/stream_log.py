@@ -20,25 +20,17 @@ class StreamLog:
 
     Each process writes ``opened``. An experience is ``begun`` once its expert is chosen, then ``learned``; its seconds
     and loss are None if they were lost with a killed process. An expert may be ``refused``. Each line is on the disk
-    before the run continues. A last line that a kill cut short is removed.
-
-    Args:
-        path: path of the file; created if it is missing.
-        writes: False only reads the file and tracks what would be written, for ranks other than the leader.
-
-    Attributes:
-        files: the names of the experts' files, one per experience begun; the last may still be in progress.
-        over: the number of experiences that are logged as learned.
-
-    Raises:
-        CheckpointError: the file cannot be read or written, or is damaged before its last line.
+    before the run continues. A last line that a kill cut short is removed. With ``writes=False``, for ranks other than
+    the leader, the log only tracks what would be written.
     """
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
         self.files: list[str] = []
+        """The names of the experts' files, one per experience begun; the last may still be in progress."""
         self.over = 0
+        """The number of experiences that are logged as learned."""
         try:
             with path.open("a+b" if writes else "rb") as file:
                 file.seek(0)

@@ -17,6 +17,13 @@ COMMANDS = {
     "scenarios": ("exml.cli.lists:list_scenarios", "List the scenarios."),
 }
 
+
+def _version() -> None:
+    from importlib.metadata import version
+
+    sys.stdout.write(f"{version('exml')}\n")
+
+
 app = App(
     name="exml",
     help="Learn one model from a stream of other people's trained models, without their data.",
@@ -26,14 +33,7 @@ app = App(
 )
 for name, (place, summary) in COMMANDS.items():
     app.command(place, name=name, help=summary)
-
-
-@app.command(name="--version")
-def _print_version() -> None:  # pyright: ignore[reportUnusedFunction]
-    """Display the version."""
-    from importlib.metadata import version
-
-    sys.stdout.write(f"{version('exml')}\n")
+app.command(_version, name="--version", help="Display the version.")  # without Rich, which takes long to import
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -135,7 +135,7 @@ class _StrategyRun:
         context, source, log, learned = self._context, self._context.source, self._log, self._learner.experience
         done, begun = log.files[:learned], log.files[learned:]
         with log:
-            log.opened({"folder": str(source.folder), "environment": attrs.asdict(context.folder.environment)})
+            log.write("opened", folder=str(source.folder), environment=attrs.asdict(context.folder.environment))
             context.tell(events.StrategyStarted(self._name, source.length(done)))
             if log.over < learned:  # killed between the last checkpoint and the log
                 self._finish(None)
@@ -195,13 +195,14 @@ class _StrategyRun:
                     raise
                 item = Refused(item.file, str(error))
         source.refuse(item.file)
-        self._log.refused(item.file, item.reason)
+        self._log.write("refused", file=item.file, reason=item.reason)
         self._context.tell(events.ExpertRefused(item.file, item.reason))
 
     def _learn(self, item: _Arrived) -> None:
-        number = self._learner.experience + 1
+        number, card = self._learner.experience + 1, item.card
         if self._log.files[number - 1 :] != [item.file]:
-            self._log.begun(number, item.file, item.card)
+            about = {"expert": card.name, "classes": card.classes, "task": card.task, "sha256": card.sha256}
+            self._log.write("begun", experience=number, file=item.file, **about)
         self._generating, self._began = True, time.perf_counter()
         self._learner.learn(item.expert)
 
@@ -231,7 +232,7 @@ class _StrategyRun:
         if context.ranks.leader:
             save_expert(self._expert(), self._folder, "student", training={"experts": number, **self._made})
         loss = math.nan if self._loss is None else float(self._loss)
-        self._log.learned(number, seconds, loss if math.isfinite(loss) else None)
+        self._log.write("learned", experience=number, seconds=seconds, loss=loss if math.isfinite(loss) else None)
         self._loss = None
 
     def _draw(self) -> None:

@@ -81,9 +81,7 @@ def student_predictor(student: nn.Module) -> Predictor:
 def within_tasks(predict: Predictor, tasks: Sequence[Sequence[int]]) -> Predictor:
     """A predictor that gets the task of each image; classes of other tasks score minus infinity.
 
-    Args:
-        predict: returns scores over all classes.
-        tasks: the global class ids of each task label; see :attr:`exml.scenarios.Scenario.tasks`.
+    ``tasks`` holds the global class ids of each task label; see :attr:`exml.scenarios.Scenario.tasks`.
 
     >>> predict = within_tasks(lambda images, tasks: torch.ones(len(images), 4), ((0, 2), (1, 3)))
     >>> predict(torch.zeros(2, 1, 1, 1), torch.tensor([1, 0]))
@@ -111,14 +109,6 @@ def within_tasks(predict: Predictor, tasks: Sequence[Sequence[int]]) -> Predicto
 def accuracy(predict: Predictor, samples: Samples, tasks: Labels | None = None) -> float:
     """The fraction of correctly classified images. An image whose scores are all minus infinity counts as wrong.
 
-    Args:
-        predict: returns scores over all classes.
-        samples: images and their classes, at least one.
-        tasks: task labels for the predictor.
-
-    Raises:
-        NonFiniteError: a score is NaN.
-
     >>> samples = Samples.of(torch.zeros(4, 1, 1, 1), torch.tensor([0, 1, 1, 1]))
     >>> accuracy(lambda images, tasks: torch.tensor([[0.0, 1.0]]).expand(len(images), 2), samples)
     0.75
@@ -135,8 +125,8 @@ def evaluate(
 
     Args:
         predict: returns scores over all classes.
-        scenario: scenario with the test sets.
-        device: device of the images; baselines run there.
+        scenario: provides the test sets.
+        device: of the images; baselines run there.
         tell_experience: in a scenario without tasks, pass the predictor the experience minus one in place of a task
             label. Only the oracle may use it.
 

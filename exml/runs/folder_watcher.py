@@ -22,12 +22,7 @@ State: TypeAlias = tuple[tuple[int, int] | None, ...]
 
 @attrs.frozen
 class Refused:
-    """An expert that the student cannot learn from.
-
-    Args:
-        file: name of its files, without the suffix.
-        reason: what is wrong, and the remedy.
-    """
+    """An expert that the student cannot learn from; ``file`` is the name of its files without the suffix."""
 
     file: str
     reason: str
@@ -50,15 +45,8 @@ class FolderWatcher:
     Of the experts present, those whose cards have an ``order`` come first, by order; then those that were seen first;
     then by name, with 2 before 10. A pair is returned when both files exist, the card is readable and the weights are
     complete. Without a checksum on the card, its files must not have changed from one look to the next. A pair that
-    stays faulty is returned once as :class:`Refused`, and again only after its files have changed. Only one thread at
-    a time may use it.
-
-    Args:
-        folder: path of the folder; may be empty or missing for a while.
-        done: names of experts to skip.
-        first: name of the expert that comes before all others.
-        stop: ends the iteration, also while it waits.
-        poll: seconds between two looks at the folder; a faulty pair is refused after five times as long.
+    stays faulty for five polls is returned once as :class:`Refused`, and again only after its files have changed. Only
+    one thread at a time may use it.
     """
 
     def __init__(self, folder: Path, done: Iterable[str], first: str | None, stop: Stop, poll: float) -> None:

@@ -35,11 +35,7 @@ SIMULATED = 50
 @component
 @attrs.frozen
 class Forecast:
-    """The expected time of a strategy, without training and reading experts, checkpoints and evaluation.
-
-    Args:
-        generation: seconds over the whole stream.
-        distillation: seconds over the whole stream.
+    """Expected seconds of a strategy over the stream, without training and reading experts, checkpoints and evaluation.
 
     >>> print(Forecast(30.0, 28.4))
     58 s: generation 30 s, distillation 28 s
@@ -94,7 +90,7 @@ def forecast(
 
     Args:
         strategy: the strategy to run.
-        expert: an expert like those of the stream; it need not be trained.
+        expert: an expert like those of the stream, trained or not.
         student: the student, on the device of the run.
         experts: length of the stream.
         execution: of the hot loops.
@@ -126,7 +122,7 @@ def forecast(
 
 
 class _Trial:
-    """The loops of a strategy on copies of its models."""
+    """Times the loops of a strategy on copies of its models."""
 
     def __init__(
         self, strategy: Strategy, expert: Expert, student: nn.Module, execution: Execution, clock: Callable[[], float]

@@ -35,14 +35,7 @@ Phase: TypeAlias = Literal["experts", "generation", "distillation", "evaluation"
 class Request:
     """What the students depend on, apart from the machine; a resumed run must have the same request.
 
-    Args:
-        strategies: as plain data, by name.
-        seed: of everything random.
-        device: as torch names it.
-        execution: of the hot loops.
-        scenario: its name; None for a folder of experts.
-        split: the images that accuracies are measured on; None for a folder of experts.
-        student: the student's architecture and images, for a folder of experts.
+    A run over a scenario has a scenario and a split; a run over a folder of experts has a student.
     """
 
     strategies: Mapping[str, Any]
@@ -65,15 +58,7 @@ class Progress:
 
 @attrs.define
 class Record:
-    """The contents of ``run.json``.
-
-    Args:
-        request: what was asked for.
-        environments: where the run was executed, each environment once.
-        shared: time spent on what the strategies share: the experts and the baselines.
-        strategies: progress by name.
-        version: of this layout.
-    """
+    """The contents of ``run.json``; ``shared`` is the time of the experts and the baselines."""
 
     request: Request
     environments: tuple[Environment, ...] = ()
@@ -123,19 +108,9 @@ def begun(path: Path, *, resume: bool) -> Record | None:
 class RunFolder:
     """Opens the folder of a run, holds it for this process, and counts the time of each phase in the record.
 
-    A process that resumes a run waits for another one that still works on it: killing ``uv run``, for example, leaves
-    the process that it started running.
-
-    Args:
-        path: path of the folder.
-        request: what is asked for.
-        environment: of this process.
-        on_wait: called before it waits for another process; None for a new run, which refuses to wait.
-        ranks: the leader holds the folder and writes; the others only read.
-
-    Raises:
-        CheckpointError: the run has another request, another process starts a run in the folder, or the folder cannot
-            be written.
+    A process that resumes a run calls ``on_wait`` and waits for another one that still works on it: killing ``uv run``,
+    for example, leaves the process that it started running. A new run, whose ``on_wait`` is None, refuses to wait. Only
+    the leader of the ranks holds the folder and writes.
     """
 
     def __init__(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
+from attrs.validators import deep_iterable, optional
 
-from exml.core.errors import ConfigError, SettingError
+from exml.core.errors import ConfigError
 from exml.core.files import write_json
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
@@ -21,15 +22,7 @@ VERSION = 1
 """Version of the schema; a file of another version is refused."""
 
 
-def _fractions(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    rows: tuple[Any, ...] = value if isinstance(value, tuple) else ()
-    flat = [number for row in rows for number in (row if isinstance(row, tuple) else (row,))]
-    if not all(isinstance(number, int | float) and 0 <= number <= 1 for number in flat):
-        raise SettingError(
-            expected=f"numbers from 0 to 1 for {type(instance).__name__}.{attribute.name}",
-            got=repr(value),
-            remedy="give accuracies as fractions",
-        )
+_FRACTION = in_range(0, 1)
 
 
 @component
@@ -105,8 +98,8 @@ class StrategyResult:
     name: str
     strategy: Any
     ex_model: bool
-    accuracy: tuple[tuple[float, ...], ...] = attrs.field(validator=_fractions)
-    stream_accuracy: tuple[float, ...] = attrs.field(validator=_fractions)
+    accuracy: tuple[tuple[float, ...], ...] = attrs.field(validator=deep_iterable(deep_iterable(_FRACTION)))
+    stream_accuracy: tuple[float, ...] = attrs.field(validator=deep_iterable(_FRACTION))
     forgetting: float | None
     seconds: Seconds
     folder: str = "."
@@ -131,7 +124,7 @@ class BaselineResult:
 
     name: str
     ex_model: bool
-    accuracy: tuple[float, ...] | None = attrs.field(default=None, validator=_fractions)
+    accuracy: tuple[float, ...] | None = attrs.field(default=None, validator=optional(deep_iterable(_FRACTION)))
     stream_accuracy: float | None = attrs.field(default=None, validator=in_range(0, 1, optional=True))
     reason: str | None = None
 

@@ -16,7 +16,7 @@ from exml.core.errors import SettingError
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.validators import in_range
-from exml.experts import ExpertCard, ExpertFiles, ExpertProfile, ExpertStream, read_cards, read_expert
+from exml.experts import ExpertCard, ExpertFiles, ExpertProfile, ExpertStream, read_cards, read_expert, untrained_expert
 from exml.learning.events import BaselineEvaluated, BaselinesStarted, ExpertsProgress, Observer, WaitingForProcess
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
@@ -97,17 +97,7 @@ class FolderExperts:
 
 
 class OpenFolder:
-    """A folder of experts whose cards were read.
-
-    Attributes:
-        asked: what the record of the run says about the source.
-        plan: plan of the student.
-        folder: where the files of the experts are.
-        names: the names of their files in the order of the stream; None if more may arrive.
-        title: for figures.
-        tests: the experiences that are evaluated.
-        shared_test: whether all experiences have one test set.
-    """
+    """A folder of experts whose cards were read; ``names`` is None if more experts may arrive."""
 
     tests: tuple[ExperienceResult, ...] = ()
     shared_test: bool = False
@@ -200,15 +190,8 @@ class _OpenScenario(OpenFolder):
 
     def example(self) -> Expert:
         scenario, first = self._scenario, self._scenario.experiences[0]
-        return Expert(
-            scenario.make_module(0, "experts").eval(),
-            first.classes,
-            scenario.image_shape,
-            outputs=range(scenario.classes),
-            mean=scenario.mean,
-            std=scenario.std,
-            task=first.task,
-        )
+        module = scenario.make_module(0, "experts")
+        return untrained_expert(module, first.train, mean=scenario.mean, std=scenario.std, task=first.task)
 
     def profile(self) -> ExpertProfile:
         return self._scenario.profile()

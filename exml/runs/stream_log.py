@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from exml.core.errors import CheckpointError
-from exml.experts import ExpertCard
 from exml.runs.result import ExperienceResult
 
 _NEEDED = {"begun": ("experience", "file", "classes", "task"), "learned": ("experience",), "refused": ("file",)}
@@ -19,26 +18,19 @@ _NEEDED = {"begun": ("experience", "file", "classes", "task"), "learned": ("expe
 class StreamLog:
     """``stream.jsonl``: one JSON object per line, with an ``event``.
 
-    Each process logs ``opened``. An experience is ``begun`` with an expert and then ``learned``; an expert may be
-    ``refused``. Each line is on the disk before the run continues. A last line that a kill cut short is removed.
-
-    Args:
-        path: path of the file; created if it is missing.
-        writes: False only reads the file and tracks what would be written, for ranks other than the leader.
-
-    Attributes:
-        files: the names of the experts' files, one per experience begun; the last may still be in progress.
-        over: the number of experiences that are logged as learned.
-
-    Raises:
-        CheckpointError: the file cannot be read or written, or is damaged before its last line.
+    Each process writes ``opened``. An experience is ``begun`` once its expert is chosen, then ``learned``; its seconds
+    and loss are None if they were lost with a killed process. An expert may be ``refused``. Each line is on the disk
+    before the run continues. A last line that a kill cut short is removed. With ``writes=False``, for ranks other than
+    the leader, the log only tracks what would be written.
     """
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
         self.files: list[str] = []
+        """The names of the experts' files, one per experience begun; the last may still be in progress."""
         self.over = 0
+        """The number of experiences that are logged as learned."""
         try:
             with path.open("a+b" if writes else "rb") as file:
                 file.seek(0)
@@ -64,22 +56,18 @@ class StreamLog:
         if self._file is not None:
             self._file.close()
 
-    def opened(self, what: Mapping[str, Any]) -> None:
-        """A process starts to work on the run."""
-        self._write("opened", what)
-
-    def begun(self, experience: int, file: str, card: ExpertCard) -> None:
-        """The expert of an experience is chosen and no longer changes."""
-        about = {"expert": card.name, "classes": card.classes, "task": card.task, "sha256": card.sha256}
-        self._write("begun", {"experience": experience, "file": file, **about})
-
-    def learned(self, experience: int, seconds: float | None, loss: float | None) -> None:
-        """An experience is finished; None stands for a value that was lost with a killed process."""
-        self._write("learned", {"experience": experience, "seconds": seconds, "loss": loss})
-
-    def refused(self, file: str, reason: str) -> None:
-        """An expert was refused."""
-        self._write("refused", {"file": file, "reason": reason})
+    def write(self, event: str, /, **fields: Any) -> None:
+        """Append an event."""
+        entry = {"event": event, **fields}
+        self._note(entry)
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def experiences(self, wanted: Container[int]) -> list[ExperienceResult]:
         """Some of the experiences that were begun, for a figure; read from the file, which has them all."""
@@ -91,18 +79,6 @@ class StreamLog:
                     classes = tuple(entry["classes"])
                     found[index] = ExperienceResult(index=index, classes=classes, task=entry["task"], images=1)
         return [found[index] for index in sorted(found)]
-
-    def _write(self, event: str, what: Mapping[str, Any]) -> None:
-        entry = {"event": event, **what}
-        self._note(entry)
-        if self._file is None:
-            return
-        try:
-            self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         if entry["event"] == "begun":  # the last line of an experience counts

@@ -18,15 +18,7 @@ from exml.models import Normalized
 
 @attrs.frozen
 class StudentPlan:
-    """A student to be built, which also decides what experts it can learn from.
-
-    Args:
-        architecture: name and settings in :mod:`exml.models`.
-        classes: number of output units; global class ids are below it.
-        image_shape: ``(channels, height, width)``.
-        mean: of each channel, in pixel units, or one for all.
-        std: of each channel, in pixel units, or one for all.
-    """
+    """A student to be built, which also decides which experts it can learn from."""
 
     architecture: Any
     classes: int

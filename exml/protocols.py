@@ -38,11 +38,10 @@ class Journal(Protocol):
 
 @attrs.frozen
 class NoJournal:
-    """Discards all reports."""
+    """Records nothing."""
 
     def restore(self) -> State | None:
-        """None."""
-        return None
+        """None: there is no earlier state."""
 
     def record(self, done: int, total: int, state: Callable[[], State], /) -> None:
         """Do nothing."""
@@ -110,7 +109,7 @@ class Source(Protocol):
         ...
 
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
-        """All images for experience i (from 1) on the CPU, with global class ids if the source has them."""
+        """All images for experience i (from 1), on the CPU, with global class ids if the source has them."""
         ...
 
 

@@ -141,7 +141,7 @@ class Stripes:
         return exml.Samples.of(images, labels, task=expert.task)
 
 
-def test_three_components_of_somebody_else_plug_in():
+def test_three_components_from_outside_plug_in():
     check_prior(Bright(0.1))
     check_combiner(Strongest())
     check_generator(Stripes(3))

@@ -45,7 +45,7 @@ HALF_WEIGHTS = 0.3
 AS_GOOD = 0.1
 """How much worse, in nats of the cross-entropy, images made in bfloat16 may be."""
 OTHER_LAUNCHES = 12
-"""Next to the graph: seeds, learning rate and what a step is told."""
+"""Next to the graph: seeds, learning rate and the arguments of a step."""
 SWITCH_ON = 8
 """Steps after which no step may wait for the device: past compilation and capture."""
 STEPS = 6

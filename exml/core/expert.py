@@ -119,12 +119,12 @@ class Expert:
 
     @cached_property
     def class_ids(self) -> Labels:
-        """``classes`` as an int64 tensor on the CPU."""
+        """``classes`` as a tensor on the CPU."""
         return torch.tensor(self.classes)
 
     @cached_property
     def own_units(self) -> Labels:
-        """The output unit of each class in ``classes``, on the CPU."""
+        """The output unit of each class, on the CPU."""
         return torch.tensor([self.outputs.index(known) for known in self.classes])
 
     @torch.no_grad()

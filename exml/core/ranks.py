@@ -147,7 +147,7 @@ class Shard:
         own = torch.stack((var, mean)) if self.own else var.new_zeros(2, len(var))
         vars_, means = self.ranks.gather(own.detach()).unbind(1)
         weights = self._weights(var)
-        if own.requires_grad:
+        if own.requires_grad:  # same values, scaled gradient
             scaled = own.detach() + (own - own.detach()) * (self.total / self.own)
             mine = torch.arange(self.ranks.size, device=var.device)[:, None] == self.ranks.rank
             vars_, means = torch.where(mine, scaled[0], vars_), torch.where(mine, scaled[1], means)

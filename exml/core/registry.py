@@ -109,9 +109,8 @@ def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "-", cls.__name__)
         name = kind or words.lower()
         if not attrs.has(cls) or cls.__setattr__ is object.__setattr__:
-            raise SettingError(
-                expected="a frozen attrs class", got=cls.__name__, remedy="put @attrs.frozen below @exml.component"
-            )
+            remedy = "put @attrs.frozen below @exml.component"
+            raise SettingError(expected="a frozen attrs class", got=cls.__name__, remedy=remedy)
         known = _KINDS.get(name)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise SettingError(

@@ -137,8 +137,7 @@ class Samples:
         labels: list[int] = []
         for index in range(len(dataset)):
             image, label = dataset[index]
-            as_bytes = _as_bytes(image, index)
-            images.append(as_bytes if size is None else fitted(as_bytes, size))
+            images.append(_as_bytes(image, index, size))
             labels.append(int(label))
         _require_one_shape(images, "images of one shape", "give a size")
         return cls.of(torch.stack(images), torch.tensor(labels))
@@ -225,16 +224,13 @@ def _require_one_shape(images: Sequence[Tensor], expected: str, remedy: str) -> 
         raise ShapeError(expected=expected, got=str(sorted(shapes)) if shapes else "none", remedy=remedy)
 
 
-def _as_bytes(image: Any, index: int) -> Tensor:
+def _as_bytes(image: Any, index: int, size: int | None) -> Tensor:
     tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     if not isinstance(image, Tensor) and tensor.ndim in (2, 3):
         tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
     if tensor.is_floating_point() and bool(((tensor >= 0) & (tensor <= 1)).all()):
         tensor = (tensor * 255).round().to(torch.uint8)
-    if tensor.ndim != 3 or tensor.dtype != torch.uint8:
-        raise ShapeError(
-            expected="an image (channels, height, width) uint8, or floating from 0 to 1",
-            got=f"{tuple(tensor.shape)} {tensor.dtype} at {index}",
-            remedy="use the dataset without a transform that normalizes; the experts' mean and std do that",
-        )
-    return tensor
+    expected = f"an image (channels, height, width), uint8 or floating from 0 to 1, at {index}"
+    remedy = "use the dataset without a transform that normalizes; the experts' mean and std do that"
+    _require(tensor.ndim == 3 and tensor.dtype == torch.uint8, expected, tensor, remedy)
+    return tensor if size is None else fitted(tensor, size)

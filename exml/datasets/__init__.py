@@ -1,4 +1,4 @@
-"""Labeled images by name (Sec. 5): training, validation and test parts, as bytes, always the same.
+"""Datasets (Sec. 5): fixed training, validation and test parts of labeled images, as uint8.
 
 May import only core.
 """

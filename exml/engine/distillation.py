@@ -49,8 +49,6 @@ class Teachers:
     Args:
         previous: f_{i-1}; None in the first experience.
         expert: f_i^S, on the student's device.
-        normalizer: Eqs. 6 and 7.
-        combiner: Eq. 8.
         classes: number of the student's outputs.
     """
 

@@ -169,8 +169,6 @@ def invert(
         module: in any mode, which is restored afterwards; runs as :func:`exml.engine.lowered`.
         images: ``(batch, channels, height, width)``, initial values in the module's units; not modified.
         settings: ``iterations``, ``learning_rate``, ``clamp`` and ``augmentation`` are used.
-        goal: the data term, and which images are finished.
-        seed: of the augmentation.
         context: the same on every rank. Steps in which ranks exchange statistics run eagerly.
 
     Raises:
@@ -245,38 +243,35 @@ class Inverter:
         return not self.context.ranks.alone and prior is not None and prior.reads_activations
 
     def _step(self, network: Network, state: _ActiveImages, goal: Goal, draws: torch.Generator) -> Step:
-        prior, exchanges = self.context.prior, self._exchanges
-        own_augmentation = self.settings.augmentation
-        augmentation = self.context.augmentation if own_augmentation is None else own_augmentation
-
-        def penalty(prior: Prior, images: Images, activations: Sequence[Activation]) -> Scalar:
-            shard = state.active_shard
-            if not shard.ranks.alone:
-                activations = [attrs.evolve(part, shard=shard) for part in activations]
-            return prior(images, activations)
-
         def step() -> None:
-            shard = state.active_shard
-            if not shard.own:
-                if prior is not None and exchanges:  # take part in the exchange without an active image
+            if not state.active_shard.own:
+                if self.context.prior is not None and self._exchanges:  # take part without an active image
                     with torch.no_grad():
-                        penalty(prior, state.spare, network(state.spare)[1])
+                        _penalty(self.context.prior, state.spare, network(state.spare)[1], state.active_shard)
                 return
-            seen = augment(augmentation, state.active, draws, shard)
-            with self.context.execution.autocast(seen.device):
-                logits, activations = network(seen)
-            logits = logits.to(seen.dtype)
-            loss = goal.objective(logits, state.rows).sum()
-            if prior is not None:
-                loss = loss + shard.own * penalty(prior, state.active, activations)
+            loss, logits = self._loss(network, state, goal, draws)
             done = None if goal.finished is None else goal.finished(logits.detach(), state.rows)
-            del seen, logits, activations  # frees memory during the backward pass
+            del logits  # frees memory during the backward pass
             (gradient,) = torch.autograd.grad(loss, state.active)
             if done is not None and bool(done.any()):
                 gradient = state.retire(done, gradient)
             state.advance(gradient, self.settings.clamp)
 
         return step
+
+    def _loss(
+        self, network: Network, state: _ActiveImages, goal: Goal, draws: torch.Generator
+    ) -> tuple[Scalar, Logits]:
+        """The loss of a step, and the logits; summed over all ranks it is the loss of the whole mini-batch."""
+        own, shard = self.settings.augmentation, state.active_shard
+        seen = augment(self.context.augmentation if own is None else own, state.active, draws, shard)
+        with self.context.execution.autocast(seen.device):
+            logits, activations = network(seen)
+        logits = logits.to(seen.dtype)
+        loss = goal.objective(logits, state.rows).sum()
+        if self.context.prior is not None:
+            loss = loss + shard.own * _penalty(self.context.prior, state.active, activations, shard)
+        return loss, logits
 
     def _compiled_step(self, state: _ActiveImages, goal: Goal, draws: torch.Generator) -> Step:
         """A step with the compiled network; mini-batches of the same size share the code."""
@@ -285,6 +280,11 @@ class Inverter:
                 raise TypeError("its network cannot be traced")
             self._compiled = attrs.evolve(self.network, graph=compile_whole(self.network.graph))
         return self._step(self._compiled, state, goal, draws)
+
+
+def _penalty(prior: Prior, images: Images, activations: Sequence[Activation], shard: Shard) -> Scalar:
+    shared = activations if shard.ranks.alone else [attrs.evolve(part, shard=shard) for part in activations]
+    return prior(images, shared)
 
 
 @attrs.define(eq=False)

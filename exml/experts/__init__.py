@@ -1,4 +1,4 @@
-"""Experts and streams of them: cards, loading, profiles, and the training of our own experts.
+"""Experts and streams of them: cards, loading, profiles and training of experts.
 
 May import models, protocols and core.
 """

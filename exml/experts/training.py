@@ -1,4 +1,4 @@
-"""Training of our own experts (appendix A)."""
+"""Trains experts (appendix A)."""
 
 from __future__ import annotations
 

@@ -22,13 +22,9 @@ from exml.protocols import STANDALONE, GenerationContext, Generator
 @component
 @attrs.frozen
 class Mixture:
-    """Split the samples among several generators; the result keeps the order of the generators.
+    """Split the samples among several generators, in their order; ``weights`` > 0 are relative shares.
 
-    Soft targets are kept only if all generators give them.
-
-    Args:
-        generators: one or more.
-        weights: relative shares of the samples, > 0; None: equal shares.
+    Soft targets are kept only if all generators provide them.
 
     >>> from exml.generators import GaussianNoise
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))

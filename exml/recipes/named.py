@@ -22,18 +22,18 @@ _FROM_PROFILE: Mapping[str, Callable[[ExpertProfile], CompleteBuilder]] = {
 }
 RECIPES: Mapping[str, str] = MappingProxyType(
     {
-        "exml": "The default: inversion where experts have batch norm, functions matched on drawings elsewhere.",
+        "exml": "The default: model inversion for experts with batch norm, procedural images for others.",
         "model-inversion": "Model Inversion ED (Sec. 4), with the priors of appendix B.1.1.",
         "data-impression": "Data Impression ED (Sec. 4), with the priors of appendix B.1.2.",
         "auxiliary": "Aux. Data ED (Sec. 4) on patches of two photographs.",
         "procedural": "The paper's distillation on procedural images.",
         "replay": "Replay ED (Sec. 5): the paper's distillation on the experts' own training data.",
         "noise": "The paper's distillation on Gaussian noise.",
-        **{f"paper-{name}": f"{title}, as the paper's text describes it." for name, title in PAPER_STRATEGIES.items()},
-        **{f"reference-{name}": f"{title}, as the paper's code does it." for name, title in PAPER_STRATEGIES.items()},
+        **{f"paper-{name}": f"{title}, as in the paper's text." for name, title in PAPER_STRATEGIES.items()},
+        **{f"reference-{name}": f"{title}, as in the paper's code." for name, title in PAPER_STRATEGIES.items()},
     }
 )
-"""A description of each recipe, by the name that :func:`recipe` takes."""
+"""Descriptions of the recipes, by name."""
 
 
 def recipe(
@@ -44,12 +44,12 @@ def recipe(
     Args:
         name: one of :data:`RECIPES`.
         profile: of the experts.
-        real_data: the experts' training data, for the recipes that replay it.
+        real_data: the experts' training data, for recipes with replay.
         student: see :func:`default`.
 
     Raises:
         UnknownNameError: for another name.
-        SettingError: when the recipe replays data and ``real_data`` is None, or does not fit the profile.
+        SettingError: when the recipe does not fit the profile, or needs ``real_data`` and it is None.
 
     >>> type(recipe("exml", scenarios.load("digits-nc").profile()).build().generator).__name__
     'ModelInversion'
@@ -68,7 +68,7 @@ def recipe(
 
 
 def for_scenario(name: str, scenario: str, seed: int = 0) -> CompleteBuilder:
-    """The recipe of this name for the experts of a scenario, whose training data the replaying recipes draw from.
+    """The recipe of this name for the experts of a scenario. Recipes with replay draw from its training data.
 
     Args:
         name: one of :data:`RECIPES`.

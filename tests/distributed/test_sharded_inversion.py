@@ -87,7 +87,7 @@ def shared(network, ranks, *, count=IMAGES, **changes):
 @pytest.mark.parametrize("count", [1, 2, IMAGES])
 @pytest.mark.parametrize("prior", ["all together", "l2"])
 def test_the_images_are_the_same_on_any_number_of_ranks(network, prior, count):
-    """Also where some ranks have no image; an augmentation of somebody's own is given its draws for every image."""
+    """Also where some ranks have no image; a custom augmentation draws for every image."""
     settings = {"count": count, "augmentation": jitter, "prior": PRIORS[prior]}
     (alone,) = run_on_ranks(lambda ranks: shared(network, ranks, **settings), 1)
     assert (alone - start(count)).abs().max() > 0.1

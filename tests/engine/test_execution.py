@@ -177,7 +177,7 @@ def test_bfloat16_keeps_statistics_and_images_in_float32():
     wanted = inversion(network, shape, prior=PRIOR, steps=3)
     assert seen == [(torch.float32, torch.bfloat16, torch.float32, torch.float32)] * 3
     assert got.dtype == torch.float32
-    # Adam's first steps have the size of the learning rate whatever the gradient: most signs must agree.
+    # Adam's first steps have the size of the learning rate for any gradient: most signs must agree.
     start = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     assert float(((got - start).sign() == (wanted - start).sign()).float().mean()) > 0.9
 
@@ -279,7 +279,7 @@ def test_an_inversion_step_has_few_operations_more_than_the_bare_one(model, shap
 
 
 def test_the_statistics_of_a_layer_cost_a_dozen_operations():
-    """Every layer is read once forward and once backward, whatever the prior does with what it is told."""
+    """Every layer is read once forward and once backward, independent of what the prior does with them."""
     shape, model = (4, 3, 32, 32), SlimResNet18(width=4).eval().requires_grad_(False)
     names = operations_of_inversion(model, shape, PRIOR, None)
     without = operations_of_inversion(model, shape, PIXEL_PRIOR, None)

@@ -89,13 +89,13 @@ def test_one_step_is_that_of_the_formula():
     np.testing.assert_allclose(after.images.numpy().reshape(5, 9)[sure], expected[sure], atol=1e-5)
 
 
-def test_the_experts_answers_come_near_the_targets():
+def test_the_experts_probabilities_approach_the_targets():
     some = expert(classes=(2, 5, 7))
     samples = DataImpression(1.0, iterations=200, temperature=1.0)(some, 12, 0)
     some.module.eval()
     with torch.no_grad():
-        answers = some.logits(samples.images).softmax(1)
-    torch.testing.assert_close(answers, samples.targets[:, [2, 5, 7]], atol=0.03, rtol=0)
+        probabilities = some.logits(samples.images).softmax(1)
+    torch.testing.assert_close(probabilities, samples.targets[:, [2, 5, 7]], atol=0.03, rtol=0)
 
 
 def test_templates_are_the_rows_of_the_known_classes():
@@ -147,7 +147,7 @@ def templates_used(module, **settings):
     return DataImpression(iterations=1, **settings)(some, 50, 0).targets
 
 
-def test_the_classifier_is_the_layer_that_answers():
+def test_the_classifier_is_the_layer_that_computes_the_output():
     module = TwoHeads()
     wanted = templates_used(with_templates(module.classifier.weight.detach()[:, :1].expand(3, 16)).module)
     found = templates_used(module)

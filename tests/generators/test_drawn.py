@@ -93,7 +93,7 @@ def test_labels_are_the_experts_not_the_sources():
     assert set(samples.experiences.tolist()) == {2}
 
 
-def test_the_source_is_asked_for_the_experience():
+def test_the_source_receives_the_experience():
     samples = AuxiliaryData(ByExperience())(expert(), 2, 0, GenerationContext(experience=3))
     assert (samples.images == 3).all()
 

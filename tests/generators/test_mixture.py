@@ -35,7 +35,7 @@ def test_shares_are_the_weights_to_within_one(weights, size):
         assert abs(values.count(k) - size * weight / sum(weights)) <= 1
 
 
-def test_equal_shares_unless_told_otherwise():
+def test_shares_are_equal_by_default():
     values = Mixture((Flat(0.0), Flat(1.0), Flat(2.0)))(expert(), 9, 0).images[:, 0, 0, 0]
     assert values.tolist() == [0] * 3 + [1] * 3 + [2] * 3
 

@@ -54,7 +54,7 @@ def probabilities(some, samples, units=None):
 
 @pytest.mark.parametrize(("classes", "units", "wanted"), [("all", [0, 1, 2, 3], [2, 1]), ("known", [2, 1], [0, 1])])
 def test_one_step_is_that_of_the_formula(classes, units, wanted):
-    """Cross-entropy over f(x) / τ, the squared norm beside it; the first step of Adam is g / (|g| + ε)."""
+    """Cross-entropy over f(x) / τ, plus the squared norm; the first step of Adam is g / (|g| + ε)."""
     some, tau, weight = linear(mean=(0.4,), std=(0.2,)), 3.0, 0.01
     start = torch.rand(5, 1, 4, 4)
 
@@ -114,7 +114,7 @@ def test_finished_images_leave_their_mini_batch():
     assert all(now >= after for now, after in pairwise(sizes) if after != 8)
     own = probabilities(some, samples).gather(1, samples.labels[:, None])
     assert own.min() > 0.9
-    assert own.max() < 0.98  # at the first step above 0.9, an optimisation that went on would be at 1
+    assert own.max() < 0.98  # at the first step above 0.9, without the stop it would be at 1
 
 
 def test_stop_looks_at_the_classes_that_the_loss_looks_at():
@@ -140,7 +140,7 @@ def test_start_gives_pixels_and_its_labels_are_not_used():
     assert samples.labels.tolist() == [2, 5, 7, 2]
 
 
-def test_start_is_normal_noise_unless_told_otherwise():
+def test_start_is_normal_noise_by_default():
     some = expert()
     images = ModelInversion(iterations=1, learning_rate=1e-6)(some, 500, 0).images
     noise = some.normalize(images)

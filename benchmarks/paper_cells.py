@@ -21,11 +21,12 @@ from typing import Any
 import attrs
 import torch
 from pages import commit
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import exml
 from exml import scenarios
 from exml.core.errors import NonFiniteError
+from exml.core.files import write_json, write_tensors
 from exml.engine import Execution
 from exml.experts import ExpertStream
 from exml.protocols import STANDALONE, GenerationContext
@@ -66,14 +67,12 @@ def shared(strategy: exml.Strategy, scenario: str, seed: int, work: Path) -> exm
     own = getattr(generator, "augmentation", None) is not None
     parts = [plain["generator"], plain["prior"], None if own else plain["augmentation"], shares, scenario, seed]
     folder = work / "images" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
     for number, (expert, share) in enumerate(zip(experts, shares, strict=True), start=1):
         path = folder / f"experience-{number}.safetensors"
         if not path.exists():
             context = GenerationContext(strategy.prior, strategy.augmentation, experience=number)
             state = generator(expert, share, 1_000 * seed + number, context).state()
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+            write_tensors(path, state)
     return attrs.evolve(strategy, generator=MadeImages(str(folder)), prior=None)
 
 
@@ -91,15 +90,9 @@ def measure(
     save: Callable[[], None],
     execution: Execution = DEFAULT,
 ) -> None:
-    """Measure what has no result yet, seed by seed; a diverged student is a result too.
+    """Measure the cells without a result, seed by seed, and call ``save`` after each.
 
-    Args:
-        cells: makes each cell's strategy for a seed, by name.
-        scenario: its name.
-        seeds: of scenario, experts and students.
-        work: folder for experts, images and results.
-        save: called after each cell.
-        execution: of the distillations.
+    ``cells`` makes the strategy of each cell for a seed, by name. A diverged student is a result, too.
     """
     torch.set_num_threads(1)
     for seed in seeds:
@@ -122,17 +115,10 @@ def measure(
                 accuracy = "diverged"
             seconds = round(time.process_time() - began, 1)
             print(accuracy, f"({seconds} s of the processor)", flush=True)
-            place = attrs.asdict(environment(torch.device("cpu")))
             row = {"accuracy": accuracy, "processor_s": seconds, "precision": execution.precision}
-            row |= {"strategy": _plain(wanted), "environment": place}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".part").write_text(json.dumps(row), encoding="utf-8")
-            path.with_suffix(".part").replace(path)
+            row |= {"strategy": wanted.to_dict(), "environment": attrs.asdict(environment(torch.device("cpu")))}
+            write_json(path, row)
             save()
-
-
-def _plain(strategy: exml.Strategy) -> Any:
-    return json.loads(strategy.to_json())
 
 
 def _path(work: Path, scenario: str, seed: int, name: str) -> Path:

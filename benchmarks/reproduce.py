@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 import attrs
 import reproduction
 from cyclopts import App, Parameter
-from reproduction import Reproduction, ReproductionPlan
-from reproduction.text import spread
+from reproduction import Reproduction, ReproductionPlan, spread
 from rich import box
 from rich.console import Console
 from rich.table import Table

@@ -18,8 +18,15 @@ from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.samples_figure import samples_figure
 from exml.runs.sources import FolderExperts, ScenarioExperts
 from exml.runs.table import result_table
-from exml.runs.zoo import stream_folder, train_zoo
-from exml.runs.zoo_evaluation import ExpertEvaluation, StreamEvaluation, ZooEvaluation, evaluate_zoo, zoo_table
+from exml.runs.zoo import (
+    ExpertEvaluation,
+    StreamEvaluation,
+    ZooEvaluation,
+    evaluate_zoo,
+    stream_folder,
+    train_zoo,
+    zoo_table,
+)
 
 __all__ = [
     "BaselineResult",

@@ -7,9 +7,9 @@ import re
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future
+from concurrent.futures import wait as wait_for
 from typing import Any
 
 import attrs
@@ -20,10 +20,10 @@ from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.validators import positive_int
 from exml.runs.environment import cores
-from exml.runs.jobs import Failure, Job, ProgressFiles, Resources, Tell, perform_in_worker
+from exml.runs.jobs import Failure, Job, Resources, Tell, perform_in_worker, supervise
 
 PERIOD = 0.2
-"""Seconds between two looks: of the parent at the progress of jobs, and of workers at their parent."""
+"""Seconds between two checks: of the progress of jobs, and of workers whether their parent lives."""
 
 
 @component
@@ -48,7 +48,7 @@ class LocalProcesses:
         """The GPUs that each worker sees, as in ``CUDA_VISIBLE_DEVICES``.
 
         Raises:
-            SettingError: when there are too few GPUs for a job or for the number of workers.
+            SettingError: there are too few GPUs for a job or for the number of workers.
         """
         fit = max(1, cores() // resources.cpus)
         gpus = _gpus()
@@ -69,26 +69,30 @@ class LocalProcesses:
         """See :class:`exml.runs.Executor`.
 
         Raises:
-            SettingError: when there are too few GPUs for a job or for the number of workers.
+            SettingError: there are too few GPUs for a job or for the number of workers.
         """
-        waiting, running = deque(jobs), dict[Future[Any], tuple[Job, _Worker]]()
         workers = [_Worker(gpus, resources.cpus) for gpus in self.slots(resources)[: len(jobs)]]
-        idle = deque(workers)
-        progress = ProgressFiles(tell)
+        idle, busy = list(workers), dict[Future[Any], _Worker]()
+
+        def start(job: Job) -> Future[Any]:
+            worker = idle.pop(0)
+            future = worker.submit(job)
+            busy[future] = worker
+            return future
+
+        def outcome(job: Job, future: Future[Any]) -> Failure | None:
+            worker, error = busy.pop(future), future.exception()
+            idle.append(worker)
+            if error is None:
+                return future.result()
+            worker.kill()
+            return Failure.of_process(job, _cause(error))
+
+        def wait(futures: Sequence[Future[Any]]) -> set[Future[Any]]:
+            return wait_for(futures, PERIOD, FIRST_COMPLETED).done
+
         try:
-            while waiting or running:
-                while waiting and idle:
-                    job, worker = waiting.popleft(), idle.popleft()
-                    progress.begin(job)
-                    running[worker.submit(job)] = job, worker
-                over, _ = wait(running, PERIOD, FIRST_COMPLETED)
-                for future, (job, _) in running.items():
-                    if future not in over:
-                        progress.read(job)
-                for future in over:
-                    job, worker = running.pop(future)
-                    idle.append(worker)
-                    progress.end(job, worker.outcome(job, future))
+            supervise(jobs, len(workers), tell, start, wait, outcome)
         finally:
             for worker in workers:
                 worker.kill()
@@ -104,30 +108,20 @@ class _Worker:
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, job: Job) -> Future[Any]:
-        """Begin a job."""
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 max_workers=1, env=self._environment, initializer=_follow_parent, initargs=(os.getpid(),)
             )
         return self._pool.submit(perform_in_worker, job, self._threads)
 
-    def outcome(self, job: Job, future: Future[Any]) -> Failure | None:
-        """What became of a job that is over."""
-        error = future.exception()
-        if error is None:
-            return future.result()
-        self.kill()
-        return Failure.of_process(job, _cause(error))
-
     def kill(self) -> None:
-        """End the process at once."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, kill_workers=True)
             self._pool = None
 
 
 def _follow_parent(parent: int) -> None:
-    """Make this process end with its parent, also in the middle of a job."""
+    """Make this process end with its parent, even in the middle of a job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
 
     def watch() -> None:
@@ -139,7 +133,7 @@ def _follow_parent(parent: int) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """Why there is no result. loky states exit codes in its message: ``{SIGKILL(-9)}``, ``{EXIT(3)}``."""
+    """Why there is no result. loky puts exit codes into its message: ``{SIGKILL(-9)}``, ``{EXIT(3)}``."""
     found = re.search(r"\{(\w+)\((-?\d+)\)\}", str(error))
     if found is None:
         return f"{type(error).__name__}: {error}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,10 @@ import attrs
 from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.validators import positive_int
-from exml.runs.jobs import Failure, Job, ProgressFiles, Resources, Tell, perform_in_worker
+from exml.runs.jobs import Failure, Job, Resources, Tell, perform_in_worker, supervise
 
 PERIOD = 0.5
-"""Seconds to wait for Ray at a time; Ctrl-C is noticed in between."""
+"""Seconds between two checks of the jobs; Ctrl-C is noticed in between."""
 
 
 @component
@@ -42,31 +41,32 @@ class RayCluster:
         """See :class:`exml.runs.Executor`.
 
         Raises:
-            SettingError: when Ray is not installed, no cluster is at the address, or this machine has too few GPUs.
+            SettingError: Ray is not installed, no cluster is at the address, or this machine has too few GPUs.
         """
         ray = _import_ray()
         ours = not ray.is_initialized()
         if ours:
             self._connect(ray, resources)
         remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)(perform_in_worker)
-        waiting, running = deque(jobs), dict[Any, Job]()
-        progress = ProgressFiles(tell)
+        running = set[Any]()
+
+        def start(job: Job) -> Any:
+            reference = remote.options(name=job.name).remote(job, resources.cpus)
+            running.add(reference)
+            return reference
+
+        def wait(references: Sequence[Any]) -> Sequence[Any]:
+            return ray.wait(references, timeout=PERIOD)[0]
+
+        def outcome(job: Job, reference: Any) -> Failure | None:
+            running.remove(reference)
+            try:
+                return ray.get(reference)
+            except ray.exceptions.RayError as error:  # its process or its machine is gone
+                return Failure.of_process(job, f"{type(error).__name__}: {error}")
+
         try:
-            while waiting or running:
-                while waiting and (self.workers is None or len(running) < self.workers):
-                    job = waiting.popleft()
-                    progress.begin(job)
-                    running[remote.options(name=job.name).remote(job, resources.cpus)] = job
-                over, under_way = ray.wait(list(running), timeout=PERIOD)
-                for reference in under_way:
-                    progress.read(running[reference])
-                for reference in over:
-                    job = running.pop(reference)
-                    try:
-                        failure = ray.get(reference)
-                    except ray.exceptions.RayError as error:  # its process or its machine is gone
-                        failure = Failure.of_process(job, f"{type(error).__name__}: {error}")
-                    progress.end(job, failure)
+            supervise(jobs, self.workers, tell, start, wait, outcome)
         finally:
             if ours:
                 ray.shutdown()
@@ -82,20 +82,15 @@ class RayCluster:
             gpus = ray.cluster_resources().get("GPU", 0)
             if gpus < resources.gpus:  # Ray would wait for them forever
                 ray.shutdown()
-                raise SettingError(
-                    expected=f"a machine with {resources.gpus:g} GPU(s) for each run",
-                    got=f"{gpus:g}",
-                    remedy="lower resources.gpus, or give the address of a cluster",
-                )
+                expected, remedy = f"a machine with {resources.gpus:g} GPU(s) for each run", "lower resources.gpus"
+                raise SettingError(expected=expected, got=f"{gpus:g}", remedy=f"{remedy}, or name a cluster")
             return
         try:
             ray.init(self.address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise SettingError(
-                expected=f"a Ray cluster at {self.address!r}",
-                got=" ".join(str(error).split()),
-                remedy="start one with 'ray start --head', or omit the address",
-            ) from error
+            expected, got = f"a Ray cluster at {self.address!r}", " ".join(str(error).split())
+            remedy = "start one with 'ray start --head', or omit the address"
+            raise SettingError(expected=expected, got=got, remedy=remedy) from error
 
 
 def _import_ray() -> Any:
@@ -106,7 +101,6 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise SettingError(
-            expected="Ray to be installed", got=f"{error}", remedy="pip install exml[ray], or use local processes"
-        ) from None
+        remedy = "pip install exml[ray], or use local processes"
+        raise SettingError(expected="Ray to be installed", got=str(error), remedy=remedy) from None
     return ray

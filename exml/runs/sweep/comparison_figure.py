@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from exml.runs.canvas import COLOURS, MARKERS, fitted, new_figure
-from exml.runs.sweep.groups import Group, groups_of
-from exml.runs.sweep.results import SweepResult
+from exml.runs.sweep.results import Group, SweepResult
 
 DASHES: tuple[Any, ...] = (":", "--", "-.", (0, (6, 1, 1, 1, 1, 1)), "-")
 ACROSS = 3
@@ -22,15 +21,12 @@ def comparison_figure(result: SweepResult) -> Figure:
     """Stream accuracy of each strategy and combination of fields: every seed, the mean and the standard deviation.
 
     Each scenario has a panel, with the means of its baselines as lines.
-
-    Args:
-        result: of a sweep, possibly unfinished.
     """
-    groups = groups_of(result)
+    groups = result.groups
     scenarios = list(dict.fromkeys(group.scenario for group in groups))
-    labels = list(dict.fromkeys(group.label for group in groups if group.kind == "strategy"))
-    strategies = list(dict.fromkeys(group.strategy for group in groups if group.kind == "strategy"))
-    names = dict.fromkeys(group.strategy for group in groups if group.kind == "baseline")
+    labels = list(dict.fromkeys(group.label for group in groups if group.rows[0].kind == "strategy"))
+    strategies = list(dict.fromkeys(row.strategy for row in result.rows if row.kind == "strategy"))
+    names = dict.fromkeys(row.strategy for row in result.rows if row.kind == "baseline")
     baselines = dict(zip(names, itertools.cycle(DASHES), strict=False))
     across = max(1, min(ACROSS, len(scenarios)))
     down = max(1, -(-len(scenarios) // across))
@@ -41,11 +37,11 @@ def comparison_figure(result: SweepResult) -> Figure:
         axis.set_visible(False)
     for axis, scenario in zip(axes, scenarios, strict=False):
         for group in (group for group in groups if group.scenario == scenario):
-            if group.kind == "baseline":
-                look = {"color": "#777777", "linestyle": baselines[group.strategy], "linewidth": 1.1}
+            if group.rows[0].kind == "baseline":
+                look = {"color": "#777777", "linestyle": baselines[group.label], "linewidth": 1.1}
                 axis.axvline(statistics.fmean(group.accuracies), **look)
             else:
-                _draw(axis, group, labels.index(group.label), strategies.index(group.strategy))
+                _draw(axis, group, labels.index(group.label), strategies.index(group.rows[0].strategy))
         axis.set_yticks(range(len(labels)), labels, fontsize=8)
         axis.set_ylim(len(labels) - 0.4, -0.6)  # the first on top
         axis.set_title(fitted(scenario, 4.0, 10), fontsize=10, loc="left")

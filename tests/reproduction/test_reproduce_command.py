@@ -13,8 +13,6 @@ from exml.cli import run_app
 from exml.runs import Environment, LocalProcesses, Resources, Seconds
 from tests.reproduction.conftest import small_layout
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def small(monkeypatch):

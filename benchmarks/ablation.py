@@ -45,13 +45,7 @@ WEIGHTS = (0.0, 1.0)
 BUDGET = {"images": 0.003, "steps": 0.006}
 
 TRAINING = {"batch_size": 32, "learning_rate": 0.005, "optimizer": "adam", "schedule": "one-cycle"}
-CONTINUING = {
-    "learning_rate": 0.002,
-    "views": 2,
-    "clip_norm": 1.0,
-    "ridge": 0.01,
-    "batch_norm": "running",
-}
+CONTINUING = {"learning_rate": 0.002, "views": 2, "clip_norm": 1.0, "ridge": 0.01, "batch_norm": "running"}
 """On CIFAR-10, where so few steps from scratch end at chance."""
 
 INTRODUCTION = """# Ablation
@@ -74,7 +68,6 @@ def combiners(scenario: str) -> Mapping[str, Combiner]:
 
 
 def _plain(scenario: str) -> str:
-    """Its name without the training of its experts."""
     return scenario.split(":")[0]
 
 
@@ -97,29 +90,27 @@ def _cell(
         continuing = _plain(scenario).startswith("cifar10")
         changes: dict[str, Any] = TRAINING | (CONTINUING if continuing else {})
         training = attrs.evolve(recipes.at_budget(paper, steps).training, **changes)
-        strategy = attrs.evolve(recipes.at_budget(paper, images), training=training)
-        if continuing:
-            strategy = attrs.evolve(strategy, student="first-expert")
-        generator: Any = strategy.generator
-        loss: Any = strategy.loss
+        strategy: Any = recipes.at_budget(paper, images)
         inside: Combiner = COMBINERS[combiner]
         if isinstance(paper.combiner, MultiTask):  # the heads of the tasks stay apart
             inside = attrs.evolve(paper.combiner, combiner=inside)
         return attrs.evolve(
             strategy,
-            # The images are the same in all cells, whatever the augmentation of the distillation.
-            generator=attrs.evolve(generator, augmentation=strategy.augmentation),
+            training=training,
+            student="first-expert" if continuing else strategy.student,
+            # The images are the same in all cells, also without augmentation in the distillation.
+            generator=attrs.evolve(strategy.generator, augmentation=strategy.augmentation),
             normalizer=NORMALIZERS[normalizer],
             combiner=inside,
             augmentation=strategy.augmentation if augmented == "augmented" else None,
-            loss=attrs.evolve(loss, cross_entropy=weight),
+            loss=attrs.evolve(strategy.loss, cross_entropy=weight),
         )
 
     return make
 
 
 def result(scenario: str) -> str:
-    """The file with the measurements of a scenario, whatever the training of its experts."""
+    """The file with the measurements of a scenario."""
     return f"ablation_{_plain(scenario)}.json"
 
 
@@ -127,16 +118,10 @@ def collect(scenario: str, images: float, steps: float, seeds: Sequence[int], wo
     """What was measured, and the sizes of it."""
     made = cells(scenario, images, steps)
     strategy: Any = next(iter(made.values()))(seeds[0])
-    return {
-        "scenario": scenario,
-        "budget": {"images": images, "steps": steps},
-        "sizes": {
-            "buffer": strategy.buffer.size,
-            "inversion": strategy.generator.iterations,
-            "distillation": strategy.training.iterations,
-        },
-        **gather(made, scenario, seeds, work),
-    }
+    sizes = {"buffer": strategy.buffer.size, "inversion": strategy.generator.iterations}
+    sizes["distillation"] = strategy.training.iterations
+    budget = {"images": images, "steps": steps}
+    return {"scenario": scenario, "budget": budget, "sizes": sizes, **gather(made, scenario, seeds, work)}
 
 
 def page(results: Mapping[str, Found]) -> str:
@@ -232,14 +217,11 @@ def main() -> None:
     if _plain(given.scenario) not in SCENARIOS:
         parser.error(f"expected a scenario of {', '.join(SCENARIOS)}, got {given.scenario}")
     size = (given.scenario, given.images, given.steps)
-    measure(
-        cells(*size),
-        given.scenario,
-        given.seeds,
-        given.work,
-        lambda: PAGE.record(result(given.scenario), collect(*size, given.seeds, given.work)),
-        Execution(precision=given.precision),
-    )
+
+    def save() -> None:
+        PAGE.record(result(given.scenario), collect(*size, given.seeds, given.work))
+
+    measure(cells(*size), given.scenario, given.seeds, given.work, save, Execution(precision=given.precision))
 
 
 if __name__ == "__main__":

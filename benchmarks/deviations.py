@@ -48,13 +48,9 @@ class Matter:
     """One row of the table.
 
     Args:
-        name: of the matter.
-        text: what the paper says.
-        code: what its code does.
-        field: which field is the switch.
-        base: the code's strategy in which the matter shows.
-        cells: what is changed in it, by name; none where there is nothing to measure.
-        otherwise: why.
+        base: the code's strategy that is changed.
+        cells: the changes, by name; none where there is nothing to measure.
+        otherwise: why there is nothing to measure.
     """
 
     name: str
@@ -66,24 +62,15 @@ class Matter:
     otherwise: str = ""
 
 
-def _generator(**changes: Any) -> Change:
-    def change(strategy: Strategy) -> Strategy:
-        generator: Any = strategy.generator
-        return attrs.evolve(strategy, generator=attrs.evolve(generator, **changes))
+def _set(*path: str, **changes: Any) -> Change:
+    """Change fields of the component at a path in the strategy."""
+
+    def change(part: Any) -> Any:
+        if not path:
+            return attrs.evolve(part, **changes)
+        return attrs.evolve(part, **{path[0]: _set(*path[1:], **changes)(getattr(part, path[0]))})
 
     return change
-
-
-def _loss(**changes: Any) -> Change:
-    def change(strategy: Strategy) -> Strategy:
-        loss: Any = strategy.loss
-        return attrs.evolve(strategy, loss=attrs.evolve(loss, **changes))
-
-    return change
-
-
-def _strategy(**changes: Any) -> Change:
-    return lambda strategy: attrs.evolve(strategy, **changes)
 
 
 def _blur(strategy: Strategy) -> Strategy:
@@ -92,17 +79,8 @@ def _blur(strategy: Strategy) -> Strategy:
     return attrs.evolve(strategy, prior=Sum(parts))
 
 
-def _crop(**changes: Any) -> Change:
-    def change(strategy: Strategy) -> Strategy:
-        generator: Any = strategy.generator
-        own = attrs.evolve(generator.augmentation, **changes)
-        return attrs.evolve(strategy, generator=attrs.evolve(generator, augmentation=own))
-
-    return change
-
-
 def _border(strategy: Strategy) -> Strategy:
-    return _crop(padding="border")(attrs.evolve(strategy, augmentation=Augmentation(shift=4)))
+    return _set("generator", "augmentation", padding="border")(_set(augmentation=Augmentation(shift=4))(strategy))
 
 
 def _uniform(strategy: Strategy) -> Strategy:
@@ -145,31 +123,28 @@ MATTERS = (
         "not specified",
         "subtracts the mean over the teacher's classes and keeps the scale; nothing with task labels",
         "`normalizer=CenterLogits()`, `RawLogits()`",
-        cells={
-            "standardised": _strategy(normalizer=StandardizeLogits()),
-            "not at all": _strategy(normalizer=RawLogits()),
-        },
+        cells={"standardised": _set(normalizer=StandardizeLogits()), "not at all": _set(normalizer=RawLogits())},
     ),
     Matter(
         "Targets (Eq. 8)",
         "of the teacher that knows y_syn; the third case repeats y^ExM in print and is read as (y^ExM + y^S) / 2",
         "both teachers side by side for every image, the mean where classes overlap; y_syn is not used",
         "`combiner=SideBySide()`",
-        cells={"as the text": _strategy(combiner=ByClass())},
+        cells={"as the text": _set(combiner=ByClass())},
     ),
     Matter(
         "Squared error (Eq. 9)",
         "called the mean squared error, printed as a squared norm",
         "the mean over all classes",
         '`Distillation(reduction="mean")`; also in `recipes.paper`, see above',
-        cells={"as a norm": _loss(reduction="sum")},
+        cells={"as a norm": _set("loss", reduction="sum")},
     ),
     Matter(
         "Classes that nobody has brought yet",
         "not specified",
         "target 0 in the squared error, and a part of the softmax of the cross-entropy",
         '`Distillation(classes="all")`',
-        cells={"left out": _loss(classes="seen")},
+        cells={"left out": _set("loss", classes="seen")},
     ),
     Matter(
         "Labels of auxiliary images",
@@ -177,7 +152,7 @@ MATTERS = (
         "argmax of the combined target, updated at each step",
         '`Distillation(labels="target")`',
         "auxiliary",
-        {"as the text": _loss(labels="given")},
+        {"as the text": _set("loss", labels="given")},
     ),
     Matter(
         "Buffer of auxiliary images",
@@ -193,14 +168,14 @@ MATTERS = (
         "none on MNIST",
         "`augmentation=None`",
         "auxiliary",
-        {"as the text": _strategy(augmentation=Augmentation(shift=4))},
+        {"as the text": _set(augmentation=Augmentation(shift=4))},
     ),
     Matter(
         "Crops in generation",
         "of each image",
         "one for the whole mini-batch, and a color jitter without effect",
         '`ModelInversion(augmentation=Augmentation(parameters="batch", ...))`',
-        cells={"as the text": _crop(parameters="image")},
+        cells={"as the text": _set("generator", "augmentation", parameters="image")},
     ),
     Matter(
         "Beyond the border",
@@ -214,14 +189,14 @@ MATTERS = (
         "not specified",
         "clamped to ±3 in normalized units after each step",
         "`ModelInversion(clamp=3.0)`",
-        cells={"free": _generator(clamp=None)},
+        cells={"free": _set("generator", clamp=None)},
     ),
     Matter(
         "When an image is finished",
         "when its class has p > 0.99 (Fig. 2)",
         "after a fixed number of steps",
         "`ModelInversion(stop_at=0.99)`",
-        cells={"as the text": _generator(stop_at=0.99)},
+        cells={"as the text": _set("generator", stop_at=0.99)},
     ),
     Matter(
         "Mini-batches in generation",
@@ -237,7 +212,7 @@ MATTERS = (
         "all output units; for some targets, the argmax is a class that the expert never saw",
         '`DataImpression(classes="all")`',
         "data-impression",
-        {"as the text": _generator(classes="known")},
+        {"as the text": _set("generator", classes="known")},
     ),
     Matter(
         "Earlier images in the buffer",
@@ -251,7 +226,7 @@ MATTERS = (
         "learned like the others",
         "can start with a copy of the first expert; off in the published configurations",
         '`student="first-expert"`',
-        cells={"a copy": _strategy(student="first-expert")},
+        cells={"a copy": _set(student="first-expert")},
     ),
     Matter(
         "All of these together",
@@ -265,9 +240,7 @@ MATTERS = (
 
 def cells() -> dict[str, Callable[[int], Strategy]]:
     """Every strategy that is measured, by the name of its folder."""
-    made: dict[str, Callable[[int], Strategy]] = {}
-    for base in dict.fromkeys(matter.base for matter in MATTERS):
-        made[base] = _cell(base, _strategy())
+    made = {base: _cell(base, _set()) for base in dict.fromkeys(matter.base for matter in MATTERS)}
     for matter in MATTERS:
         for how, change in matter.cells.items():
             made[slug(matter.name, how)] = _cell(matter.base, change)
@@ -292,7 +265,6 @@ def collect(work: Path, seeds: list[int]) -> dict[str, Any]:
 
 @lru_cache
 def _unseen(work: Path, seed: int, beta: float) -> float:
-    """The share of the labels of the code's data impression that are classes which the expert never saw."""
     experts = experts_of(work, SCENARIO, seed)
     draw = DataImpression(beta, iterations=1, classes="all")
     strangers = [~torch.isin(draw(expert, _DRAWN, seed).labels, expert.class_ids) for expert in experts]
@@ -300,12 +272,8 @@ def _unseen(work: Path, seed: int, beta: float) -> float:
 
 
 def _sizes(strategy: Strategy) -> dict[str, int]:
-    buffer, generator = strategy.buffer, strategy.generator
-    return {
-        "buffer": getattr(buffer, "size", 0),
-        "inversion": getattr(generator, "iterations", 0),
-        "distillation": strategy.training.iterations,
-    }
+    sizes = {"buffer": getattr(strategy.buffer, "size", 0), "inversion": getattr(strategy.generator, "iterations", 0)}
+    return sizes | {"distillation": strategy.training.iterations}
 
 
 def page(results: Mapping[str, Found]) -> str:
@@ -321,10 +289,7 @@ def page(results: Mapping[str, Found]) -> str:
         for name, size in sizes.items()
         if accuracy.get(name)
     )
-    rows = [
-        (matter.name, matter.text, matter.code, matter.field, "; ".join(_effects(accuracy, matter)))
-        for matter in MATTERS
-    ]
+    rows = [(row.name, row.text, row.code, row.field, "; ".join(_effects(accuracy, row))) for row in MATTERS]
     shares = " and ".join(f"{share:g} % at β = {beta}" for beta, share in measured["unseen"].items())
     lines = [
         *table(("matter|", "the text|", "the code|", "the switch|", "effect of the text's way|"), rows),

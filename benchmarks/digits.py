@@ -53,44 +53,43 @@ def measure(scenario: str, seed: int, names: Sequence[str], work: Path) -> None:
 
 
 def gather(results: list[Result]) -> dict[str, Any]:
-    """Rows by scenario: stream accuracies in percent, one a seed, with forgetting where there is any."""
+    """Rows by scenario: stream accuracies in percent, one per seed, with forgetting where it is measured."""
     rows: dict[str, dict[str, dict[str, Any]]] = {}
-    asked: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int]] = set()
+
+    def row_of(scenario: str, name: str, kind: str, ex_model: bool) -> dict[str, Any]:
+        empty = {"kind": kind, "ex_model": ex_model, "seeds": [], "accuracy": [], "forgetting": [], "reason": None}
+        return rows.setdefault(scenario, {}).setdefault(name, empty)
+
     for result in results:
-        table = rows.setdefault(result.scenario, {})
         current = wanted(result.scenario, result.seed, NAMES)
         for strategy in result.strategies:
             if Strategy.from_dict(strategy.strategy) != current[strategy.name]:
-                continue  # of a recipe that has changed since
-            row = table.setdefault(strategy.name, _row("strategy", strategy.ex_model))
+                continue  # the recipe has changed since
+            row = row_of(result.scenario, strategy.name, "strategy", strategy.ex_model)
             row["seeds"].append(result.seed)
             row["accuracy"].append(round(100 * strategy.stream_accuracy[-1], 2))
             if strategy.forgetting is not None:
                 row["forgetting"].append(round(100 * strategy.forgetting, 2))
-        if (result.scenario, result.seed) in asked:
+        if (result.scenario, result.seed) in seen:
             continue  # the baselines are the same in every run with these experts
-        asked.add((result.scenario, result.seed))
+        seen.add((result.scenario, result.seed))
         for baseline in result.baselines:
-            row = table.setdefault(baseline.name, _row("baseline", baseline.ex_model))
+            row = row_of(result.scenario, baseline.name, "baseline", baseline.ex_model)
             if baseline.stream_accuracy is None:
                 row["reason"] = baseline.reason
             else:
                 row["seeds"].append(result.seed)
                 row["accuracy"].append(round(100 * baseline.stream_accuracy, 2))
     first = results[0].environments[0]
-    hardware = sorted({e.hardware for result in results for e in result.environments})
     return {
         "seeds": sorted({result.seed for result in results}),
-        "hardware": hardware,
+        "hardware": sorted({e.hardware for result in results for e in result.environments}),
         "threads": first.threads,
         "versions": dict(first.versions),
         "commit": commit(),
         "scenarios": rows,
     }
-
-
-def _row(kind: str, ex_model: bool) -> dict[str, Any]:
-    return {"kind": kind, "ex_model": ex_model, "seeds": [], "accuracy": [], "forgetting": [], "reason": None}
 
 
 TITLE = "# Results on the embedded scenarios"

@@ -40,7 +40,7 @@ CASES: dict[str, tuple[str, Callable[[], nn.Module], tuple[int, int, int], int]]
     "lenet5": ("LeNet5, 1x32x32", lambda: LeNet5(1, 10, 32), (1, 32, 32), 3200),
     "slim-resnet18": ("SlimResNet18 of width 20, 3x32x32", lambda: SlimResNet18(3, 10, 20), (3, 32, 32), 320),
 }
-"""What it is, the module, its images, and how many there are in an epoch."""
+"""A title, the module, the shape of its images, and the number of images per epoch."""
 
 
 def ours(module: nn.Module, samples: Samples) -> None:
@@ -49,7 +49,7 @@ def ours(module: nn.Module, samples: Samples) -> None:
 
 
 def usual(module: nn.Module, samples: Samples) -> None:
-    """One epoch of the loop that one would write first."""
+    """One epoch of a plain PyTorch loop."""
     data = TensorDataset((samples.pixels() - MEAN) / STD, samples.labels)
     optimizer = torch.optim.SGD(
         module.parameters(), TRAINING.learning_rate, TRAINING.momentum, weight_decay=TRAINING.weight_decay
@@ -63,7 +63,7 @@ def usual(module: nn.Module, samples: Samples) -> None:
 
 
 def measure(name: str, pairs: int) -> dict[str, Any]:
-    """Images a second of both, in turns, and how they compare."""
+    """Images per second of both, measured in turns, and their ratio."""
     what, make, shape, count = CASES[name]
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=draws)
@@ -83,10 +83,7 @@ def measure(name: str, pairs: int) -> dict[str, Any]:
         "images": count,
         "n": pairs,
         **{way: {"median": statistics.median(rate), "spread": [rate[0], rate[-1]]} for way, rate in rates.items()},
-        "speedup": {
-            "median": round(statistics.median(ratios), 2),
-            "spread": [round(ratios[0], 2), round(ratios[-1], 2)],
-        },
+        "speedup": {"median": round(statistics.median(ratios), 2), "spread": [round(ratios[at], 2) for at in (0, -1)]},
     }
 
 

@@ -37,6 +37,7 @@ from exml.datasets.imagenet import MEAN, STD
 from exml.engine import keep_freed_memory
 from exml.experts import ExpertTraining
 from exml.generators import AuxiliaryData, DatasetImages, ModelInversion, ProceduralImages
+from exml.learning import events
 from exml.learning.strategy import Strategy
 from exml.losses import Distillation, MeanSquaredError
 from exml.normalizers import CenterLogits
@@ -90,6 +91,9 @@ def strategies() -> dict[str, Strategy]:
     )
     inversion = ModelInversion(iterations=INVERSION_STEPS, learning_rate=0.1, temperature=2.0, batch_size=BATCH)
     priors = (L2Norm(1e-4), GaussianBlur(0.01), BatchNormStatistics(1.0))
+    training = exml.Training(
+        iterations=STEPS, batch_size=BATCH, learning_rate=0.0005, optimizer="adam", schedule="one-cycle"
+    )
     ours = (
         base.generator(ProceduralImages(polarity="any", full_contrast=True))
         .augmentation(Augmentation(shift=3, rotation=15.0, flip=0.5))
@@ -97,23 +101,12 @@ def strategies() -> dict[str, Strategy]:
         .buffer(Cumulative(DRAWINGS))
         .loss(MeanSquaredError("seen"))
         .student("first-expert")
+        .training(attrs.evolve(training, views=2, clip_norm=1.0, ridge=0.01, batch_norm="running"))
     )
     return {
         "model inversion": base.generator(inversion).priors(*priors).build(),
         "auxiliary data": base.generator(AuxiliaryData(DatasetImages("imagenet", size=128))).build(),
-        "drawings": ours.training(
-            exml.Training(
-                iterations=STEPS,
-                batch_size=BATCH,
-                learning_rate=0.0005,
-                optimizer="adam",
-                schedule="one-cycle",
-                views=2,
-                clip_norm=1.0,
-                ridge=0.01,
-                batch_norm="running",
-            )
-        ).build(),
+        "drawings": ours.build(),
     }
 
 
@@ -146,15 +139,15 @@ class Clock:
         self.seconds: dict[str, float] = {"generation": 0.0, "distillation": 0.0}
         self._since = time.process_time()
 
-    def __call__(self, event: exml.learning.events.Event, /) -> None:
+    def __call__(self, event: events.Event, /) -> None:
         """See :class:`exml.learning.events.Observer`."""
         now = time.process_time()
         match event:
-            case exml.learning.events.BufferUpdated():
+            case events.BufferUpdated():
                 self.seconds["generation"] += now - self._since
-            case exml.learning.events.ExperienceFinished():
+            case events.ExperienceFinished():
                 self.seconds["distillation"] += now - self._since
-            case exml.learning.events.ExperienceStarted():
+            case events.ExperienceStarted():
                 pass
             case _:
                 return

@@ -50,7 +50,7 @@ BUFFERS = {
     "reservoir": "16 new images for every expert, 500 kept",
 }
 TENTH = 10
-"""After so many experts everything that is allocated once has been."""
+"""The number of experts after which nothing more is allocated once."""
 
 
 def strategy(buffer: str) -> exml.Strategy:
@@ -69,7 +69,7 @@ def strategy(buffer: str) -> exml.Strategy:
 
 
 def make_experts(folder: Path, count: int) -> None:
-    """Experts with three digits each, drawn at random, so that they overlap; those that are there are left alone."""
+    """Experts with three digits each, drawn at random; existing files are kept."""
     data = scenarios.load("digits-joint").experiences[0].train
     training = ExpertTraining(epochs=2, batch_size=32, learning_rate=0.05)
     for index in range(count):
@@ -119,15 +119,12 @@ class Watched:
         found = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmHWM", "VmRSS"))}
         ticks = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[11:13]
         processor = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
-        return {
-            "peak_mib": int(found["VmHWM"]) / 1024,
-            "held_mib": int(found["VmRSS"]) / 1024,
-            "processor_s": processor,
-        }
+        mib = {name: int(found[key]) / 1024 for name, key in (("peak_mib", "VmHWM"), ("held_mib", "VmRSS"))}
+        return {**mib, "processor_s": processor}
 
 
 def measure(work: Path, buffer: str, count: int) -> dict[str, Any]:
-    """One row: memory and time of a run that nobody disturbs."""
+    """One row: memory and time of an uninterrupted run."""
     shutil.rmtree(work / buffer, ignore_errors=True)
     watched = Watched(command(work, buffer, buffer, count), work / buffer / "stream.jsonl")
     while watched.process.poll() is None:
@@ -154,8 +151,7 @@ def measure(work: Path, buffer: str, count: int) -> dict[str, Any]:
     found = {"early": of(early), "late": of(late)}
     return {
         "what": BUFFERS[buffer],
-        "peak_mib": {str(place): round(rows[place - 1]["peak_mib"], 1) for place in places},
-        "held_mib": {str(place): round(rows[place - 1]["held_mib"], 1) for place in places},
+        **{key: {str(at): round(rows[at - 1][key], 1) for at in places} for key in ("peak_mib", "held_mib")},
         "peak_ratio": round(last["peak_mib"] / first["peak_mib"], 4),
         "seconds": found,
         "seconds_ratio": round(found["late"]["median_s"] / found["early"]["median_s"], 3),

@@ -74,7 +74,7 @@ OPTIONS: dict[str, tuple[str, Callable[[Strategy], Strategy]]] = {
 
 @attrs.define
 class Clock:
-    """Seconds of the processor, by phase; told of the events of a learner."""
+    """CPU seconds by phase; an observer of a learner's events."""
 
     seconds: dict[str, float] = attrs.field(factory=lambda: {"generation": 0.0, "distillation": 0.0})
     began: float = 0.0

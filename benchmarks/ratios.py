@@ -48,7 +48,7 @@ from exml.engine import (
     keep_freed_memory,
     lowered,
 )
-from exml.engine._steps import Captured
+from exml.engine._steps import captured
 from exml.generators import ModelInversion
 from exml.losses import MeanSquaredError
 from exml.models import LeNet5, SlimResNet18
@@ -153,8 +153,8 @@ def with_captured(forms: dict[str, Step], device: str) -> dict[str, Step]:
     """On a GPU, each form as a CUDA graph too."""
     if device != "cuda":
         return forms
-    captured = {f"{name}, captured": Captured(step, (), torch.device("cuda")) for name, step in forms.items()}
-    return {**forms, **captured}
+    graphs = {f"{name}, captured": captured(step, (), torch.device("cuda")) for name, step in forms.items()}
+    return {**forms, **graphs}
 
 
 def trained_like(module: nn.Module) -> nn.Module:
@@ -260,10 +260,7 @@ def bare_distillations(
 
     plain = [own(student, train=True), own(teacher, train=False), own(earlier, train=False)]
     last = [copy.deepcopy(module).to(memory_format=torch.channels_last) for module in plain]
-    folded = [
-        copy.deepcopy(last[0]),
-        *(stack.enter_context(lowered(module, images[:2])) for module in plain[1:]),
-    ]
+    folded = [copy.deepcopy(last[0]), *(stack.enter_context(lowered(module, images[:2])) for module in plain[1:])]
     forms = {"as they are": plain, "channels last": last, "channels last, teachers folded": folded}
     return {name: partial(step, *modules) for name, modules in forms.items()}
 

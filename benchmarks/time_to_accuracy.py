@@ -3,17 +3,14 @@
     uv run python benchmarks/time_to_accuracy.py --work DIR     # the same command resumes after a kill
 
 The plain version (``straightforward.py``: plain loops, the paper's settings) learns a stream of experts with a share of
-the paper's budget. Then the default strategy learns the same stream in the same process with the same number of
-threads; for every second seed the order is reversed. Seconds are those of generation and distillation, without
-evaluations. The accuracy is that on the test images of all experiences, future ones included.
-
-At the paper's budget, the plain version takes hours on a CPU, so it gets a part of the budget (``--budget``, of
-iterations and buffer). The smaller the part, the less time the default strategy has.
+the paper's budget (``--budget``), because the whole budget takes hours on a CPU. Then the default strategy learns the
+same stream in the same process with the same number of threads; for every second seed the order is reversed. Seconds
+are those of generation and distillation, without evaluations. The accuracy is that on the test images of all
+experiences.
 
 ``ratio`` is the time at which the default strategy reaches the final accuracy of the plain version, and stays above it,
 in units of the plain version's time. Two more columns are the ratio of the whole times, and the time to the best
-accuracy of the plain version. The settings of the default strategy were chosen on validation images, those of the plain
-version are the paper's. MNIST must be in ``EXML_DATA``.
+accuracy of the plain version. The settings of the default strategy were chosen on validation images.
 
 Each run is one file below ``--work``; ``benchmarks/results/time_to_accuracy.json`` is gathered from these.
 """
@@ -58,12 +55,10 @@ EVERY = 200
 
 @attrs.define
 class Curve:
-    """Accuracies against the seconds of training; it stops its clock while it looks.
+    """Accuracies against the seconds of training, without those of evaluation.
 
     Args:
-        student: in training.
-        scenario: with the test images.
-        points: seconds, stream accuracy in percent, experiences that are over, steps of the one under way.
+        points: seconds, stream accuracy in percent, finished experiences, steps of the current one.
     """
 
     student: Normalized
@@ -104,7 +99,7 @@ class Curve:
 
 
 def default_strategy(scenario: str, seed: int) -> Strategy:
-    """Our default."""
+    """The default strategy for the experts of a scenario."""
     return exml.recipes.for_scenario("exml", scenario, seed).build()
 
 
@@ -127,15 +122,10 @@ def run_side(side: str, scenario: Scenario, experts: ExpertStream, seed: int, bu
         return curve
     modules = [(expert.to(device).module, expert.classes) for expert in experts]
     shape = scenario.image_shape
+    shift = shape[1] // 8  # "small displacements": 4 pixels of 32, 1 of 8
     curve.start()
     straightforward.learn(
-        student.module,
-        modules,
-        shape,
-        shift=shape[1] // 8,  # "small displacements": 4 pixels of 32, 1 of 8
-        budget=budget,
-        seed=seed,
-        after_experience=curve.look,
+        student.module, modules, shape, shift=shift, budget=budget, seed=seed, after_experience=curve.look
     )
     return curve
 
@@ -156,15 +146,8 @@ def measure(name: str, seed: int, budget: float, device: str, work: Path) -> Non
         print(f"{name}, seed {seed}, {side}", flush=True)
         curve = run_side(side, scenario, experts, seed, budget, device)
         fingerprints = [expert.fingerprint() for expert in experts]
-        write_json(
-            path,
-            {
-                **asked,
-                "commit": commit("benchmarks/straightforward.py"),
-                "experts": fingerprints,
-                "curve": curve.points,
-            },
-        )
+        row = {"commit": commit("benchmarks/straightforward.py"), "experts": fingerprints, "curve": curve.points}
+        write_json(path, asked | row)
 
 
 def reached(curve: Sequence[Sequence[float]], accuracy: float) -> float | None:

@@ -12,34 +12,26 @@ from exml.core.shapes import Labels
 from exml.core.validators import positive_int
 
 
-def subset(length: int, size: int, generator: torch.Generator) -> Labels:
-    """``min(size, length)`` distinct indices below ``length`` in ascending order; every set is equally probable."""
-    drawn = torch.randperm(length, generator=generator, device=generator.device)[:size]
-    return drawn.sort().values
+def _subset(length: int, size: int, generator: torch.Generator) -> Labels:
+    """Distinct indices below ``length``, at most ``size``, in ascending order; every set is equally probable."""
+    return torch.randperm(length, generator=generator, device=generator.device)[:size].sort().values
 
 
-def share_of(size: int, experience: int) -> int:
-    """⌊N / i⌋ (Eq. 5).
-
-    Raises:
-        BufferSizeError: when that is 0.
-    """
-    if size < experience:
+def _share(policy: ClassBalanced | Cumulative | EqualParts, experience: int, /) -> int:
+    """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` if that is 0."""
+    if policy.size < experience:
         raise BufferSizeError(
             expected=f"a buffer of at least {experience} samples for experience {experience}",
-            got=str(size),
+            got=str(policy.size),
             remedy="increase the size of the buffer, or use exml.buffers.Unbounded",
         )
-    return size // experience
+    return policy.size // experience
 
 
 @component
 @attrs.frozen
 class ClassBalanced:
     """Keep N samples, balanced over the classes as far as the rarer classes allow.
-
-    Unlike :class:`Cumulative`, experiences with many classes keep more samples than those with few. A class with fewer
-    samples than its share keeps all of them, and the others divide the rest.
 
     Args:
         size: N, at least the number of experiences.
@@ -50,20 +42,16 @@ class ClassBalanced:
     """
 
     size: int = attrs.field(validator=positive_int())
-
-    def share(self, experience: int, /) -> int:
-        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is 0."""
-        return share_of(self.size, experience)
+    share = _share
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
         """M_i from M_{i-1} and D_i; samples keep their order."""
         union = new if memory is None else Samples.concat([memory, new])
         classes, counts = union.labels.unique(return_counts=True)
-        kept: list[torch.Tensor] = []
-        room = self.size
+        kept, room = list[torch.Tensor](), self.size
         for rank, position in enumerate(counts.argsort(stable=True).tolist()):
             members = (union.labels == classes[position]).nonzero().squeeze(1)
-            chosen = subset(len(members), room // (len(classes) - rank), generator)
+            chosen = _subset(len(members), room // (len(classes) - rank), generator)
             kept.append(members[chosen])
             room -= len(chosen)
         return union[torch.cat(kept).sort().values]
@@ -86,26 +74,20 @@ class Cumulative:
     """
 
     size: int = attrs.field(validator=positive_int())
-
-    def share(self, experience: int, /) -> int:
-        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is 0."""
-        return share_of(self.size, experience)
+    share = _share
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
         """M_i from M_{i-1} and D_i; earlier samples keep their order."""
         if memory is None:
             return new
-        kept = subset(len(memory), self.size - len(new), generator)
+        kept = _subset(len(memory), self.size - len(new), generator)
         return Samples.concat([memory[kept], new])
 
 
 @component
 @attrs.frozen
 class EqualParts:
-    """Keep ⌊N/i⌋ samples of every experience, drawn from those of each.
-
-    The paper's code does this in place of the subsample of :class:`Cumulative`, which draws N - N/i of all earlier
-    samples, so that the number per experience is random. M_i has up to i - 1 samples less than N.
+    """Keep ⌊N/i⌋ samples of every experience, as in the paper's code; M_i has up to i - 1 samples fewer than N.
 
     Args:
         size: N, at least the number of experiences.
@@ -117,30 +99,24 @@ class EqualParts:
     """
 
     size: int = attrs.field(validator=positive_int())
-
-    def share(self, experience: int, /) -> int:
-        """⌊N/i⌋ (Eq. 5); raises :class:`exml.core.errors.BufferSizeError` when that is 0."""
-        return share_of(self.size, experience)
+    share = _share
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
         """M_i from M_{i-1} and D_i; experiences stay in their order."""
         if memory is None:
             return new
         parts = [(memory.experiences == past).nonzero().squeeze(1) for past in memory.experiences.unique()]
-        kept = torch.cat([part[subset(len(part), len(new), generator)] for part in parts])
+        kept = torch.cat([part[_subset(len(part), len(new), generator)] for part in parts])
         return Samples.concat([memory[kept], new])
 
 
 @component
 @attrs.frozen
 class Latest:
-    """Keep only the samples of this experience: M_i = D_i.
-
-    Earlier classes persist in the previous student's outputs for new images. The paper's code does this with auxiliary
-    data, which are the same in all experiences.
+    """Keep only the samples of this experience, M_i = D_i, as in the paper's code for auxiliary data.
 
     Args:
-        size: the number of samples per experience.
+        size: the number of new samples.
 
     >>> new = Samples.of(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=2)
     >>> old = Samples.of(torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=1)
@@ -164,12 +140,9 @@ class Latest:
 class Reservoir:
     """Keep N samples, each sample made so far with the same probability (Vitter's Algorithm R, 1985).
 
-    Every experience makes the same number of samples. Unlike with :class:`Cumulative`, the cost of an experience does
-    not decrease along the stream, and the stream may have any length.
-
     Args:
         size: N.
-        per_experience: the number of samples per experience.
+        per_experience: the number of new samples.
 
     >>> policy = Reservoir(2, per_experience=4)
     >>> new = Samples.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3]), experience=1)
@@ -204,10 +177,10 @@ class Reservoir:
 @component
 @attrs.frozen
 class Unbounded:
-    """Keep all samples: an upper bound for comparison. Memory grows with the stream.
+    """Keep all samples; memory grows with the stream.
 
     Args:
-        per_experience: the number of samples per experience.
+        per_experience: the number of new samples.
 
     >>> Unbounded(100).share(7)
     100

@@ -19,16 +19,15 @@ from exml.core.validators import in_range, one_of
 from exml.protocols import Combiner
 
 
-def seen_by(previous: TeacherLogits, expert: TeacherLogits) -> EntryMask:
-    """For each image, the classes that either teacher knows."""
+def _seen_by(previous: TeacherLogits, expert: TeacherLogits) -> EntryMask:
     return (previous.known | expert.known).expand_as(expert.logits)
 
 
-def average(previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryMask, use_expert: EntryMask) -> Target:
+def _average(previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryMask, use_expert: EntryMask) -> Target:
     """The mean of the values in use, 0 and undefined without one; candidates are all classes seen."""
     total = torch.where(use_previous, previous.logits, 0) + torch.where(use_expert, expert.logits, 0)
     halves = torch.where(use_previous & use_expert, 0.5, 1.0).to(total.dtype)
-    return Target(total * halves, use_previous | use_expert, seen_by(previous, expert))
+    return Target(total * halves, use_previous | use_expert, _seen_by(previous, expert))
 
 
 @component
@@ -36,25 +35,18 @@ def average(previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryM
 class ByClass:
     """The target is the output of the teacher that knows the label of an image, or the mean of both (Eq. 8).
 
-    A teacher contributes only its own units. If both know the label, the target covers the classes of both: the mean
-    where both have a unit, and the value of the one that has it elsewhere. The third case of Eq. 8 repeats y^ExM in
-    print; we read (y^ExM + y^S) / 2. A label unknown to both teachers leaves its row undefined.
+    If both know the label, the target is the mean of the units that both have, and covers the others unchanged (Eq. 8
+    prints y^ExM twice; we read y^ExM and y^S). A label unknown to both leaves its row undefined.
 
     Args:
-        units: the units of a teacher to use: those of the classes it was trained on (``"known"``), or all
-            (``"present"``).
+        units: of a teacher to use: those of the classes it was trained on (``"known"``), or all (``"present"``).
 
-    >>> import torch
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[0.0, 2.0], [0.0, 4.0]]), torch.tensor([False, True]), both)
-    >>> target = ByClass()(previous, expert, Samples.of(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])))
-    >>> target.logits
+    >>> ByClass()(previous, expert, Samples.of(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))).logits
     tensor([[1., 0.],
             [0., 4.]])
-    >>> target.defined
-    tensor([[ True, False],
-            [False,  True]])
     """
 
     units: Literal["known", "present"] = attrs.field(default="known", validator=one_of("known", "present"))
@@ -65,7 +57,7 @@ class ByClass:
             teacher.known[samples.labels][:, None] & (teacher.known if self.units == "known" else teacher.present)
             for teacher in (previous, expert)
         )
-        return average(previous, expert, use_previous, use_expert)
+        return _average(previous, expert, use_previous, use_expert)
 
 
 def _nested(value: Any) -> Any:
@@ -101,39 +93,26 @@ def _table(tasks: tuple[tuple[int, ...], ...], classes: int, device: torch.devic
 @component
 @attrs.frozen
 class MultiTask:
-    """Restrict the target of an image to the classes of its own task, as with one head per task (Sec. 5, CIFAR10-MT).
-
-    This applies to both the target and the candidates of another combiner, so that no loss compares classes of
-    different tasks.
+    """Restrict the target and the candidates of an image to the classes of its task (Sec. 5, CIFAR10-MT).
 
     Args:
         tasks: ``tasks[t]`` are the global class ids of task label t; tasks may share classes.
-        combiner: makes the target. With :class:`ByClass` it comes from the expert for a new task, and from the previous
-            student for an old one.
+        combiner: makes the target.
 
     >>> head = torch.tensor([True, True, False, False])
     >>> previous = TeacherLogits(torch.full((2, 4), 1.0), head, head)
     >>> expert = TeacherLogits(torch.full((2, 4), 5.0), ~head, ~head)
     >>> samples = Samples(torch.zeros(2, 1, 2, 2), torch.tensor([0, 3]), torch.tensor([0, 1]), torch.tensor([1, 2]))
-    >>> target = MultiTask(((0, 1), (2, 3)))(previous, expert, samples)
-    >>> target.logits
+    >>> MultiTask(((0, 1), (2, 3)))(previous, expert, samples).logits
     tensor([[1., 1., 0., 0.],
             [0., 0., 5., 5.]])
-    >>> target.candidates.int()
-    tensor([[1, 1, 0, 0],
-            [0, 0, 1, 1]], dtype=torch.int32)
     """
 
     tasks: tuple[tuple[int, ...], ...] = attrs.field(converter=_nested, validator=_class_ids)
     combiner: Combiner = attrs.field(factory=ByClass)
 
     def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
-        """The combiner's target within each sample's task.
-
-        Raises:
-            ShapeError: for a sample whose task label is not in ``tasks``, such as -1. On an accelerator this is a
-                device-side assertion, since a check would synchronize with the device at every step.
-        """
+        """The target within each sample's task; raises ShapeError (on an accelerator, an assertion) without a task."""
         target = self.combiner(previous, expert, samples)
         table = _table(self.tasks, target.logits.shape[1], target.logits.device)
         rows = torch.where(samples.tasks < 0, len(self.tasks), samples.tasks)  # -1 would index the last row
@@ -153,11 +132,9 @@ class MultiTask:
 class ProductOfExperts:
     """Add the logits of the previous student and the expert over all of their units, trained or not.
 
-    The sum of logits is the logarithm of the product of unnormalized probabilities. The untrained units of an expert
-    are evidence too: they are low for images of other classes. A previous student that knows no class contributes
-    nothing. This needs experts with a head of the full width; others contribute nothing to the classes they lack.
+    The sum of logits is the logarithm of the product of unnormalized probabilities. A teacher contributes 0 to classes
+    without a unit, as does a previous student that knows no class.
 
-    >>> import torch
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, -3.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[-1.0, 2.0]]), torch.tensor([False, True]), both)
@@ -170,7 +147,7 @@ class ProductOfExperts:
         use_previous = previous.present & previous.known.any()
         total = torch.where(use_previous, previous.logits, 0) + torch.where(expert.present, expert.logits, 0)
         defined = (use_previous | expert.present).expand_as(total)
-        return Target(total, defined, seen_by(previous, expert))
+        return Target(total, defined, _seen_by(previous, expert))
 
 
 @component
@@ -178,22 +155,15 @@ class ProductOfExperts:
 class SideBySide:
     """Concatenate the logits of the previous student and the expert, each over the classes it knows.
 
-    The paper's code does this in place of Eq. 8. Labels are not read, and where classes overlap the target is the mean.
-    Normalize the logits first; otherwise the teacher with the larger ones dominates.
-
-    An expert may prefer one of its classes for every image, including images of other classes. With a calibration c the
-    target of its class k is ``y_k - c · mean(y_k)``, the mean over the mini-batch (on several ranks, over the part of
-    each). The previous student learned from calibrated targets and stays unchanged.
-
-    The confidence of experts differs as well. With ``scale="previous"`` the (calibrated) logits of the expert are
-    multiplied by one number, so that the mean square of its classes over the mini-batch equals that of the previous
-    student; the first expert sets the scale for all.
+    The paper's code does this in place of Eq. 8. Where classes overlap, the target is the mean. Normalize the logits
+    first; otherwise the teacher with the larger ones dominates.
 
     Args:
-        calibration: c, from 0, as in the paper, to 1.
-        scale: ``"own"``, as in the paper, or ``"previous"``.
+        calibration: c, from 0 (the paper's code) to 1. The target of class k of the expert is ``y_k - c · mean(y_k)``,
+            the mean over the mini-batch of a rank, so that no class of the expert is preferred for every image.
+        scale: ``"own"`` (the paper's code), or ``"previous"`` to multiply the calibrated logits of the expert by the
+            number that makes their mean square over the mini-batch equal to that of the previous student.
 
-    >>> import torch
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[0.0, 2.0]]), torch.tensor([False, True]), both)
@@ -212,7 +182,7 @@ class SideBySide:
         if self.scale == "previous":
             expert = attrs.evolve(expert, logits=expert.logits * _ratio(previous, expert))
         use_previous = previous.known.expand_as(previous.logits)
-        return average(previous, expert, use_previous, expert.known.expand_as(expert.logits))
+        return _average(previous, expert, use_previous, expert.known.expand_as(expert.logits))
 
 
 def _ratio(previous: TeacherLogits, expert: TeacherLogits) -> Tensor:
@@ -222,6 +192,6 @@ def _ratio(previous: TeacherLogits, expert: TeacherLogits) -> Tensor:
         known = teacher.known.to(teacher.logits.dtype)
         return (teacher.logits.square() * known).sum() / (known.sum() * len(teacher.logits)).clamp_min(1)
 
-    wanted, there = square(previous), square(expert)
-    fits = (wanted > 0) & (there > 0)
-    return torch.where(fits, wanted / torch.where(fits, there, 1), 1).sqrt()
+    wanted, present = square(previous), square(expert)
+    fits = (wanted > 0) & (present > 0)
+    return torch.where(fits, wanted / torch.where(fits, present, 1), 1).sqrt()

@@ -1,10 +1,8 @@
 """The contract of every family of components.
 
-Protocols are structural: a component needs no base class, only the attributes and the call. Every component of a
-strategy is also a frozen attrs class decorated with ``@exml.component``, so that it prints, compares, hashes and
-serializes. The suites of :mod:`exml.testing` check what is written here and what a type checker cannot see.
-
-This room imports only :mod:`exml.core`.
+A component needs no base class, only the attributes and the call of its protocol. Every component of a strategy is also
+a frozen attrs class decorated with ``@exml.component``. The suites of :mod:`exml.testing` check these contracts.
+This module imports only :mod:`exml.core`.
 """
 
 from __future__ import annotations
@@ -30,21 +28,20 @@ class Journal(Protocol):
     """Receives the progress of a long generation, and the state to resume it from."""
 
     def restore(self) -> State | None:
-        """The last state given to :meth:`record` before the run was interrupted; None at a fresh start."""
+        """The last recorded state of an interrupted run; None at a fresh start."""
         ...
 
     def record(self, done: int, total: int, state: Callable[[], State], /) -> None:
-        """Report that ``done`` of ``total`` steps are over; calls ``state`` only when a checkpoint is due."""
+        """Report ``done`` of ``total`` steps; calls ``state`` only when a checkpoint is due."""
         ...
 
 
 @attrs.frozen
 class NoJournal:
-    """Discards all reports."""
+    """Records nothing."""
 
     def restore(self) -> State | None:
-        """Always a fresh start."""
-        return None
+        """None: there is no earlier state."""
 
     def record(self, done: int, total: int, state: Callable[[], State], /) -> None:
         """Do nothing."""
@@ -52,17 +49,16 @@ class NoJournal:
 
 @attrs.frozen(eq=False)
 class GenerationContext:
-    """The parts of a strategy and of a run that a generator works with.
+    """The parts of a strategy and of a run that a generator may use.
 
     Args:
         prior: added to the loss of generators that optimize pixels.
         augmentation: applied to the images before every forward pass of generators that optimize pixels.
-        journal: receives progress, and returns the state of an interrupted generation.
-        experience: i, from 1, for generators that read the data of an experience.
-        memory: M_{i-1}, for generators that start from earlier images; None in the first experience.
+        journal: receives progress, and restores the state of an interrupted generation.
+        experience: i, from 1.
+        memory: M_{i-1}; None in the first experience.
         execution: of the steps of generators that optimize pixels.
-        ranks: that generate together. All of them call the generator with the same arguments, and each receives all
-            samples; a generator that does not distribute its work repeats it on every rank.
+        ranks: that generate together. All call the generator with the same arguments and receive all samples.
     """
 
     prior: Prior | None = None
@@ -75,7 +71,7 @@ class GenerationContext:
 
 
 STANDALONE = GenerationContext()
-"""The context of a generator that is called by itself: no prior, no augmentation, no journal."""
+"""The context of a generator outside a run: no prior, no augmentation, no journal."""
 
 
 @role("generator")
@@ -90,18 +86,15 @@ class Generator(Protocol):
 
     @property
     def uses_real_data(self) -> bool:
-        """Whether it reads the experts' own training data, which an ex-model learner does not have (Sec. 5, "Replay").
-
-        A generator that holds others reads them if one of those does.
-        """
+        """Whether it, or a generator inside it, reads the experts' own training data (Sec. 5, "Replay")."""
         ...
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = ..., /) -> Samples:
         """Make ``size`` >= 1 samples on the expert's device.
 
         Images are float32 in pixel units, finite, of ``expert.image_shape`` and without a graph. Labels are among
-        ``expert.classes``, and task labels are ``expert.task``. The same seed gives the same samples, another seed
-        gives others. The expert keeps its weights, its mode, its gradient flags and its hooks.
+        ``expert.classes``, and task labels are ``expert.task``. The samples are a function of the seed. The expert
+        keeps its weights, its mode, its gradient flags and its hooks.
         """
         ...
 
@@ -112,33 +105,29 @@ class Source(Protocol):
 
     @property
     def uses_real_data(self) -> bool:
-        """Whether these are the experts' own training data; False for auxiliary data."""
+        """Whether these are the experts' own training data."""
         ...
 
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
-        """All images for experience i (from 1) on the CPU, with global class ids where the source has them.
-
-        Images are floating in pixel units, or uint8; a generator converts only those that it draws.
-        """
+        """All images for experience i (from 1), on the CPU, with global class ids if the source has them."""
         ...
 
 
 @role("prior")
 @runtime_checkable
 class Prior(Protocol):
-    """A natural image prior (Sec. 4.1): a penalty on images that do not look natural."""
+    """A natural image prior (Sec. 4.1)."""
 
     @property
     def reads_activations(self) -> bool:
-        """Whether it needs the inputs of the expert's batch-norm layers; if not, none are passed."""
+        """Whether it receives the inputs of the expert's batch-norm layers."""
         ...
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
         """The penalty, averaged over the batch; ``images`` are in the expert's normalized units.
 
         It is finite, at least 0, a function of its arguments alone, and has a finite gradient with respect to the
-        images. Several ranks may share a batch: take statistics over images with
-        :func:`exml.priors.statistics_of`, which includes those of all ranks, instead of from the activations.
+        images. Several ranks may share a batch; :func:`exml.priors.statistics_of` includes the images of all of them.
         """
         ...
 
@@ -151,7 +140,7 @@ class Augmentation(Protocol):
     def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
         """Transform every image by its own parameters, drawn from ``generator`` alone.
 
-        Shape and type stay, the images passed in are not modified, and the gradient with respect to them is finite.
+        The result has the same shape and type and a finite gradient; the argument is not modified.
         """
         ...
 
@@ -162,9 +151,9 @@ class Normalizer(Protocol):
     """Puts the logits of one teacher on a common scale (Eqs. 6 and 7)."""
 
     def __call__(self, logits: Logits, known: ClassMask, /) -> Logits:
-        """Normalize each row by statistics over its ``known`` classes; every column is transformed alike.
+        """Transform all columns of a row alike, by statistics over its ``known`` classes.
 
-        The known classes keep their order, and finite logits stay finite, also where all known ones are equal.
+        Known classes keep their order. Finite logits stay finite, even if all known ones are equal.
         """
         ...
 
@@ -175,7 +164,7 @@ class Combiner(Protocol):
     """Makes one target from the normalized logits of two teachers (Eq. 8)."""
 
     def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
-        """``previous`` knows no class in the first experience; rows are aligned with ``samples``.
+        """The target of each sample; ``previous`` knows no class in the first experience.
 
         If a teacher knows the label of an image, its target is defined for at least one class, and the label is among
         its candidates. Candidates are classes that a teacher knows. Target logits are finite, and 0 where undefined.
@@ -203,10 +192,9 @@ class BufferPolicy(Protocol):
         ...
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
-        """The updated buffer M_i, from M_{i-1} (None at first) and D_i; reads i from ``new.experiences``.
+        """The updated buffer M_i, from M_{i-1} (None at first) and D_i, whose ``experiences`` are i.
 
-        It holds samples of both, unchanged and each at most once, at least one in all, and is the same for the same
-        generator state.
+        It holds at least one sample; all are unchanged samples of both, each at most once.
         """
         ...
 
@@ -219,17 +207,9 @@ Predictor: TypeAlias = Callable[[Images, Labels | None], Logits]
 class Experts(Protocol):
     """A stream of known length that can be iterated several times; loads one expert at a time."""
 
-    def __len__(self) -> int:
-        """The number of experts."""
-        ...
-
-    def __iter__(self) -> Iterator[Expert]:
-        """Each expert in turn."""
-        ...
-
-    def __getitem__(self, index: int, /) -> Expert:
-        """One expert, loaded on access."""
-        ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Expert]: ...
+    def __getitem__(self, index: int, /) -> Expert: ...
 
 
 @runtime_checkable
@@ -238,12 +218,12 @@ class Baseline(Protocol):
 
     @property
     def ex_model(self) -> bool:
-        """Whether it keeps the ex-model rules, that is, its predictor no longer needs the experts."""
+        """Whether its predictor no longer needs the experts."""
         ...
 
     @property
     def needs_experience(self) -> bool:
-        """Whether the predictor must be given the position of each image's expert in the stream."""
+        """Whether the predictor needs the position of each image's expert in the stream, in place of its task label."""
         ...
 
     def __call__(self, experts: Experts, classes: int, /) -> Predictor:

@@ -1,4 +1,4 @@
-"""The import graph is that of the design: floors respected, no circles, one lazy front door."""
+"""The import graph: floors respected, no circles, one lazy front door."""
 
 import ast
 import shutil
@@ -37,20 +37,12 @@ def test_the_contracts_hold():
 @pytest.mark.parametrize(
     ("module", "line", "complaint"),
     [
-        (
-            "core/samples.py",
-            "from exml.learning.builder import StrategyBuilder",
-            "exml.core is not allowed to import exml.learning",
-        ),
+        ("core/samples.py", "import exml.learning.builder", "exml.core is not allowed to import exml.learning"),
         ("priors/pixels.py", "import exml.experts", "exml.priors is not allowed to import exml.experts"),
         ("engine/training.py", "import exml.generators", "exml.engine is not allowed to import exml.generators"),
+        ("losses/__init__.py", "def late():\n    import exml.runs", "exml.losses is not allowed to import exml.runs"),
         (
-            "losses/__init__.py",
-            "def late():\n    import exml.learning.learner",
-            "exml.losses is not allowed to import exml.learning",
-        ),
-        (
-            "losses/terms.py",
+            "losses/losses.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import exml.recipes",
             "exml.losses is not allowed to import exml.recipes",
         ),

@@ -19,100 +19,71 @@ from exml.testing import (
 )
 from tests.helpers import SHAPE, experts, network, strategy
 
-NORMALIZERS = [
-    normalizers.RawLogits(),
-    normalizers.CenterLogits(),
-    normalizers.StandardizeLogits(eps=1e-5),
-    normalizers.L2NormalizeLogits(eps=1e-5),
-]
-COMBINERS = [combiners.ByClass(units="present"), combiners.SideBySide(), combiners.ProductOfExperts()]
-LOSSES = [
-    losses.MeanSquaredError(classes="all"),
-    losses.CrossEntropy(),
-    losses.KLDivergence(temperature=3.0),
-    losses.Distillation(cross_entropy=0.5),
-    losses.Sum((losses.MeanSquaredError(), losses.Weighted(losses.CrossEntropy(), 2.0))),
-    losses.Weighted(losses.MeanSquaredError(), 0.5),
-]
-PRIORS = [
-    priors.L2Norm(0.1),
-    priors.GaussianBlur(0.1, kernel_size=5, sigma=2.0),
-    priors.GaussianBlur(0.1, operator="kornia"),
-    priors.TotalVariation(0.1),
-    priors.BatchNormStatistics(0.1, layers="last"),
-    priors.Sum((priors.L2Norm(0.1), priors.BatchNormStatistics(2.0))),
-    priors.Weighted(priors.L2Norm(0.1), 3.0),
-]
-AUGMENTATIONS = [
-    augmentation.Augmentation(shift=2, rotation=10.0, flip=0.5, brightness=0.1),
-    augmentation.Chain((augmentation.Augmentation(shift=1), augmentation.Augmentation(flip=0.5))),
-    augmentation.Kornia("RandomAffine", {"degrees": 20.0, "p": 1.0}),
-]
-POLICIES = [
-    buffers.Cumulative(9),
-    buffers.EqualParts(9),
-    buffers.ClassBalanced(9),
-    buffers.Latest(5),
-    buffers.Reservoir(9, 5),
-    buffers.Unbounded(5),
-]
-GENERATORS = [
-    generators.ModelInversion(iterations=2, batch_size=4),
-    generators.ModelInversion(iterations=2, start=generators.ProceduralImages(), stop_at=0.9, clamp=3.0),
-    generators.DataImpression(beta=1.0, iterations=2, batch_size=4),
-    generators.GaussianNoise(std=0.5),
-    generators.BufferedImages(first=generators.GaussianNoise()),
-    generators.ProceduralImages(kinds=("strokes", "noise")),
-    generators.AuxiliaryData(generators.PhotoPatches((1, 8, 8), count=40)),
-    generators.Mixture((generators.GaussianNoise(), generators.ProceduralImages()), weights=(0.3, 0.7)),
-]
+SUITES = {
+    check_normalizer: [
+        normalizers.RawLogits(),
+        normalizers.CenterLogits(),
+        normalizers.StandardizeLogits(eps=1e-5),
+        normalizers.L2NormalizeLogits(eps=1e-5),
+    ],
+    check_combiner: [combiners.ByClass(units="present"), combiners.SideBySide(), combiners.ProductOfExperts()],
+    check_loss: [
+        losses.MeanSquaredError(classes="all"),
+        losses.CrossEntropy(),
+        losses.KLDivergence(temperature=3.0),
+        losses.Distillation(cross_entropy=0.5),
+        losses.Sum((losses.MeanSquaredError(), losses.Weighted(losses.CrossEntropy(), 2.0))),
+        losses.Weighted(losses.MeanSquaredError(), 0.5),
+    ],
+    check_prior: [
+        priors.L2Norm(0.1),
+        priors.GaussianBlur(0.1, kernel_size=5, sigma=2.0),
+        priors.GaussianBlur(0.1, operator="kornia"),
+        priors.TotalVariation(0.1),
+        priors.BatchNormStatistics(0.1, layers="last"),
+        priors.Sum((priors.L2Norm(0.1), priors.BatchNormStatistics(2.0))),
+        priors.Weighted(priors.L2Norm(0.1), 3.0),
+    ],
+    check_augmentation: [
+        augmentation.Augmentation(shift=2, rotation=10.0, flip=0.5, brightness=0.1),
+        augmentation.Chain((augmentation.Augmentation(shift=1), augmentation.Augmentation(flip=0.5))),
+        augmentation.Kornia("RandomAffine", {"degrees": 20.0, "p": 1.0}),
+    ],
+    check_buffer: [
+        buffers.Cumulative(9),
+        buffers.EqualParts(9),
+        buffers.ClassBalanced(9),
+        buffers.Latest(5),
+        buffers.Reservoir(9, 5),
+        buffers.Unbounded(5),
+    ],
+    check_generator: [
+        generators.ModelInversion(iterations=2, batch_size=4),
+        generators.ModelInversion(iterations=2, start=generators.ProceduralImages(), stop_at=0.9, clamp=3.0),
+        generators.DataImpression(beta=1.0, iterations=2, batch_size=4),
+        generators.GaussianNoise(std=0.5),
+        generators.BufferedImages(first=generators.GaussianNoise()),
+        generators.ProceduralImages(kinds=("strokes", "noise")),
+        generators.AuxiliaryData(generators.PhotoPatches((1, 8, 8), count=40)),
+        generators.Mixture((generators.GaussianNoise(), generators.ProceduralImages()), weights=(0.3, 0.7)),
+    ],
+}
+"""Components by the suite that checks them."""
 
 
-@pytest.mark.parametrize("normalizer", NORMALIZERS, ids=repr)
-def test_normalizers(normalizer):
-    check_normalizer(normalizer)
-
-
-@pytest.mark.parametrize("combiner", COMBINERS, ids=repr)
-def test_combiners(combiner):
-    check_combiner(combiner)
+@pytest.mark.parametrize(
+    ("check", "part"), [(check, part) for check, parts in SUITES.items() for part in parts], ids=repr
+)
+def test_components_conform(check, part):
+    check(part)
 
 
 def test_multi_task():
     check_combiner(combiners.MultiTask(((0, 1, 2), (3, 4))), tasks=True)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
-def test_losses(loss):
-    check_loss(loss)
-
-
-@pytest.mark.parametrize("prior", PRIORS, ids=repr)
-def test_priors(prior):
-    check_prior(prior)
-
-
-@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=repr)
-def test_augmentations(augmentation):
-    check_augmentation(augmentation)
-
-
-@pytest.mark.parametrize("policy", POLICIES, ids=repr)
-def test_buffers(policy):
-    check_buffer(policy)
-
-
-@pytest.mark.parametrize("generator", GENERATORS, ids=lambda generator: type(generator).__name__)
-def test_generators(generator):
-    check_generator(generator)
-
-
 def test_no_component_is_left_out():
-    checked = {
-        type(part)
-        for parts in (NORMALIZERS, COMBINERS, LOSSES, PRIORS, AUGMENTATIONS, POLICIES, GENERATORS)
-        for part in parts
-    }
+    checked = {type(part) for parts in SUITES.values() for part in parts}
     checked |= {combiners.MultiTask, generators.Replay}  # the one above, and one that needs real images of its expert
     rooms = (augmentation, buffers, combiners, generators, losses, normalizers, priors)
     families = {cls for cls in _KINDS.values() if cls.__module__.startswith(tuple(room.__name__ for room in rooms))}
@@ -170,7 +141,7 @@ class Stripes:
         return exml.Samples.of(images, labels, task=expert.task)
 
 
-def test_three_components_of_somebody_else_plug_in():
+def test_three_components_from_outside_plug_in():
     check_prior(Bright(0.1))
     check_combiner(Strongest())
     check_generator(Stripes(3))
@@ -194,27 +165,23 @@ def faulty(role, call, decorate=attrs.frozen, **attributes):
     return (exml.component(cls) if decorate is attrs.frozen else cls)()
 
 
+def prior(role, call, reads_activations=False):
+    return faulty(role, call, reads_activations=reads_activations)
+
+
+def deviation(activations):
+    return sum((part.input.mean((0, 2, 3)) - part.running_mean).square().sum() for part in activations)
+
+
 @pytest.mark.parametrize(
     ("check", "part", "words"),
     [
+        (check_prior, lambda: prior("a", lambda s, x, a, /: x.sum()), "average over the batch"),
+        (check_prior, lambda: prior("b", lambda s, x, a, /: x.square().sum((1, 2, 3))), "0-dim"),
+        (check_prior, lambda: prior("c", lambda s, x, a, /: x.detach().mean() ** 2), "grad"),
         (
             check_prior,
-            lambda: faulty("a", lambda s, x, a, /: x.sum(), reads_activations=False),
-            "average over the batch",
-        ),
-        (
-            check_prior,
-            lambda: faulty("b", lambda s, x, a, /: x.square().sum((1, 2, 3)), reads_activations=False),
-            "0-dim",
-        ),
-        (check_prior, lambda: faulty("c", lambda s, x, a, /: x.detach().mean() ** 2, reads_activations=False), "grad"),
-        (
-            check_prior,
-            lambda: faulty(
-                "k",
-                lambda s, x, a, /: sum((p.input.mean((0, 2, 3)) - p.running_mean).square().sum() for p in a),
-                reads_activations=True,
-            ),
+            lambda: prior("k", lambda s, x, a, /: deviation(a), reads_activations=True),
             "ranks share a batch",
         ),
         (check_normalizer, lambda: faulty("d", lambda s, x, k, /: x - x.mean(1, keepdim=True)), "known classes only"),

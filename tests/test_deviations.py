@@ -55,12 +55,8 @@ def blurred(images):
 
 def distance_of_last_batch_norm(net, images):
     """What the hook of the code is left with after a forward pass: the last layer's."""
-    seen = []
-    handles = [
-        part.register_forward_hook(lambda part, given, _: seen.append((given[0], part)))
-        for part in net.modules()
-        if isinstance(part, nn.BatchNorm2d)
-    ]
+    seen, layers = [], [part for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
+    handles = [part.register_forward_hook(lambda part, given, _: seen.append((given[0], part))) for part in layers]
     net(images)
     for handle in handles:
         handle.remove()
@@ -165,21 +161,13 @@ def test_the_generation_may_have_an_augmentation_of_its_own(make):
     assert asked == ["of the strategy", "its own"]
 
 
-def teachers():
-    """Of five classes the first knows 0, 1 and 2 and the second 2 and 3."""
-    known = torch.tensor([[True, True, True, False, False], [False, False, True, True, False]])
-    logits = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
-    return [
-        TeacherLogits(CenterLogits()(row, mask), mask, torch.ones(5).bool())
-        for row, mask in zip(logits, known, strict=True)
-    ]
+LOGITS = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+"""Of two teachers. Of five classes the first knows 0, 1 and 2 and the second 2 and 3."""
+STUDENT = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
 
 
 def combined_by_the_code():
-    previous, new = (
-        torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))[place][:, list(classes)]
-        for place, classes in ((0, (0, 1, 2)), (1, (2, 3)))
-    )
+    previous, new = LOGITS[0][:, [0, 1, 2]], LOGITS[1][:, [2, 3]]
     target = torch.zeros(6, 5)
     target[:, [2, 3]] += new - new.mean(dim=1).unsqueeze(1)
     target[:, [0, 1, 2]] += previous - previous.mean(dim=1).unsqueeze(1)
@@ -188,8 +176,10 @@ def combined_by_the_code():
 
 
 def side_by_side():
-    samples = Samples.of(torch.zeros(6, 1, 2, 2), torch.tensor([0, 1, 2, 3, 0, 3]))
-    return SideBySide()(*teachers(), samples)
+    known = torch.tensor([[True, True, True, False, False], [False, False, True, True, False]])
+    pairs = zip(LOGITS, known, strict=True)
+    teachers = [TeacherLogits(CenterLogits()(row, mask), mask, torch.ones(5).bool()) for row, mask in pairs]
+    return SideBySide()(*teachers, Samples.of(torch.zeros(6, 1, 2, 2), torch.tensor([0, 1, 2, 3, 0, 3])))
 
 
 def test_targets_side_by_side_are_centred_over_the_classes_of_each_teacher():
@@ -197,23 +187,19 @@ def test_targets_side_by_side_are_centred_over_the_classes_of_each_teacher():
 
 
 def test_the_squared_error_is_a_mean_over_all_classes_with_0_for_the_unseen():
-    student = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 1, 2, 3, 0, 3])
-    expected = functional.mse_loss(student, combined_by_the_code())
-    torch.testing.assert_close(MeanSquaredError("all", "mean")(student, side_by_side(), labels), expected)
-    whole = Distillation(1.0, classes="all", reduction="mean")(student, side_by_side(), labels)
-    torch.testing.assert_close(whole, expected + functional.cross_entropy(student, labels))
+    expected = functional.mse_loss(STUDENT, combined_by_the_code())
+    torch.testing.assert_close(MeanSquaredError("all", "mean")(STUDENT, side_by_side(), labels), expected)
+    whole = Distillation(1.0, classes="all", reduction="mean")(STUDENT, side_by_side(), labels)
+    torch.testing.assert_close(whole, expected + functional.cross_entropy(STUDENT, labels))
 
 
 def test_labels_of_the_combined_target():
-    student, target = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), combined_by_the_code()
-    expected = functional.cross_entropy(student, target.argmax(dim=1))
-    labels = torch.full((6,), 4)
-    torch.testing.assert_close(CrossEntropy("all", "target")(student, side_by_side(), labels), expected)
-    loss = Distillation(2.0, classes="all", reduction="mean", labels="target")
-    torch.testing.assert_close(
-        loss(student, side_by_side(), labels), functional.mse_loss(student, target) + 2 * expected
-    )
+    target, labels = combined_by_the_code(), torch.full((6,), 4)
+    expected = functional.cross_entropy(STUDENT, target.argmax(dim=1))
+    torch.testing.assert_close(CrossEntropy("all", "target")(STUDENT, side_by_side(), labels), expected)
+    whole = Distillation(2.0, classes="all", reduction="mean", labels="target")(STUDENT, side_by_side(), labels)
+    torch.testing.assert_close(whole, functional.mse_loss(STUDENT, target) + 2 * expected)
 
 
 def test_of_the_classes_seen_only_those_that_a_teacher_spoke_of_can_be_a_label():

@@ -25,14 +25,10 @@ from exml.experts import ExpertStream, ExpertTraining
 from exml.runs.evaluation import (
     Evaluation,
     accuracy,
-    accuracy_matrix,
-    class_accuracies,
     evaluate,
     evaluate_baseline,
     evaluate_student,
     forgetting,
-    predict_classes,
-    stream_accuracy,
     student_predictor,
     within_tasks,
 )
@@ -55,21 +51,14 @@ def test_accuracy_is_scikit_learns_and_torchmetrics(labels: list[int], seed: int
     scores = torch.rand(len(labels), 5, generator=torch.Generator().manual_seed(seed))
     expected = accuracy_score(labels, scores.argmax(1))
     assert accuracy(table(scores), samples) == pytest.approx(expected, abs=1e-15)
-    found = class_accuracies(table(scores), samples, 5)
-    theirs = multiclass_accuracy(scores, samples.labels, num_classes=5, average=None).tolist()
-    for label in range(5):
-        if label in labels:
-            assert found[label] == pytest.approx(theirs[label], abs=1e-7)
-        else:
-            assert math.isnan(found[label])
+    theirs = multiclass_accuracy(scores, samples.labels, num_classes=5, average="micro")
+    assert accuracy(table(scores), samples) == pytest.approx(float(theirs), abs=1e-7)
 
 
 def test_no_answer_is_never_right() -> None:
     """argmax of a row of minus infinity is class 0, by chance the right one."""
     scores = torch.tensor([[-math.inf, -math.inf], [1.0, -math.inf]])
-    assert predict_classes(table(scores), torch.zeros(2, *SHAPE)).tolist() == [-1, 0]
     assert accuracy(table(scores), make([0, 0])) == 0.5
-    assert class_accuracies(table(scores), make([0, 0]), 1) == (0.5,)
 
 
 def test_nan_and_emptiness_are_typed_errors() -> None:
@@ -87,13 +76,12 @@ def test_stream_accuracy_is_the_share_of_all_test_images(parts: list[tuple[int, 
     until = data.draw(st.integers(1, len(parts)))
     some = parts[:until]
     assert evaluation.stream_until(until) == pytest.approx(sum(r for _, r in some) / sum(s for s, _ in some))
-    assert stream_accuracy(evaluation.accuracies, evaluation.sizes) == evaluation.stream
 
 
 @given(size=st.integers(1, 5), seed=st.integers(0, 50))
 def test_forgetting_is_its_formula(size: int, seed: int) -> None:
     matrix = torch.rand(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    found = forgetting(matrix)
+    found = forgetting(matrix.tolist())
     if size == 1:
         assert found is None
         return
@@ -103,10 +91,7 @@ def test_forgetting_is_its_formula(size: int, seed: int) -> None:
 
 
 def test_a_stream_cut_short_forgets_only_what_it_learned() -> None:
-    evaluations = [Evaluation((0.9, 0.1, 0.2), (1, 1, 1)), Evaluation((0.6, 0.8, 0.9), (1, 1, 1))]
-    matrix = accuracy_matrix(evaluations)
-    assert matrix.tolist() == [[0.9, 0.1, 0.2], [0.6, 0.8, 0.9]]
-    assert forgetting(matrix) == pytest.approx(0.3)
+    assert forgetting([[0.9, 0.1, 0.2], [0.6, 0.8, 0.9]]) == pytest.approx(0.3)
 
 
 def test_a_student_is_asked_as_it_is_in_evaluation_mode_and_left_alone() -> None:
@@ -201,7 +186,7 @@ def test_the_oracle_does_not_apply_where_the_test_set_is_shared(
     trained: dict[str, tuple[scenarios.Scenario, ExpertStream]],
 ) -> None:
     scenario, experts = trained["digits-ni"]
-    with pytest.raises(BaselineError, match="leave the oracle out"):
+    with pytest.raises(BaselineError, match="omit the oracle"):
         evaluate_baseline(Oracle(), experts, scenario)
 
 

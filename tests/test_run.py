@@ -1,13 +1,16 @@
-"""Whole runs from Python: what they measure, what they leave behind, and that a stopped one goes on to the same end."""
+"""Runs over a scenario from Python: what they measure and write, and that a stopped run resumes to the same end."""
 
 import fcntl
 import json
 import threading
 import time
+from pathlib import Path
 
+import attrs
 import matplotlib as mpl
 import pytest
 import torch
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import exml
@@ -26,32 +29,64 @@ from exml.learning.events import (
     WaitingForProcess,
 )
 from exml.runs import Environment, Result, Seconds
-from exml.runs.clock import Clock
 from exml.runs.evaluation import evaluate_baseline
-from exml.runs.record import Request
-from exml.runs.run_folder import RunFolder
+from exml.runs.record import Request, RunFolder
 from exml.scenarios import registry
 from tests import tiny
 
+CHOSEN = {"inversion": tiny.inversion(), "replay": tiny.replay("tiny-nc")}
 
-@pytest.fixture(autouse=True)
-def _scenarios(monkeypatch):
-    for name, factory in tiny.FACTORIES.items():
-        monkeypatch.setitem(registry._FACTORIES, name, factory)
+
+@pytest.fixture(autouse=True, scope="module")
+def _scenarios():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, factory in tiny.FACTORIES.items():
+            patch.setitem(registry._FACTORIES, name, factory)
+        yield
 
 
 @pytest.fixture
-def _no_pictures(monkeypatch):
-    """Two tests look at the figures."""
-    tiny.no_figures(monkeypatch)
+def pictures():
+    """Tests without this fixture draw no figures: drawing takes longer than the rest of a tiny run."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+    if "pictures" not in request.fixturenames:
+        tiny.no_figures(monkeypatch)
+
+
+@attrs.frozen
+class Finished:
+    """A finished run of both strategies."""
+
+    result: Result
+    folder: Path
+    seen: list
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder, seen, begun = tmp_path_factory.mktemp("finished"), [], time.perf_counter()
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.no_figures(patch)
+        result = tiny.run("tiny-nc", CHOSEN, folder, observers=[seen.append])
+    return Finished(result, folder, seen, time.perf_counter() - begun)
 
 
 def student(folder):
     return (folder / "student.safetensors").read_bytes()
 
 
+def assert_same_end(folder, finished):
+    for name in CHOSEN:
+        assert student(folder / name) == student(finished.folder / name)
+    assert tiny.measured(folder) == tiny.measured(finished.folder)
+
+
 def right(expert, test, classes=None):
-    """The share of right answers, by hand."""
+    """The accuracy by hand."""
     with torch.no_grad():
         logits = expert.module((test.images - expert.mean[0]) / expert.std[0])
     if classes is not None:
@@ -60,7 +95,9 @@ def right(expert, test, classes=None):
     return (logits.argmax(1) == test.labels).double().mean().item()
 
 
-def test_what_a_run_leaves_behind(tmp_path):
+@pytest.mark.usefixtures("pictures")
+def test_the_files_and_figures_of_a_run(tmp_path):
+    settings, backend, figures = dict(mpl.rcParams), mpl.get_backend(), pyplot.get_fignums()
     result = tiny.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path / "a")
     files = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*") if path.is_file()}
     assert files == {
@@ -84,11 +121,22 @@ def test_what_a_run_leaves_behind(tmp_path):
     for name in ("accuracy.png", "samples.png"):
         pixels = mpl.image.imread(tmp_path / "a" / name)
         assert pixels.std() > 0.01
+    # The settings of the caller's own figures stay as they are.
+    assert (dict(mpl.rcParams), mpl.get_backend(), pyplot.get_fignums()) == (settings, backend, figures)
+    assert Figure().get_facecolor() == mpl.colors.to_rgba(settings["figure.facecolor"])
 
 
-@pytest.mark.usefixtures("_no_pictures")
-@pytest.mark.parametrize("name", ["tiny-nc", "tiny-mt", "tiny-ni", "tiny-joint"])
-def test_the_numbers_are_those_of_the_saved_student_and_experts(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("tiny-nc", set()),
+        ("tiny-mt", set()),
+        ("tiny-ni", {"Oracle"}),
+        ("tiny-joint", {"Param. Avg.", "Ensemble Avg. (logits)", "Ensemble Avg. (probs)", "Min. Entropy"}),
+    ],
+)
+def test_the_numbers_are_those_of_the_saved_student_and_experts(tmp_path, name, left_out):
+    """The baselines that apply are those of the paper's Tables 2 and 3."""
     result = tiny.run(name, {"plain": tiny.strategy()}, tmp_path, seed=3)
     scenario = exml.scenarios.load(name, 3)
     learned = load_expert(tmp_path / "student.json")
@@ -124,70 +172,48 @@ def test_the_numbers_are_those_of_the_saved_student_and_experts(tmp_path, name):
             assert (baseline.accuracy, baseline.stream_accuracy) == (found.accuracies, found.stream)
         else:
             assert (baseline.accuracy, baseline.stream_accuracy) == (None, None)
-
-
-@pytest.mark.usefixtures("_no_pictures")
-@pytest.mark.parametrize(
-    ("name", "left_out"),
-    [
-        ("tiny-nc", set()),
-        ("tiny-mt", set()),
-        ("tiny-ni", {"Oracle"}),
-        ("tiny-joint", {"Param. Avg.", "Ensemble Avg. (logits)", "Ensemble Avg. (probs)", "Min. Entropy"}),
-    ],
-)
-def test_which_baselines_apply(tmp_path, name, left_out):
-    """As in the paper's Tables 2 and 3."""
-    result = tiny.run(name, {"plain": tiny.strategy()}, tmp_path)
     assert {row.name for row in result.baselines if row.reason is not None} == left_out
     assert [row.name for row in result.baselines if row.ex_model] == ["Param. Avg."]
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_several_strategies_have_the_same_experts_and_seed(tmp_path):
-    chosen = {"one": tiny.strategy(), "two": tiny.strategy(), "replay": tiny.replay("tiny-nc")}
-    result = tiny.run("tiny-nc", chosen, tmp_path / "all")
-    alone = tiny.run("tiny-nc", {"two": tiny.strategy()}, tmp_path / "alone")
-    assert student(tmp_path / "all" / "one") == student(tmp_path / "all" / "two") == student(tmp_path / "alone")
-    assert student(tmp_path / "all" / "one") != student(tmp_path / "all" / "replay")
-    assert [(row.name, row.folder, row.ex_model) for row in result.strategies] == [
-        ("one", "one", True),
-        ("two", "two", True),
+def test_several_strategies_have_the_same_experts_and_seed(tmp_path, finished):
+    alone = tiny.run("tiny-nc", {"two": CHOSEN["replay"]}, tmp_path)
+    folder, rows = finished.folder, finished.result.strategies
+    assert student(folder / "inversion") != student(folder / "replay") == student(tmp_path)
+    assert [(row.name, row.folder, row.ex_model) for row in rows] == [
+        ("inversion", "inversion", True),
         ("replay", "replay", False),
     ]
-    assert result.strategies[1].accuracy == alone.strategies[0].accuracy
-    assert result.baselines == alone.baselines
-    assert {row.name: exml.Strategy.from_dict(row.strategy) for row in result.strategies} == chosen
+    assert rows[1].accuracy == alone.strategies[0].accuracy
+    assert finished.result.baselines == alone.baselines
+    assert {row.name: exml.Strategy.from_dict(row.strategy) for row in rows} == CHOSEN
     for file in ("student.json", "samples.png", "checkpoint/checkpoint.safetensors"):
-        assert (tmp_path / "all" / "replay" / file).exists()
-    assert not (tmp_path / "all" / "student.json").exists()
+        assert (folder / "replay" / file).exists()
+    assert not (folder / "student.json").exists()
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_another_seed_is_another_run(tmp_path):
-    for seed in (0, 1):
-        tiny.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path / str(seed), seed=seed)
-    assert student(tmp_path / "0") != student(tmp_path / "1")
+def test_another_seed_is_another_run_and_auto_is_a_device(tmp_path, finished):
+    result = tiny.run("tiny-nc", {"replay": CHOSEN["replay"]}, tmp_path, seed=1, device="auto")
+    assert student(tmp_path) != student(finished.folder / "replay")
+    expected = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    assert result.environments[0].device == str(expected)
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_the_execution_is_asked_for_recorded_and_must_be_the_same_when_resumed(tmp_path):
-    """On a CPU there is nothing to capture: the same bits. A network of bfloat16 gives others."""
-    chosen = {"plain": tiny.inversion()}
-    tiny.run("tiny-nc", chosen, tmp_path / "never")
+def test_the_execution_is_recorded_and_must_be_the_same_in_a_resumed_run(tmp_path, finished):
+    """On a CPU there is nothing to capture: the same bits. A network in bfloat16 gives others."""
+    chosen = {"inversion": CHOSEN["inversion"]}
     forms = {"capture": Execution("capture"), "bfloat16": Execution(precision="bfloat16")}
     for name, execution in forms.items():
-        result = tiny.run("tiny-nc", chosen, tmp_path / name, execution=execution)
-        (where,) = result.environments
+        (where,) = tiny.run("tiny-nc", chosen, tmp_path / name, execution=execution).environments
         assert (where.compile, where.precision) == (execution.compile, execution.precision)
-    assert student(tmp_path / "capture") == student(tmp_path / "never") != student(tmp_path / "bfloat16")
+    whole = student(finished.folder / "inversion")
+    assert student(tmp_path / "capture") == whole != student(tmp_path / "bfloat16")
     with pytest.raises(CheckpointError, match=r"the execution that the run in .* was started with"):
         tiny.run("tiny-nc", chosen, tmp_path / "bfloat16", resume=True)
 
 
-def test_a_student_is_an_expert_that_another_learner_takes(tmp_path):
-    tiny.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path)
-    expert = load_expert(tmp_path / "student.json")
+def test_another_learner_takes_the_student_as_its_expert(finished):
+    expert = load_expert(finished.folder / "replay" / "student.json")
     scenario = exml.scenarios.load("tiny-nc")
     assert (expert.mean, expert.std, expert.image_shape) == (scenario.mean, scenario.std, scenario.image_shape)
     learner = exml.Learner(tiny.strategy(), scenario.make_student(1))
@@ -195,7 +221,6 @@ def test_a_student_is_an_expert_that_another_learner_takes(tmp_path):
     assert learner.classes_seen == (0, 1, 2, 3)
 
 
-@pytest.mark.usefixtures("_no_pictures")
 def test_validation_looks_at_no_test_image(tmp_path, monkeypatch):
     def guarded(seed, split):
         assert split == "validation"
@@ -206,40 +231,38 @@ def test_validation_looks_at_no_test_image(tmp_path, monkeypatch):
     assert result.split == "validation"
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_events_come_in_order(tmp_path):
-    seen = []
-    tiny.run("tiny-nc", {"a": tiny.strategy(), "b": tiny.strategy()}, tmp_path, observers=[seen.append])
-    kinds = [type(event) for event in seen]
+def test_events_come_in_order(finished):
+    seen, kinds = finished.seen, [type(event) for event in finished.seen]
     assert [event.done for event in seen if isinstance(event, ExpertsProgress)] == [0, 1, 2, 3, 4]
     assert kinds[: kinds.index(StrategyStarted)] == [ExpertsProgress] * 5
-    assert [event.name for event in seen if isinstance(event, StrategyStarted)] == ["a", "b"]
+    assert [event.name for event in seen if isinstance(event, StrategyStarted)] == list(CHOSEN)
     evaluated = [event for event in seen if isinstance(event, StudentEvaluated)]
-    assert [(event.name, event.experience) for event in evaluated] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
-    result = Result.load(tmp_path / "result.json")
-    assert [event.accuracy for event in evaluated[:2]] == list(result.strategies[0].accuracy)
-    assert [event.stream_accuracy for event in evaluated[:2]] == list(result.strategies[0].stream_accuracy)
+    assert [(event.name, event.experience) for event in evaluated] == [(name, i) for name in CHOSEN for i in (1, 2)]
+    row = finished.result.strategies[0]
+    assert [event.accuracy for event in evaluated[:2]] == list(row.accuracy)
+    assert [event.stream_accuracy for event in evaluated[:2]] == list(row.stream_accuracy)
     assert kinds[-6:] == [BaselinesStarted, *[BaselineEvaluated] * 5]
     assert kinds.count(events.DistillationProgress) == 2 * 2 * 8
 
 
 class Stop(BaseException):
-    """Whatever it is that ends a process."""
+    """Ends a run like the end of its process."""
 
 
-@pytest.mark.usefixtures("_no_pictures")
-@pytest.mark.parametrize("start", ["continue", "reset"])
-def test_a_run_that_is_stopped_at_every_event_ends_as_if_it_never_was(tmp_path, start):
-    chosen = {"inversion": tiny.inversion(student=start), "noise": tiny.strategy()}
-    total = []
-    whole = tmp_path / "whole"
-    tiny.run("tiny-nc", chosen, whole, checkpoint_every=3, observers=[total.append])
+def stop_at(kind, experience=None):
+    """An observer that stops the run at the first event of a kind."""
 
-    stopped, stops = tmp_path / "stopped", 0
-    patience = 0
+    def stop(event):
+        if isinstance(event, kind) and (experience is None or event.experience == experience):
+            raise Stop
+
+    return stop
+
+
+def test_a_run_that_is_stopped_again_and_again_ends_as_if_it_never_was(tmp_path, finished):
+    stops = patience = 0
     while True:
-        # A little further each time: resumed work that was lost is gone through again.
-        left = patience = patience + 2
+        left = patience = patience + 4  # further each time, since lost steps are repeated
 
         def count(_event):
             nonlocal left
@@ -248,60 +271,42 @@ def test_a_run_that_is_stopped_at_every_event_ends_as_if_it_never_was(tmp_path, 
                 raise Stop
 
         try:
-            resume = (stopped / "run.json").exists()
-            tiny.run("tiny-nc", chosen, stopped, checkpoint_every=3, resume=resume, observers=[count])
+            resume = (tmp_path / "run.json").exists()
+            tiny.run("tiny-nc", CHOSEN, tmp_path, checkpoint_every=3, resume=resume, observers=[count])
             break
         except Stop:
             stops += 1
-    assert stops > 10
-    for name in chosen:
-        assert student(stopped / name) == student(whole / name)
-    assert tiny.measured(stopped) == tiny.measured(whole)
+    assert stops > 6
+    assert_same_end(tmp_path, finished)
 
 
-@pytest.mark.usefixtures("_no_pictures")
 @pytest.mark.parametrize("kind", [events.CheckpointWritten, events.ExperienceFinished, StudentEvaluated])
-def test_a_stop_between_the_last_step_and_its_evaluation(tmp_path, kind):
-    tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "whole")
-
-    def stop(event):
-        # Two checkpoints say that one experience is over: the first is written as it ends, before it is evaluated.
-        if isinstance(event, kind) and event.experience == 1:
-            raise Stop
-
+def test_a_stop_between_the_last_step_and_its_evaluation(tmp_path, finished, kind):
+    # The checkpoint of a finished experience is written before its evaluation.
     with pytest.raises(Stop):
-        tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "b", observers=[stop])
-    result = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "b", resume=True)
+        tiny.run("tiny-nc", CHOSEN, tmp_path, observers=[stop_at(kind, experience=1)])
+    result = tiny.run("tiny-nc", CHOSEN, tmp_path, resume=True)
     assert len(result.strategies[0].accuracy) == 2
-    assert student(tmp_path / "b") == student(tmp_path / "whole")
-    assert tiny.measured(tmp_path / "b") == tiny.measured(tmp_path / "whole")
+    assert_same_end(tmp_path, finished)
 
 
-@pytest.mark.usefixtures("_no_pictures")
-@pytest.mark.parametrize("kind", [events.GenerationProgress, events.DistillationProgress, events.ExperienceFinished])
-def test_a_run_that_is_told_to_stop_resumes_to_the_same_end(tmp_path, kind):
-    chosen = {"a": tiny.inversion(), "b": tiny.strategy()}
-    tiny.run("tiny-nc", chosen, tmp_path / "whole")
+@pytest.mark.parametrize("kind", [events.DistillationProgress, events.ExperienceFinished])
+def test_a_run_that_is_asked_to_stop_resumes_to_the_same_end(tmp_path, finished, kind):
     stop = exml.learning.Stop()
 
     def ask(event):
         if isinstance(event, kind) and event.experience == 1:
             stop.ask()
 
-    source = exml.runs.ScenarioExperts("tiny-nc")
-    result = exml.runs.run(source, chosen, tmp_path / "b", stop=stop, observers=[ask])
+    result = exml.runs.run(exml.runs.ScenarioExperts("tiny-nc"), CHOSEN, tmp_path, stop=stop, observers=[ask])
     assert (result.stopped, result.baselines) == (True, ())
     assert [row.experiences for row in result.strategies] == [1 if kind is events.ExperienceFinished else 0]
-    assert Result.load(tmp_path / "b" / "result.json") == result
-    assert not tiny.run("tiny-nc", chosen, tmp_path / "b", resume=True).stopped
-    for name in chosen:
-        assert student(tmp_path / "b" / name) == student(tmp_path / "whole" / name)
-    assert tiny.measured(tmp_path / "b") == tiny.measured(tmp_path / "whole")
+    assert Result.load(tmp_path / "result.json") == result
+    assert not tiny.run("tiny-nc", CHOSEN, tmp_path, resume=True).stopped
+    assert_same_end(tmp_path, finished)
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_runs_share_their_experts_and_wait_for_who_trains_them(tmp_path):
-    alone = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "alone")
+def test_runs_share_their_experts_and_wait_for_the_process_that_trains_them(tmp_path, finished):
     shared, waits, seen = tmp_path / "experts", threading.Event(), []
     shared.mkdir()
     (shared / ".expert-1.json.123.part").write_text("{")
@@ -312,7 +317,8 @@ def test_runs_share_their_experts_and_wait_for_who_trains_them(tmp_path):
             if isinstance(event, WaitingForProcess):
                 waits.set()
 
-        seen.append(tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "a", experts=shared, observers=[watch]))
+        chosen = {"replay": CHOSEN["replay"]}
+        seen.append(tiny.run("tiny-nc", chosen, tmp_path / "a", experts=shared, observers=[watch]))
 
     other = threading.Thread(target=run, daemon=True)
     with (shared / ".lock").open("wb") as file:
@@ -323,63 +329,48 @@ def test_runs_share_their_experts_and_wait_for_who_trains_them(tmp_path):
     other.join(60)
     assert seen[1] == WaitingForProcess(shared)
     assert [event.done for event in seen if isinstance(event, ExpertsProgress)] == [0, 2, 4]  # no epoch of its own
-    assert seen[-1].strategies[0].accuracy == alone.strategies[0].accuracy
+    assert seen[-1].strategies[0].accuracy == finished.result.strategies[1].accuracy
     assert not (tmp_path / "a" / "experts").exists()
     assert not (shared / ".expert-1.json.123.part").exists()
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_a_finished_run_is_read_and_not_done_again(tmp_path):
-    first = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+def test_a_finished_run_is_read_and_not_repeated(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*.safetensors")}
     seen = []
-    again = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, resume=True, observers=[seen.append])
-    assert (again, seen) == (first, [])
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+    again = tiny.run("tiny-nc", CHOSEN, finished.folder, resume=True, observers=[seen.append])
+    assert (again, seen) == (finished.result, [])
+    assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*.safetensors")} == before
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_checkpoint_every_may_change_and_the_order_of_strategies_may_not(tmp_path):
-    chosen = {"a": tiny.strategy(), "b": tiny.replay("tiny-nc")}
-    whole = tiny.run("tiny-nc", chosen, tmp_path / "whole")
-
-    def stop(event):
-        if isinstance(event, StrategyStarted) and event.name == "b":
-            raise Stop
-
+def test_checkpoint_every_may_change_and_the_order_of_strategies_may_not(tmp_path, finished):
     with pytest.raises(Stop):
-        tiny.run("tiny-nc", chosen, tmp_path / "b", observers=[stop])
-    turned = dict(reversed(chosen.items()))
-    result = tiny.run("tiny-nc", turned, tmp_path / "b", resume=True, checkpoint_every=2)
-    assert [row.name for row in result.strategies] == ["a", "b"]
-    assert tiny.forget_seconds(result.to_dict()) == tiny.forget_seconds(whole.to_dict())
+        tiny.run("tiny-nc", CHOSEN, tmp_path, observers=[stop_at(StudentEvaluated)])
+    turned = dict(reversed(CHOSEN.items()))
+    result = tiny.run("tiny-nc", turned, tmp_path, resume=True, checkpoint_every=2)
+    assert [row.name for row in result.strategies] == list(CHOSEN)
+    assert tiny.forget_seconds(result.to_dict()) == tiny.forget_seconds(finished.result.to_dict())
 
 
-@pytest.mark.usefixtures("_no_pictures")
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ({"seed": 1}, "the seed that the run in .* was started with: 0, got 1"),
         ({"split": "validation"}, "the split .*: test, got validation"),
         ({"name": "tiny-ni"}, "the scenario .*: tiny-nc, got tiny-ni"),
-        ({"strategies": {"b": tiny.strategy()}}, "the strategies .*: a, got b"),
-        ({"strategies": {"a": tiny.strategy(student="reset")}}, "the strategy 'a' .*: as it was then, got another"),
+        ({"strategies": {"b": tiny.strategy()}}, "the strategies .*: inversion, replay, got b"),
+        (
+            {"strategies": {**CHOSEN, "replay": tiny.strategy()}},
+            "the strategy 'replay' .*: as it was then, got another",
+        ),
         ({"resume": False}, "got a run; remedy: resume that run"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_run_is_resumed_as_it_was_begun_or_not_at_all(tmp_path, change, complaint):
-    def stop(_event):
-        raise Stop
-
-    arguments = {"name": "tiny-nc", "strategies": {"a": tiny.strategy()}, "out": tmp_path}
-    with pytest.raises(Stop):
-        tiny.run(**arguments, observers=[stop])
-    before = (tmp_path / "run.json").read_bytes()
+def test_a_run_is_resumed_with_its_own_arguments_only(finished, change, complaint):
+    before = (finished.folder / "run.json").read_bytes()
     with pytest.raises(CheckpointError, match=complaint):
-        tiny.run(**{**arguments, "resume": True, **change})
-    assert (tmp_path / "run.json").read_bytes() == before
-    tiny.run(**arguments, resume=True)
+        tiny.run(**{"name": "tiny-nc", "strategies": CHOSEN, "out": finished.folder, "resume": True, **change})
+    assert (finished.folder / "run.json").read_bytes() == before
 
 
 def test_nothing_to_resume(tmp_path):
@@ -396,7 +387,7 @@ def test_a_damaged_record_is_named(tmp_path, text):
         tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, resume=True)
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_other_peoples_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(CheckpointError, match="got something else; remedy: choose another folder"):
         tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
@@ -407,16 +398,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_what_a_process_left_that_was_killed_before_the_record_is_no_run(tmp_path):
-    (tmp_path / ".lock").touch()
-    (tmp_path / ".run.json.123.part").write_text("{")
-    tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
-    assert not (tmp_path / ".run.json.123.part").exists()
-
-
-@pytest.mark.usefixtures("_no_pictures")
-def test_who_resumes_a_run_that_is_under_way_waits_for_it(tmp_path):
+def test_a_process_that_resumes_an_active_run_waits_for_it(tmp_path):
     chosen, waits, late = {"a": tiny.strategy()}, threading.Event(), []
 
     def resume():
@@ -438,13 +420,15 @@ def test_who_resumes_a_run_that_is_under_way_waits_for_it(tmp_path):
     assert late == [WaitingForProcess(tmp_path), result]
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_two_processes_do_not_begin_in_one_folder(tmp_path):
+def test_two_processes_do_not_start_in_one_folder(tmp_path):
+    """What a process leaves that was killed before it wrote the record is not a run."""
+    (tmp_path / ".run.json.123.part").write_text("{")
     with (tmp_path / ".lock").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(CheckpointError, match="another process that is starting a run there"):
             tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
     tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
+    assert not (tmp_path / ".run.json.123.part").exists()
 
 
 @pytest.mark.parametrize(
@@ -468,16 +452,8 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, change, 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_auto_is_a_device(tmp_path):
-    result = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path, device="auto")
-    expected = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    assert result.environments[0].device == str(expected)
-
-
-@pytest.mark.usefixtures("_no_pictures")
-def test_the_environment_is_written_down(tmp_path):
-    (environment,) = tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path).environments
+def test_the_environment_is_recorded(finished):
+    (environment,) = finished.result.environments
     assert environment.versions["torch"] == torch.__version__.split("+")[0]
     assert {"python", "exml", "kornia", "numpy"} <= environment.versions.keys()
     assert environment.threads == torch.get_num_threads()
@@ -504,42 +480,39 @@ def test_the_clock_gives_each_phase_its_time_over_all_processes(opened, monkeypa
         now += seconds
 
     with opened(resume=False) as folder:
-        clock = Clock(folder)
         passes(3)
-        clock.enter("generation", "a")
+        folder.enter("generation", "a")
         passes(5)
-        clock.enter("distillation", "a")
+        folder.enter("distillation", "a")
         passes(1)
-        clock.tick()  # writes everything so far
+        folder.tick()  # writes everything so far
         passes(1)
-        clock.tick()  # too early to write again: this second is lost with the process
+        folder.tick()  # too early to write again: this second is lost with the process
     now = 7.0  # another process, another origin of time
     with opened() as folder:
-        clock = Clock(folder)
         passes(2)
-        clock.enter("distillation", "a")
+        folder.enter("distillation", "a")
         passes(10)
-        clock.save()
+        folder.save()
     with opened() as folder:
         assert folder.record.shared == Seconds(experts=5)
         assert folder.record.strategies["a"].seconds == Seconds(generation=5, distillation=11)
         assert folder.record.strategies["a"].seconds.total == 16
 
 
-def test_no_time_is_counted_while_nothing_is_done(opened, monkeypatch):
+def test_no_time_is_counted_while_nothing_runs(opened, monkeypatch):
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     with opened(resume=False) as folder:
-        clock = Clock(folder)
-        clock.enter(None, "a")
+        folder.enter(None, "a")
         now = 5.0
-        clock.enter("generation", "a")
+        folder.enter("generation", "a")
         now = 7.0
-        clock.save()
+        folder.save()
         assert folder.record.strategies["a"].seconds == Seconds(generation=2)
 
 
-def test_every_place_that_a_run_was_resumed_at_is_written_down_once(opened):
+def test_every_environment_of_a_resumed_run_is_recorded_once(opened):
     there = Environment(versions={"torch": "9"}, device="cpu", hardware="there", threads=4)
     opened(resume=False).__exit__(None, None, None)
     for environment in (there, there):
@@ -548,41 +521,24 @@ def test_every_place_that_a_run_was_resumed_at_is_written_down_once(opened):
     assert found == ["here", "there"]
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_the_seconds_add_up(tmp_path):
-    begun = time.perf_counter()
-    result = tiny.run("tiny-nc", {"a": tiny.strategy(), "b": tiny.inversion()}, tmp_path)
-    passed = time.perf_counter() - begun
-    record = json.loads((tmp_path / "run.json").read_text())
+def test_the_seconds_add_up(finished):
+    result = finished.result
+    record = json.loads((finished.folder / "run.json").read_text())
     shared = Seconds(**record["shared"])
     assert sum((row.seconds for row in result.strategies), shared) == result.seconds
-    assert 0 < result.seconds.total <= passed
+    assert 0 < result.seconds.total <= finished.seconds
     assert all(value > 0 for row in result.strategies for value in (row.seconds.generation, row.seconds.distillation))
     assert all(row.seconds.experts == 0 for row in result.strategies)
 
 
-@pytest.mark.usefixtures("_no_pictures")
-def test_a_strategy_that_fails_leaves_what_can_be_resumed(tmp_path):
-    """A full disk, say: the error is typed, and the run goes on when there is room."""
-    chosen = {"a": tiny.strategy()}
-    tiny.run("tiny-nc", chosen, tmp_path / "whole")
-    calls = []
+def test_a_strategy_that_fails_leaves_what_can_be_resumed(tmp_path, finished):
+    """After a typed error, such as that of a full disk, a resumed run ends as if there was no error."""
 
     def full(event):
-        calls.append(event)
         if isinstance(event, events.BufferUpdated) and event.experience == 2:
             raise CheckpointError(expected="to write", got="no space left", remedy="free some")
 
     with pytest.raises(ExmlError, match="no space left"):
-        tiny.run("tiny-nc", chosen, tmp_path / "b", observers=[full])
-    tiny.run("tiny-nc", chosen, tmp_path / "b", resume=True)
-    assert student(tmp_path / "b") == student(tmp_path / "whole")
-
-
-def test_drawing_changes_nothing_for_other_people(tmp_path):
-    from matplotlib import pyplot
-
-    settings, backend, figures = dict(mpl.rcParams), mpl.get_backend(), pyplot.get_fignums()
-    tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
-    assert (dict(mpl.rcParams), mpl.get_backend(), pyplot.get_fignums()) == (settings, backend, figures)
-    assert Figure().get_facecolor() == mpl.colors.to_rgba(settings["figure.facecolor"])
+        tiny.run("tiny-nc", CHOSEN, tmp_path, observers=[full])
+    tiny.run("tiny-nc", CHOSEN, tmp_path, resume=True)
+    assert_same_end(tmp_path, finished)

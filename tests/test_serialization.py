@@ -4,7 +4,6 @@ import json
 
 import attrs
 import pytest
-import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,7 +185,3 @@ def test_a_source_is_found_by_its_protocol():
         from_plain({**plain, "source": {"kind": "photo-patch"}}, Generator)
     assert caught.value.path == "source"
     assert "gaussian-noise" not in caught.value.expected
-
-
-def test_a_strategy_holds_no_tensor():
-    assert not any(isinstance(value, torch.Tensor) for value in attrs.astuple(full(), recurse=True))

@@ -15,10 +15,9 @@ from exml.core.serialization import from_plain
 from exml.experts import ExpertStream, read_card
 from exml.learning.events import JobEnded, JobProgress, JobsStarted, WaitingForProcess
 from exml.runs import Ended, Failure, LocalProcesses, ZooEvaluation, evaluate_zoo, stream_folder, train_zoo
-from exml.runs.baselines import BASELINES
-from exml.runs.evaluation import evaluate_baseline
+from exml.runs.evaluation import BASELINES, evaluate_baseline
 from exml.runs.folder_lock import lock
-from exml.scenarios._training import ExpertJob
+from exml.scenarios.scenario import _ExpertJob
 from tests import tiny
 
 STREAMS = ("tiny-joint-epochs-1", "tiny-nc")
@@ -100,8 +99,8 @@ def test_they_are_the_experts_of_the_scenario(made, tmp_path):
 def test_what_is_there_is_not_trained_again(zoo, monkeypatch):
     before = files(zoo)
     (zoo / "tiny-nc-1" / "expert-2.json").unlink()
-    trained, train = [], ExpertJob.__call__
-    monkeypatch.setattr(ExpertJob, "__call__", lambda job, *rest: trained.append(job.index) or train(job, *rest))
+    trained, train = [], _ExpertJob.__call__
+    monkeypatch.setattr(_ExpertJob, "__call__", lambda job, *rest: trained.append(job.index) or train(job, *rest))
     train_zoo(["tiny-nc", "tiny-joint:epochs=1"], zoo, seeds=range(2), workers=1)
     assert trained == [2]
     assert files(zoo) == before

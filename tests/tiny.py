@@ -84,10 +84,9 @@ def run(name, strategies, out, *, split="test", experts=None, baselines=True, ob
 
 def no_figures(monkeypatch):
     """Drawing takes longer than everything else in a tiny run."""
-    for module in ("_stages", "_strategy_run"):
-        monkeypatch.setattr(f"exml.runs.{module}.save_figure", lambda _figure, path: Path(path).write_bytes(b""))
-    monkeypatch.setattr("exml.runs._stages.accuracy_figure", lambda *_: None)
-    monkeypatch.setattr("exml.runs._strategy_run.samples_figure", lambda *_: None)
+    monkeypatch.setattr("exml.runs._stages.save_figure", lambda _figure, path: Path(path).write_bytes(b""))
+    for figure in ("accuracy_figure", "samples_figure"):
+        monkeypatch.setattr(f"exml.runs._stages.{figure}", lambda *_: None)
 
 
 def measured(folder):

@@ -45,13 +45,13 @@ HALF_WEIGHTS = 0.3
 AS_GOOD = 0.1
 """How much worse, in nats of the cross-entropy, images made in bfloat16 may be."""
 OTHER_LAUNCHES = 12
-"""Beside the graph: seeds, learning rate and what a step is told."""
+"""Next to the graph: seeds, learning rate and the arguments of a step."""
 SWITCH_ON = 8
 """Steps after which no step may wait for the device: past compilation and capture."""
 STEPS = 6
 SLOW = 1e-4
 """Learning rate of the distillations: at a higher one, rounding grows with every step of SGD with momentum."""
-CAPTURED = Execution(compile="always")
+EXECUTIONS = {"eager": EAGER, "capture": Execution("capture"), "always": Execution("always")}
 Report = dict[str, Any]
 
 
@@ -80,13 +80,7 @@ class These:
 
 @attrs.frozen
 class Setting:
-    """What every check is given.
-
-    Args:
-        device: that is checked.
-        scale: of the mini-batches.
-        always: the execution of the fastest form.
-    """
+    """What every check is given: the device, the scale of mini-batches and the execution of the fastest form."""
 
     device: torch.device
     scale: float
@@ -247,7 +241,7 @@ def no_waiting(setting: Setting) -> Report:
     require_gpu(setting)
     found: Report = {}
     total = SWITCH_ON + 8
-    for name, execution in (("eager", EAGER), ("capture", Execution("capture")), ("always", CAPTURED)):
+    for name, execution in EXECUTIONS.items():
         for loop, work in LOOPS.items():
             journal = NoWaiting(setting.device, total)
             try:
@@ -278,7 +272,7 @@ def launches(setting: Setting) -> Report:
     """What a step launches; a captured step must launch one graph and little else."""
     require_gpu(setting)
     found: Report = {}
-    for name, execution in (("eager", EAGER), ("capture", Execution("capture")), ("always", CAPTURED)):
+    for name, execution in EXECUTIONS.items():
         for loop, work in LOOPS.items():
             counted = Launches(setting.device, SWITCH_ON)
             work(setting)(counted.steps, counted, execution)
@@ -325,25 +319,24 @@ def require_gpu(setting: Setting) -> None:
         raise NeedsGpuError
 
 
+def on(check: Callable[[Setting, str, int], Report], model: str, batch: int) -> Callable[[Setting], Report]:
+    """A check of one model."""
+    return lambda setting: check(setting, model, batch)
+
+
 CHECKS: dict[str, Callable[[Setting], Report]] = {
-    "inversion slim-resnet18, float32 against float64 on the CPU": lambda s: exact_inversion(s, "slim-resnet18", 32),
-    "inversion lenet5, float32 against float64 on the CPU": lambda s: exact_inversion(s, "lenet5", 64),
-    "distillation slim-resnet18, float32 against float64 on the CPU": lambda s: exact_distillation(
-        s, "slim-resnet18", 32
-    ),
-    "distillation lenet5, float32 against float64 on the CPU": lambda s: exact_distillation(s, "lenet5", 32),
+    "inversion slim-resnet18, float32 against float64 on the CPU": on(exact_inversion, "slim-resnet18", 32),
+    "inversion lenet5, float32 against float64 on the CPU": on(exact_inversion, "lenet5", 64),
+    "distillation slim-resnet18, float32 against float64 on the CPU": on(exact_distillation, "slim-resnet18", 32),
+    "distillation lenet5, float32 against float64 on the CPU": on(exact_distillation, "lenet5", 32),
     "no step waits for the device": no_waiting,
     "a step that waits is found": detects_waiting,
-    "inversion slim-resnet18, compiled and captured against eager": lambda s: forms_of_inversion(
-        s, "slim-resnet18", 32
-    ),
-    "inversion lenet5, compiled and captured against eager": lambda s: forms_of_inversion(s, "lenet5", 64),
-    "distillation slim-resnet18, compiled and captured against eager": lambda s: forms_of_distillation(
-        s, "slim-resnet18", 32
-    ),
-    "inversion slim-resnet18, bfloat16 against float32": lambda s: half_inversion(s, "slim-resnet18", 32),
-    "inversion lenet5, bfloat16 against float32": lambda s: half_inversion(s, "lenet5", 64),
-    "distillation slim-resnet18, bfloat16 against float32": lambda s: half_distillation(s, "slim-resnet18", 32),
+    "inversion slim-resnet18, compiled and captured against eager": on(forms_of_inversion, "slim-resnet18", 32),
+    "inversion lenet5, compiled and captured against eager": on(forms_of_inversion, "lenet5", 64),
+    "distillation slim-resnet18, compiled and captured against eager": on(forms_of_distillation, "slim-resnet18", 32),
+    "inversion slim-resnet18, bfloat16 against float32": on(half_inversion, "slim-resnet18", 32),
+    "inversion lenet5, bfloat16 against float32": on(half_inversion, "lenet5", 64),
+    "distillation slim-resnet18, bfloat16 against float32": on(half_distillation, "slim-resnet18", 32),
     "the same seed gives the same result": seeds,
     "the expert is left as it was": untouched,
     "launches a step": launches,  # last: the profiler stays in the process

@@ -91,14 +91,7 @@ def synchronize(device: torch.device) -> None:
 
 @attrs.define
 class Windows(AfterEveryStep):
-    """Milliseconds per step of a hot loop, over windows of several steps; synchronizes between windows only.
-
-    Args:
-        device: of the loop.
-        warm_up: steps before the first window.
-        size: steps in a window.
-        windows: number of windows.
-    """
+    """Milliseconds per step of a hot loop, over windows of ``size`` steps; synchronizes between windows only."""
 
     device: torch.device
     warm_up: int
@@ -128,13 +121,7 @@ class Windows(AfterEveryStep):
 
 @attrs.define
 class Launches(AfterEveryStep):
-    """Counts with :mod:`torch.profiler` what some steps of a hot loop launch.
-
-    Args:
-        device: of the loop; on a CPU nothing is counted.
-        warm_up: steps before the counted ones.
-        counted: steps.
-    """
+    """Counts with :mod:`torch.profiler` what some steps of a hot loop launch; on a CPU nothing is counted."""
 
     device: torch.device
     warm_up: int
@@ -177,15 +164,7 @@ class Launches(AfterEveryStep):
 
 @attrs.frozen(eq=False)
 class Inversion:
-    """An inversion with the settings of the ratios.
-
-    Args:
-        model: a name in ``CASES``.
-        batch: images.
-        device: where.
-        augmentation: None: the model's own.
-        dtype: of everything.
-    """
+    """An inversion with the settings of the ratios; without an augmentation, the model's own is used."""
 
     model: str
     batch: int
@@ -234,12 +213,7 @@ class Inversion:
 class Distillation:
     """A distillation with both teachers, with the settings of the ratios; each call begins with the same student.
 
-    Args:
-        model: a name in ``CASES``, of the student and both teachers.
-        batch: images.
-        device: where.
-        augmentation: None: that of CIFAR-10.
-        dtype: of everything.
+    Without an augmentation, that of CIFAR-10 is used.
     """
 
     model: str
@@ -255,13 +229,7 @@ class Distillation:
         return first, second, third
 
     def __call__(
-        self,
-        steps: int,
-        after_step: Any,
-        execution: Execution = EAGER,
-        *,
-        learning_rate: float = 0.01,
-        seed: int = 0,
+        self, steps: int, after_step: Any, execution: Execution = EAGER, *, learning_rate: float = 0.01, seed: int = 0
     ) -> nn.Module:
         """Some steps of :func:`exml.engine.distill`; the student that comes out."""
         images = torch.rand(2_000, *CASES[self.model][1][1:], generator=torch.Generator().manual_seed(1))

@@ -49,15 +49,7 @@ NAMES = ("loop", "model", "batch", "form", "precision")
 
 @attrs.frozen
 class Row:
-    """One measurement.
-
-    Args:
-        loop: a name in ``LOOPS``.
-        model: as the ratios have it.
-        batch: images.
-        form: of :class:`exml.engine.Execution`.
-        precision: likewise.
-    """
+    """One measurement; form and precision are those of :class:`exml.engine.Execution`."""
 
     loop: str
     model: str
@@ -131,8 +123,8 @@ def main() -> None:
         earlier = json.loads(given.out.read_text(encoding="utf-8"))
         if all(earlier.get(key) == found[key] for key in ("hardware", "versions", "commit", "warm_up")):
             found["rows"] = [row for row in earlier["rows"] if "error" not in row]
-    wanted = [row for row in rows(given.scale) if row.form in given.forms]
-    wanted = list(dict.fromkeys(wanted))  # scaled down, some are the same
+    # Scaled down, some rows are the same.
+    wanted = list(dict.fromkeys(row for row in rows(given.scale) if row.form in given.forms))
     done = {tuple(row[name] for name in NAMES): row for row in found["rows"]}
     for row in wanted:
         key = attrs.astuple(row)

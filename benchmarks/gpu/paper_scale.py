@@ -103,13 +103,7 @@ def experts(folder: Path, device: torch.device, scale: float) -> exml.ExpertStre
 
 @attrs.define
 class Phases:
-    """A learner's observer that adds up the seconds of each phase of each experience, and keeps them.
-
-    Args:
-        device: waited for where a phase ends.
-        path: where the seconds are kept.
-        seconds: by experience, from 1, and phase.
-    """
+    """A learner's observer that adds up the seconds by experience and phase, and keeps them in a file."""
 
     device: torch.device
     path: Path

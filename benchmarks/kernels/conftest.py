@@ -1,4 +1,4 @@
-"""What holds while any kernel is measured."""
+"""Settings of all kernel benchmarks."""
 
 import pytest
 import torch
@@ -6,5 +6,5 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All versions of a kernel shall compute the same; cuDNN's convolutions would round to ten bits."""
+    """With TF32, cuDNN's convolutions would round to ten bits."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -1,7 +1,6 @@
-"""How every kernel is measured: where, how often, and what is noted beside its time.
+"""The measurement of a kernel in a *place*: a device, a type, a memory format, and eager or compiled.
 
-A place is a device with the type and order of the numbers in its memory, and how the kernel is run. On a GPU there are
-more of them; ``EXML_BENCHMARK_COMPILE=1`` compiles on a CPU too, which takes minutes.
+``EXML_BENCHMARK_COMPILE=1`` compiles on a CPU too, which takes minutes.
 """
 
 import itertools
@@ -19,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Result = TypeVar("Result")
 CUDA = torch.cuda.is_available()
 ROUNDS, WARM_UP = 9, 2
+SHAPES = ("512x1x32x32", "128x3x32x32", "16x3x128x128")
 TOLERANCES = {torch.float32: {"rtol": 1e-3, "atol": 3e-4}, torch.bfloat16: {"rtol": 5e-2, "atol": 5e-2}}
 
 
@@ -70,10 +70,10 @@ def on(
     *,
     everywhere: Sequence[str] = ("ours", "straightforward"),
 ) -> pytest.MarkDecorator:
-    """Every version of every case at every place where it makes sense.
+    """Every version of every case in every place where it is supported.
 
-    Only ours is compiled, since that takes long, and only versions ``everywhere`` run in half precision, which others
-    may not support. With one channel, both orders of memory are the same.
+    Only ours is compiled, and only versions ``everywhere`` run in half precision. With one channel, both memory formats
+    are the same.
     """
     chosen = [
         pytest.param(place, case, version, id=f"{case}-{version}-{place}")
@@ -88,7 +88,7 @@ def on(
 def measure(
     benchmark: BenchmarkFixture, work: Callable[[], Result], place: Place, *, kernel: str, case: str, version: str
 ) -> Result:
-    """Time the work, synchronised with the device and warm, and note what it is; returns its result."""
+    """Time the work after a warm-up, synchronized with the device, and return its result."""
 
     def timed() -> Result:
         result = work()
@@ -116,7 +116,7 @@ def measure(
 def gradient_of(
     function: Callable[[Tensor], Tensor], images: Tensor, weights: Tensor | None = None
 ) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Forward and backward to the images: the value and its gradient (of its sum with ``weights``, if given)."""
+    """Forward and backward to the images: the value and its gradient, of its product with ``weights`` if given."""
     pixels = images.detach().requires_grad_()
 
     def work() -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ def gradient_of(
 
 
 def assert_close(results: Sequence[Tensor], wanted: Sequence[Tensor], place: Place) -> None:
-    """Equal to what was computed in float64, but for the rounding of the place; 1 is the greatest value."""
+    """Compare with results in float64, in units of their greatest value, to the tolerance of the place."""
     for result, exact in zip(results, wanted, strict=True):
         scale = exact.abs().max()
         torch.testing.assert_close(result.double() / scale, exact / scale, **TOLERANCES[place.dtype])
@@ -143,21 +143,21 @@ class _Counter(TorchDispatchMode):
 
 
 def _count(work: Callable[[], Any]) -> int:
-    """ATen operations, those of the backward pass and views included."""
+    """ATen operations, including the backward pass and views."""
     with _Counter() as counter:
         work()
     return counter.count
 
 
 def _launches(work: Callable[[], Any]) -> int:
-    """What ran on the GPU: kernels, copies and fills."""
+    """Kernels, copies and fills on the GPU."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         work()
     return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events() or ())
 
 
 def _peak(work: Callable[[], Any]) -> int:
-    """Bytes that the work takes beyond what was there before."""
+    """Bytes allocated in addition to those before."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     work()

@@ -1,8 +1,7 @@
 """Augmentation, forward and backward to the pixels, including its random parameters.
 
-``kornia`` is what the components of :class:`exml.augmentation.Kornia` take, and shows why our own are the default on a
-device. Its shifts are not by whole pixels. ``straightforward`` and ``warp_affine`` use our parameters and must give our
-images. torchvision draws one set of parameters for the whole batch, so it does less.
+``straightforward`` and ``warp_affine`` use our parameters and must give our images. ``kornia`` is
+:class:`exml.augmentation.Kornia`. torchvision draws one set of parameters for the whole batch, so it does less.
 """
 
 import math
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms import v2
 
-from benchmarks.kernels.measure import PLACES, Place, assert_close, gradient_of, measure, on
+from benchmarks.kernels.measure import PLACES, SHAPES, Place, assert_close, gradient_of, measure, on
 from exml.augmentation import Augmentation, Chain, Kornia
 
 SETTINGS = {
@@ -23,7 +22,6 @@ SETTINGS = {
     "shift+flip": Augmentation(shift=2, flip=0.5),
     "shift+rotation+flip+scale": Augmentation.cifar10(),
 }
-SHAPES = ("512x1x32x32", "128x3x32x32", "16x3x128x128")
 CASES = tuple(f"{name} {shape}" for name in SETTINGS for shape in SHAPES[name == "shift+flip" :])
 SAME = ("ours", "straightforward", "warp_affine")
 VERSIONS = (*SAME, "kornia", "torchvision_one_draw_a_batch")

@@ -8,7 +8,7 @@ from benchmarks.kernels.measure import PLACES, Place, assert_close, gradient_of,
 from exml.priors import Activation, BatchNormStatistics
 
 SHAPES = ("128x20x32x32", "128x160x4x4")  # the first and the last layers of SlimResNet18 at 32 pixels
-# The record of a layer is not made inside of what is compiled.
+# Activations are recorded outside of compiled code.
 EAGER = tuple(place for place in PLACES if place.mode == "eager")
 OURS = BatchNormStatistics(1.0)
 

@@ -1,7 +1,4 @@
-"""The blur prior, forward and backward to the pixels.
-
-``ours`` and ``kornia`` are its two operators, and show why ``"fused"`` is the default on a device.
-"""
+"""The blur prior, forward and backward to the pixels; ``ours`` and ``kornia`` are its two operators."""
 
 import torch
 import torchvision.transforms.v2.functional as tv
@@ -10,18 +7,17 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from benchmarks.kernels.measure import PLACES, Place, assert_close, gradient_of, measure, on
+from benchmarks.kernels.measure import PLACES, SHAPES, Place, assert_close, gradient_of, measure, on
 from exml.priors import GaussianBlur
 from exml.priors._blurring import change_by_matrices, gaussian
 
-SHAPES = ("512x1x32x32", "128x3x32x32", "16x3x128x128")
 VERSIONS = ("ours", "straightforward", "separable", "shifted_sums", "matrices", "kornia", "torchvision")
 WEIGHT = 0.01
 OURS, KORNIA = GaussianBlur(WEIGHT), GaussianBlur(WEIGHT, operator="kornia")
 
 
 class Versions:
-    """The penalty by different blurs; the constants are made once."""
+    """The penalty by different blurs, with constant kernels."""
 
     def __init__(self, images: Tensor):
         self.channels = images.shape[1]
@@ -37,7 +33,9 @@ class Versions:
 
     def straightforward(self, images: Tensor) -> Tensor:
         """One depthwise convolution."""
-        return self._penalty(images, self._convolve(images, torch.outer(self.kernel, self.kernel)))
+        padded = pad(images, (1, 1, 1, 1), mode="reflect")
+        kernel = torch.outer(self.kernel, self.kernel).expand(self.channels, 1, 3, 3)
+        return self._penalty(images, conv2d(padded, kernel, groups=self.channels))
 
     def separable(self, images: Tensor) -> Tensor:
         """Two depthwise convolutions, along the rows and along the columns."""
@@ -65,10 +63,6 @@ class Versions:
     def torchvision(self, images: Tensor) -> Tensor:
         """A depthwise convolution that makes its kernel in every call."""
         return self._penalty(images, tv.gaussian_blur(images, [3, 3], [1.0, 1.0]))
-
-    def _convolve(self, images: Tensor, kernel: Tensor) -> Tensor:
-        padded = pad(images, (1, 1, 1, 1), mode="reflect")
-        return conv2d(padded, kernel.expand(self.channels, 1, 3, 3), groups=self.channels)
 
 
 @on(PLACES, SHAPES, VERSIONS)

@@ -1,4 +1,4 @@
-"""A buffer update at the second experience: a subsample of 5,000 samples, and 2,500 new ones behind it."""
+"""A buffer update in the second experience: a subsample of 5,000 samples, and 2,500 new ones."""
 
 import random
 from collections.abc import Callable
@@ -21,7 +21,7 @@ CASES = tuple(f"{name} {SIZE}x1x32x32" for name in POLICIES)
 
 
 def straightforward(memory: Samples, new: Samples) -> Callable[[], Tensor]:
-    """A list of samples, as a dataset gives them: drawn from, extended and stacked."""
+    """A list of samples: drawn from, extended and stacked."""
     kept, added = (list(zip(samples.images, samples.labels, strict=True)) for samples in (memory, new))
 
     def work() -> Tensor:
@@ -36,7 +36,7 @@ def straightforward(memory: Samples, new: Samples) -> Callable[[], Tensor]:
 def test_buffers(benchmark: BenchmarkFixture, place: Place, case: str, version: str) -> None:
     policy = POLICIES[case.split(" ")[0]]
     labels = torch.arange(SIZE, device=place.device) % 10
-    # Pixels say which sample they belong to.
+    # The value of the pixels is the number of the sample.
     pixels = torch.arange(SIZE, dtype=torch.float32, device=place.device)[:, None, None, None]
     memory = Samples.of(pixels.repeat(1, 1, 32, 32), labels, experience=1)
     new = Samples.of(pixels[: SIZE // 2].repeat(1, 1, 32, 32) + SIZE, labels[: SIZE // 2], experience=2)

@@ -1,4 +1,4 @@
-"""One target of two teachers' logits, against the same written out row by row."""
+"""One target from two teachers' logits, compared with a loop over rows."""
 
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -15,7 +15,7 @@ CASES = tuple(f"{name} {batch}x{classes}" for name in COMBINERS for batch, class
 
 
 def row_by_row(name: str, previous: TeacherLogits, expert: TeacherLogits, labels: Tensor) -> Tensor:
-    """Eq. 8 and the two others as one would write them first."""
+    """Eq. 8 and the two others as loops."""
     rows = []
     for label, one, other in zip(labels.tolist(), previous.logits, expert.logits, strict=True):
         if name == "ProductOfExperts":

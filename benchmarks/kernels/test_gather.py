@@ -1,4 +1,4 @@
-"""A mini-batch out of a buffer of 5,000 samples: images, labels, tasks and experiences."""
+"""A mini-batch from a buffer of 5,000 samples: images, labels, tasks and experiences."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +23,7 @@ def versions(memory: Samples, drawn: Tensor) -> dict[str, Callable[[], Sequence[
     dataset = TensorDataset(*fields(memory))
     return {
         "ours": lambda: fields(memory[drawn]),
-        # What a DataLoader does for each mini-batch: sample by sample.
+        # As in a DataLoader: sample by sample.
         "straightforward": lambda: default_collate([dataset[k] for k in drawn.tolist()]),
         "index_select": lambda: [field.index_select(0, drawn) for field in fields(memory)],
     }

@@ -1,4 +1,4 @@
-"""Soft targets for data impressions: one Dirichlet draw an image, each class with its own concentrations."""
+"""Soft targets for data impressions: one Dirichlet draw per image, with the concentrations of its class."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from benchmarks.kernels.measure import Place, measure, on
-from exml.generators.data_impression import class_similarity
+from exml.generators.optimized import class_similarity
 
 SIZE, CLASSES, BETA = 512, 10, 10.0
 
@@ -19,7 +19,7 @@ def ours(concentrations: Tensor, positions: Tensor) -> Tensor:
 
 
 def straightforward(concentrations: Tensor, positions: Tensor) -> Tensor:
-    """One distribution a row."""
+    """One distribution per row."""
     return torch.stack([torch.distributions.Dirichlet(concentrations[k]).sample() for k in positions.tolist()])
 
 
@@ -29,7 +29,7 @@ def distributions(concentrations: Tensor, positions: Tensor) -> Tensor:
 
 
 def numpy(concentrations: Tensor, positions: Tensor) -> Tensor:
-    """One call a row."""
+    """One call per row."""
     generator, rows = np.random.default_rng(0), concentrations.numpy()
     return torch.from_numpy(np.stack([generator.dirichlet(rows[k]) for k in positions.tolist()]))
 

@@ -15,7 +15,7 @@ import attrs
 from exml.core.errors import ConfigError, ExmlError
 from exml.core.files import write_json
 from exml.experts import read_card
-from exml.experts.folder import natural
+from exml.experts.card import natural
 from exml.learning.strategy import Strategy
 from exml.runs import BaselineResult, Environment, Failure, Result, Seconds
 from exml.runs.record import read_versioned

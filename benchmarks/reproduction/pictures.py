@@ -16,7 +16,7 @@ from exml.core.errors import CheckpointError, DataError
 from exml.core.samples import Samples
 from exml.learning.checkpoint import CheckpointFolder
 from exml.runs import save_figure
-from exml.runs.canvas import COLOURS, MARKERS, fitted, new_figure
+from exml.runs.figures import COLORS, MARKERS, fitted, new_figure
 from reproduction.cells import Cell, read_cells
 from reproduction.layout import PAPER_LAYOUT, Layout
 from reproduction.plan import IN_FIGURE_2, ReproductionPlan
@@ -120,7 +120,7 @@ def figure3(cells: Sequence[Cell], layout: Layout) -> Figure:
                 list(points),
                 [statistics.fmean(values) for values in points.values()],
                 [statistics.stdev(values) if len(values) > 1 else 0.0 for values in points.values()],
-                color=COLOURS[number % len(COLOURS)],
+                color=COLORS[number % len(COLORS)],
                 marker=MARKERS[number % len(MARKERS)],
                 linestyle="--" if row.strategy == "replay" else "-",
                 capsize=3,

@@ -11,8 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from exml.augmentation._jitter import adjust_brightness, adjust_contrast, adjust_saturation
-from exml.augmentation._warp import inverse_affine, move, warp
+from exml.augmentation._transforms import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+    inverse_affine,
+    move,
+    warp,
+)
 from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.shapes import Images

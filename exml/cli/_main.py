@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -18,16 +17,23 @@ COMMANDS = {
     "scenarios": ("exml.cli.lists:list_scenarios", "List the scenarios."),
 }
 
+
+def _version() -> None:
+    from importlib.metadata import version
+
+    sys.stdout.write(f"{version('exml')}\n")
+
+
 app = App(
     name="exml",
     help="Learn one model from a stream of other people's trained models, without their data.",
-    version=version("exml"),
-    version_format="plaintext",  # Markdown would take a tenth of a second to import
-    help_format="plaintext",
+    version_flags=(),
+    help_format="plaintext",  # importing Markdown takes a tenth of a second
     default_parameter=Parameter(negative=()),
 )
 for name, (place, summary) in COMMANDS.items():
     app.command(place, name=name, help=summary)
+app.command(_version, name="--version", help="Display the version.")  # without Rich, which takes long to import
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

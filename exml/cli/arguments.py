@@ -1,4 +1,4 @@
-"""Arguments that several commands share: whole numbers, flags, strategies and students by name or file."""
+"""Types of arguments that commands share, and strategies and students by name or file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def _whole(_: object, tokens: Sequence[Token]) -> int:
-    """Cyclopts rounds 1.5; here it is a mistake."""
+    """A whole number; Cyclopts would round 1.5."""
     try:
         return int(tokens[0].value)
     except ValueError:
@@ -31,12 +31,12 @@ Flag = Annotated[bool, Parameter(show_default=False)]
 
 
 def again(*, resumed: bool) -> str:
-    """The command line that resumes the run of this one."""
+    """The command line that resumes this run."""
     return shlex.join(["exml", *sys.argv[1:]]) + ("" if resumed else " --resume")
 
 
 def strategies_of(text: str, named: Callable[[str], T]) -> dict[str, Strategy | T]:
-    """The strategies of ``--strategy``: files, named like their file, and names, which ``named`` looks up."""
+    """The strategies of ``--strategy`` by name: files, and names that ``named`` looks up."""
     chosen: dict[str, Strategy | T] = {}
     for part in text.split(","):
         path = Path(part)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,19 +14,17 @@ from exml.recipes import RECIPES
 
 def list_strategies() -> None:
     """List the strategies that have a name."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("strategy", no_wrap=True)
-    table.add_column("what it does")
-    for name, summary in RECIPES.items():
-        table.add_row(name, summary)
-    Console(highlight=False).print(table)
+    _print("strategy", "what it does", RECIPES)
 
 
 def list_scenarios() -> None:
-    """List the scenarios, as they are with seed 0."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("scenario", no_wrap=True)
-    table.add_column("what it is")
-    for name in scenarios.names():
-        table.add_row(name, scenarios.describe(name))
+    """List the scenarios for seed 0."""
+    _print("scenario", "what it is", {name: scenarios.describe(name) for name in scenarios.names()})
+
+
+def _print(kind: str, summary: str, rows: Mapping[str, str]) -> None:
+    table = Table(kind, summary, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.columns[0].no_wrap = True
+    for row in rows.items():
+        table.add_row(*row)
     Console(highlight=False).print(table)

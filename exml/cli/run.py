@@ -26,8 +26,8 @@ from exml.learning.events import Event, ExpertRefused
 from exml.recipes import RECIPES, recipe
 from exml.runs import FolderExperts, ProgressDisplay, Result, RunSettings, ScenarioExperts, result_table
 from exml.runs.folder_lock import require_free
+from exml.runs.record import RECORD
 from exml.runs.run import Choice
-from exml.runs.run_folder import RECORD
 from exml.runs.table import forecast_lines
 from exml.scenarios import ScenarioSource
 
@@ -58,21 +58,19 @@ class SourceOptions:
             SettingError: options that contradict each other.
         """
         lists = "'exml scenarios' lists the scenarios; --stream names a folder of experts"
-        of_a_folder = self.follow or self.student is not None or self.classes is not None
-        if scenario is not None and self.stream is None and not of_a_folder:
-            return ScenarioExperts(scenario, self.split)
-        problem: tuple[str, str, str] | None = None
-        if self.stream is None and scenario is None:
-            problem = "a SCENARIO or --stream FOLDER", "neither", lists
-        elif self.stream is None:
-            problem = "--stream with --follow, --student or --classes", f"the scenario {scenario!r}", lists
-        elif scenario is not None:
-            problem = "a SCENARIO or --stream FOLDER", "both", "leave one of them out"
-        elif self.split != "test":
-            problem = "no --split with --stream, where there is no test data", self.split, "leave it out"
-        if problem is not None or self.stream is None:
-            expected, got, remedy = problem or ("", "", "")
-            raise SettingError(expected=expected, got=got, remedy=remedy)
+        for_folders = self.follow or self.student is not None or self.classes is not None
+        if self.stream is None:
+            if scenario is not None and not for_folders:
+                return ScenarioExperts(scenario, self.split)
+            expected, got = "a SCENARIO or --stream FOLDER", "neither"
+            if scenario is not None:
+                expected, got = "--stream with --follow, --student or --classes", f"the scenario {scenario!r}"
+            raise SettingError(expected=expected, got=got, remedy=lists)
+        if scenario is not None:
+            raise SettingError(expected="a SCENARIO or --stream FOLDER", got="both", remedy="leave one of them out")
+        if self.split != "test":
+            expected = "no --split with --stream, where there is no test data"
+            raise SettingError(expected=expected, got=self.split, remedy="leave it out")
         student = None if self.student is None else student_of(self.student)
         return FolderExperts(self.stream, self.follow, student=student, classes=self.classes)
 
@@ -122,7 +120,7 @@ def run(
     """Learn one student per strategy from a scenario's experts, without their data, and compare it with baselines.
 
     Writes into the folder: result.json, accuracy.png, the experts, and for each strategy student.safetensors with its
-    card, stream.jsonl, samples.png and checkpoints. A run that was killed at any moment continues with --resume.
+    card, stream.jsonl, samples.png and checkpoints. --resume continues a run that was killed at any moment.
     With --stream, the student learns from a folder of other people's experts (NAME.json and NAME.safetensors each);
     there is no test data then.
     On several processors or machines: torchrun --nproc-per-node N -m exml run ...
@@ -169,7 +167,7 @@ def run(
         raise KeyboardInterrupt(f"; resume with: {command}")
     _print(console, result)
     if result.stopped:
-        command = command if (out / "run.json").exists() else command.removesuffix(" --resume")
+        command = command if (out / RECORD).exists() else command.removesuffix(" --resume")
         console.print(f"Stopped; resume with: {command}", markup=False, soft_wrap=True)
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
 
@@ -187,16 +185,15 @@ def _print(console: Console, result: Result) -> None:
 def _named(scenario: str | None, seed: int, name: str) -> Choice:
     """The recipe of this name for the experts of the source."""
     if name not in RECIPES:
-        raise SettingError(
-            expected=f"one of {', '.join(RECIPES)}", got=repr(name), remedy="choose one, or give a YAML file"
-        )
+        expected = f"one of {', '.join(RECIPES)}"
+        raise SettingError(expected=expected, got=repr(name), remedy="choose one, or give a YAML file")
     real_data = None if scenario is None else ScenarioSource(scenario, seed)
     return lambda profile, student: recipe(name, profile, real_data=real_data, student=student).build()
 
 
 @contextmanager
 def stopping() -> Generator[runs.Stop]:
-    """A stop that SIGINT and SIGTERM ask for within the block; the second signal interrupts at once."""
+    """Within the block, SIGINT and SIGTERM ask for a stop; the second signal interrupts at once."""
     stop = runs.Stop()
 
     def ask(_signal: int, _frame: FrameType | None, /) -> None:
@@ -216,6 +213,5 @@ def stopping() -> Generator[runs.Stop]:
 
 
 def _print_refused(event: Event, /) -> None:
-    """For users who read errors only."""
     if isinstance(event, ExpertRefused):
         sys.stderr.write(f"exml: not learned from: {event.file}: {event.reason}\n")

@@ -1,9 +1,10 @@
-"""The inputs of an expert's batch-norm layers, recorded without extra computation."""
+"""The inputs of an expert's batch-norm layers, recorded in its forward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -21,8 +22,8 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class Activation:
     """The input of one batch-norm layer in the last forward pass, with the statistics of the training data.
 
-    An engine that folds the layer into the preceding convolution never computes that input. It records the layer's
-    output instead, and the way back: ``input = recorded * scale + shift``, channel by channel.
+    An engine that folds the layer into the preceding convolution records the layer's output instead of its input:
+    ``input = recorded * scale + shift``, per channel.
 
     Args:
         layer: the qualified name of the layer in its module.
@@ -31,8 +32,8 @@ class Activation:
         running_var: ``(channels,)``.
         scale: ``(channels,)``; None if ``recorded`` is the input itself.
         shift: ``(channels,)``; with ``scale``.
-        token: carries the gradient of :meth:`var_mean` to where the values were recorded; optional.
-        shard: the rows of the batch that these are, if the others are on other ranks.
+        token: carries the gradient of :meth:`var_mean` to the layer, from :func:`exml.core.moments.tap`.
+        shard: the position of these rows in a batch that several ranks share.
     """
 
     layer: str
@@ -46,32 +47,19 @@ class Activation:
 
     @property
     def input(self) -> Tensor:
-        """``(batch, channels, ...)``, the input of the layer with its graph; computed if it was not recorded."""
+        """``(batch, channels, ...)``, the input of the layer with its graph."""
         if self.scale is None or self.shift is None:
             return self.recorded
         axes = (-1, *(1,) * (self.recorded.ndim - 2))
         return self.recorded * self.scale.view(axes) + self.shift.view(axes)
 
     def var_mean(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
-        """Biased variance and mean of each channel of the input, over the batch and all positions, in one pass.
-
-        This is the whole batch, even if this rank holds only a :attr:`shard` of it.
-
-        >>> values = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
-        >>> [row.tolist() for row in Activation("bn", values, torch.zeros(2), torch.ones(2)).var_mean()]
-        [[1.0, 0.0], [2.0, 0.0]]
-        """
+        """Biased variance and mean of each channel of the input, over all positions and images of all ranks."""
         return statistics_of([self])
 
 
 def statistics_of(activations: Sequence[Activation]) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
-    """:meth:`Activation.var_mean` of several layers, concatenated, in a handful of operations.
-
-    Args:
-        activations: of one forward pass, at least one.
-
-    Returns:
-        tuple[Tensor, Tensor]: biased variances and means, ``(channels,)``, of all layers in order.
+    """:meth:`Activation.var_mean` of at least one layer of one forward pass, concatenated in order.
 
     >>> values = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
     >>> layer = Activation("bn", values, torch.zeros(2), torch.ones(2))
@@ -94,7 +82,7 @@ def statistics_of(activations: Sequence[Activation]) -> tuple[Float[Tensor, " ch
 def record_activations(module: nn.Module) -> Generator[list[Activation]]:
     """Record the input of every BatchNorm1d/2d/3d layer with running statistics; each forward pass refills the list.
 
-    A layer that is called twice in a pass appears twice. The block removes its hooks, also after an exception.
+    A layer that is called twice in a pass appears twice.
 
     >>> net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
     >>> with record_activations(net) as activations:
@@ -103,26 +91,17 @@ def record_activations(module: nn.Module) -> Generator[list[Activation]]:
     [('0', (4, 3))]
     """
     recorded: list[Activation] = []
-    layers = {
-        name: part
-        for name, part in module.named_modules()
-        if isinstance(part, BATCH_NORM) and part.running_mean is not None
-    }
 
     def clear(_module: nn.Module, _inputs: Any) -> None:
         recorded.clear()
 
-    def recorder(name: str) -> Any:
-        def record(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            mean, var = part.running_mean, part.running_var
-            assert isinstance(mean, Tensor)
-            assert isinstance(var, Tensor)
-            recorded.append(Activation(name, inputs[0], mean, var))
-
-        return record
+    def record(name: str, part: Any, inputs: tuple[Tensor, ...]) -> None:
+        recorded.append(Activation(name, inputs[0], part.running_mean, part.running_var))
 
     handles = [module.register_forward_pre_hook(clear)]
-    handles += [part.register_forward_pre_hook(recorder(name)) for name, part in layers.items()]
+    for name, part in module.named_modules():
+        if isinstance(part, BATCH_NORM) and part.running_mean is not None:
+            handles.append(part.register_forward_pre_hook(partial(record, name)))
     try:
         yield recorded
     finally:

@@ -1,4 +1,4 @@
-"""Trees of components: a strategy, or any component with components in its fields."""
+"""Traversal of a strategy, or of any component with components in its fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 
 
 def walk(part: object, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every attrs object of a tree with its path, an outer one before those in its fields and in their tuples.
+    """Yield the path and the object of every component in a tree, outer ones before inner ones.
 
     >>> from exml.priors import L2Norm, Sum, Weighted
     >>> for path, prior in walk(Sum((L2Norm(1.0), Weighted(L2Norm(2.0), 0.5))), "prior"):
@@ -29,7 +29,7 @@ def walk(part: object, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def rebuild(part: Any, change: Callable[[Any], Any]) -> Any:
-    """A copy of a tree in which ``change`` has replaced every attrs object, inner ones before outer ones.
+    """Replace every component of a tree by ``change(component)``, inner ones before outer ones.
 
     >>> from exml.priors import L2Norm, Sum
     >>> def double(prior):
@@ -51,9 +51,7 @@ def rebuild(part: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def uses_real_data(part: object) -> bool:
-    """Whether a strategy, or any component in it, reads the experts' own training data.
-
-    An ex-model learner does not have those data (Sec. 5, "Replay").
+    """Whether a strategy, or any component in it, reads the experts' own training data (Sec. 5, "Replay").
 
     >>> from exml.generators import AuxiliaryData, PhotoPatches, Replay
     >>> uses_real_data(Replay(PhotoPatches())), uses_real_data(AuxiliaryData(PhotoPatches()))

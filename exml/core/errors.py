@@ -1,8 +1,4 @@
-"""Every error that exml raises on purpose: what was expected, what was found, and the remedy.
-
-All of them derive from :class:`ExmlError`, so ``except exml.core.errors.ExmlError`` catches mistakes in the input and
-no bugs.
-"""
+"""Every error that exml raises on purpose: what was expected, what was found, and the remedy."""
 
 from __future__ import annotations
 
@@ -21,12 +17,7 @@ def nearest(name: str, names: Iterable[str], /) -> list[str]:
 
 
 class ExmlError(Exception):
-    """Bad input, found before it does harm.
-
-    Args:
-        expected: what would have been right.
-        got: what was found instead.
-        remedy: what to do about it, as a sentence without its period.
+    """The base of all errors about the input; ``expected``, ``got`` and ``remedy`` are attributes.
 
     >>> raise ExmlError(expected="3 channels", got="1", remedy="repeat the gray channel")
     Traceback (most recent call last):
@@ -40,8 +31,8 @@ class ExmlError(Exception):
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors travel between processes; pickle would call the constructor without its keywords."""
-        return _restored, (type(self), self.args, self.__dict__)
+        """Pickle without a call of the constructor, which takes only keywords."""
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class SettingError(ExmlError, ValueError):
@@ -49,11 +40,7 @@ class SettingError(ExmlError, ValueError):
 
 
 class StrategyError(ExmlError):
-    """A strategy cannot be built; :attr:`problems` lists everything that is missing or contradictory.
-
-    Args:
-        problems: one sentence each, with its remedy.
-    """
+    """A strategy cannot be built; :attr:`problems` lists everything that is missing or contradictory."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         listed = "".join(f"\n  - {problem}" for problem in problems)
@@ -64,14 +51,7 @@ class StrategyError(ExmlError):
 
 
 class ConfigError(ExmlError, ValueError):
-    """YAML, JSON or plain data do not describe a strategy; :attr:`path` names the place.
-
-    Args:
-        path: keys from the root to the fault, such as ``generator.iterations``.
-        expected: what would have been right.
-        got: what was found instead.
-        remedy: what to do about it.
-    """
+    """YAML, JSON or plain data with a fault at :attr:`path`, such as ``generator.iterations``."""
 
     def __init__(self, path: str, *, expected: str, got: str, remedy: str) -> None:
         super().__init__(expected=f"{expected} at {path or 'the root'}", got=got, remedy=remedy)
@@ -79,7 +59,7 @@ class ConfigError(ExmlError, ValueError):
 
 
 class UnknownNameError(ExmlError, KeyError):
-    """The name of a scenario, a strategy, a model or a kind of component that is not registered."""
+    """An unregistered scenario, strategy, architecture or kind of component."""
 
     __str__ = Exception.__str__
 
@@ -101,37 +81,24 @@ class NonFiniteError(ExmlError, ArithmeticError):
 
 
 class BufferSizeError(ExmlError, ValueError):
-    """A buffer too small for its stream: the share of an experience would be no image."""
+    """A buffer too small for its stream: an experience would add no image."""
 
 
 class CheckpointError(ExmlError):
-    """A checkpoint that is absent, truncated, or of another run; the file itself is left unchanged."""
+    """A checkpoint that is missing, truncated, or of another run; the file stays unchanged."""
 
 
 class BaselineError(ExmlError):
-    """A baseline that these experts do not allow, such as averaging the parameters of two architectures."""
+    """A baseline that does not support these experts, such as a parameter average of two architectures."""
 
 
 class DataError(ExmlError):
-    """A dataset that is absent or not in the expected layout."""
+    """A dataset that is missing or not in the expected layout."""
 
 
 class RankError(ExmlError):
-    """Another rank of a distributed run died, hangs, or raised an error.
-
-    Args:
-        expected: what would have been right.
-        got: what was found instead.
-        remedy: what to do about it.
-        reported: whether another rank has reported it already.
-    """
+    """Another rank of a distributed run died, hangs, or raised an error; it may have ``reported`` that itself."""
 
     def __init__(self, *, expected: str, got: str, remedy: str, reported: bool = False) -> None:
         super().__init__(expected=expected, got=got, remedy=remedy)
         self.reported = reported
-
-
-def _restored(cls: type[ExmlError], arguments: tuple[Any, ...], fields: dict[str, Any]) -> ExmlError:
-    error = cls.__new__(cls, *arguments)
-    error.__dict__.update(fields)
-    return error

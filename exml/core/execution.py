@@ -15,15 +15,15 @@ from exml.core.validators import one_of
 class Execution:
     """How to execute the steps of the hot loops. Only ``bfloat16`` changes a result by more than rounding.
 
+    A step that cannot be compiled or captured runs eagerly, with one :class:`exml.engine.ExecutionWarning`.
+
     Args:
-        compile: ``"never"`` launches every operation by itself. On a CPU the same seed then gives the same numbers, bit
-            for bit. ``"capture"`` captures a whole step as one CUDA graph on a CUDA device; elsewhere it is
-            ``"never"``. ``"always"`` also passes the networks through ``torch.compile(fullgraph=True)``, on any device.
-            ``"auto"`` times some steps in each form and makes the others in the fastest, if enough steps remain. A
-            step that cannot be compiled or captured runs as with ``"never"``, with one
-            :class:`exml.engine.ExecutionWarning`.
-        precision: of the networks. With ``"bfloat16"`` they run under autocast, while batch-norm statistics, priors,
-            losses, images and weights stay float32.
+        compile: ``"never"`` runs every step eagerly; on a CPU, the same seed then gives the same bits. ``"capture"``
+            captures a step as one CUDA graph, on CUDA devices only. ``"always"`` also passes the networks through
+            ``torch.compile(fullgraph=True)``, on any device. ``"auto"`` times a few steps in each form and uses the
+            fastest if enough steps remain.
+        precision: of the networks. With ``"bfloat16"`` they run under autocast; batch-norm statistics, priors, losses,
+            images and weights stay float32.
 
     >>> Execution()
     Execution(compile='never', precision='float32')
@@ -36,25 +36,16 @@ class Execution:
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """The context for a forward pass of a network on a device."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(device.type, torch.bfloat16)
+        return nullcontext() if self.precision == "float32" else torch.autocast(device.type, torch.bfloat16)
 
 
 class ExecutionWarning(UserWarning):
-    """A faster form of a step is not available; the step runs operation by operation.
-
-    Args:
-        form: the form requested: ``"compiled"``, ``"captured as a CUDA graph"``.
-        reason: why it is not available.
-    """
+    """A step runs eagerly because it cannot be compiled or captured, the ``form``, for a ``reason``."""
 
     def __init__(self, form: str, reason: str) -> None:
-        super().__init__(
-            f"this step cannot be {form} ({reason}); it is executed operation by operation, which gives the same result"
-        )
+        super().__init__(f"this step cannot be {form} ({reason}); it runs operation by operation, with the same result")
         self.form, self.reason = form, reason
 
 
 EAGER = Execution()
-"""Operation by operation in float32, the form with which all others are compared."""
+"""Eager execution in float32, the reference for the other forms."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from exml.core.errors import ExpertError, NonFiniteError
+from exml.core.errors import ExmlError, ExpertError, NonFiniteError
 from exml.core.shapes import ClassMask, Images, Labels
 from exml.core.targets import TeacherLogits
 
@@ -23,43 +24,35 @@ def _tuple(values: Any) -> tuple[Any, ...]:
     return tuple(values.tolist() if isinstance(values, Tensor) else values)
 
 
-def _own_classes(expert: Expert) -> tuple[int, ...]:
-    return expert.classes
-
-
 @attrs.frozen(eq=False, slots=False)
 class Expert:
     """A trained classifier, the global ids of the classes it knows, and the normalization of its images.
-
-    Its head may have one unit for each of its own classes, or the full width with most units never trained;
-    ``outputs`` maps units to classes.
 
     Args:
         module: maps normalized images ``(batch, *image_shape)`` to logits ``(batch, len(outputs))``.
         classes: global ids of the classes it was trained on.
         image_shape: ``(channels, height, width)``.
-        outputs: the global class id of each output unit, None for a unit without a class. Default: ``classes``.
+        outputs: the global class id of each output unit, None for a unit without a class; by default ``classes``. A
+            head may have units for classes that the expert was not trained on.
         mean: of each channel, in pixel units; one number stands for all channels.
         std: of each channel, in pixel units, > 0.
         task: the task label t_i, where the scenario has tasks.
         name: for reports.
 
     Raises:
-        ExpertError: when ids repeat, are negative, or a class has no output unit.
+        ExpertError: ids repeat or are negative, or a class has no output unit.
 
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     >>> expert = Expert(head, classes=(3, 7), image_shape=(1, 8, 8))
     >>> expert.logits(torch.rand(5, 1, 8, 8)).shape
     torch.Size([5, 2])
-    >>> expert.labels(torch.rand(5, 1, 8, 8)).unique().tolist() in ([3], [7], [3, 7])
-    True
     """
 
     module: nn.Module = attrs.field(repr=lambda module: type(module).__name__)
     classes: tuple[int, ...] = attrs.field(converter=_tuple)
     image_shape: tuple[int, int, int] = attrs.field(converter=_tuple)
     outputs: tuple[int | None, ...] = attrs.field(
-        default=attrs.Factory(_own_classes, takes_self=True), converter=_tuple, kw_only=True
+        default=attrs.Factory(attrgetter("classes"), takes_self=True), converter=_tuple, kw_only=True
     )
     mean: tuple[float, ...] = attrs.field(default=(0.0,), converter=_tuple, kw_only=True)
     std: tuple[float, ...] = attrs.field(default=(1.0,), converter=_tuple, kw_only=True)
@@ -67,23 +60,19 @@ class Expert:
     name: str = attrs.field(default="expert", kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        units = [unit for unit in self.outputs if unit is not None]
-        problem: tuple[str, str] | None = None
-        if not self.classes:
-            problem = "at least one class", "none"
-        elif len(set(self.classes)) < len(self.classes) or len(set(units)) < len(units):
-            problem = "each class id once", f"classes {self.classes}, outputs {self.outputs}"
-        elif min(*self.classes, *units, 0) < 0:
-            problem = "class ids from 0", f"classes {self.classes}, outputs {self.outputs}"
-        elif missing := sorted(set(self.classes) - set(units)):
-            problem = "an output unit for every class", f"none for {missing} in outputs {self.outputs}"
-        elif len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            problem = "image_shape (channels, height, width)", str(self.image_shape)
-        elif {len(self.mean), len(self.std)} - {1, self.image_shape[0]} or min(self.std) <= 0:
-            problem = f"mean and std of 1 or {self.image_shape[0]} channels, std > 0", f"{self.mean}, {self.std}"
-        if problem is not None:
-            expected, got = problem
-            raise ExpertError(expected=f"{expected} (expert {self.name!r})", got=got, remedy="correct its card")
+        classes, units = self.classes, self._ids
+        unique = len(set(classes)) == len(classes) and len(set(units)) == len(units)
+        listed = f"classes {classes}, outputs {self.outputs}"
+        missing = sorted(set(classes) - set(units))
+        shaped = len(self.image_shape) == 3 and min(self.image_shape) >= 1
+        self._require(bool(classes), "at least one class", "none")
+        self._require(unique, "each class id once", listed)
+        self._require(min((*classes, *units)) >= 0, "class ids from 0", listed)
+        self._require(not missing, "an output unit for every class", f"none for {missing} in outputs {self.outputs}")
+        self._require(shaped, "image_shape (channels, height, width)", str(self.image_shape))
+        channels = self.image_shape[0]
+        fits = {len(self.mean), len(self.std)} <= {1, channels} and min(self.std) > 0
+        self._require(fits, f"mean and std of 1 or {channels} channels, std > 0", f"{self.mean}, {self.std}")
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +80,7 @@ class Expert:
         return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
 
     def to(self, device: torch.device | str) -> Expert:
-        """This expert with its module moved (in place, as ``nn.Module.to`` does) to a device."""
+        """This expert with its module moved to a device, in place."""
         return attrs.evolve(self, module=self.module.to(device))
 
     def normalize(self, pixels: Images) -> Images:
@@ -103,11 +92,11 @@ class Expert:
         return images * self._channels(self.std, images) + self._channels(self.mean, images)
 
     def logits(self, pixels: Images) -> Float[Tensor, "batch units"]:
-        """One column per output unit, for images in pixel units."""
+        """Logits of images in pixel units, one column per output unit."""
         return self.module(self.normalize(pixels))
 
     def teach(self, pixels: Images, classes: int) -> TeacherLogits:
-        """Its logits arranged by global class id, from 0 to ``classes`` - 1, for images in pixel units."""
+        """Logits of images in pixel units, one column per global class id below ``classes``."""
         logits = self.logits(pixels)
         known = self._sent(("known", classes), logits, lambda: _mask(self.classes, classes))
         present = self._sent(("present", classes), logits, lambda: _mask(self._ids, classes))
@@ -130,38 +119,29 @@ class Expert:
 
     @cached_property
     def class_ids(self) -> Labels:
-        """``classes`` as an int64 tensor on the CPU."""
+        """``classes`` as a tensor on the CPU."""
         return torch.tensor(self.classes)
 
     @cached_property
     def own_units(self) -> Labels:
-        """The output unit of each of its classes, in the order of ``classes``, on the CPU."""
+        """The output unit of each class, on the CPU."""
         return torch.tensor([self.outputs.index(known) for known in self.classes])
 
     @torch.no_grad()
     def check(self, classes: int | None = None) -> None:
         """Run one forward pass, to check that the outputs match the card and are finite.
 
-        Args:
-            classes: the number of the student's classes; every id must be below it.
-
         Raises:
-            ExpertError: wrong image shape, number of outputs, or a class id that the student does not have.
+            ExpertError: wrong image shape, number of outputs, or a class id of at least ``classes``.
             NonFiniteError: NaN or infinity in its weights or logits.
         """
-        if classes is not None and max(self._ids) >= classes:
-            raise ExpertError(
-                expected=f"class ids below {classes}, the student's outputs (expert {self.name!r})",
-                got=str(max(self._ids)),
-                remedy="give the student more outputs, or correct the card's outputs",
-            )
+        largest = max(self._ids)
+        remedy = "give the student more outputs, or correct the card's outputs"
+        below = classes is None or largest < classes
+        self._require(below, f"class ids below {classes}, the student's outputs", str(largest), remedy)
         for name, tensor in self.module.state_dict().items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise NonFiniteError(
-                    expected=f"finite weights (expert {self.name!r})",
-                    got=f"NaN or infinity in {name}",
-                    remedy=_DAMAGED,
-                )
+            finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
+            self._require(finite, "finite weights", f"NaN or infinity in {name}", _DAMAGED, NonFiniteError)
         training = self.module.training
         self.module.eval()
         try:
@@ -174,18 +154,11 @@ class Expert:
             ) from error
         finally:
             self.module.train(training)
-        if logits.shape != (2, len(self.outputs)):
-            raise ExpertError(
-                expected=f"logits (2, {len(self.outputs)}) as its card says (expert {self.name!r})",
-                got=str(tuple(logits.shape)),
-                remedy="correct outputs on its card: one class id (or None) per output unit",
-            )
-        if not bool(logits.isfinite().all()):
-            raise NonFiniteError(
-                expected=f"finite logits (expert {self.name!r})",
-                got="NaN or infinity for a black image",
-                remedy=_DAMAGED,
-            )
+        shape, wanted = tuple(logits.shape), (2, len(self.outputs))
+        remedy = "correct outputs on its card: one class id (or None) per output unit"
+        self._require(shape == wanted, f"logits {wanted} as its card says", str(shape), remedy)
+        finite = bool(logits.isfinite().all())
+        self._require(finite, "finite logits", "NaN or infinity for a black image", _DAMAGED, NonFiniteError)
 
     def fingerprint(self) -> str:
         """SHA-256 of its weights and class ids, the same on every machine."""
@@ -194,6 +167,17 @@ class Expert:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def _require(
+        self,
+        fits: bool,
+        expected: str,
+        got: str,
+        remedy: str = "correct its card",
+        error: type[ExmlError] = ExpertError,
+    ) -> None:
+        if not fits:
+            raise error(expected=f"{expected} (expert {self.name!r})", got=got, remedy=remedy)
 
     @property
     def _ids(self) -> list[int]:
@@ -204,7 +188,7 @@ class Expert:
         return {}
 
     def _sent(self, name: Hashable, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
-        """A constant on the device of a tensor, in its type if it is floating; copied once, not in every call."""
+        """A constant on the device of a tensor, and in its type if both are floating; copied only once."""
         key = name, like.device, like.dtype
         if key not in self._constants:
             with torch.inference_mode(False):  # later calls may need gradients
@@ -217,6 +201,4 @@ class Expert:
 
 
 def _mask(ids: Sequence[int], classes: int) -> ClassMask:
-    mask = torch.zeros(classes, dtype=torch.bool)
-    mask[list(ids)] = True
-    return mask
+    return torch.zeros(classes, dtype=torch.bool).index_fill(0, torch.tensor(ids), True)

@@ -1,4 +1,4 @@
-"""Atomic writes: a file is always complete, either the old one or the new one."""
+"""Atomic writes: after a crash, a file has its complete old or its complete new content."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from torch import Tensor
 from exml.core.errors import CheckpointError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None], /) -> None:
-    """Write a file under a temporary name in its own folder, flush it to the disk, then rename it into place.
+def write_atomically(path: Path, write: Callable[[Path], object], /) -> None:
+    """Write a temporary file in the same folder, flush it to the disk, then rename it into place.
 
-    After a kill or a power cut, a reader sees either the old file or the new one. Missing folders are created.
+    Creates missing folders.
 
     Args:
         path: of the file.
         write: writes the whole file to the path passed to it.
 
     Raises:
-        CheckpointError: when it cannot be written (full disk, no permission). The old file is unchanged and the
-            temporary file is removed, also when ``write`` raises another error.
+        CheckpointError: the file cannot be written (full disk, no permission); an old one stays unchanged.
     """
-    # With the process id, two processes can write the same file.
+    # The process id lets two processes write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,11 +38,8 @@ def write_atomically(path: Path, write: Callable[[Path], None], /) -> None:
         if os.name == "posix":  # elsewhere a folder cannot be opened
             _flush(path.parent)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            expected=f"to write {path}",
-            got=str(error),
-            remedy="free some space or choose another folder; the file that was there is unchanged",
-        ) from error
+        remedy = "free some space or choose another folder; an existing file stays unchanged"
+        raise CheckpointError(expected=f"to write {path}", got=str(error), remedy=remedy) from error
     finally:
         if temporary.exists():
             temporary.unlink()
@@ -51,25 +47,20 @@ def write_atomically(path: Path, write: Callable[[Path], None], /) -> None:
 
 def write_text(path: Path, text: str, /) -> None:
     """Write UTF-8 text with :func:`write_atomically`."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode()))
 
 
 def write_json(path: Path, value: Any, /) -> None:
-    """Write a value as indented JSON, keys in their order, with :func:`write_atomically`.
+    """Write a value as indented JSON with :func:`write_atomically`.
 
     Raises:
         ValueError: for NaN or infinity, which JSON cannot represent.
-        CheckpointError: when the file cannot be written.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], /, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors from any device as safetensors with :func:`write_atomically`; tied ones are written twice."""
+    """Write tensors from any device as safetensors with :func:`write_atomically`; tied tensors are written twice."""
     ready: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():

@@ -1,9 +1,8 @@
 """Variance and mean of each channel, in one pass forward and one backward.
 
-On a CPU, ``torch.var_mean`` over all dimensions except the channels takes eight times as long in ``channels_last``, and
-its gradient is four operations over the whole activation. Here the gradient is ``factor · x + offset`` for each
-channel, and a :func:`tap` adds it to the gradient that passes through that point of the backward pass. No second
-gradient of each layer stays in memory.
+On a CPU, ``torch.var_mean`` takes eight times as long in ``channels_last``, and its gradient is four operations over
+the whole activation. Here the gradient is ``factor · x + offset`` per channel, and a :func:`tap` adds it to the
+gradient that passes through that point of the backward pass.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _DEVICES, _PRECISE = ("cpu", "cuda"), (torch.float32, torch.float64)
 
 
 class _Tap(torch.autograd.Function):
-    """The values unchanged, and a token (2, channels) whose gradient is factor and offset."""
+    """The values, and a token ``(2, channels)`` whose gradient is factor and offset."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -42,7 +41,7 @@ class _Tap(torch.autograd.Function):
 
 
 class _Moments(torch.autograd.Function):
-    """Variance and mean of values; their gradient goes to the token of the tap."""
+    """Variance and mean, with the gradient of the token."""
 
     @staticmethod
     def forward(ctx: Any, token: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -77,14 +76,7 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def add_line(values: Tensor, factor: Tensor, offset: Tensor, passing: Tensor) -> Tensor:
-    """``passing + factor · values + offset``, channel by channel.
-
-    Args:
-        values: ``(batch, channels, ...)``.
-        factor: ``(channels,)``.
-        offset: ``(channels,)``.
-        passing: same shape as ``values``; not modified, since another branch may hold it too.
-    """
+    """``passing + factor · values + offset``, with one ``factor`` and ``offset`` per channel; modifies no argument."""
     rows, copies = _rows(values), _copies(values)
     if rows is None or (others := _rows(passing)) is None:
         factor, offset = (line.view(-1, *(1,) * (values.ndim - 2)) for line in (factor, offset))
@@ -95,7 +87,7 @@ def add_line(values: Tensor, factor: Tensor, offset: Tensor, passing: Tensor) ->
 
 
 def _copies(values: Tensor) -> int:
-    """The number of positions in a row of a few hundred values, which vectorizes better than a row of channels."""
+    """The positions per row of a few hundred values, which vectorizes better than a row per position."""
     positions, channels = values.numel() // values.shape[1], values.shape[1]
     copies = 1
     while copies * channels < _WIDTH and positions % (2 * copies) == 0:
@@ -104,7 +96,7 @@ def _copies(values: Tensor) -> int:
 
 
 def _rows(values: Tensor) -> Tensor | None:
-    """Values in channels_last on a CPU as a matrix, some positions per row; None for other values."""
+    """Values in ``channels_last`` on a CPU as a matrix, several positions per row; None for other values."""
     last = values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
     if not last or values.device.type != "cpu" or not values.numel():
         return None
@@ -119,11 +111,7 @@ def tap(values: Tensor) -> tuple[Tensor, Tensor]:
 def var_mean(values: Tensor, token: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Biased variance and mean ``(channels,)`` of ``(batch, channels, ...)``, differentiable once.
 
-    For half precision, the sums and the statistics are float32.
-
-    Args:
-        values: from a :func:`tap`, or any others.
-        token: from the same tap; without one, the gradient takes a separate pass.
+    Both are float32 for half precision. With the ``token`` of a :func:`tap`, the gradient needs no separate pass.
     """
     if token is None:
         values, token = tap(values)

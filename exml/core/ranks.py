@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 
 import attrs
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 
 class Ranks(ABC):
-    """One process's view of all ranks. Every rank calls the same methods in the same order.
+    """The ranks as seen by one of them; all ranks call the same methods in the same order.
 
     Attributes:
         rank: of this process, from 0.
@@ -33,7 +32,7 @@ class Ranks(ABC):
 
     @abstractmethod
     def gather(self, values: Tensor, /) -> Tensor:
-        """All-gather: ``(size, *shape)``, the values of all ranks, of one shape; without gradients."""
+        """All-gather values of one shape: ``(size, *shape)``, without gradients."""
 
     @abstractmethod
     def add(self, values: Tensor, /) -> None:
@@ -45,23 +44,23 @@ class Ranks(ABC):
 
     @abstractmethod
     def wait(self) -> None:
-        """Barrier: wait for every rank without a time limit; a dead rank still raises an error."""
+        """Barrier without a time limit; a dead rank raises an error."""
 
     @abstractmethod
     def tell(self, text: str, /) -> str:
-        """The leader's text on every rank; waits for the leader as :meth:`wait` does."""
+        """Broadcast a text of the leader; waits without a time limit."""
 
     def leader_says(self, value: bool, /) -> bool:
-        """The leader's value on every rank; waits for the leader as :meth:`wait` does."""
+        """Broadcast a decision of the leader; waits without a time limit."""
         return self.tell(str(value)) == str(True)
 
     def shard(self, total: int, /) -> Shard:
-        """Split the rows of a batch over the ranks in order, as evenly as possible."""
+        """Split the rows of a batch over the ranks, as evenly as possible."""
         least, more = divmod(total, self.size)
         return Shard(self, tuple(least + (rank < more) for rank in range(self.size)))
 
     def shard_of(self, own: int, /) -> Shard:
-        """The shard of a batch of which this rank holds ``own`` rows; one all-gather collects the counts."""
+        """The shard of a batch of which this rank holds ``own`` rows; makes one all-gather."""
         return Shard(self, tuple(self.gather(torch.tensor([own])).flatten().tolist()))
 
 
@@ -99,13 +98,9 @@ ALONE = Alone()
 """The ranks of a run in one process."""
 
 
-@attrs.frozen(eq=False, slots=False)
+@attrs.frozen(eq=False)
 class Shard:
-    """The distribution of a batch over the ranks, in their order.
-
-    Args:
-        ranks: that hold the rows.
-        counts: the number of rows on each rank, from 0.
+    """A batch distributed over ``ranks``, with ``counts[rank]`` >= 0 rows on each, in the order of the ranks.
 
     >>> ALONE.shard(4).total
     4
@@ -113,58 +108,46 @@ class Shard:
 
     ranks: Ranks
     counts: tuple[int, ...]
+    _sent: dict[torch.device, Tensor] = attrs.field(init=False, repr=False, factory=dict[torch.device, Tensor])
 
     @property
     def own(self) -> int:
         """The number of rows on this rank."""
         return self.counts[self.ranks.rank]
 
-    @cached_property
+    @property
     def total(self) -> int:
         """The number of rows in the batch."""
         return sum(self.counts)
 
-    @cached_property
+    @property
     def rows(self) -> slice:
         """The rows on this rank."""
         first = sum(self.counts[: self.ranks.rank])
         return slice(first, first + self.own)
 
     def collect(self, part: Tensor, /) -> Tensor:
-        """``(total, ...)``, the rows of all ranks on every rank; without gradients.
-
-        Args:
-            part: ``(own, ...)``, the rows of this rank.
-        """
+        """Gather the rows of all ranks, ``(total, ...)``, from those of this one, ``(own, ...)``; no gradients."""
         if self.ranks.alone:
             return part.detach()
-        widest = max(self.counts)
-        padded = part.new_zeros(widest, *part.shape[1:])
+        padded = part.new_zeros(max(self.counts), *part.shape[1:])
         padded[: self.own] = part.detach()
         whole = self.ranks.gather(padded)
         return torch.cat([rows[:count] for rows, count in zip(whole, self.counts, strict=True)])
 
     def moments(self, var: Tensor, mean: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Biased variance and mean of the whole batch, from those of each rank's rows; one exchange.
+        """Biased variance and mean ``(channels,)`` of the whole batch, from those of this rank's rows.
 
-        The gradient reaches only the rows of this rank, scaled by ``total / own``. A loss that averages over a rank's
-        own rows is weighted by ``own`` when it is summed over ranks, which compensates: the sum over ranks of
-        ``own · loss`` has the value and the gradients of ``total · loss`` of the whole batch. The backward pass
-        exchanges nothing.
-
-        Args:
-            var: ``(channels,)``, biased, of this rank's rows; not read on a rank without rows.
-            mean: ``(channels,)``, likewise.
-
-        Returns:
-            tuple[Tensor, Tensor]: variance and mean, ``(channels,)``.
+        The gradient reaches only the rows of this rank, scaled by ``total / own``. A loss that is summed over the
+        ranks as ``own · loss`` then has the value and the gradients of ``total · loss`` of the whole batch, and the
+        backward pass needs no communication.
         """
         if self.ranks.alone:
             return var, mean
         own = torch.stack((var, mean)) if self.own else var.new_zeros(2, len(var))
         vars_, means = self.ranks.gather(own.detach()).unbind(1)
         weights = self._weights(var)
-        if own.requires_grad:
+        if own.requires_grad:  # same values, scaled gradient
             scaled = own.detach() + (own - own.detach()) * (self.total / self.own)
             mine = torch.arange(self.ranks.size, device=var.device)[:, None] == self.ranks.rank
             vars_, means = torch.where(mine, scaled[0], vars_), torch.where(mine, scaled[1], means)
@@ -173,12 +156,7 @@ class Shard:
 
     def _weights(self, like: Tensor) -> Tensor:
         """``(size, 1)``: the fraction of the batch on each rank."""
-        weights = self._sent.get(like.device)
-        if weights is None:
+        if like.device not in self._sent:
             weights = torch.tensor(self.counts, dtype=torch.float64)[:, None] / self.total
-            weights = self._sent[like.device] = weights.to(like.device, like.dtype)
-        return weights
-
-    @cached_property
-    def _sent(self) -> dict[torch.device, Tensor]:
-        return {}
+            self._sent[like.device] = weights.to(like.device, like.dtype)
+        return self._sent[like.device]

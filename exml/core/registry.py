@@ -1,8 +1,4 @@
-"""Names for component classes, and the families of components.
-
-A strategy is written to a file and read back by the *kind* of each component. A *role* is the noun that names a family,
-such as ``"prior"``; the protocol of the family says what a component needs to stand there.
-"""
+"""Components by *kind*, their name in files, and by *role*, the noun of their family, such as ``"prior"``."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ ClassT = TypeVar("ClassT", bound=type[Any])
 _KINDS: dict[str, type[Any]] = {}
 _ROLES: dict[str, type[Any]] = {}
 ROLES: Mapping[str, type[Any]] = MappingProxyType(_ROLES)
-"""The protocol of each family by its role; :mod:`exml.protocols` fills it."""
+"""The protocol of each family, by its role."""
 
 
 def role(noun: str, /) -> Callable[[ClassT], ClassT]:
@@ -35,10 +31,10 @@ def role(noun: str, /) -> Callable[[ClassT], ClassT]:
 
 
 def misfit(part: object, role: str, /) -> str | None:
-    """Say why a component does not play a role; None if it does.
+    """Why a component does not play a role; None if it does.
 
-    ``isinstance`` alone is too coarse, since it does not compare the parameters of a call. A call with exactly the
-    parameter names of another role plays that role; otherwise the number of parameters decides.
+    In addition to ``isinstance``, this compares the parameters of the call. A call with exactly the parameter names of
+    another role plays that role; otherwise the number of parameters decides.
 
     >>> from exml.normalizers import CenterLogits
     >>> misfit(CenterLogits(), "normalizer")
@@ -50,13 +46,8 @@ def misfit(part: object, role: str, /) -> str | None:
     return _misfit(lambda name: hasattr(part, name), _parameters(part), ROLES[role])
 
 
-def plays(part: object, role: str, /) -> bool:
-    """Whether a component has the attributes and the call of a role."""
-    return misfit(part, role) is None
-
-
 def noun_of(protocol: type[Any], /) -> str:
-    """The role of a protocol; the lower-case name of a protocol that is no role, such as a source."""
+    """The role of a protocol, or its name in lower case if it has no role."""
     return next((noun for noun, known in ROLES.items() if known is protocol), protocol.__name__.lower())
 
 
@@ -67,20 +58,15 @@ def kind_of(cls: type[Any], /) -> str:
     >>> kind_of(L2Norm)
     'l2-norm'
     """
-    for kind, known in _KINDS.items():
-        if known is cls:
-            return kind
-    raise UnknownNameError(
-        expected="a registered component", got=cls.__name__, remedy="decorate the class with @exml.component"
-    )
+    kind = next((kind for kind, known in _KINDS.items() if known is cls), None)
+    if kind is None:
+        remedy = "decorate the class with @exml.component"
+        raise UnknownNameError(expected="a registered component", got=cls.__name__, remedy=remedy)
+    return kind
 
 
 def class_of(kind: str, protocol: type[Any] | None = None, /) -> type[Any]:
-    """The component class registered under a kind.
-
-    Args:
-        kind: the name in files.
-        protocol: what the class must fit; None accepts any.
+    """The component class registered under a kind, which must fit a protocol if one is given.
 
     Raises:
         UnknownNameError: listing the kinds that fit, nearest match first.
@@ -91,10 +77,10 @@ def class_of(kind: str, protocol: type[Any] | None = None, /) -> type[Any]:
     cls = _KINDS.get(kind)
     if cls is not None and (protocol is None or _class_fits(cls, protocol)):
         return cls
-    kinds = [kind for kind, known in _KINDS.items() if protocol is None or _class_fits(known, protocol)]
+    fitting = [name for name, known in _KINDS.items() if protocol is None or _class_fits(known, protocol)]
     families = [f"a {noun}" for noun, known in ROLES.items() if cls is not None and _class_fits(cls, known)]
     raise UnknownNameError(
-        expected=f"a {noun_of(protocol) if protocol else 'component'}, one of {', '.join(nearest(kind, kinds))}",
+        expected=f"a {noun_of(protocol) if protocol else 'component'}, one of {', '.join(nearest(kind, fitting))}",
         got=f"{kind!r}, {' and '.join(families)}" if families else repr(kind),
         remedy="check the spelling, or import the module that defines it before reading the strategy",
     )
@@ -105,13 +91,10 @@ def component(cls: ClassT, /) -> ClassT: ...
 @overload
 def component(*, kind: str) -> Callable[[ClassT], ClassT]: ...
 def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
-    """Make a frozen attrs class a component: strategies serialize it under its kind.
-
-    Args:
-        kind: the name in files; by default the class name in kebab case.
+    """Register a frozen attrs class under a kind, by default its name in kebab case.
 
     Raises:
-        SettingError: if the class is not a frozen attrs class, or another class has this kind.
+        SettingError: the class is not a frozen attrs class, or another class has this kind.
 
     >>> import attrs
     >>> @component
@@ -123,11 +106,11 @@ def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
     """
 
     def register(cls: type[Any]) -> type[Any]:
-        name = kind or _kebab(cls.__name__)
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "-", cls.__name__)
+        name = kind or words.lower()
         if not attrs.has(cls) or cls.__setattr__ is object.__setattr__:
-            raise SettingError(
-                expected="a frozen attrs class", got=cls.__name__, remedy="put @attrs.frozen below @exml.component"
-            )
+            remedy = "put @attrs.frozen below @exml.component"
+            raise SettingError(expected="a frozen attrs class", got=cls.__name__, remedy=remedy)
         known = _KINDS.get(name)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise SettingError(
@@ -139,10 +122,6 @@ def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
         return cls
 
     return register if cls is None else register(cls)
-
-
-def _kebab(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "-", name).lower()
 
 
 def _class_fits(cls: type[Any], protocol: type[Any]) -> bool:

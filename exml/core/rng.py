@@ -1,8 +1,6 @@
-"""Randomness as a function of the place in a run, not of what ran before.
+"""Random seeds derived from the run's seed and a path such as ``("distillation", experience, iteration)``.
 
-Every random draw of a run comes from a seed derived from the run's seed and a path such as
-``("distillation", experience, iteration)``. A resumed run therefore draws the same numbers without a saved generator
-state, and a part of a run can be repeated by itself.
+A resumed run therefore draws the same numbers without a saved generator state.
 """
 
 from __future__ import annotations
@@ -15,10 +13,8 @@ import torch
 
 
 def derive_seed(seed: int, *path: int | str) -> int:
-    """A 63-bit seed for one place of a run.
+    """A 63-bit seed for a path in a run.
 
-    >>> derive_seed(0, "generation", 1) == derive_seed(0, "generation", 1)
-    True
     >>> derive_seed(0, "generation", 1) == derive_seed(0, "generation", 2)
     False
     """
@@ -27,13 +23,13 @@ def derive_seed(seed: int, *path: int | str) -> int:
 
 
 def make_generator(device: torch.device | str, seed: int, *path: int | str) -> torch.Generator:
-    """A fresh generator on a device, seeded for one place of a run."""
+    """A new generator on a device, seeded for a path in a run."""
     return torch.Generator(device).manual_seed(derive_seed(seed, *path))
 
 
 @contextmanager
 def global_seed(seed: int, *path: int | str) -> PyGenerator[None]:
-    """Seed torch's global generators for the block (dropout, third-party components), then restore them."""
+    """Seed torch's global generators for the block (dropout, third-party code), then restore them."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, *path))

@@ -1,4 +1,4 @@
-"""Samples: the pairs ⟨x, y⟩ that generators make and buffers keep, and their images."""
+"""Samples: the pairs ⟨x, y⟩ of generators and buffers, and their images."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def to_pixels(images: StoredImages) -> Images:
 
 
 def inference_batch_size(image_shape: Sequence[int], /) -> int:
-    """How many images of one shape to pass through a network at once without gradients, from 64 to 512.
-
-    The number falls with the size of an image, so that activations, which take most of the memory, stay alike.
+    """The batch size for a forward pass without gradients, from 64 to 512; it falls with the size of an image.
 
     >>> [inference_batch_size((3, size, size)) for size in (32, 64, 224)]
     [512, 170, 64]
@@ -40,7 +38,7 @@ def inference_batch_size(image_shape: Sequence[int], /) -> int:
 
 
 def fitted(image: UInt8[Tensor, "channels height width"], size: int) -> UInt8[Tensor, "channels size size"]:
-    """The center square of an image, resized to ``size`` × ``size`` pixels with antialiasing if it has another size.
+    """The center square of an image, resized to ``size`` × ``size`` pixels with antialiasing.
 
     >>> fitted(torch.full((1, 6, 8), 7, dtype=torch.uint8), 3).tolist()
     [[[7, 7, 7], [7, 7, 7], [7, 7, 7]]]
@@ -57,32 +55,25 @@ def fitted(image: UInt8[Tensor, "channels height width"], size: int) -> UInt8[Te
 
 @runtime_checkable
 class LabelledDataset(Protocol):
-    """A dataset as in torchvision: it has a length, and an image with its class at each index."""
+    """A dataset as in torchvision, with pairs of an image and its class id."""
 
-    def __len__(self) -> int:
-        """The number of images."""
-        ...
-
-    def __getitem__(self, index: int, /) -> tuple[Any, Any]:
-        """An image and its class id."""
-        ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
 
 
 @attrs.frozen(eq=False)
 class Samples:
     """Images with their labels and origin; immutable.
 
-    Generated images are floating. Those of datasets stay uint8, also on a device; :meth:`pixels` converts a mini-batch.
-
     Args:
         images: ``(n, channels, height, width)``, floating in pixel units, or uint8, where 255 is 1.0 in pixel units.
         labels: ``(n,)`` int64, global class ids.
         tasks: ``(n,)`` int64, task labels; -1 without a task.
-        experiences: ``(n,)`` int64, the experience of each (from 1); 0 if unknown.
-        targets: ``(n, k)``, optional soft targets: probabilities over the global class ids 0 to k - 1.
+        experiences: ``(n,)`` int64, from 1; 0 if unknown.
+        targets: ``(n, k)``, optional soft targets: probabilities of the global class ids 0 to k - 1.
 
     Raises:
-        ShapeError: when lengths, dimensions or types do not match.
+        ShapeError: lengths, dimensions or types do not match.
 
     >>> samples = Samples.of(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), task=2)
     >>> len(samples), samples.tasks.tolist()
@@ -98,26 +89,17 @@ class Samples:
     targets: Float[Tensor, "batch targets"] | None = None
 
     def __attrs_post_init__(self) -> None:
-        if self.images.ndim != 4 or not (self.images.is_floating_point() or self.images.dtype == torch.uint8):
-            raise ShapeError(
-                expected="floating or uint8 images (n, channels, height, width)",
-                got=f"{tuple(self.images.shape)} {self.images.dtype}",
-                remedy="add the missing dimension, or convert values from 0 to 255 with images.to(torch.uint8)",
-            )
-        rows = {"labels": self.labels, "tasks": self.tasks, "experiences": self.experiences}
-        for name, row in rows.items():
-            if row.shape != (len(self.images),) or row.dtype != torch.int64:
-                raise ShapeError(
-                    expected=f"{name} ({len(self.images)},) int64",
-                    got=f"{tuple(row.shape)} {row.dtype}",
-                    remedy=f"give one of {name} per image",
-                )
-        if self.targets is not None and (self.targets.ndim != 2 or len(self.targets) != len(self.images)):
-            raise ShapeError(
-                expected=f"targets ({len(self.images)}, classes)",
-                got=str(tuple(self.targets.shape)),
-                remedy="give one row of probabilities per image",
-            )
+        stored = self.images.is_floating_point() or self.images.dtype == torch.uint8
+        remedy = "add the missing dimension, or convert values from 0 to 255 with images.to(torch.uint8)"
+        expected = "floating or uint8 images (n, channels, height, width)"
+        _require(stored and self.images.ndim == 4, expected, self.images, remedy)
+        count = len(self.images)
+        for name, row in (("labels", self.labels), ("tasks", self.tasks), ("experiences", self.experiences)):
+            fits = row.shape == (count,) and row.dtype == torch.int64
+            _require(fits, f"{name} ({count},) int64", row, f"give {name} one entry per image")
+        if self.targets is not None:
+            fits = self.targets.ndim == 2 and len(self.targets) == count
+            _require(fits, f"targets ({count}, classes)", self.targets, "give one row of probabilities per image")
 
     @classmethod
     def of(
@@ -129,28 +111,22 @@ class Samples:
         experience: int = 0,
         targets: Float[Tensor, "batch targets"] | None = None,
     ) -> Samples:
-        """Samples that all belong to one task and one experience."""
-        return cls(
-            images,
-            labels,
-            torch.full_like(labels, -1 if task is None else task),
-            torch.full_like(labels, experience),
-            targets,
-        )
+        """Samples of one task and one experience."""
+        tasks = torch.full_like(labels, -1 if task is None else task)
+        return cls(images, labels, tasks, torch.full_like(labels, experience), targets)
 
     @classmethod
     def from_dataset(cls, dataset: LabelledDataset, size: int | None = None) -> Samples:
         """All images of a dataset as in torchvision, with their class ids, as uint8.
 
         Args:
-            dataset: pairs of an image and its class id at 0 to ``len(dataset) - 1``. An image comes from Pillow, or is
-                an array ``(height, width)`` or ``(height, width, channels)`` uint8, or a tensor ``(channels, height,
-                width)``, uint8 or floating in pixel units from 0 to 1.
-            size: height and width of the result: the center square of each image, resized with antialiasing. Without
-                it, all images must have one shape.
+            dataset: pairs of an image and its class id. An image is a Pillow image, an array ``(height, width)`` or
+                ``(height, width, channels)`` uint8, or a tensor ``(channels, height, width)``, uint8 or from 0 to 1.
+            size: height and width of the result, the resized center square of each image; without it, all images must
+                have one shape.
 
         Raises:
-            ShapeError: for no images, images of several shapes, or values outside 0 to 1.
+            ShapeError: no images, images of several shapes, or values outside 0 to 1.
 
         >>> digits = [(torch.full((1, 4, 4), 0.2), 7), (torch.full((1, 4, 4), 1.0), 3)]
         >>> samples = Samples.from_dataset(digits)
@@ -161,27 +137,22 @@ class Samples:
         labels: list[int] = []
         for index in range(len(dataset)):
             image, label = dataset[index]
-            as_bytes = _as_bytes(image, index)
-            images.append(as_bytes if size is None else fitted(as_bytes, size))
+            images.append(_as_bytes(image, index, size))
             labels.append(int(label))
-        shapes = {tuple(image.shape) for image in images}
-        if len(shapes) != 1:
-            raise ShapeError(
-                expected="images of one shape", got=str(sorted(shapes)) if shapes else "none", remedy="give a size"
-            )
+        _require_one_shape(images, "images of one shape", "give a size")
         return cls.of(torch.stack(images), torch.tensor(labels))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: Tensor | slice) -> Samples:
-        """The samples at a mask, at indices or in a slice."""
+        """The samples selected by a mask, indices or a slice."""
         return self._map(lambda column: _rows(column, index))
 
     def pixels(self, index: Tensor | slice | None = None) -> Images:
-        """The images at a mask, at indices or in a slice, floating and in pixel units; all of them without an index.
+        """All images, or those selected by a mask, indices or a slice, floating in pixel units.
 
-        Floating images are copied only for a mask or indices.
+        Only uint8 images, a mask and indices need a copy.
 
         >>> images = torch.tensor([0, 255, 51], dtype=torch.uint8).view(3, 1, 1, 1)
         >>> Samples.of(images, torch.tensor([0, 1, 2])).pixels(slice(1, 3)).flatten()
@@ -203,42 +174,34 @@ class Samples:
         return attrs.evolve(self, experiences=torch.full_like(self.labels, experience))
 
     def state(self) -> State:
-        """Tensors by name, for a checkpoint; :meth:`from_state` is the inverse."""
-        fields = attrs.asdict(self, recurse=False)
-        return {name: tensor for name, tensor in fields.items() if tensor is not None}
+        """Tensors by name, for a checkpoint."""
+        return {name: tensor for name, tensor in attrs.asdict(self, recurse=False).items() if tensor is not None}
 
     @classmethod
     def from_state(cls, state: State, /) -> Samples:
-        """Samples from :meth:`state`."""
-        return cls(state["images"], state["labels"], state["tasks"], state["experiences"], state.get("targets"))
+        """The inverse of :meth:`state`."""
+        return cls(**state)
 
     @staticmethod
     def concat(parts: Sequence[Samples], /) -> Samples:
-        """All parts in order; soft targets are padded with zeros to the widest, and dropped unless all parts have them.
+        """All parts in order; images stay uint8 only if all are.
 
-        Images stay uint8 if those of all parts are.
+        Soft targets are padded with zeros to the widest, and dropped unless all parts have them.
 
         Raises:
-            ShapeError: for no parts, or different image shapes.
+            ShapeError: no parts, or different image shapes.
         """
-        shapes = {tuple(part.images.shape[1:]) for part in parts}
-        if len(shapes) != 1:
-            raise ShapeError(
-                expected="samples of one image shape", got=str(sorted(shapes)), remedy="resize them to one shape"
-            )
+        _require_one_shape([part.images for part in parts], "samples of one image shape", "resize them to one shape")
         targets = [part.targets for part in parts if part.targets is not None]
         padded = None
         if len(targets) == len(parts):
             width = max(target.shape[1] for target in targets)
             padded = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in targets])
-        kept = all(part.images.dtype == torch.uint8 for part in parts)
-        return Samples(
-            torch.cat([part.images if kept else part.pixels() for part in parts]),
-            torch.cat([part.labels for part in parts]),
-            torch.cat([part.tasks for part in parts]),
-            torch.cat([part.experiences for part in parts]),
-            padded,
-        )
+        stored = all(part.images.dtype == torch.uint8 for part in parts)
+        images = torch.cat([part.images if stored else part.pixels() for part in parts])
+        rows = zip(*((part.labels, part.tasks, part.experiences) for part in parts), strict=True)
+        labels, tasks, experiences = map(torch.cat, rows)
+        return Samples(images, labels, tasks, experiences, padded)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Samples:
         return Samples.from_state({name: change(tensor) for name, tensor in self.state().items()})
@@ -250,16 +213,24 @@ def _rows(column: Tensor, index: Tensor | slice) -> Tensor:
     return column[index]
 
 
-def _as_bytes(image: Any, index: int) -> Tensor:
+def _require(fits: bool, expected: str, got: Tensor, remedy: str) -> None:
+    if not fits:
+        raise ShapeError(expected=expected, got=f"{tuple(got.shape)} {got.dtype}", remedy=remedy)
+
+
+def _require_one_shape(images: Sequence[Tensor], expected: str, remedy: str) -> None:
+    shapes = {tuple(image.shape[-3:]) for image in images}
+    if len(shapes) != 1:
+        raise ShapeError(expected=expected, got=str(sorted(shapes)) if shapes else "none", remedy=remedy)
+
+
+def _as_bytes(image: Any, index: int, size: int | None) -> Tensor:
     tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     if not isinstance(image, Tensor) and tensor.ndim in (2, 3):
         tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
     if tensor.is_floating_point() and bool(((tensor >= 0) & (tensor <= 1)).all()):
         tensor = (tensor * 255).round().to(torch.uint8)
-    if tensor.ndim != 3 or tensor.dtype != torch.uint8:
-        raise ShapeError(
-            expected="an image (channels, height, width) uint8, or floating from 0 to 1",
-            got=f"{tuple(tensor.shape)} {tensor.dtype} at {index}",
-            remedy="use the dataset without a transform that normalizes; the experts' mean and std do that",
-        )
-    return tensor
+    expected = f"an image (channels, height, width), uint8 or floating from 0 to 1, at {index}"
+    remedy = "use the dataset without a transform that normalizes; the experts' mean and std do that"
+    _require(tensor.ndim == 3 and tensor.dtype == torch.uint8, expected, tensor, remedy)
+    return tensor if size is None else fitted(tensor, size)

@@ -10,12 +10,12 @@ from exml.core.shapes import ClassMask, EntryMask, Logits
 
 @attrs.frozen(eq=False)
 class TeacherLogits:
-    """The logits of one teacher, arranged by the student's classes.
+    """The logits of one teacher, one column per class of the student.
 
     Args:
         logits: ``(batch, classes)``; 0 in columns for which the teacher has no output unit.
         known: ``(classes,)``, the classes that the teacher was trained on.
-        present: ``(classes,)``, the classes for which it has an output unit, trained or not; includes ``known``.
+        present: ``(classes,)``, the classes for which it has an output unit; includes ``known``.
 
     >>> TeacherLogits.none(torch.zeros(2, 3)).known.tolist()
     [False, False, False]
@@ -39,8 +39,7 @@ class Target:
     Args:
         logits: ``(batch, classes)``; 0 where not ``defined``.
         defined: ``(batch, classes)``, where a teacher gave a value.
-        candidates: ``(batch, classes)``, the possible classes of each image: all classes seen so far, or those of the
-            image's task.
+        candidates: ``(batch, classes)``, all classes seen so far, or those of the image's task.
     """
 
     logits: Logits

@@ -27,10 +27,7 @@ def in_range(
         types = (int,) if integer else (int, float)
         number = value if isinstance(value, types) and not isinstance(value, bool) else math.nan
         if not (low <= number <= high and math.isfinite(number)) or (open_low and number == low):
-            name = f"{type(instance).__name__}.{attribute.name}"
-            raise SettingError(
-                expected=f"{expected} for {name}", got=repr(value), remedy=f"set {attribute.name} within it"
-            )
+            raise _error(instance, attribute, value, expected, f"set {attribute.name} within it")
 
     return check
 
@@ -45,8 +42,11 @@ def one_of(*choices: object) -> Validator:
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value not in choices:
-            name = f"{type(instance).__name__}.{attribute.name}"
-            listed = ", ".join(repr(choice) for choice in choices)
-            raise SettingError(expected=f"one of {listed} for {name}", got=repr(value), remedy="choose one of them")
+            raise _error(instance, attribute, value, "one of " + ", ".join(map(repr, choices)), "choose one of them")
 
     return check
+
+
+def _error(instance: Any, attribute: attrs.Attribute[Any], value: Any, expected: str, remedy: str) -> SettingError:
+    name = f"{type(instance).__name__}.{attribute.name}"
+    return SettingError(expected=f"{expected} for {name}", got=repr(value), remedy=remedy)

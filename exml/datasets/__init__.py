@@ -1,15 +1,13 @@
-"""Labeled images by name (Sec. 5): training, validation and test parts, as bytes, always the same.
+"""Datasets (Sec. 5): fixed training, validation and test parts of labeled images, as uint8.
 
 May import only core.
 """
 
-from exml.datasets.cifar10 import cifar10
+from exml.datasets._common import dataset_folder, hold_out
 from exml.datasets.core50 import core50, core50_lists
 from exml.datasets.image_folder import image_folder
 from exml.datasets.imagenet import imagenet, imagenet_weights
-from exml.datasets.location import dataset_folder
-from exml.datasets.mnist import fashion_mnist, mnist
-from exml.datasets.parts import hold_out
+from exml.datasets.torchvision_datasets import cifar10, fashion_mnist, mnist
 
 __all__ = [
     "cifar10",

@@ -13,9 +13,8 @@ import torch
 
 from exml.core.errors import DataError
 from exml.core.samples import Samples
-from exml.datasets._decoding import decoded
-from exml.datasets.location import dataset_folder
-from exml.datasets.parts import held_out
+from exml.datasets._common import dataset_folder, held_out
+from exml.datasets.image_folder import decoded
 
 SIZE = 128
 """Height and width of a frame."""
@@ -42,8 +41,8 @@ def core50(
 
     The test part has sessions 3, 7 and 10. The samples' ``experiences`` are the session, or the number of the training
     list, from 1, and 0 for the test list. Frames are in the order of session, object and time, and the classes of the
-    validation part are equally frequent. All files are decoded once, in some minutes, into one memory-mapped file of
-    8 GB in the user's cache. No pickled file is read.
+    validation part are equally frequent. The first call takes some minutes to decode all files into one memory-mapped
+    file of 8 GB in the user's cache.
 
     Args:
         path: the folder ``core50_128x128`` as published, ``sN/oM/C_SS_OO_FFF.png`` with session SS and object OO from
@@ -57,21 +56,18 @@ def core50(
         DataError: without frames, or naming the file that is missing, broken, of another size or not a list.
         CheckpointError: when the cache cannot be written.
     """
-    folder = dataset_folder() / "core50_128x128" if path is None else Path(path)
-    return _parts(folder, lists, categories)
+    return _parts(_folder(path), lists, categories)
 
 
 def core50_lists(path: Path | str | None = None) -> tuple[str, ...]:
-    """The published lists in a folder or next to it, sorted, as ``lists`` of :func:`core50` takes them.
+    """The published lists in or next to the folder ``path`` of :func:`core50`, sorted, as its ``lists`` takes them."""
+    places = _places(_folder(path))
+    files = [(place, file) for place in places for file in place.glob("*/*/test_filelist.txt")]
+    return tuple(sorted({file.parent.relative_to(place).as_posix() for place, file in files}))
 
-    Args:
-        path: as for :func:`core50`.
-    """
-    folder = dataset_folder() / "core50_128x128" if path is None else Path(path)
-    found: set[str] = set()
-    for place in _places(folder):
-        found |= {file.parent.relative_to(place).as_posix() for file in place.glob("*/*/test_filelist.txt")}
-    return tuple(sorted(found))
+
+def _folder(path: Path | str | None) -> Path:
+    return dataset_folder() / "core50_128x128" if path is None else Path(path)
 
 
 @lru_cache(maxsize=1)
@@ -87,7 +83,7 @@ def _parts(folder: Path, lists: str | None, categories: bool) -> Mapping[str, Sa
         "validation": [frame for frame, held in zip(trained, mask, strict=True) if held],
         "test": tested,
     }
-    # In this order in the cache, so that each part is a slice of it, without a copy.
+    # The cache has this order, so that each part is a slice of it, without a copy.
     images = decoded(folder, [frame.name for part in parts.values() for frame in part], SIZE, fit=False)
     batches = None if lists is None else _read_lists(folder, lists, frames)
     found: dict[str, Samples] = {}
@@ -95,11 +91,9 @@ def _parts(folder: Path, lists: str | None, categories: bool) -> Mapping[str, Sa
     for name, part in parts.items():
         labels = torch.tensor([frame.thing - 1 for frame in part], dtype=torch.int64)
         samples = Samples.of(images[first : first + len(part)], labels // 5 if categories else labels)
-        of_test = name == "test"
-        if batches is None:
-            numbers = [frame.session for frame in part]
-        else:
-            numbers = [batches.get((of_test, frame.name.split("/")[-1]), -1) for frame in part]
+        numbers = [frame.session for frame in part]
+        if batches is not None:
+            numbers = [batches.get((name == "test", frame.name.split("/")[-1]), -1) for frame in part]
         samples = attrs.evolve(samples, experiences=torch.tensor(numbers, dtype=torch.int64))
         listed = samples.experiences >= 0
         found[name] = samples if bool(listed.all()) else samples[listed]
@@ -139,18 +133,13 @@ def _read_lists(folder: Path, lists: str, frames: list[_Frame]) -> dict[tuple[bo
         try:
             lines = file.read_text(encoding="ascii").split("\n")
         except (OSError, ValueError) as error:
-            raise DataError(
-                expected=f"a list of frames in {file}", got=str(error), remedy="unpack the published lists again"
-            ) from error
+            expected, remedy = f"a list of frames in {file}", "unpack the published lists again"
+            raise DataError(expected=expected, got=str(error), remedy=remedy) from error
         for line in filter(None, map(str.strip, lines)):
             name = line.split()[0].split("/")[-1]
             if name not in sessions or (sessions[name] in TEST_SESSIONS) != (number == 0):
-                test = ", ".join(map(str, TEST_SESSIONS))
-                raise DataError(
-                    expected=f"frames of {folder}, for the test of sessions {test} only, in {file}",
-                    got=repr(line),
-                    remedy="unpack the published frames and lists again",
-                )
+                expected = f"frames of {folder}, for the test only those of sessions 3, 7 and 10, in {file}"
+                raise DataError(expected=expected, got=repr(line), remedy="unpack the published frames and lists again")
             found[number == 0, name] = number
     return found
 

@@ -1,16 +1,33 @@
-"""Folders of photographs, such as a copy of ImageNet."""
+"""Folders of image files, such as a copy of ImageNet.
+
+Files are decoded once, in threads, into a cache file that is memory-mapped afterwards.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from exml.core.errors import DataError, SettingError
-from exml.core.samples import Samples
-from exml.datasets._decoding import decoded
+from exml.core.files import write_atomically
+from exml.core.samples import Samples, fitted
+from exml.datasets._common import cache_folder
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
+_LAYOUT = "1"
+_TOGETHER = 512
 
 
 def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Samples:
@@ -22,8 +39,8 @@ def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Sa
 
     Args:
         path: of the folder.
-        size: height and width, at least 1.
-        limit: the maximum number of files, taken evenly from the list.
+        size: height and width, >= 1.
+        limit: the maximum number of files, >= 1, taken evenly from the list.
 
     Raises:
         DataError: without files, or naming the first broken file.
@@ -56,3 +73,69 @@ def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Sa
     place_of = {folder: place for place, folder in enumerate(folders)}
     labels = torch.tensor([place_of.get(name.split("/")[0], 0) for name in names])
     return Samples.of(decoded(path, names, size, fit=True), labels)
+
+
+def decoded(root: Path, names: Sequence[str], size: int, *, fit: bool) -> Tensor:
+    """All images ``(n, 3, size, size)`` uint8, in order, memory-mapped from the cache.
+
+    Images of other sizes are center-cropped and resized with ``fit``, and refused without.
+
+    Raises:
+        DataError: naming the first file that is missing, broken, or of another size.
+        CheckpointError: when the cache cannot be written.
+    """
+    digest = hashlib.sha256(repr((_LAYOUT, str(root.resolve()), size, fit)).encode())
+    for name in names:
+        try:
+            digest.update(f"{name}\0{(root / name).stat().st_size}\0".encode())
+        except OSError as error:
+            raise _fault(root / name, str(error)) from error
+    path = cache_folder() / "decoded" / f"{digest.hexdigest()[:24]}.safetensors"
+    shape = (len(names), 3, size, size)
+    if (found := _cached(path, shape)) is not None:
+        return found
+    read = partial(_read, size=size, fit=fit)
+    write_atomically(path, partial(_write, files=[root / name for name in names], shape=shape, read=read))
+    return load_file(path)["images"]
+
+
+def _cached(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+    try:
+        images = load_file(path)["images"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return images if images.shape == shape else None
+
+
+def _write(temporary: Path, files: Sequence[Path], shape: tuple[int, ...], read: partial[bytes]) -> None:
+    """Write a safetensors file image by image, because all images may not fit in memory."""
+    total = int(np.prod(shape))
+    header = json.dumps({"images": {"dtype": "U8", "shape": shape, "data_offsets": [0, total]}}).encode()
+    header += b" " * (-len(header) % 8)
+    with temporary.open("wb") as file, ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for first in range(0, len(files), _TOGETHER):
+            for image in pool.map(read, files[first : first + _TOGETHER]):
+                file.write(image)
+
+
+def _read(path: Path, *, size: int, fit: bool) -> bytes:
+    try:
+        with Image.open(path) as file:
+            image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+    # Pillow raises any of these for broken files.
+    except (OSError, ValueError, SyntaxError, TypeError, EOFError, Image.DecompressionBombError) as error:
+        raise _fault(path, str(error)) from error
+    if fit:
+        image = fitted(image, size)
+    elif image.shape != (3, size, size):
+        raise DataError(
+            expected=f"{size}x{size} pixels in {path}",
+            got=f"{image.shape[2]}x{image.shape[1]}",
+            remedy=f"get the files of {size}x{size} pixels",
+        )
+    return image.contiguous().numpy().tobytes()
+
+
+def _fault(path: Path, what: str) -> DataError:
+    return DataError(expected=f"an image in {path}", got=what, remedy="get the file again")

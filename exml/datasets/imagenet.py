@@ -9,19 +9,17 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
-from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from exml.core.errors import DataError, SettingError
 from exml.core.samples import Samples
 from exml.core.shapes import State
-from exml.datasets._arrays import read_arrays, require
+from exml.datasets._common import cache_folder, dataset_folder, from_arrays, one_line, read_arrays
 from exml.datasets.image_folder import image_folder
-from exml.datasets.location import cache_folder, dataset_folder
 
 FOLDERS = ("imagenet", "imagenet1000_128")
-"""The folders of photographs; the first that exists is used."""
+"""Names of the folder of photographs; the first that exists is used."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The normalization of the pretrained networks, per channel, in pixel units."""
 
@@ -37,14 +35,16 @@ def imagenet(size: int, *, limit: int = 50_000, folder: Path | None = None) -> S
             :func:`dataset_folder`.
 
     Raises:
-        DataError: without any of them, or naming the broken file.
+        DataError: without such files, or naming the broken file.
         SettingError: for a size or a limit below 1.
         CheckpointError: when the cache of :func:`image_folder` cannot be written.
     """
     folder = dataset_folder() if folder is None else folder
     small = folder / "tiny_imagenet32.npz"
     if size == 32 and small.exists():
-        return _of_arrays(small)[:limit]
+        remedy = "get the file again, or remove it"
+        [images] = read_arrays(small, ("x",), remedy)
+        return from_arrays(images, np.zeros(images.shape[:1], np.int64), small, remedy)[:limit]
     for name in FOLDERS:
         if (folder / name).is_dir():
             return image_folder(folder / name, size, limit=limit)
@@ -55,24 +55,13 @@ def imagenet(size: int, *, limit: int = 50_000, folder: Path | None = None) -> S
     )
 
 
-def _of_arrays(path: Path) -> Samples:
-    remedy = "get the file again, or remove it"
-    [images] = read_arrays(path, ("x",), remedy)
-    fits = images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3)
-    require(fits, path, "x (n, 32, 32, 3) uint8", f"{images.shape} {images.dtype}", remedy)
-    pixels = rearrange(torch.from_numpy(images), "n h w c -> n c h w").contiguous()
-    return Samples.of(pixels, torch.zeros(len(pixels), dtype=torch.int64))
-
-
 def imagenet_weights(architecture: str) -> State:
-    """Torchvision's weights ``IMAGENET1K_V1`` of a network, except for its head.
+    """Torchvision's weights ``IMAGENET1K_V1`` of a network, except for its head; tensors by name.
+
+    They come from ``mobilenet_v2_imagenet1k_v1.safetensors`` in :func:`dataset_folder`, or else from a download.
 
     Args:
         architecture: a name in :mod:`exml.models`; only ``mobilenet-v2`` has weights.
-
-    Returns:
-        State: tensors by name, from ``mobilenet_v2_imagenet1k_v1.safetensors`` in :func:`dataset_folder`, else from the
-        user's cache, after a download.
 
     Raises:
         SettingError: for another architecture.
@@ -90,21 +79,18 @@ def imagenet_weights(architecture: str) -> State:
 @lru_cache(maxsize=1)
 def _mobilenet_v2(path: Path) -> State:
     try:
-        state: dict[str, Any] = load_file(path) if path.exists() else _download()
+        state: dict[str, Any] = load_file(path) if path.exists() else _download(cache_folder() / "weights")
         return {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}
     except (OSError, RuntimeError, URLError, SafetensorError) as error:
         raise DataError(
             expected=f"the weights of MobileNetV2 for ImageNet in {path}",
-            got=" ".join(str(error).split()) or type(error).__name__,
+            got=one_line(error),
             remedy="download them once, online, or set EXML_DATA to a folder that holds them",
         ) from error
 
 
-def _download() -> dict[str, Any]:
+def _download(folder: Path) -> dict[str, Any]:
     from torchvision.models import MobileNet_V2_Weights  # here, because torchvision takes a second to import
 
-    url = MobileNet_V2_Weights.IMAGENET1K_V1.url
-    place = str(cache_folder() / "weights")
-    return torch.hub.load_state_dict_from_url(
-        url, place, map_location="cpu", progress=False, check_hash=True, weights_only=True
-    )
+    settings: Any = {"map_location": "cpu", "progress": False, "check_hash": True, "weights_only": True}
+    return torch.hub.load_state_dict_from_url(MobileNet_V2_Weights.IMAGENET1K_V1.url, str(folder), **settings)

@@ -1,4 +1,4 @@
-"""A thread in every rank that detects ranks that died, hang or failed."""
+"""A thread that detects ranks that died, hang or failed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,12 @@ def _end() -> None:
     os._exit(1)  # the main thread may be blocked in a library
 
 
-class Heartbeat:
-    """Sends the heartbeats of this rank and checks those of the others.
+def _name(rank: int) -> str:
+    return f"beat/{rank}"
 
-    Args:
-        store: shared by all ranks; only this thread uses this connection.
-        rank: of this process.
-        size: the number of ranks.
-        timeout: seconds without a heartbeat after which a rank counts as dead.
-        end: terminates this process at once.
-    """
+
+class Heartbeat:
+    """Sends heartbeats; calls ``end`` after ``timeout`` seconds without one of another rank, or after its failure."""
 
     def __init__(self, store: Store, rank: int, size: int, timeout: float, end: Callable[[], None] = _end) -> None:
         self._store, self._rank, self._size, self._timeout, self._end = store, rank, size, timeout, end
@@ -42,22 +38,18 @@ class Heartbeat:
         self._beat = 0
 
     def start(self) -> None:
-        """Start the thread, after every rank has come this far."""
-        self._store.set(self._name(self._rank), "0")
-        self._store.wait([self._name(rank) for rank in range(self._size)])
+        """Start the thread once all ranks are here."""
+        self._store.set(_name(self._rank), "0")
+        self._store.wait([_name(rank) for rank in range(self._size)])
         self._thread.start()
 
     def leave(self, *, failed: bool) -> None:
-        """Stop the heartbeats. Rank 0, which may hold the store, waits for the others, so that all read the last state.
-
-        Args:
-            failed: whether a rank has failed; the wait is then shorter.
-        """
+        """Stop the heartbeats; rank 0, which may hold the store, waits for the others, briefly if a rank has failed."""
         self._stop.set()
         self._thread.join()
-        names = [self._name(rank) for rank in range(self._size)]
+        names = [_name(rank) for rank in range(self._size)]
         try:
-            self._store.set(self._name(self._rank), _LEFT)
+            self._store.set(_name(self._rank), _LEFT)
             until = time.monotonic() + (_PERIOD + _GRACE + 1 if failed else self._timeout)
             while self._rank == 0 and time.monotonic() < until:
                 if all(beat.decode() == _LEFT for beat in self._store.multi_get(names)):
@@ -67,7 +59,7 @@ class Heartbeat:
             pass
 
     def announce(self, message: str) -> bool:
-        """Tell all ranks that this one has failed; False if another rank was first."""
+        """Announce the failure of this rank; False if another rank was first."""
         text = f"rank {self._rank}: {message}"
         try:
             with self._lock:
@@ -90,18 +82,18 @@ class Heartbeat:
                 print(f"exml: error: {fault}; remedy: {remedy}", file=sys.stderr, flush=True)  # noqa: T201
             if not self._stop.wait(_GRACE):
                 with suppress(RuntimeError):
-                    self._store.set(self._name(self._rank), _LEFT)
+                    self._store.set(_name(self._rank), _LEFT)
                 self._end()
             return
 
     def _check(self, seen: dict[int, bytes], since: dict[int, float]) -> str | None:
-        """Send a heartbeat and check the others: None if all is well, "" after an announced failure, or the fault."""
+        """Send a heartbeat and check the others. Returns the fault, or "" if another rank has announced one."""
         with self._lock:
             self._beat += 1
-            self._store.set(self._name(self._rank), str(self._beat))
+            self._store.set(_name(self._rank), str(self._beat))
             if self._store.check([_FAILED]):
                 return ""
-            beats = self._store.multi_get([self._name(rank) for rank in seen])
+            beats = self._store.multi_get([_name(rank) for rank in seen])
         now = time.monotonic()
         for rank, beat in zip(seen, beats, strict=True):
             if beat != seen[rank] or beat.decode() == _LEFT:
@@ -110,7 +102,3 @@ class Heartbeat:
         if late:
             return f"rank {late[0]} has given no sign of life for {self._timeout:.0f} s"
         return None
-
-    @staticmethod
-    def _name(rank: int) -> str:
-        return f"beat/{rank}"

@@ -1,7 +1,6 @@
 """Small messages between the ranks of one machine, through shared memory.
 
-Batch norm over ranks exchanges a few hundred numbers twice per layer and step. Through gloo, each exchange wakes
-several threads and takes ten times as long (``benchmarks/ranks.py`` measures both).
+This takes a tenth of the time of gloo for the statistics of batch norm (``benchmarks/ranks.py`` measures both).
 """
 
 from __future__ import annotations
@@ -37,14 +36,8 @@ class Mailbox:
     """Two pages with one slot per rank, and one flag per rank: the number of messages that it has sent.
 
     A rank fills its slot of a page, increments its flag, and waits for the flags of the others. It reuses a page two
-    messages later; by then every other rank has sent the next message, so it has read this one.
-
-    Args:
-        path: of the file, which the leader creates. It can be removed once all ranks have opened it.
-        rank: of this process.
-        size: the number of ranks.
-        create: whether to create the file.
-        timeout: seconds to wait for another rank.
+    messages later; by then every other rank has sent the next message, so it has read this one. The file can be removed
+    once all ranks have opened it.
     """
 
     def __init__(self, path: Path, rank: int, size: int, *, create: bool, timeout: float) -> None:
@@ -66,11 +59,7 @@ class Mailbox:
         return values.device.type == "cpu" and values.numel() * values.element_size() <= CAPACITY
 
     def gather(self, values: Tensor) -> Tensor:
-        """``(size, *shape)``, the contiguous messages of all ranks.
-
-        Raises:
-            RuntimeError: a rank sent no message within the timeout.
-        """
+        """``(size, *shape)``, the messages of all ranks; raises RuntimeError after the timeout."""
         self._sent += 1
         length = values.numel() * values.element_size()
         page = self._pages[self._sent % 2]

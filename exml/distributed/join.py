@@ -18,21 +18,19 @@ from exml.distributed._heartbeat import Heartbeat
 from exml.distributed.process_group import ProcessGroup
 
 TIMEOUT = 25.0
-"""Seconds after which a rank without a sign of life counts as dead."""
+"""Seconds without a heartbeat after which a rank counts as dead."""
 
 
 @contextmanager
 def join(*, timeout: float = TIMEOUT) -> Generator[Ranks]:
-    """Join the ranks started by ``torchrun``; a process started by itself is :data:`ALONE`.
+    """Join the ranks started by ``torchrun``; a process without a launcher is :data:`ALONE`.
 
-    Reads the variables that every launcher sets: ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``, ``MASTER_PORT``. A rank
-    that dies, hangs or raises ends all of them within ``timeout`` plus 10 seconds (a launcher may take longer to remove
-    a stopped process): the others raise an :class:`~exml.core.errors.RankError` or, if they are blocked, are
-    terminated. One rank reports the reason, on stderr or by its exception; the errors of the others are marked
-    ``reported``. Files written before are complete.
+    Reads ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``. After a rank dies, hangs or raises, the others
+    raise an :class:`~exml.core.errors.RankError` within ``timeout`` plus 10 seconds or, if they are blocked, are
+    terminated. One rank reports the reason; the errors of the others are marked ``reported``.
 
     Args:
-        timeout: seconds; increase it if one rank may fall behind by more, for example while it writes a checkpoint.
+        timeout: seconds; increase it if a rank may fall behind by more, for example while it writes a checkpoint.
 
     Raises:
         SettingError: ``timeout`` is not positive.
@@ -62,12 +60,11 @@ def join(*, timeout: float = TIMEOUT) -> Generator[Ranks]:
 
 
 def _connect(timeout: float) -> tuple[Store, Heartbeat]:
-    """The store of all ranks, and the heartbeat, started."""
+    limit = timedelta(seconds=timeout)
     try:
-        found: Any = next(iter(rendezvous("env://", timeout=timedelta(seconds=timeout))))
+        found: Any = next(iter(rendezvous("env://", timeout=limit)))
         store, rank, size = found
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        limit = timedelta(seconds=timeout)
         dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=limit)
         # A separate connection, so that the heartbeat never waits for the main thread.
         heartbeat = Heartbeat(PrefixStore("heartbeat", store.clone()), rank, size, timeout)

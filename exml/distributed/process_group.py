@@ -21,11 +21,26 @@ _PERIOD = 0.05
 """Seconds between checks of the store."""
 
 
+@contextmanager
+def _translated() -> Generator[None]:
+    """Raise errors of the communication library as a RankError."""
+    try:
+        yield
+    except RuntimeError as error:  # of which torch's DistError is one
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise RankError(
+            expected="a message from every rank",
+            got=_first_line(str(error)) or type(error).__name__,
+            remedy="look at the errors of the other ranks, then resume from the last checkpoint (--resume)",
+        ) from error
+
+
 class ProcessGroup(Ranks):
-    """The default process group; :func:`exml.distributed.join` creates it.
+    """The default process group, from :func:`exml.distributed.join`.
 
     Args:
-        store: of the group, for waits that may exceed the timeout of a collective.
+        store: for waits that may exceed the timeout of a collective.
         timeout: of a collective, in seconds.
     """
 
@@ -35,53 +50,53 @@ class ProcessGroup(Ranks):
         self._meetings = 0
         self._mailbox = self._open_mailbox(timeout)
 
+    @_translated()
     def gather(self, values: Tensor, /) -> Tensor:
         """One all-gather, or shared memory."""
         values = values.detach().contiguous()
-        with _translated():
-            if self._mailbox is not None and self._mailbox.fits(values):
-                return self._mailbox.gather(values)
-            whole = values.new_empty(self.size, *values.shape)
-            dist.all_gather(list(whole.unbind()), values)
+        if self._mailbox is not None and self._mailbox.fits(values):
+            return self._mailbox.gather(values)
+        whole = values.new_empty(self.size, *values.shape)
+        dist.all_gather(list(whole.unbind()), values)
         return whole
 
+    @_translated()
     def add(self, values: Tensor, /) -> None:
         """One all-reduce, or shared memory; every rank gets the same bits."""
-        with _translated():
-            if self._mailbox is not None and self._mailbox.fits(values):
-                torch.sum(self._mailbox.gather(values.contiguous()), 0, out=values)
-            else:
-                dist.all_reduce(values)
+        if self._mailbox is not None and self._mailbox.fits(values):
+            torch.sum(self._mailbox.gather(values.contiguous()), 0, out=values)
+        else:
+            dist.all_reduce(values)
 
+    @_translated()
     def share(self, values: Tensor, /) -> None:
         """One broadcast."""
         sent = values.contiguous()
-        with _translated():
-            dist.broadcast(sent, 0)
+        dist.broadcast(sent, 0)
         if sent is not values:
             values.copy_(sent)
 
+    @_translated()
     def wait(self) -> None:
         """Through the store, so that no collective times out."""
         self._meetings += 1
         name = f"meeting/{self._meetings}"
-        with _translated():
-            here = self._store.add(name, 1)
-            while here < self.size:
-                time.sleep(_PERIOD)
-                here = self._store.add(name, 0)
+        here = self._store.add(name, 1)
+        while here < self.size:
+            time.sleep(_PERIOD)
+            here = self._store.add(name, 0)
 
+    @_translated()
     def tell(self, text: str, /) -> str:
-        """Through the store."""
+        """Through the store, so that no collective times out."""
         self._meetings += 1
         name = f"told/{self._meetings}"
-        with _translated():
-            if self.leader:
-                self._store.set(name, text)
-                return text
-            while not self._store.check([name]):
-                time.sleep(_PERIOD)
-            return self._store.get(name).decode()
+        if self.leader:
+            self._store.set(name, text)
+            return text
+        while not self._store.check([name]):
+            time.sleep(_PERIOD)
+        return self._store.get(name).decode()
 
     def _open_mailbox(self, timeout: float) -> Mailbox | None:
         """Shared memory, if all ranks are on one machine."""
@@ -106,22 +121,7 @@ class ProcessGroup(Ranks):
         return f"<rank {self.rank} of {self.size}>"
 
 
-@contextmanager
-def _translated() -> Generator[None]:
-    """Turn errors of the communication library about a missing or late rank into a RankError."""
-    try:
-        yield
-    except RuntimeError as error:  # of which torch's DistError is one
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise RankError(
-            expected="a message from every rank",
-            got=_short(str(error)) or type(error).__name__,
-            remedy="look at the errors of the other ranks, then resume from the last checkpoint (--resume)",
-        ) from error
-
-
-def _short(message: str) -> str:
-    """The first line of a message of the library, without its source location and advice."""
+def _first_line(message: str) -> str:
+    """The first line without its source location and advice."""
     first = next(iter(message.strip().splitlines()), "")
     return re.sub(r"^\[[^]]*\] *", "", first).partition(" This is typically")[0].rstrip(".")

@@ -7,7 +7,7 @@ from exml.core.execution import EAGER, Execution, ExecutionWarning
 from exml.engine._ridge_head import ridge_head
 from exml.engine.allocator import keep_freed_memory
 from exml.engine.distillation import DistillationContext, PreviousStudent, Teachers, distill
-from exml.engine.frozen import frozen
+from exml.engine.forward import frozen
 from exml.engine.inversion import Goal, Inversion, Inverter, invert, inverter
 from exml.engine.lowering import lowered, recorded
 from exml.engine.training import Training

@@ -1,6 +1,6 @@
 """What several ranks share of a step: the augmentation's draws, the gradient, and the statistics of batch norm.
 
-With one rank, every function here calls what it stands for. PyTorch's ``nn.SyncBatchNorm`` supports accelerators only
+PyTorch's ``nn.SyncBatchNorm`` supports accelerators only
 and replaces the student's modules; :func:`synchronized` works on any device and leaves them in place.
 """
 
@@ -25,8 +25,6 @@ from exml.protocols import Augmentation
 
 @runtime_checkable
 class _Chained(Protocol):
-    """An augmentation that applies others in turn."""
-
     @property
     def augmentations(self) -> tuple[Augmentation, ...]: ...
 
@@ -41,15 +39,7 @@ class _SeparateDraws(Protocol):
 
 
 def augment(augmentation: Augmentation | None, images: Images, draws: torch.Generator, shard: Shard) -> Images:
-    """Augment this rank's rows as part of the whole batch; ``draws`` is used in the same way on every rank.
-
-    Args:
-        augmentation: None changes nothing. One without ``draw`` and ``apply`` is given a batch of the full size in
-            which the rows of the other ranks are black. Every image has parameters of its own, so these do not matter.
-        images: ``(shard.own, channels, height, width)``.
-        draws: for the whole batch.
-        shard: the rows of this rank.
-    """
+    """Augment this rank's rows as part of the whole batch; ``draws`` is used in the same way on every rank."""
     if augmentation is None:
         return images
     if shard.ranks.alone:
@@ -60,6 +50,7 @@ def augment(augmentation: Augmentation | None, images: Images, draws: torch.Gene
         return images
     if isinstance(augmentation, _SeparateDraws):
         return augmentation.apply(images, augmentation.draw(shard.total, draws)[:, shard.rows])
+    # The rows of other ranks are black; every image has its own parameters, so they do not matter.
     before, after = shard.rows.start, shard.total - shard.rows.stop
     padded = functional.pad(images, (0, 0, 0, 0, 0, 0, before, after))
     return augmentation(padded, draws)[shard.rows]
@@ -68,8 +59,7 @@ def augment(augmentation: Augmentation | None, images: Images, draws: torch.Gene
 def backward(loss: Scalar, student: nn.Module, shard: Shard) -> Scalar:
     """Run the backward pass of a loss that is the mean over this rank's rows; returns the mean over all rows.
 
-    Every parameter that the loss depends on gets the gradient of the mean over the rows of all ranks, bit for bit the
-    same on every rank. The loss and all gradients are exchanged at once.
+    Parameters get the gradient of the mean over all rows, bit for bit the same on every rank, in one exchange.
     """
     own = loss * (shard.own / shard.total)
     own.backward()
@@ -94,9 +84,7 @@ def _flat(parameter: nn.Parameter) -> Tensor:
 def synchronized(student: nn.Module, shard: Shard) -> Generator[None]:
     """Inside the block, batch-norm layers in training mode normalize by the statistics of the whole mini-batch.
 
-    Args:
-        student: its BatchNorm1d/2d/3d layers get another ``forward`` inside the block.
-        shard: how the rows of every mini-batch are distributed over the ranks; every rank has some.
+    Every rank holds some rows of every mini-batch.
     """
     layers = [] if shard.ranks.alone else [part for part in student.modules() if isinstance(part, BATCH_NORM)]
     try:

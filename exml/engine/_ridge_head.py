@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from exml.core.errors import SettingError
 from exml.core.shapes import Images
 from exml.core.targets import Target
-from exml.engine.frozen import frozen
+from exml.engine.forward import frozen
 from exml.models.classifier import candidates, final_layers
 
 
@@ -41,36 +41,23 @@ def solve_ridge_head(
     """Set the rows of the ridge head to the least squares solution for the classes that have targets.
 
     The rows of other classes keep their values. Returns the layer.
-
-    Args:
-        student: its features are those of evaluation mode.
-        batches: images and their targets, at least one batch.
-        classes: number of the student's outputs.
-        ridge: see :class:`exml.engine.Training`.
     """
     layer: nn.Linear | None = None
-    features: list[Tensor] = []
-    targets: list[Tensor] = []
-    defined: list[Tensor] = []
+    rows_of_batches: list[tuple[Tensor, Tensor, Tensor]] = []
     for images, target in batches:
-        if layer is None:
-            layer = ridge_head(student, images[:2], classes)
-        with frozen(student):
-            features.append(_features(layer, student, images))
-        targets.append(target.logits)
-        defined.append(target.defined)
+        layer = layer or ridge_head(student, images[:2], classes)
+        rows_of_batches.append((_features(layer, student, images), target.logits, target.defined))
     assert layer is not None
     # Tens of megabytes at most, and the solution needs float64, which some accelerators lack.
-    inputs, wanted, where = (torch.cat(parts).cpu() for parts in (features, targets, defined))
+    inputs, wanted, where = (torch.cat(parts).cpu() for parts in zip(*rows_of_batches, strict=True))
     parameters = dict(layer.named_parameters())
     patterns, of_class = where.T.unique(dim=0, return_inverse=True)
     for number, rows in enumerate(patterns):
         if rows.any():
             units = (of_class == number).nonzero().squeeze(1)
             solution = _ridge(inputs[rows].double(), wanted[rows][:, units].double(), ridge, "bias" in parameters)
-            at = units.to(layer.weight.device)
             for name, values in solution.items():
-                parameters[name][at] = values.to(parameters[name])
+                parameters[name][units.to(layer.weight.device)] = values.to(parameters[name])
     return layer
 
 
@@ -78,7 +65,8 @@ def _features(layer: nn.Linear, student: nn.Module, images: Images) -> Float[Ten
     caught: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
     try:
-        student(images)
+        with frozen(student):
+            student(images)
     finally:
         handle.remove()
     return caught[-1]

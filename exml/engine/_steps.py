@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeAlias, cast
 
 import torch
@@ -15,7 +16,7 @@ from exml.core.execution import Execution, ExecutionWarning
 Step: TypeAlias = Callable[[], None]
 """One step; the tensors that it reads and writes keep their addresses."""
 
-EAGER, CAPTURED, COMPILED = "eager", "captured", "compiled"
+_CAPTURED, _COMPILED = "captured as a CUDA graph", "compiled"
 _WARM_UP, _TIMED = 2, 3
 """Untimed steps of each form (compilation, capture, caches), and timed steps."""
 _WORTH_SECONDS = 120.0
@@ -24,117 +25,82 @@ _CAPTURE_AFTER = 3
 """Steps before a capture, in which libraries select kernels and allocate workspaces."""
 
 
-class Captured:
-    """A step that is captured as a CUDA graph after a few calls and replayed from then on.
+def captured(step: Step, generators: Sequence[torch.Generator], device: torch.device) -> Step:
+    """The step, captured as a CUDA graph after a few calls and replayed from then on.
 
-    Args:
-        step: does not synchronize with the device.
-        generators: CUDA generators that it draws from; they may be seeded between calls.
-        device: a CUDA device.
+    It must not synchronize with the device. The generators, from which it draws, may be seeded between calls.
     """
+    calls, graph = 0, None
 
-    def __init__(self, step: Step, generators: Sequence[torch.Generator], device: torch.device) -> None:
-        self._step, self._generators, self._device = step, generators, device
-        self._calls = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(self) -> None:
-        """Run one step."""
-        if self._graph is None and self._calls == _CAPTURE_AFTER:
-            self._graph = self._capture()
-        self._calls += 1
-        if self._graph is not None:
-            self._graph.replay()
+    def run() -> None:
+        nonlocal calls, graph
+        if graph is None and calls == _CAPTURE_AFTER:
+            graph = torch.cuda.CUDAGraph()
+            for generator in generators:
+                graph.register_generator_state(generator)
+            with torch.cuda.graph(graph):
+                step()
+        calls += 1
+        if graph is not None:
+            graph.replay()
             return
         # CUDA graphs require that the steps before a capture run on a side stream.
-        side, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
+        side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
-            self._step()
+            step()
         current.wait_stream(side)
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        for generator in self._generators:
-            graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
-            self._step()
-        return graph
+    return run
 
 
-class Fallback:
-    """A form that is replaced by the eager one, with a warning, if its first step fails before it changes anything.
+def fallback(make: Callable[[], Step], eager: Step, name: str) -> Step:
+    """A form that is replaced by the eager one, with a warning, if its first step fails before it changes anything."""
+    form: Step | None = None
 
-    Args:
-        make: creates the form.
-        eager: the eager form.
-        name: of the form, for the warning.
-    """
-
-    def __init__(self, make: Callable[[], Step], eager: Step, name: str) -> None:
-        self._make, self._eager, self._name = make, eager, name
-        self._form: Step | None = None
-
-    def __call__(self) -> None:
-        """Run one step."""
-        if self._form is self._eager:
-            self._eager()
+    def run() -> None:
+        nonlocal form
+        if form is eager:
+            eager()
             return
         try:
-            if self._form is None:
-                self._form = self._make()
-            self._form()
+            if form is None:
+                form = make()
+            form()
         except Exception as error:
-            self._form = self._eager
-            self._eager()  # an error of the step itself is raised again here
+            form = eager
+            eager()  # an error of the step itself is raised again here
             reason = (str(error) or repr(error)).splitlines()[0]
-            warnings.warn(ExecutionWarning(self._name, reason), stacklevel=2)
+            warnings.warn(ExecutionWarning(name, reason), stacklevel=2)
+
+    return run
 
 
-class Choice:
-    """The fastest of several forms of a step, chosen by timing each on some of the steps.
+def fastest(forms: dict[str, Step], steps: int, device: torch.device) -> Iterator[None]:
+    """Run one step per item, in the fastest of several forms, which is chosen by timing each on some of the steps."""
+    seconds: dict[str, float] = {}
+    for name, form in forms.items():
+        if name == _COMPILED and min(seconds.values()) * steps < _WORTH_SECONDS:
+            break
+        times: list[float] = []
+        for _ in range(_WARM_UP + _CAPTURE_AFTER + _TIMED):
+            began = _now(device)
+            form()
+            times.append(_now(device) - began)
+            yield
+        steps -= len(times)
+        seconds[name] = min(times[-_TIMED:])
+    best = form = forms[min(seconds, key=lambda name: seconds[name])]
+    forms.clear()  # frees the memory of the other forms
+    while True:
+        best()
+        yield
 
-    Args:
-        forms: by name, the eager one first; each is created when it is first timed.
-        steps: total number of steps.
-        device: on which they run.
-    """
 
-    def __init__(self, forms: Mapping[str, Callable[[], Step]], steps: int, device: torch.device) -> None:
-        self._waiting = list(forms.items())
-        self._left, self._device = steps, device
-        self._seconds: dict[str, list[float]] = {}
-        self._made: dict[str, Step] = {}
-        self.chosen: str | None = None
-
-    def __call__(self) -> None:
-        """Run one step."""
-        self._left -= 1
-        if self.chosen is not None:
-            self._made[self.chosen]()
-            return
-        name, make = self._waiting[0]
-        if name not in self._made:
-            self._made[name], self._seconds[name] = make(), []
-        began = self._now()
-        self._made[name]()
-        self._seconds[name].append(self._now() - began)
-        if len(self._seconds[name]) == _WARM_UP + _CAPTURE_AFTER + _TIMED:
-            self._next()
-
-    def _next(self) -> None:
-        del self._waiting[0]
-        times = {name: min(seconds[-_TIMED:]) for name, seconds in self._seconds.items()}
-        best = min(times.values())
-        hopeless = self._waiting and self._waiting[0][0] == COMPILED and best * self._left < _WORTH_SECONDS
-        if not self._waiting or hopeless:
-            self.chosen = min(times, key=lambda name: times[name])
-            self._made = {self.chosen: self._made[self.chosen]}
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def compile_whole(module: nn.Module) -> nn.Module:
@@ -143,44 +109,31 @@ def compile_whole(module: nn.Module) -> nn.Module:
 
 
 def in_form(
-    execution: Execution,
-    eager: Step,
-    compiled: Callable[[], Step],
-    *,
-    generators: Sequence[torch.Generator],
-    steps: int,
-    device: torch.device,
+    execution: Execution, eager: Step, compiled: Callable[[], Step], *, draws: torch.Generator, steps: int
 ) -> Step:
     """The form of a step that an execution selects.
 
-    Args:
-        execution: the selection.
-        eager: the step, operation by operation.
-        compiled: creates the step with compiled networks.
-        generators: that the step draws from.
-        steps: total number of steps.
-        device: on which they run.
+    The step runs on the device of ``draws``, the generator that it draws from; ``compiled`` creates it with compiled
+    networks, and ``steps`` is the total number of steps.
     """
-    if execution.compile == "never" or (execution.compile == "capture" and device.type != "cuda"):
+    device = draws.device
+    cuda = device.type == "cuda"
+    if execution.compile == "never" or (execution.compile == "capture" and not cuda):
         return eager
-
-    def capture(make: Callable[[], Step], name: str) -> Step:
-        return Fallback(lambda: Captured(make(), generators, device), eager, name)
-
-    forms: dict[str, Callable[[], Step]] = {EAGER: lambda: eager}
-    if device.type == "cuda":
-        forms[CAPTURED] = lambda: capture(lambda: eager, "captured as a CUDA graph")
-        forms[COMPILED] = lambda: capture(compiled, "compiled and captured as a CUDA graph")
+    capture = fallback(lambda: captured(eager, (draws,), device), eager, _CAPTURED)
+    if cuda:
+        whole = fallback(lambda: captured(compiled(), (draws,), device), eager, f"{_COMPILED} and {_CAPTURED}")
     else:
-        forms[COMPILED] = lambda: Fallback(compiled, eager, "compiled")
+        whole = fallback(compiled, eager, _COMPILED)
     if execution.compile == "auto":
-        return Choice(forms, steps, device)
-    return forms[COMPILED if execution.compile == "always" else CAPTURED]()
+        forms = {"eager": eager, **({_CAPTURED: capture} if cuda else {}), _COMPILED: whole}
+        return partial(next, fastest(forms, steps, device))
+    return whole if execution.compile == "always" else capture
 
 
 def exchanging(execution: Execution) -> None:
     """Warn that a step in which ranks exchange numbers runs eagerly, if another form was selected."""
-    forms = {"capture": "captured as a CUDA graph", "always": "compiled"}
+    forms = {"capture": _CAPTURED, "always": _COMPILED}
     if execution.compile in forms:
         reason = "ranks exchange numbers in the middle of it"
         warnings.warn(ExecutionWarning(forms[execution.compile], reason), stacklevel=2)

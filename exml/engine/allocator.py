@@ -11,15 +11,11 @@ _THRESHOLDS = (1 << 30, 1 << 25)
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next allocation, for the lifetime of the process.
+    """Tell glibc to keep freed memory for the next allocation; returns whether it does, which is False without glibc.
 
-    On a CPU, every step allocates and frees its activations. By default glibc returns large blocks to the operating
-    system, which clears each page before it is used again. In the loops of this package that takes longer than the
-    arithmetic of a ReLU. The command ``exml`` calls this function; your own program may. The process then keeps its
+    By default glibc returns the activations of each step on a CPU to the operating system, which clears every page
+    before it is used again. The command ``exml`` calls this function; your own program may. The process then keeps its
     peak memory.
-
-    Returns:
-        Whether the setting took effect: False without glibc.
 
     >>> keep_freed_memory() in (True, False)
     True

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 
 import attrs
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from exml.core.activation import BATCH_NORM
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
-from exml.core.ranks import ALONE, Ranks
+from exml.core.ranks import ALONE, Ranks, Shard
 from exml.core.rng import derive_seed
-from exml.core.samples import Samples
-from exml.core.shapes import ClassMask, Scalar
+from exml.core.samples import Samples, inference_batch_size
+from exml.core.shapes import ClassMask, Images, Labels, Scalar
 from exml.core.targets import Target, TeacherLogits
-from exml.engine._batches import fill_bank, fresh
-from exml.engine._ranks import backward, synchronized
+from exml.engine._ranks import augment, backward, synchronized
 from exml.engine._ridge_head import solve_ridge_head
 from exml.engine._steps import Step, compile_whole, exchanging, in_form
 from exml.engine.lowering import lowered
@@ -50,8 +49,6 @@ class Teachers:
     Args:
         previous: f_{i-1}; None in the first experience.
         expert: f_i^S, on the student's device.
-        normalizer: Eqs. 6 and 7.
-        combiner: Eq. 8.
         classes: number of the student's outputs.
     """
 
@@ -80,17 +77,13 @@ class Teachers:
         return attrs.evolve(teacher, logits=self.normalizer(teacher.logits, teacher.known))
 
 
-def _nothing(_done: int, _loss: Scalar) -> None:
-    """The default after a step."""
-
-
 @attrs.frozen(eq=False)
 class DistillationContext:
-    """Where a distillation starts, who is told of its steps, and how they run.
+    """Where a distillation starts, how its steps run, and what is called after each.
 
     Args:
         seed: of this experience's distillation.
-        optimizer: over the student's parameters, such as one that was restored; None: a fresh one.
+        optimizer: over the student's parameters, for example a restored one; None creates one.
         start: the first step, from 0.
         after_step: called after each step with the number of completed steps and the detached loss. A captured step
             overwrites the loss in place.
@@ -101,7 +94,7 @@ class DistillationContext:
     seed: int
     optimizer: torch.optim.Optimizer | None = None
     start: int = 0
-    after_step: Callable[[int, Scalar], None] = _nothing
+    after_step: Callable[[int, Scalar], None] = lambda _done, _loss: None
     execution: Execution = EAGER
     ranks: Ranks = ALONE
 
@@ -119,20 +112,13 @@ def distill(
     """Train the student on the buffer, towards the combined logits of the previous student and the expert.
 
     Student and teachers see the same augmented images. The draws of a step depend on the seed and the step alone, so a
-    resumed run equals one that was never stopped.
+    resumed run equals an uninterrupted one.
 
     Several ranks share the images of every mini-batch. The student's batch norm normalizes by the whole mini-batch, as
-    :class:`torch.nn.SyncBatchNorm` does, and all ranks take the same step, along the gradient of the whole. The student
-    matches that of one rank up to rounding, if the loss is a mean over images and dropout is off.
+    :class:`torch.nn.SyncBatchNorm` does, and all ranks take the same step. The student matches that of one rank up to
+    rounding, if the loss is a mean over images and dropout is off.
 
-    Args:
-        student: the module to train; its parts keep the modes in which it is trained.
-        teachers: on the student's device.
-        memory: M_i, on the student's device.
-        loss: Eq. 10.
-        training: number of steps, batch size and schedule.
-        augmentation: of the images of a step, or None.
-        context: the seed, the optimizer, the first step, the callback, the execution and the ranks.
+    The student, the teachers and the buffer M_i are on one device. The student stays in training mode.
     """
     execution, ranks, start = context.execution, context.ranks, context.start
     if start >= training.iterations:
@@ -162,19 +148,25 @@ def distill(
         bank = None
         if training.views or (training.ridge is not None and start == 0):
             views, ready = training.views or 1, partial(target_of, teachers)
-            bank = fill_bank(memory, shard, augmentation, ready, draws, views=views, seed=context.seed)
+            bank = _fill_bank(memory, shard, augmentation, ready, views=views, seed=context.seed)
             if training.ridge is not None and start == 0:
                 head = solve_ridge_head(student, bank.parts(), teachers.classes, training.ridge)
                 for tensor in head.parameters():
                     ranks.share(tensor.detach())
-        drawn = bank.batches(shard, draws) if bank is not None and training.views else None
+        if not training.views:
+            bank = None
+        count = len(memory) if bank is None else len(bank.images)
 
         def form(pupil: nn.Module, teachers: Teachers) -> Step:
-            draw = drawn or fresh(memory, shard, augmentation, partial(target_of, teachers), draws)
-
             def step() -> None:
                 nonlocal value
-                images, target, labels = draw()
+                # All ranks draw the same mini-batch, and each keeps its own rows.
+                rows = torch.randint(count, (shard.total,), generator=draws, device=device)[shard.rows]
+                if bank is None:
+                    batch = _augmented(memory[rows], augmentation, draws, shard)
+                    images, target, labels = batch.images, target_of(teachers, batch), batch.labels
+                else:
+                    images, target, labels = bank[rows]
                 with execution.autocast(device):
                     logits = pupil(images)
                 value = loss(logits.to(images.dtype), target, labels)
@@ -196,8 +188,7 @@ def distill(
 
         step = form(student, teachers)
         if ranks.alone:
-            left = training.iterations - start
-            step = in_form(execution, step, compiled, generators=(draws,), steps=left, device=device)
+            step = in_form(execution, step, compiled, draws=draws, steps=training.iterations - start)
         else:
             exchanging(execution)
         for done in range(start, training.iterations):
@@ -208,3 +199,69 @@ def distill(
             training.set_learning_rate(optimizer, done)
             step()
             context.after_step(done + 1, value.detach())
+
+
+@attrs.frozen(eq=False)
+class _Bank:
+    """Augmented images with their targets; every rank holds all of it."""
+
+    images: Images
+    target: Target
+    labels: Labels
+
+    def __getitem__(self, rows: Labels) -> tuple[Images, Target, Labels]:
+        images, labels, *columns = (c.index_select(0, rows) for c in (self.images, self.labels, *_columns(self.target)))
+        return images, Target(*columns), labels
+
+    def parts(self) -> Iterator[tuple[Images, Target]]:
+        """All images in order, in batches for inference."""
+        rows_of_all = torch.arange(len(self.images), device=self.images.device)
+        for rows in rows_of_all.split(inference_batch_size(self.images.shape[1:])):
+            yield self[rows][:2]
+
+
+def _fill_bank(
+    memory: Samples,
+    shard: Shard,
+    augmentation: Augmentation | None,
+    target_of: Callable[[Samples], Target],
+    *,
+    views: int,
+    seed: int,
+) -> _Bank:
+    """Augment every image ``views`` times and run the teachers on each view once, before the first step.
+
+    The same seed gives the same bank, so a resumed run fills it again. The ranks share the forward passes.
+    """
+    draws = torch.Generator(memory.images.device)
+    images: list[Images] = []
+    targets: list[list[Tensor]] = []
+    size = inference_batch_size(memory.images.shape[1:])
+    for view in range(views):
+        draws.manual_seed(derive_seed(seed, "bank", view))
+        for start in range(0, len(memory), size):
+            batch = memory[start : start + size]
+            part = shard.ranks.shard(len(batch))
+            whole = _augmented(batch, augmentation, draws, ALONE.shard(len(batch)))
+            images.append(whole.images)
+            # A rank without rows runs the teachers on a placeholder, since every rank takes part in the exchange.
+            target = target_of(whole[part.rows] if part.own else whole[:1])
+            targets.append([_collected(column, part) for column in _columns(target)])
+    target = Target(*map(torch.cat, zip(*targets, strict=True)))
+    return _Bank(torch.cat(images), target, memory.labels.repeat(views))
+
+
+def _augmented(batch: Samples, augmentation: Augmentation | None, draws: torch.Generator, shard: Shard) -> Samples:
+    return attrs.evolve(batch, images=augment(augmentation, batch.images, draws, shard))
+
+
+def _columns(target: Target) -> tuple[Tensor, ...]:
+    return target.logits, target.defined, target.candidates
+
+
+def _collected(column: Tensor, part: Shard) -> Tensor:
+    """The rows of all ranks, without placeholders."""
+    if part.ranks.alone:
+        return column
+    # Not every backend exchanges booleans.
+    return part.collect(column[: part.own].to(torch.uint8 if column.dtype == torch.bool else column.dtype)).to(column)

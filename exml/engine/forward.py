@@ -1,24 +1,44 @@
-"""Forward passes of an expert over any number of images, without gradients."""
+"""Frozen networks, and forward passes of an expert over any number of images."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import torch
+from torch import nn
 
 from exml.core.errors import DataError, ShapeError
 from exml.core.expert import Expert
 from exml.core.samples import StoredImages, inference_batch_size
 from exml.core.shapes import Images, Labels
 from exml.core.targets import TeacherLogits
-from exml.engine.frozen import frozen
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Generator[nn.Module]:
+    """Put a module into evaluation mode without weight gradients inside the block, and restore both afterwards.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> with frozen(layer):
+    ...     layer.weight.requires_grad, layer.training
+    (False, False)
+    >>> layer.weight.requires_grad, layer.training
+    (True, True)
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    try:
+        yield module.eval().requires_grad_(False)
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        for parameter, wants in wanted:
+            parameter.requires_grad_(wants)
 
 
 def check_images(images: StoredImages, expert: Expert, source: str) -> None:
-    """Check that there are images and that the expert takes their shape.
-
-    Raises:
-        DataError: when there is no image.
-        ShapeError: when the shape differs.
-    """
+    """Raise a DataError if there is no image, or a ShapeError if the expert does not take their shape."""
     if not len(images):
         raise DataError(expected=f"images from {source}", got="none", remedy="provide at least one image")
     if tuple(images.shape[1:]) != expert.image_shape:
@@ -41,11 +61,8 @@ def predicted_labels(expert: Expert, images: Images) -> Labels:
 def teacher_logits(expert: Expert, images: Images, classes: int) -> TeacherLogits:
     """The expert's logits over ``classes`` global class ids for images in pixel units, on their device.
 
-    The module runs in evaluation mode. Its mode and its device are restored afterwards.
-
-    Raises:
-        ExpertError: when its outputs do not match its card, or a class id is not below ``classes``.
-        NonFiniteError: when its weights or logits are NaN or infinite.
+    The module runs in evaluation mode; its mode and its device are restored afterwards. Raises an ExpertError if its
+    outputs do not match its card, and a NonFiniteError if its weights or logits are NaN or infinite.
     """
     home = expert.device
     expert = expert.to(images.device)

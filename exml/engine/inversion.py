@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as PyGenerator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeAlias
 
 import attrs
@@ -20,20 +21,20 @@ from exml.core.expert import Expert
 from exml.core.ranks import Shard
 from exml.core.rng import derive_seed, make_generator
 from exml.core.samples import Samples
-from exml.core.shapes import Images, Labels, Logits
+from exml.core.shapes import Images, Labels, Logits, Scalar, State
 from exml.core.validators import in_range, positive_int
-from exml.engine._active_images import ActiveImages
 from exml.engine._ranks import augment
-from exml.engine._steps import compile_whole, exchanging, in_form
+from exml.engine._steps import Step, compile_whole, exchanging, in_form
 from exml.engine.forward import check_images
 from exml.engine.lowering import Lowered, Network, recorded
-from exml.engine.nested_journal import NestedJournal, part_of
-from exml.protocols import STANDALONE, Augmentation, GenerationContext, Generator, Journal, NoJournal
+from exml.protocols import STANDALONE, Augmentation, GenerationContext, Generator, Journal, NoJournal, Prior
 
 PerImage: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
 """A number for each image, from the module's outputs and the positions of the images."""
 Finished: TypeAlias = Callable[[Logits, Labels], Bool[Tensor, " batch"]]
 """Whether each image needs no more steps, from the same arguments."""
+_PART = "part."
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @attrs.frozen(eq=False)
@@ -43,33 +44,23 @@ class Goal:
     Args:
         objective: the data term of each image, ``(batch,)``.
         finished: evaluated before every step; an image for which it holds keeps its value and leaves the mini-batch.
-            Reading the result synchronizes with the device, so steps are neither captured nor compiled. None: all
-            images take all steps.
+            It synchronizes with the device, so steps are neither captured nor compiled. None: all take all steps.
     """
 
     objective: PerImage
     finished: Finished | None = None
 
-    def shifted(self, start: int) -> Goal:
-        """The same goal for images whose positions begin at ``start``."""
-        objective, finished = self.objective, self.finished
-        return Goal(
-            lambda logits, rows: objective(logits, start + rows),
-            None if finished is None else lambda logits, rows: finished(logits, start + rows),
-        )
-
 
 @attrs.frozen(kw_only=True)
 class Inversion(ABC):
-    """The settings that all generators share that optimize pixels with Adam. A generator inherits them and sets a goal.
+    """The settings of all generators that optimize pixels with Adam. A generator inherits them and sets a goal.
 
     Args:
         iterations: Adam steps for each image.
         learning_rate: of Adam, in the expert's normalized units.
         temperature: τ, of the softmax in the data term.
-        batch_size: images optimized together. Memory bounds it; priors on batch statistics want it large.
-        start: makes the initial images; its labels are not used. None: Gaussian noise of standard deviation 1 in
-            normalized units.
+        batch_size: images optimized together. Memory bounds it; priors on batch statistics work best if it is large.
+        start: makes the initial images; its labels are not used. None: standard normal pixels in normalized units.
         stop_at: an image is finished once its label has a probability above this (at temperature 1, as augmented).
             None: all images take all steps. The paper shows images made with 0.99.
         clamp: limits pixels to ``[-clamp, clamp]`` in normalized units after every step; the reference code uses 3.
@@ -104,27 +95,23 @@ class Inversion(ABC):
         objective: PerImage,
         probability: PerImage,
     ) -> Images:
-        """Invert ``size`` images, one mini-batch after another.
+        """Invert ``size`` images in mini-batches; returns ``(size, channels, height, width)``, in pixel units.
 
-        A run that is interrupted while ``start`` makes its images makes them again; later steps are resumed.
-
-        Args:
-            expert: whose images.
-            size: number of images.
-            seed: of this generation.
-            context: see :class:`exml.protocols.GenerationContext`.
-            objective: the data term of each image.
-            probability: of the label of each image, which ``stop_at`` is compared with.
-
-        Returns:
-            ``(size, channels, height, width)``, in pixel units.
+        The arguments are those of the generator's call, the data term of each image, and the probability of its label,
+        which ``stop_at`` is compared with. A resumed run repeats ``start`` if it was interrupted there.
 
         Raises:
             ShapeError: when the images of ``start`` have another shape than those of the expert.
             NonFiniteError: when an image ends with NaN or infinity.
         """
-        stop_at, state = self.stop_at, context.journal.restore()
-        goal = Goal(objective, None if stop_at is None else lambda logits, rows: probability(logits, rows) > stop_at)
+        state = context.journal.restore()
+
+        def goal(start: int, limit: float | None = self.stop_at) -> Goal:
+            return Goal(
+                lambda logits, rows: objective(logits, start + rows),
+                None if limit is None else lambda logits, rows: probability(logits, start + rows) > limit,
+            )
+
         if state is None:
             images, first = self._initial(expert, size, derive_seed(seed, "start"), context), 0
         else:
@@ -141,7 +128,7 @@ class Inversion(ABC):
                 part = part_of(state) if state is not None and batch == first else None
                 journal = NestedJournal(context.journal, begin, end, total, around, part)
                 batch_seed = derive_seed(seed, "inversion", batch)
-                inverted = invert(expert.normalize(images[rows]), goal.shifted(rows.start), batch_seed, journal)
+                inverted = invert(expert.normalize(images[rows]), goal(rows.start), batch_seed, journal)
                 images[rows] = expert.denormalize(inverted)
         return images
 
@@ -154,7 +141,7 @@ class Inversion(ABC):
 
 
 def white_noise(expert: Expert, size: int, seed: int, std: float = 1.0) -> Images:
-    """``(size, channels, height, width)``, normal pixels in the expert's normalized units, returned in pixel units."""
+    """Normal pixels in the expert's normalized units, returned in pixel units."""
     draws = make_generator(expert.device, seed, "gaussian-noise")
     noise = torch.randn(size, *expert.image_shape, generator=draws, device=expert.device)
     return expert.denormalize(std * noise)
@@ -169,31 +156,20 @@ def invert(
     seed: int,
     context: GenerationContext = STANDALONE,
 ) -> Images:
-    """Optimize one mini-batch of images for a goal, by Adam on their pixels, with the network frozen.
+    """Optimize one mini-batch of images for a goal, by Adam on their pixels; returns them in the module's units.
 
-    The loss is the sum, not the mean, of ``objective + prior`` over the images. The gradient of an image then depends
-    neither on the size of the mini-batch nor on the number of finished images. Adam cancels such a factor except for
-    its epsilon, which matters for the small gradients of nearly perfect images.
+    The loss is the sum, not the mean, of ``objective + prior`` over the images, so the gradient of an image does not
+    depend on the number of images. Only the network sees augmented images; pixel priors see the images themselves. The
+    augmentation's draws depend on ``seed`` and the step alone, so a resumed run repeats them.
 
-    Only the network sees augmented images: pixel priors see the images themselves, priors on activations those of the
-    augmented images. The augmentation's draws depend on ``seed`` and the step alone, so a resumed run repeats them.
-
-    Several ranks share the images of the mini-batch. Each optimizes its own; statistics over the batch
-    (:meth:`exml.priors.Activation.var_mean`) and their gradients are those of the whole mini-batch. The images match
-    those of one rank up to rounding.
+    Several ranks share the images and exchange the statistics of batch norm. The images match those of one rank up to
+    rounding.
 
     Args:
-        module: in any mode; runs in evaluation mode without weight gradients as :func:`exml.engine.lowered`, and is
-            restored afterwards.
+        module: in any mode, which is restored afterwards; runs as :func:`exml.engine.lowered`.
         images: ``(batch, channels, height, width)``, initial values in the module's units; not modified.
-        settings: ``iterations``, ``learning_rate``, ``clamp`` and ``augmentation`` of it.
-        goal: the data term, and which images are finished.
-        seed: of the augmentation.
-        context: the prior, the default augmentation, the journal, the execution and the ranks. Every rank makes the
-            call with the same arguments. Steps in which ranks exchange statistics run eagerly.
-
-    Returns:
-        ``(batch, channels, height, width)``, in the module's units, in the order of ``images``.
+        settings: ``iterations``, ``learning_rate``, ``clamp`` and ``augmentation`` are used.
+        context: the same on every rank. Steps in which ranks exchange statistics run eagerly.
 
     Raises:
         NonFiniteError: when an image ends with NaN or infinity.
@@ -214,15 +190,7 @@ def invert(
 def inverter(
     module: nn.Module, probe: Images, settings: Inversion, context: GenerationContext = STANDALONE
 ) -> PyGenerator[Inverter]:
-    """:func:`invert` for several mini-batches; the network is lowered once.
-
-    Args:
-        module: see :func:`invert`, as for the next two.
-        probe: ``(batch, channels, height, width)``, two or more images in the module's units; see
-            :func:`exml.engine.lowered`.
-        settings: of every mini-batch.
-        context: of every mini-batch, except for the journal.
-    """
+    """:func:`invert` for several mini-batches; lowers the network once, and verifies it on ``probe``, two images."""
     record = context.prior is not None and context.prior.reads_activations
     with recorded(module, probe[:2], record=record) as network:
         yield Inverter(network, settings, context)
@@ -239,24 +207,19 @@ class Inverter:
 
     def __call__(self, images: Images, goal: Goal, seed: int, journal: Journal) -> Images:
         """Invert one mini-batch."""
-        iterations, ranks = self.settings.iterations, self.context.ranks
-        state = ActiveImages.begin(images, ranks.shard(len(images)), self.settings.learning_rate, journal.restore())
+        iterations, execution, shard = self.settings.iterations, self.context.execution, self.context.ranks.shard
+        state = _ActiveImages.begin(images, shard(len(images)), self.settings.learning_rate, journal.restore())
         draws = torch.Generator(images.device)
         with torch.enable_grad():
             step = self._step(self.network, state, goal, draws)
             if goal.finished is not None:
                 state.recount()
             elif self._exchanges:
-                exchanging(self.context.execution)
+                exchanging(execution)
             else:
-                step = in_form(
-                    self.context.execution,
-                    step,
-                    lambda: self._step(self._compile(), state, goal, draws),
-                    generators=(draws,),
-                    steps=iterations - state.step,
-                    device=images.device,
-                )
+                left = iterations - state.step
+                compiled = partial(self._compiled_step, state, goal, draws)
+                step = in_form(execution, step, compiled, draws=draws, steps=left)
             while state.step < iterations and state.active_shard.total:
                 draws.manual_seed(derive_seed(seed, state.step))
                 step()
@@ -279,10 +242,12 @@ class Inverter:
         prior = self.context.prior
         return not self.context.ranks.alone and prior is not None and prior.reads_activations
 
-    def _step(self, network: Network, state: ActiveImages, goal: Goal, draws: torch.Generator) -> Callable[[], None]:
+    def _step(self, network: Network, state: _ActiveImages, goal: Goal, draws: torch.Generator) -> Step:
         def step() -> None:
             if not state.active_shard.own:
-                self._stand_by(network, state)
+                if self.context.prior is not None and self._exchanges:  # take part without an active image
+                    with torch.no_grad():
+                        _penalty(self.context.prior, state.spare, network(state.spare)[1], state.active_shard)
                 return
             loss, logits = self._loss(network, state, goal, draws)
             done = None if goal.finished is None else goal.finished(logits.detach(), state.rows)
@@ -295,36 +260,135 @@ class Inverter:
         return step
 
     def _loss(
-        self, network: Network, state: ActiveImages, goal: Goal, draws: torch.Generator
-    ) -> tuple[Float[Tensor, ""], Logits]:
+        self, network: Network, state: _ActiveImages, goal: Goal, draws: torch.Generator
+    ) -> tuple[Scalar, Logits]:
         """The loss of a step, and the logits; summed over all ranks it is the loss of the whole mini-batch."""
-        shard, prior = state.active_shard, self.context.prior
-        augmentation = self.settings.augmentation
-        augmentation = self.context.augmentation if augmentation is None else augmentation
-        seen = augment(augmentation, state.active, draws, shard)
+        own, shard = self.settings.augmentation, state.active_shard
+        seen = augment(self.context.augmentation if own is None else own, state.active, draws, shard)
         with self.context.execution.autocast(seen.device):
             logits, activations = network(seen)
         logits = logits.to(seen.dtype)
         loss = goal.objective(logits, state.rows).sum()
-        if prior is not None:
-            loss = loss + shard.own * prior(state.active, _of_shard(activations, shard))
+        if self.context.prior is not None:
+            loss = loss + shard.own * _penalty(self.context.prior, state.active, activations, shard)
         return loss, logits
 
-    @torch.no_grad()
-    def _stand_by(self, network: Network, state: ActiveImages) -> None:
-        """Take part in the exchange of statistics without an active image."""
-        if self._exchanges and self.context.prior is not None:
-            _, activations = network(state.spare)
-            self.context.prior(state.spare, _of_shard(activations, state.active_shard))
-
-    def _compile(self) -> Network:
-        """Compile once; mini-batches of the same size share the code."""
+    def _compiled_step(self, state: _ActiveImages, goal: Goal, draws: torch.Generator) -> Step:
+        """A step with the compiled network; mini-batches of the same size share the code."""
         if self._compiled is None:
             if not isinstance(self.network, Lowered):
                 raise TypeError("its network cannot be traced")
             self._compiled = attrs.evolve(self.network, graph=compile_whole(self.network.graph))
-        return self._compiled
+        return self._step(self._compiled, state, goal, draws)
 
 
-def _of_shard(activations: Sequence[Activation], shard: Shard) -> Sequence[Activation]:
-    return activations if shard.ranks.alone else [attrs.evolve(part, shard=shard) for part in activations]
+def _penalty(prior: Prior, images: Images, activations: Sequence[Activation], shard: Shard) -> Scalar:
+    shared = activations if shard.ranks.alone else [attrs.evolve(part, shard=shard) for part in activations]
+    return prior(images, shared)
+
+
+@attrs.define(eq=False)
+class _ActiveImages:
+    """This rank's images of one mini-batch. The active ones still change; the others are finished."""
+
+    shard: Shard
+    images: Images  # rows of active images hold their values at the start
+    rows: Labels  # positions of the active images in the mini-batch
+    active: Tensor
+    adam: torch.optim.Adam
+    step: int  # number of completed steps
+    spare: Images  # one image of the mini-batch, for a rank that has none
+    active_shard: Shard
+
+    @classmethod
+    def begin(cls, images: Images, shard: Shard, learning_rate: float, state: State | None) -> _ActiveImages:
+        """Start from the images of the whole mini-batch, or from a :meth:`state` saved by any number of ranks."""
+        first, stop = shard.rows.start, shard.rows.stop
+        moments: dict[str, Tensor] = {}
+        if state is None:
+            own, rows, step = images[shard.rows], torch.arange(first, stop, device=images.device), 0
+        else:
+            own, rows, step = state["images"].to(images)[shard.rows], state["rows"].to(images.device), state["step"]
+            mine = (rows >= first) & (rows < stop)
+            rows = rows[mine]
+            moments = {name: state[name].to(images)[mine] for name in _MOMENTS}
+        own = own.detach().clone()
+        active = own[rows - first].requires_grad_()
+        adam = _adam(active, learning_rate)
+        if moments:
+            adam.state[active] = {"step": torch.tensor(float(step), device=images.device), **moments}
+        return cls(shard, own, rows, active, adam, int(step), images[:1].detach(), active_shard=shard)
+
+    def recount(self) -> None:
+        """Exchange the number of active images with the other ranks."""
+        self.active_shard = self.shard.ranks.shard_of(len(self.rows))
+
+    def retire(self, done: Bool[Tensor, " batch"], gradient: Images) -> Float[Tensor, "others channels height width"]:
+        """Finish the images in ``done`` as they are; returns the gradient of the others."""
+        self.images[self.rows[done] - self.shard.rows.start] = self.active.detach()[done]
+        stay, moments = ~done, self.adam.state[self.active]
+        learning_rate = self.adam.param_groups[0]["lr"]
+        self.rows, self.active = self.rows[stay], self.active.detach()[stay].requires_grad_()
+        self.adam = _adam(self.active, learning_rate)
+        if moments:  # absent before the first step
+            kept = {name: moments[name][stay] for name in _MOMENTS}
+            self.adam.state[self.active] = {"step": moments["step"], **kept}
+        return gradient[stay]
+
+    def advance(self, gradient: Images, clamp: float | None) -> None:
+        """Take one Adam step."""
+        # The fused kernel reads memory linearly, and a convolution's gradient may be channels last.
+        self.active.grad = gradient.contiguous()
+        self.adam.step()
+        if clamp is not None:
+            with torch.no_grad():
+                self.active.clamp_(-clamp, clamp)
+
+    def gather(self) -> Images:
+        """The current images of the whole mini-batch, on every rank."""
+        own = self.images.index_copy(0, self.rows - self.shard.rows.start, self.active.detach())
+        return self.shard.collect(own)
+
+    def state(self) -> State:
+        """What :meth:`begin` needs to resume, on every rank."""
+        slots = self.adam.state[self.active]
+        own = {"rows": self.rows, **{name: slots.get(name, torch.zeros_like(self.active)) for name in _MOMENTS}}
+        whole = {name: self.active_shard.collect(tensor).clone() for name, tensor in own.items()}
+        return {"images": self.gather(), "step": torch.tensor(self.step), **whole}
+
+
+def _adam(images: Tensor, learning_rate: float) -> torch.optim.Adam:
+    # The fused kernel avoids many small operations, which would cost more than the network.
+    device = images.device.type
+    return torch.optim.Adam([images], learning_rate, fused=device in ("cpu", "cuda"), capturable=device == "cuda")
+
+
+@attrs.frozen(eq=False)
+class NestedJournal:
+    """Reports the steps of one part, from ``begin`` to ``end``, as steps of the whole."""
+
+    outer: Journal
+    begin: int
+    end: int
+    total: int
+    around: Callable[[], State]
+    """Returns the state of everything outside this part."""
+    restored: State | None = None
+    """The state of this part when the run was interrupted."""
+
+    def restore(self) -> State | None:
+        """The state of this part."""
+        return self.restored
+
+    def record(self, done: int, total: int, state: Callable[[], State], /) -> None:
+        """Report to the outer journal."""
+        step = self.begin + (self.end - self.begin) * done // total
+        self.outer.record(
+            step, self.total, lambda: {**self.around(), **{_PART + name: part for name, part in state().items()}}
+        )
+
+
+def part_of(state: State) -> State | None:
+    """The part's state in the state of the whole; None if no part was running."""
+    part = {name.removeprefix(_PART): tensor for name, tensor in state.items() if name.startswith(_PART)}
+    return part or None

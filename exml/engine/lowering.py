@@ -1,25 +1,32 @@
-"""Frozen networks in the form that runs fastest: batch norm folded, channels last."""
+"""Frozen networks in the form that runs fastest: batch norm folded, channels last, little memory for the backward pass.
+
+PyTorch's convolution saves its input for the gradient of its weights, which a frozen network does not need. Its ReLU
+saves its output; where the input is saved anyway, for statistics, that keeps the same activation twice.
+"""
 
 from __future__ import annotations
 
 import copy
 import linecache
+import operator
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TypeAlias
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeAlias
 
 import attrs
 import torch
 from jaxtyping import config
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.autograd.function import once_differentiable
 from torch.fx import graph_module
+from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_eval
 
-from exml.core.activation import Activation, record_activations
+from exml.core.activation import BATCH_NORM, Activation, record_activations
+from exml.core.moments import tap
 from exml.core.shapes import Images, Logits
-from exml.engine._folding import Tap, fold
-from exml.engine._frozen_ops import out_of_place
-from exml.engine.frozen import frozen
+from exml.engine.forward import frozen
 
 Network: TypeAlias = Callable[[Images], tuple[Logits, Sequence[Activation]]]
 """A frozen network: returns logits, and the inputs of its batch-norm layers if they are recorded."""
@@ -28,20 +35,28 @@ _CHANNELS_LAST = (torch.float32, torch.bfloat16, torch.float16)
 """Types for which convolutions are faster with channels last; in float64 they are slower."""
 _TOLERANCE = 1e-3
 """The largest difference of lowered logits, relative to the largest logit; allows for rounding only."""
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_RELUS = (functional.relu, torch.relu)
+_IN_PLACE: dict[Any, Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+_LEAST_SLOPE = 1e-2
+"""Below this ratio of weight to bias, the input of a batch-norm layer cannot be recovered from its output."""
 
 
 @contextmanager
 def lowered(module: nn.Module, probe: Images) -> Generator[nn.Module]:
     """A fast form of the module inside the block, in evaluation mode and without weight gradients.
 
-    It is a copy with channels-last weights in which every batch-norm layer that follows a convolution is folded into
-    it. Its logits are those of the module up to rounding, which is verified on ``probe``. A module that cannot be
-    traced, or whose copy has other logits, runs unchanged. The module itself is restored after the block, also after
-    an exception.
+    It is a copy with channels-last weights and every batch-norm layer folded into the convolution before it. A module
+    that cannot be traced, or whose copy has other logits, runs unchanged. The block restores the module at its end.
 
     Args:
         module: in any mode.
-        probe: ``(batch, channels, height, width)``, two or more images in the module's units, for the verification.
+        probe: ``(batch, channels, height, width)``, two or more images in the module's units, which verify the copy.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> images = torch.randn(2, 3, 8, 8)
@@ -49,22 +64,13 @@ def lowered(module: nn.Module, probe: Images) -> Generator[nn.Module]:
     ...     torch.allclose(fast(images), net(images), atol=1e-5), len(list(fast.children()))
     (True, 4)
     """
-    with frozen(module):
-        copied = _lower(module, probe, record=False)
-        try:
-            yield module if copied is None else copied[0]
-        finally:
-            _forget(copied)
+    with frozen(module), _copied(module, probe, record=False) as copied:
+        yield module if copied is None else copied.graph
 
 
 @contextmanager
 def recorded(module: nn.Module, probe: Images, *, record: bool) -> Generator[Network]:
-    """Like :func:`lowered`, and records the input of each batch-norm layer with running statistics.
-
-    Args:
-        module: in any mode.
-        probe: see :func:`lowered`.
-        record: False: no activations are recorded.
+    """Like :func:`lowered`; if ``record``, also records the input of each batch-norm layer with running statistics.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> images = torch.randn(2, 3, 8, 8)
@@ -73,30 +79,35 @@ def recorded(module: nn.Module, probe: Images, *, record: bool) -> Generator[Net
     >>> activation.layer, torch.allclose(activation.input, net[0](images), atol=1e-5)
     ('1', True)
     """
-    with frozen(module), ExitStack() as stack:
-        copied = _lower(module, probe, record=record)
-        stack.callback(_forget, copied)
+    with frozen(module), _copied(module, probe, record=record) as copied:
         if copied is not None:
-            yield Lowered(*copied)
+            yield copied
             return
-        found: Sequence[Activation] = stack.enter_context(record_activations(module)) if record else ()
-        yield lambda images: (module(images), found)
+        with record_activations(module) if record else nullcontext(()) as found:
+            yield lambda images: (module(images), found)
+
+
+@attrs.frozen
+class _Tap:
+    """The place of a batch-norm layer, and how to compute its input from the recorded values."""
+
+    layer: str
+    running_mean: Tensor
+    running_var: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
 
 
 @attrs.frozen(eq=False)
 class Lowered:
-    """A :data:`Network` whose graph is a pure function of the images and can be compiled.
-
-    Args:
-        graph: returns logits; with taps, also the recorded values of each.
-        taps: in the order of the forward pass.
-    """
+    """A :data:`Network` whose graph is a pure function of the images and can be compiled."""
 
     graph: nn.Module
-    taps: tuple[Tap, ...]
+    """Returns logits; with taps, also the recorded values of each."""
+    taps: tuple[_Tap, ...]
 
     def __call__(self, images: Images) -> tuple[Logits, Sequence[Activation]]:
-        """Logits and activations for images in the module's units."""
+        """Run a forward pass on images in the module's units."""
         if not self.taps:
             return self.graph(images), ()
         logits, tapped = self.graph(images)
@@ -107,19 +118,31 @@ class Lowered:
         ]
 
 
-def _lower(module: nn.Module, probe: Images, *, record: bool) -> tuple[fx.GraphModule, tuple[Tap, ...]] | None:
+@contextmanager
+def _copied(module: nn.Module, probe: Images, *, record: bool) -> Generator[Lowered | None]:
+    copied = _lower(module, probe, record=record)
+    try:
+        yield copied
+    finally:
+        if copied is not None:
+            # Remove the source code of the graph from the caches for tracebacks, which would grow without bound.
+            name = type(copied.graph).forward.__code__.co_filename
+            linecache.cache.pop(name, None)
+            graph_module._loader.eval_cache.pop(name, None)  # pyright: ignore[reportPrivateUsage]
+
+
+def _lower(module: nn.Module, probe: Images, *, record: bool) -> Lowered | None:
     """A lowered copy; None if the module cannot be traced or copied, or if the copy has other logits."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks")
-    if any(getattr(part, name) for part in module.modules() for name in hooks):
+    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):  # pyright: ignore[reportPrivateUsage]
         return None  # a trace would run them once, while tracing
     try:
         with warnings.catch_warnings(), _unchecked():
             warnings.simplefilter("ignore")  # warnings of a trace matter only if it is used
             root = copy.deepcopy(module).eval()
             traced = fx.Tracer().trace(root)
-        if record and not out_of_place(root, traced):
+        if record and not _out_of_place(root, traced):
             return None
-        taps = fold(root, traced, record=record)
+        taps = _fold(root, traced, record=record)
         graph = fx.GraphModule(root, traced)
         if next((p.dtype for p in graph.parameters()), None) in _CHANNELS_LAST:
             graph = graph.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -130,7 +153,7 @@ def _lower(module: nn.Module, probe: Images, *, record: bool) -> tuple[fx.GraphM
         return None
     got = output[0] if taps else output
     close = wanted.shape == got.shape and (wanted - got).abs().max() <= _TOLERANCE * wanted.abs().max()
-    return (graph, taps) if close else None
+    return Lowered(graph, taps) if close else None
 
 
 @contextmanager
@@ -144,9 +167,147 @@ def _unchecked() -> Generator[None]:
         config.update("jaxtyping_disable", before)
 
 
-def _forget(copied: tuple[fx.GraphModule, tuple[Tap, ...]] | None) -> None:
-    """Remove the source code of a graph from the caches for tracebacks, which would grow without bound."""
-    if copied is not None:
-        name = type(copied[0]).forward.__code__.co_filename
-        linecache.cache.pop(name, None)
-        graph_module._loader.eval_cache.pop(name, None)  # pyright: ignore[reportPrivateUsage]
+def _fold(root: nn.Module, graph: fx.Graph, *, record: bool) -> tuple[_Tap, ...]:
+    """Fold each batch-norm layer into the convolution before it; returns its taps in the order of the forward pass."""
+    modules = dict(root.named_modules())
+    targets = [node.target for node in graph.nodes if node.op == "call_module"]
+    taps: list[_Tap] = []
+    tapped: list[tuple[fx.Node, fx.Node]] = []
+    for node in [node for node in graph.nodes if node.op == "call_module"]:
+        layer = modules[str(node.target)]
+        if not isinstance(layer, BATCH_NORM) or layer.running_mean is None or layer.running_var is None:
+            continue
+        before = node.all_input_nodes[0]
+        convolution = modules.get(str(before.target)) if before.op == "call_module" else None
+        alone = len(before.users) == 1 and targets.count(node.target) == targets.count(before.target) == 1
+        marked = _Tap(str(node.target), layer.running_mean, layer.running_var)
+        inverse = _inverse(layer)
+        if isinstance(convolution, _CONVOLUTIONS) and alone and not (record and inverse is None):
+            folded: Any = fuse_conv_bn_eval(convolution, layer)
+            root.set_submodule(str(before.target), folded)
+            node.replace_all_uses_with(before)
+            graph.erase_node(node)
+            scale, shift = inverse or (None, None)
+            marked = attrs.evolve(marked, scale=scale, shift=shift)
+        if record:
+            taps.append(marked)
+            tapped.append(_tap(graph, before, modules))
+    if taps:
+        (output,) = (node for node in graph.nodes if node.op == "output")
+        output.args = ((output.args[0], tuple(tapped)),)
+        for name, module in list(root.named_modules()):
+            if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+                root.set_submodule(name, _FrozenConv2d(module))
+    return tuple(taps)
+
+
+def _tap(graph: fx.Graph, values: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.Node]:
+    """Insert a tap after a node. The backward pass keeps its output, so a ReLU that follows keeps nothing else."""
+    with graph.inserting_after(values):
+        both = graph.call_function(tap, (values,))
+    values.replace_all_uses_with(both, delete_user_cb=lambda user: user is not both)
+    with graph.inserting_after(both):
+        passing = graph.call_function(operator.getitem, (both, 0))
+    both.replace_all_uses_with(passing, delete_user_cb=lambda user: user is not passing)
+    with graph.inserting_after(passing):
+        token = graph.call_function(operator.getitem, (both, 1))
+    for user in list(passing.users):
+        if _is_relu(user, modules):
+            with graph.inserting_before(user):
+                user.replace_all_uses_with(graph.call_function(_relu, (passing,)))
+            graph.erase_node(user)
+    return passing, token
+
+
+def _inverse(layer: Any) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift from the output of a batch-norm layer to its input; None where rounding has lost the input.
+
+    ``output = (input - mean) / sqrt(var + eps) · weight + bias``.
+    """
+    deviation = (layer.running_var + layer.eps).sqrt()
+    if layer.weight is None:
+        return deviation, layer.running_mean
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    # Rounding is relative to the larger of the two terms of the output.
+    if bool((weight.abs() <= _LEAST_SLOPE * bias.abs()).any()):
+        return None
+    scale = deviation / weight
+    return scale, layer.running_mean - bias * scale
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, settings: tuple[Any, ...]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(weight)
+        ctx.settings, ctx.shape = settings, inputs.shape
+        stride, padding, dilation, groups = settings
+        return functional.conv2d(inputs, weight, bias, stride, padding, dilation, groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (weight,) = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.settings
+        # Only the shape and the memory format of the input matter; its values are not read.
+        last = gradients[0].is_contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if last else torch.contiguous_format
+        like = torch.empty(ctx.shape, dtype=weight.dtype, device=weight.device, memory_format=order)
+        gradient, _, _ = torch.ops.aten.convolution_backward(
+            gradients[0], like, weight, None, stride, padding, dilation, False, (0, 0), groups, (True, False, False)
+        )
+        return gradient, None, None, None
+
+
+class _FrozenConv2d(nn.Module):
+    """A convolution that shares the weights of another, and computes no gradient for them."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self._settings = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return _Convolution.apply(inputs, self.weight, self.bias, self._settings)
+
+
+class _ReLU(torch.autograd.Function):
+    """ReLU that saves its input for the backward pass instead of its output."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(inputs)
+        return inputs.relu()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (inputs,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(gradients[0], inputs, 0)
+
+
+def _relu(inputs: Tensor) -> Tensor:
+    return _ReLU.apply(inputs)
+
+
+def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return type(modules.get(str(node.target))) is nn.ReLU
+    if node.op == "call_function":
+        return node.target in _RELUS
+    return node.op == "call_method" and node.target == "relu"
+
+
+def _out_of_place(root: nn.Module, graph: fx.Graph) -> bool:
+    """Replace in-place operations by ones that return a new tensor; False if one of them has no replacement."""
+    for module in root.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    for node in graph.nodes:
+        if node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+        if node.target in _IN_PLACE:
+            node.target = _IN_PLACE[node.target]
+        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+        if node.op in ("call_method", "call_function") and str(name).endswith("_") and not str(name).endswith("__"):
+            return False
+    return True

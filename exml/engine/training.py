@@ -26,20 +26,17 @@ class Training:
         momentum: of SGD, in [0, 1].
         weight_decay: at least 0.
         schedule: ``"constant"``, ``"cosine"`` (down to 0), or ``"one-cycle"`` (up for the first 30 %, then cosine).
-        views: 0: every step augments its images and runs the teachers. V > 0: each experience first fills a bank with
-            V augmented views of every image in the buffer and the teachers' targets for them; steps draw from the bank.
-            This saves the teachers' share of a step (a third) if an experience draws more than V times the number of
-            images in the buffer. The bank takes V times the memory of the buffer.
+        views: 0: every step augments its images and runs the teachers. V > 0: steps draw from a bank, filled once per
+            experience, of V augmented views of every image in the buffer with the teachers' targets. It takes V times
+            the memory of the buffer, and saves time if an experience draws more than V times its number of images.
         clip_norm: the maximum norm of the whole gradient; None does not clip.
-        ridge: r > 0: before the first step of an experience, set the student's last linear layer, for the classes that
-            have targets, to the least squares solution from the student's features φ to the targets ỹ, with each image
-            augmented once: ``min Σ ‖W φ + b - ỹ‖² + λ ‖W‖²``, where λ is r times the mean over the features of
-            ``Σ (φ - mean φ)²``. It costs a forward pass. Training from there distorts the features less than training
-            from an arbitrary layer (Kumar et al., "Fine-tuning can distort pretrained features", 2022). The features
-            are those of evaluation mode, so ``batch_norm="running"`` suits it. None: keep the layer.
+        ridge: r > 0: before the first step of an experience, set the rows of the student's last linear layer for the
+            classes with targets ỹ to ``argmin Σ ‖W φ + b - ỹ‖² + λ ‖W‖²``, where φ are the features in evaluation mode
+            and λ is r times the mean over the features of ``Σ (φ - mean φ)²``. Training then distorts the features
+            less (Kumar et al., "Fine-tuning can distort pretrained features", 2022). None: keep the layer.
         batch_norm: the statistics that the student's batch norm uses in training: those of the ``"batch"``, which
             update the running ones, or the ``"running"`` ones, which stay fixed. A student that starts as a copy of an
-            expert has those of the expert's data, and generated images would make them worse.
+            expert has those of real data, which generated images would make worse.
 
     >>> training = Training(iterations=100, batch_size=32, learning_rate=0.1, schedule="cosine")
     >>> [round(training.learning_rate_at(k), 3) for k in (0, 50, 99)]
@@ -67,21 +64,17 @@ class Training:
         fused = device.type in ("cpu", "cuda")
         # On a GPU the rate is a tensor, which a captured step reads at each replay.
         rate = torch.tensor(self.learning_rate, device=device) if device.type == "cuda" else self.learning_rate
+        decay = self.weight_decay
         if self.optimizer == "sgd":
-            return torch.optim.SGD(
-                parameters, rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
-            )
+            return torch.optim.SGD(parameters, rate, momentum=self.momentum, weight_decay=decay, fused=fused)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        capturable = device.type == "cuda"
-        return kind(parameters, rate, weight_decay=self.weight_decay, fused=fused, capturable=capturable)
+        return kind(parameters, rate, weight_decay=decay, fused=fused, capturable=device.type == "cuda")
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
         """Set the learning rate of a step in an optimizer of :meth:`make_optimizer`, without synchronizing."""
         for group in optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(self.learning_rate_at(iteration))
-            else:
-                group["lr"] = self.learning_rate_at(iteration)
+            rate = self.learning_rate_at(iteration)
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], torch.Tensor) else rate
 
     def learning_rate_at(self, iteration: int) -> float:
         """The learning rate of a step (from 0). It depends on the step alone, so resuming needs no state."""

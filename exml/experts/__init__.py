@@ -1,15 +1,12 @@
-"""Experts and streams of them: cards, loading, profiles, and the training of our own experts.
+"""Experts and streams of them: cards, loading, profiles and training of experts.
 
 May import models, protocols and core.
 """
 
 from exml.core.expert import Expert
-from exml.experts.card import ExpertCard, read_card, save_expert
-from exml.experts.folder import read_cards
-from exml.experts.loading import ExpertFiles, load_expert, read_expert
-from exml.experts.open_stream import OpenStream
+from exml.experts.card import ExpertCard, ExpertFiles, load_expert, read_card, read_cards, read_expert, save_expert
 from exml.experts.profile import ExpertProfile, ExpertTraits
-from exml.experts.stream import ExpertStream
+from exml.experts.stream import ExpertStream, OpenStream
 from exml.experts.training import ExpertTraining, train_expert, untrained_expert
 
 __all__ = [

@@ -20,19 +20,11 @@ PERIOD = 10.0
 
 
 class TrainingCheckpoint:
-    """A file with the weights, the optimizer's momentum and the number of steps; written atomically.
-
-    Args:
-        path: of the file.
-        training: the settings.
-        expert: before the first step.
-        samples: the training data.
-        seed: of the training.
-    """
+    """A file with the weights, the optimizer's momentum and the number of steps; written atomically."""
 
     def __init__(self, path: Path, training: object, expert: Expert, samples: Samples, seed: int) -> None:
         self._path, self._saved = path, time.monotonic()
-        # Everything that the numbers depend on. A checkpoint with another key is ignored.
+        # A checkpoint of another training has another key and is ignored.
         key = hashlib.sha256(repr((training, seed, expert.image_shape, expert.mean, expert.std)).encode())
         key.update(expert.fingerprint().encode())
         for column in (samples.images, samples.labels):
@@ -40,13 +32,13 @@ class TrainingCheckpoint:
         self._key = key.hexdigest()
 
     def load(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Restore module and optimizer from the last save; returns the number of steps until then, 0 without a save."""
+        """Restore module and optimizer; returns the number of steps that were saved."""
         try:
             with safe_open(self._path, "pt") as file:
                 metadata: dict[str, str] = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
-            return 0
+            metadata, state = {}, {}
         if metadata.get("key") != self._key:
             return 0
         module.load_state_dict({name.removeprefix("module."): state[name] for name in state if name[:7] == "module."})
@@ -58,11 +50,9 @@ class TrainingCheckpoint:
 
     @property
     def due(self) -> bool:
-        """Whether the last save is :data:`PERIOD` seconds ago."""
         return time.monotonic() >= self._saved + PERIOD
 
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-        """Save module and optimizer after this number of steps."""
         state: dict[str, Any] = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
         for name, parameter in module.named_parameters():
             momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")

@@ -4,58 +4,52 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import attrs
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import nn
 
-from exml.core.errors import ConfigError, ExpertError, SettingError
+from exml.core.errors import ConfigError, ExmlError, ExpertError, SettingError, StreamError
 from exml.core.expert import Expert
 from exml.core.files import write_json, write_tensors
 from exml.core.registry import component
+from exml.core.rng import global_seed
 from exml.core.serialization import from_plain, to_plain
+from exml.core.shapes import State
 from exml.core.validators import in_range
-from exml.experts._fault import fault
-from exml.models import describe
+from exml.models import build, describe
 
 
-def _is_json_object(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, Mapping):
-        raise SettingError(
-            expected=f"a JSON object for {type(instance).__name__}.{attribute.name}",
-            got=repr(value),
-            remedy="write it in braces",
-        )
+def _is_json(card: ExpertCard, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, Mapping):
+        return
+    expected = f"a JSON object for ExpertCard.{attribute.name}"
+    raise SettingError(expected=expected, got=repr(value), remedy="write it in braces")
 
 
-def _is_architecture(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+def _is_architecture(card: ExpertCard, attribute: attrs.Attribute[Any], value: Any) -> None:
     fits = isinstance(value, Mapping) and set(value) == {"name", "settings"}
     if value is not None and not (fits and isinstance(value["name"], str) and isinstance(value["settings"], Mapping)):
-        raise SettingError(
-            expected='{"name": ..., "settings": {...}} or null for ExpertCard.architecture',
-            got=repr(value),
-            remedy="see exml.models.describe",
-        )
+        expected = '{"name": ..., "settings": {...}} or null for ExpertCard.architecture'
+        raise SettingError(expected=expected, got=repr(value), remedy="see exml.models.describe")
 
 
 @component
 @attrs.frozen
 class ExpertCard:
-    """The metadata of an expert; most fields are those of :class:`Expert`.
+    """The metadata of an expert. The fields that are not listed here are those of :class:`Expert`.
 
     Args:
-        name: for reports.
-        classes: global ids of the classes that it was trained on.
-        image_shape: ``(channels, height, width)``.
-        outputs: the global class id of each output unit, None for a unit without a class. Default: ``classes``.
-        mean: of each channel, in pixel units, or one number for all channels.
-        std: of each channel, in pixel units, or one number for all channels.
-        task: the task label t_i.
-        order: its place in the stream, on all cards of a folder or on none.
-        architecture: name and settings in :mod:`exml.models`; None if the caller gives the module at loading.
-        sha256: checksum of the weights' file; None is not checked.
+        outputs: None means ``classes``.
+        order: position in the stream, on all cards of a folder or on none.
+        architecture: name and settings in :mod:`exml.models`; None if the caller passes the module to
+            :func:`load_expert`.
+        sha256: checksum of the weights file; None skips the check.
         accuracy: on held-out images of its own classes, 0 to 1.
         training: free-form notes on how it was trained.
         version: of this layout.
@@ -75,15 +69,11 @@ class ExpertCard:
     architecture: Any = attrs.field(default=None, validator=_is_architecture)
     sha256: str | None = None
     accuracy: float | None = attrs.field(default=None, validator=in_range(0, 1, optional=True))
-    training: Any = attrs.field(factory=dict[str, Any], validator=_is_json_object)
+    training: Any = attrs.field(factory=dict[str, Any], validator=_is_json)
     version: Literal[1] = 1
 
     def expert(self, module: nn.Module, /) -> Expert:
-        """The expert with this metadata.
-
-        Raises:
-            ExpertError: when the card contradicts itself.
-        """
+        """The expert with this metadata; raises ExpertError when the card contradicts itself."""
         return Expert(
             module,
             self.classes,
@@ -97,7 +87,7 @@ class ExpertCard:
 
 
 def read_card(path: Path | str, /) -> ExpertCard:
-    """Read and check a card. The weights are not touched.
+    """Read and check a card, without its weights.
 
     Raises:
         ExpertError: when the file is absent or not JSON, a key is unknown or missing, a value has the wrong type, or
@@ -111,6 +101,102 @@ def read_card(path: Path | str, /) -> ExpertCard:
     except (OSError, ValueError, RecursionError, ExpertError) as error:  # bad JSON, UTF-8 and values are ValueErrors
         fault(path, error, "a readable card", "write the card again; exml.experts.save_expert makes one")
     return card
+
+
+def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
+    """All cards of a folder by file name, in the order of the stream. Weights are not read.
+
+    The order is that of the field ``order`` if the cards have one, else that of the names, with 2 before 10.
+
+    Raises:
+        StreamError: when the folder is missing or empty, or the order is contradictory.
+        ExpertError: when a card is faulty, or one file of a pair is missing.
+    """
+    folder = Path(folder)
+    cards = {path.stem for path in folder.glob("*.json")}
+    weights = {path.stem for path in folder.glob("*.safetensors")}
+    if not cards and not weights:
+        raise StreamError(
+            expected=f"experts (NAME.safetensors and NAME.json) in {folder}",
+            got="an empty folder" if folder.is_dir() else "no such folder",
+            remedy="check the path; exml.experts.save_expert writes an expert",
+        )
+    for alone, other in ((cards - weights, "safetensors"), (weights - cards, "json")):
+        if alone:
+            raise ExpertError(
+                expected=f"{folder / min(alone)}.{other}",
+                got="no such file",
+                remedy="an expert is a pair of files: add the missing file, or move the other one away",
+            )
+    found = {name: read_card(folder / f"{name}.json") for name in sorted(cards, key=natural)}
+    orders = {name: card.order for name, card in found.items()}
+    given = {order for order in orders.values() if order is not None}
+    if given and len(given) < len(orders):
+        expected = f"a different order on every card in {folder}, or none on any"
+        raise StreamError(expected=expected, got=str(orders), remedy="correct the cards")
+    return {name: found[name] for name in sorted(found, key=lambda name: orders[name] or 0)}
+
+
+@attrs.frozen(eq=False)
+class ExpertFiles:
+    """The checked content of the two files of an expert, before a module is built.
+
+    Args:
+        path: of the card.
+        card: the metadata.
+        weights: tensors by name, on the CPU.
+    """
+
+    path: Path
+    card: ExpertCard
+    weights: State = attrs.field(repr=False)
+
+    def expert(self, module: nn.Module | None = None, /) -> Expert:
+        """Build the expert, in evaluation mode; raises ExpertError when the weights do not fit the module.
+
+        This seeds torch's global generator, which all threads share, and restores it. Call it in the thread that
+        learns.
+        """
+        try:
+            module = _make(self.card) if module is None else module
+            module.load_state_dict(self.weights)
+        except (ExmlError, RuntimeError) as error:
+            fault(self.path, error, "an architecture that its weights fit", "correct the card, or give the module")
+        return self.card.expert(module.eval())
+
+
+def read_expert(path: Path | str, /) -> ExpertFiles:
+    """Read an expert by the path of its card, without building it. This draws no random numbers: any thread may do it.
+
+    Raises:
+        ExpertError: as :func:`load_expert`, except for weights that do not fit the architecture.
+    """
+    path = Path(path)
+    card = read_card(path)
+    weights = path.with_suffix(".safetensors")
+    try:
+        data = weights.read_bytes()  # read once, so that the loaded bytes are the checked ones
+        if card.sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != card.sha256:
+            remedy = "get both files again: they do not belong together"
+            raise ExpertError(expected=f"SHA-256 {card.sha256}", got=found, remedy=remedy)
+        state = load(data)
+    except (OSError, SafetensorError, ExpertError) as error:
+        fault(weights, error, "complete weights", "get both files again")
+    return ExpertFiles(path, card, state)
+
+
+def load_expert(path: Path | str, module: nn.Module | None = None) -> Expert:
+    """Load an expert onto the CPU, in evaluation mode.
+
+    Args:
+        path: of its card, next to the weights.
+        module: the module for the weights, for a card without an architecture or in place of that architecture.
+
+    Raises:
+        ExpertError: when the card is faulty (:func:`read_card`), or the weights are missing, truncated, different from
+            the card's checksum, or do not fit the architecture.
+    """
+    return read_expert(path).expert(module)
 
 
 def save_expert(
@@ -127,13 +213,13 @@ def save_expert(
     Args:
         expert: of a registered architecture.
         folder: created if it does not exist.
-        name: of the two files; by default that of the expert.
+        name: of the two files; by default the expert's.
         order: see :class:`ExpertCard`.
         accuracy: see :class:`ExpertCard`.
         training: see :class:`ExpertCard`; JSON.
 
     Raises:
-        ExpertError: when the name cannot be that of a file, or ``training`` is not JSON.
+        ExpertError: when the name is not a valid file name, or ``training`` is not JSON.
         UnknownNameError: when the architecture is not registered.
         CheckpointError: when a file cannot be written.
     """
@@ -145,33 +231,46 @@ def save_expert(
     try:
         json.dumps(training, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ExpertError(
-            expected=f"training as JSON (expert {expert.name!r})",
-            got=str(error),
-            remedy="give finite numbers and text",
-        ) from error
+        expected = f"training as JSON (expert {expert.name!r})"
+        raise ExpertError(expected=expected, got=str(error), remedy="give finite numbers and text") from error
     write_tensors(weights, expert.module.state_dict())
+    with weights.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
     card = ExpertCard(
-        expert.name,
-        expert.classes,
-        expert.image_shape,
-        expert.outputs,
-        expert.mean,
-        expert.std,
-        expert.task,
-        order,
-        architecture,
-        _sha256(weights),
-        accuracy,
-        dict(training or {}),
+        **metadata(expert),
+        order=order,
+        architecture=architecture,
+        sha256=checksum,
+        accuracy=accuracy,
+        training=dict(training or {}),
     )
     write_json(card_path, to_plain(card))
     return card_path
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def metadata(expert: Expert, /) -> dict[str, Any]:
+    """The fields of an expert, except for its module."""
+    return attrs.asdict(expert, recurse=False, filter=lambda field, _: field.name != "module")
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts ``expert-2`` before ``expert-10``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def fault(path: Path, error: Exception, expected: str, remedy: str) -> NoReturn:
+    """Raise an error again, as an ExpertError that names the file."""
+    if isinstance(error, ExmlError):
+        raise ExpertError(expected=f"{error.expected} in {path}", got=error.got, remedy=error.remedy) from error
+    got = " ".join(str(error).split())
+    raise ExpertError(expected=f"{expected} in {path}", got=got, remedy=remedy) from error
+
+
+def _make(card: ExpertCard) -> nn.Module:
+    if card.architecture is None:
+        raise ExpertError(expected="an architecture", got="null", remedy="give load_expert the module")
+    with global_seed(0, "load"):  # the initial weights are overwritten
+        return build(card.architecture["name"], **card.architecture["settings"])
 
 
 def _refuse_constant(constant: str) -> NoReturn:

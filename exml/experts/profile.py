@@ -1,7 +1,8 @@
-"""What a stream of experts is like, before any of them is built. Recipes choose a strategy from it."""
+"""The metadata of a stream of experts, from which recipes choose a strategy."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,9 +12,7 @@ from torch import nn
 
 from exml.core.errors import ShapeError, StreamError
 from exml.core.expert import Expert
-from exml.experts._fault import fault
-from exml.experts.card import ExpertCard
-from exml.experts.folder import read_cards
+from exml.experts.card import ExpertCard, fault, metadata, read_cards
 
 
 @attrs.frozen
@@ -21,13 +20,6 @@ class ExpertTraits:
     """One expert of a profile: the metadata of :class:`Expert`, and the layout of its weights.
 
     Args:
-        name: see :class:`Expert`, like all fields but the last.
-        classes: see there.
-        image_shape: see there.
-        outputs: see there.
-        mean: see there.
-        std: see there.
-        task: see there.
         shapes: the shape of each tensor of the module's state dict, by name.
     """
 
@@ -49,14 +41,11 @@ class ExpertTraits:
 
 @attrs.frozen(repr=False)
 class ExpertProfile:
-    """What a stream of experts is like. No module is built: cards and the headers of the weights are enough.
+    """The metadata of a stream of experts. No module is built: cards and the headers of the weights are enough.
 
     Args:
-        experts: the traits of each, in the order of the stream; at least one.
+        experts: in the order of the stream; none raise StreamError.
         open_ended: whether more experts may follow.
-
-    Raises:
-        StreamError: without experts.
 
     >>> from exml import scenarios
     >>> profile = scenarios.load("digits-nc").profile()
@@ -76,29 +65,27 @@ class ExpertProfile:
     @classmethod
     def from_experts(cls, experts: Iterable[Expert], /) -> ExpertProfile:
         """The profile of live experts."""
-        return cls([_traits(expert, _shapes_of(expert)) for expert in experts])
+        return cls([ExpertTraits(**metadata(expert), shapes=_shapes_of(expert.module)) for expert in experts])
 
     @classmethod
     def from_cards(
         cls, cards: Mapping[str, ExpertCard], folder: Path | str, /, *, open_ended: bool = False
     ) -> ExpertProfile:
-        """The profile of some experts of a folder, by the name of their file. Of the weights, only headers are read.
+        """The profile of some experts of a folder, by file name.
 
         Raises:
             StreamError: without cards.
-            ExpertError: when the header of a file of weights cannot be read.
+            ExpertError: when the header of a weights file cannot be read.
         """
-        shapes = {name: _shapes_in(Path(folder) / f"{name}.safetensors") for name in cards}
-        return cls([_traits(card.expert(nn.Identity()), shapes[name]) for name, card in cards.items()], open_ended)
+        traits: list[ExpertTraits] = []
+        for name, card in cards.items():
+            shapes = _shapes_in(Path(folder) / f"{name}.safetensors")
+            traits.append(ExpertTraits(**metadata(card.expert(nn.Identity())), shapes=shapes))
+        return cls(traits, open_ended)
 
     @classmethod
     def from_folder(cls, folder: Path | str, /, *, open_ended: bool = False) -> ExpertProfile:
-        """The profile of all experts of a folder.
-
-        Raises:
-            StreamError: when the folder is missing or empty, or the order of the cards is contradictory.
-            ExpertError: when a card is faulty, or the header of a file of weights cannot be read.
-        """
+        """The profile of all experts of a folder; errors are those of :func:`read_cards` and :meth:`from_cards`."""
         return cls.from_cards(read_cards(folder), folder, open_ended=open_ended)
 
     @property
@@ -114,8 +101,8 @@ class ExpertProfile:
     @property
     def shared_classes(self) -> tuple[int, ...]:
         """The class ids that more than one expert knows, ascending."""
-        known = [label for expert in self.experts for label in expert.classes]
-        return tuple(sorted({label for label in known if known.count(label) > 1}))
+        known = Counter(label for expert in self.experts for label in expert.classes)
+        return tuple(sorted(label for label, count in known.items() if count > 1))
 
     @property
     def image_shapes(self) -> tuple[tuple[int, int, int], ...]:
@@ -123,12 +110,13 @@ class ExpertProfile:
         return tuple(sorted({expert.image_shape for expert in self.experts}))
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """The image shape of all experts.
+    def normalizations(self) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]:
+        """The different pairs of mean and std, ascending."""
+        return tuple(sorted({(expert.mean, expert.std) for expert in self.experts}))
 
-        Raises:
-            ShapeError: when they differ.
-        """
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The image shape of all experts; raises ShapeError when they differ."""
         if len(self.image_shapes) != 1:
             raise ShapeError(
                 expected="experts with images of one shape",
@@ -138,13 +126,8 @@ class ExpertProfile:
         return self.image_shapes[0]
 
     @property
-    def normalizations(self) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]:
-        """The different pairs of mean and std, ascending."""
-        return tuple(sorted({(expert.mean, expert.std) for expert in self.experts}))
-
-    @property
     def tasks(self) -> tuple[tuple[int, ...], ...] | None:
-        """The class ids of each task label, ascending; None unless every expert has a label, from 0 without gaps."""
+        """The class ids of each task label, ascending; None unless the experts have labels, from 0 without gaps."""
         classes: dict[int | None, set[int]] = {}
         for expert in self.experts:
             classes.setdefault(expert.task, set()).update(expert.classes)
@@ -156,27 +139,12 @@ class ExpertProfile:
         counted = f"{len(self.experts)} expert{'s' if len(self.experts) > 1 else ''}{' or more' * self.open_ended}"
         tasks = "" if self.tasks is None else f" in {len(self.tasks)} tasks"
         normalized = sum(bool(expert.running_statistics) for expert in self.experts)
-        return (
-            f"ExpertProfile({counted}, {self.classes} classes{tasks}, images {shapes}, "
-            f"{normalized} with running statistics)"
-        )
+        described = f"{counted}, {self.classes} classes{tasks}, images {shapes}"
+        return f"ExpertProfile({described}, {normalized} with running statistics)"
 
 
-def _traits(expert: Expert, shapes: Mapping[str, tuple[int, ...]]) -> ExpertTraits:
-    return ExpertTraits(
-        expert.name,
-        expert.classes,
-        expert.image_shape,
-        expert.outputs,
-        expert.mean,
-        expert.std,
-        expert.task,
-        shapes,
-    )
-
-
-def _shapes_of(expert: Expert) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in expert.module.state_dict().items()}
+def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def _shapes_in(weights: Path) -> dict[str, tuple[int, ...]]:

@@ -1,51 +1,31 @@
-"""Streams of experts (Sec. 2): one expert in use, and at most one more on its way."""
+"""Streams of experts (Sec. 2): one expert in use, and at most one more being read."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import overload
 
 import attrs
 
+from exml.core.errors import StreamError
 from exml.core.expert import Expert
-from exml.experts.folder import read_cards
-from exml.experts.loading import load_expert, read_expert
+from exml.experts.card import read_cards, read_expert
 from exml.experts.prefetch import ahead
-
-
-@attrs.frozen
-class _InMemory:
-    """Loads an expert that is in memory."""
-
-    expert: Expert
-
-    def __call__(self) -> Expert:
-        """The expert itself."""
-        return self.expert
-
-
-@attrs.frozen
-class _OnDisk:
-    """Loads an expert from its files, which a stream can read ahead."""
-
-    path: Path
-
-    def __call__(self) -> Expert:
-        """Load it."""
-        return load_expert(self.path)
 
 
 @attrs.frozen(eq=False)
 class ExpertStream:
     """A sequence of experts, each loaded in its turn and released in the next one's.
 
-    While one expert of a folder is in use, the files of the next are read in the background, so at most two are in
-    memory. A module is built in its turn, and its errors are raised then. A stream can be iterated over several times,
-    and a slice is a stream that loads nothing else. For an unknown length, use :class:`OpenStream`.
+    While one expert is in use, a thread reads the files of the next if it is a path, so at most two are in memory.
+    Modules are built, and errors raised, in turn. A stream can be iterated over several times, and a slice is a stream
+    that loads nothing else. For an unknown length, use :class:`OpenStream`.
 
     Args:
-        loaders: one per expert; each call makes or loads the expert.
+        experts: experts, paths of their cards, or functions that each make one.
 
     >>> import torch
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
@@ -54,12 +34,12 @@ class ExpertStream:
     (3, ['e1', 'e2'], (0, 1))
     """
 
-    loaders: tuple[Callable[[], Expert], ...] = attrs.field(converter=tuple)
+    experts: tuple[Expert | Path | str | Callable[[], Expert], ...] = attrs.field(converter=tuple)
 
     @classmethod
     def from_experts(cls, experts: Iterable[Expert], /) -> ExpertStream:
         """A stream of experts in memory."""
-        return cls([_InMemory(expert) for expert in experts])
+        return cls(experts)
 
     @classmethod
     def from_folder(cls, folder: Path | str, /) -> ExpertStream:
@@ -71,15 +51,15 @@ class ExpertStream:
             StreamError: when the folder is missing or empty, or the order is contradictory.
             ExpertError: when a card is faulty, or one file of a pair is missing.
         """
-        return cls([_OnDisk(Path(folder) / f"{name}.json") for name in read_cards(folder)])
+        return cls([Path(folder) / f"{name}.json" for name in read_cards(folder)])
 
     def __len__(self) -> int:
-        return len(self.loaders)
+        return len(self.experts)
 
     def __iter__(self) -> Iterator[Expert]:
-        if any(isinstance(load, _OnDisk) for load in self.loaders):
-            return ahead(map(_read, self.loaders))
-        return (load() for load in self.loaders)
+        if any(isinstance(item, Path | str) for item in self.experts):
+            return ahead(map(_read, self.experts))
+        return (_read(item)() for item in self.experts)
 
     @overload
     def __getitem__(self, index: int, /) -> Expert: ...
@@ -87,12 +67,59 @@ class ExpertStream:
     def __getitem__(self, index: slice, /) -> ExpertStream: ...
     def __getitem__(self, index: int | slice, /) -> Expert | ExpertStream:
         """Load the expert at an index, or make a stream of a slice."""
-        return ExpertStream(self.loaders[index]) if isinstance(index, slice) else self.loaders[index]()
+        return ExpertStream(self.experts[index]) if isinstance(index, slice) else _read(self.experts[index])()
 
     def __repr__(self) -> str:
         return f"ExpertStream({len(self)} experts)"
 
 
-def _read(load: Callable[[], Expert]) -> Callable[[], Expert]:
+@attrs.frozen(eq=False)
+class OpenStream:
+    """Experts from an iterable, such as a generator: a stream of unknown length.
+
+    While one expert is in use, another thread takes the next one from the iterable. Prefer paths of cards: the files
+    are then read in the background, and the module is built in its turn. An iterable that makes experts itself must not
+    draw from torch's global generator (constructing a module does): all threads share it, and the same seed would no
+    longer give the same student. If it draws, set ``read_ahead=False``.
+
+    Args:
+        experts: experts, or paths of their cards.
+        read_ahead: whether another thread takes the next expert while one is in use.
+
+    >>> import torch
+    >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> stream = OpenStream(Expert(head, (i, i + 1), (1, 2, 2), name=f"e{i}") for i in range(3))
+    >>> [expert.name for expert in stream]
+    ['e0', 'e1', 'e2']
+    """
+
+    experts: Iterable[Expert | Path | str]
+    read_ahead: bool = True
+
+    def __iter__(self) -> Iterator[Expert]:
+        return self.after(0)
+
+    def after(self, experiences: int, /) -> Iterator[Expert]:
+        """Skip a number of experts, whose files are not read.
+
+        Raises:
+            StreamError: when the stream is shorter.
+        """
+        items = iter(self.experts)
+        skipped = sum(1 for _ in islice(items, experiences))
+        if skipped < experiences:
+            raise StreamError(
+                expected=f"a stream of at least {experiences} expert(s)",
+                got=str(skipped),
+                remedy="give the whole stream, including the experts that were learned before",
+            )
+        reads = map(_read, items)
+        # An iterable may block forever, for example on a network. The program must still be able to end.
+        return ahead(reads, daemon=True) if self.read_ahead else map(operator.call, reads)
+
+
+def _read(item: Expert | Path | str | Callable[[], Expert]) -> Callable[[], Expert]:
     """Do what the background may do; the returned function does the rest."""
-    return read_expert(load.path).expert if isinstance(load, _OnDisk) else load
+    if isinstance(item, Expert):
+        return lambda: item
+    return read_expert(item).expert if isinstance(item, Path | str) else item

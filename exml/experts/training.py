@@ -1,4 +1,4 @@
-"""Training of our own experts (appendix A)."""
+"""Trains experts (appendix A)."""
 
 from __future__ import annotations
 
@@ -62,45 +62,52 @@ class ExpertTraining:
     ) -> None:
         """Train the expert's module in place, on its device, and leave it in evaluation mode.
 
-        The same seed gives the same weights on a CPU with the same number of threads. The random numbers of a step
-        depend only on the seed and the step, so training that resumes from a checkpoint equals uninterrupted training.
-        The data stay on the device. A last mini-batch of a single image is dropped, because batch norm cannot use it.
+        The same seed gives the same weights on a CPU with the same number of threads, also when training resumes from a
+        checkpoint. A last mini-batch of a single image is dropped, because batch norm cannot use it.
 
         Args:
-            expert: the training starts from its module as it is.
+            expert: its module has the initial weights.
             samples: of its classes only.
             seed: for the order of the images, augmentation and dropout.
             progress: called after each epoch with the number of epochs done and of all.
-            checkpoint: a file that is written every few seconds. Training resumes from it if it is of the same
-                training. The caller deletes it.
+            checkpoint: a file that is written every 10 seconds, to resume from. The caller deletes it.
 
         Raises:
             ExpertError: without samples, or with a sample of a class that the expert does not know.
             NonFiniteError: when the loss was NaN or infinite in an epoch.
             CheckpointError: when the checkpoint cannot be written.
         """
-        samples = samples.to(expert.device)
+        device = expert.device
+        samples = samples.to(device)
         units = _units(expert, samples)
-        optimizer = self._optimizer(expert)
+        optimizer = torch.optim.SGD(
+            [parameter for parameter in expert.module.parameters() if parameter.requires_grad],
+            self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )
         saved = None if checkpoint is None else TrainingCheckpoint(checkpoint, self, expert, samples, seed)
-        draws, reseed = torch.Generator(expert.device), _reseed(expert.device)
+        draws = torch.Generator(device)
+        # Dropout draws from this generator. Seeding those of all devices takes too long in every step.
+        reseed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
         steps = max(1, len(samples) // self.batch_size + (len(samples) % self.batch_size > 1))
-        autocast = torch.autocast(expert.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         expert.module.train()
         with global_seed(seed, "expert-training"), channels_last(expert.module, optimizer):
             begun = 0 if saved is None else saved.load(expert.module, optimizer)
             for epoch in range(begun // steps, self.epochs):
-                generator = make_generator(expert.device, seed, "expert-training", epoch)
-                order = torch.randperm(len(samples), generator=generator, device=expert.device)
+                generator = make_generator(device, seed, "expert-training", epoch)
+                order = torch.randperm(len(samples), generator=generator, device=device)
                 batches = order.split(self.batch_size)[:steps]
-                total = torch.zeros((), device=expert.device)
+                total = torch.zeros((), device=device)
                 for step in range(max(0, begun - epoch * steps), steps):
-                    place = derive_seed(seed, "expert-training", epoch, step)
-                    draws.manual_seed(place)
-                    reseed(place)
-                    if self.schedule != "constant":
-                        rate = self._learning_rate_at((epoch + step / steps) / self.epochs)
-                        optimizer.param_groups[0]["lr"] = rate
+                    step_seed = derive_seed(seed, "expert-training", epoch, step)
+                    draws.manual_seed(step_seed)
+                    reseed(step_seed)
+                    if self.schedule == "cosine":
+                        done = (epoch + step / steps) / self.epochs
+                        optimizer.param_groups[0]["lr"] = self.learning_rate * ((1 + math.cos(math.pi * done)) / 2)
                     images = samples.pixels(batches[step])
                     if self.augmentation is not None:
                         images = self.augmentation(images, draws)
@@ -119,19 +126,6 @@ class ExpertTraining:
                     progress(epoch + 1, self.epochs)
         expert.module.eval()
 
-    def _optimizer(self, expert: Expert) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
-            [parameter for parameter in expert.module.parameters() if parameter.requires_grad],
-            self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            fused=expert.device.type in ("cpu", "cuda"),
-        )
-
-    def _learning_rate_at(self, done: float) -> float:
-        factor = 1.0 if self.schedule == "constant" else (1 + math.cos(math.pi * done)) / 2
-        return self.learning_rate * factor
-
 
 def train_expert(
     module: nn.Module,
@@ -146,26 +140,20 @@ def train_expert(
 ) -> Expert:
     """Train a module, in place, on the samples of its classes.
 
-    For progress or a checkpoint, call an :class:`ExpertTraining` with the :func:`untrained_expert`.
+    For progress or a checkpoint, call an :class:`ExpertTraining` with the :func:`untrained_expert`, which documents the
+    other arguments.
 
     Args:
-        module: as for :func:`untrained_expert`.
-        samples: images in pixel units.
-        training: :class:`ExpertTraining` with the settings of appendix A by default.
-        seed: see :class:`ExpertTraining`.
-        mean: of each channel, in pixel units; one number serves all channels.
-        std: of each channel, in pixel units, > 0.
-        task: the task label t_i.
-        name: for reports.
+        training: by default an :class:`ExpertTraining` with the settings of appendix A.
+        seed: for the order of the images, augmentation and dropout.
 
     Raises:
-        ExpertError: when the module does not take the images, or its head has no unit for one of the classes.
+        ExpertError: as :func:`untrained_expert`.
         NonFiniteError: when the loss was NaN or infinite.
 
     >>> from exml.models import LeNet5
     >>> samples = Samples.of(torch.rand(8, 1, 16, 16), torch.tensor([3, 7] * 4))
-    >>> training = ExpertTraining(epochs=1, learning_rate=0.01)
-    >>> train_expert(LeNet5(1, 2, 16), samples, training=training).outputs
+    >>> train_expert(LeNet5(1, 2, 16), samples, training=ExpertTraining(epochs=1, learning_rate=0.01)).outputs
     (3, 7)
     """
     expert = untrained_expert(module, samples, mean=mean, std=std, task=task, name=name)
@@ -185,13 +173,13 @@ def untrained_expert(
     """The expert that training on some samples starts from.
 
     Args:
-        module: takes normalized images. Its head has one unit for each class among the labels, in ascending order of
-            their ids, or more: then unit k is class k.
-        samples: as for :func:`train_expert`, like the other arguments.
-        mean: see there.
-        std: see there.
-        task: see there.
-        name: see there.
+        module: takes normalized images. Its head has one unit per class among the labels, in ascending order of ids,
+            or more: then unit k is class k.
+        samples: labeled images.
+        mean: of each channel, in pixel units; one number for all channels is enough.
+        std: of each channel, in pixel units, > 0.
+        task: the task label t_i.
+        name: for reports.
 
     Raises:
         ExpertError: when the module does not take the images, or its head has no unit for one of the classes.
@@ -204,22 +192,24 @@ def untrained_expert(
     classes: tuple[int, ...] = tuple(samples.labels.unique().tolist())
     shape = tuple(samples.images.shape[1:])
     expert = Expert(module, classes, shape, outputs=classes, mean=mean, std=std, task=task, name=name)
-    width = _width(expert, samples)
+    module.eval()
+    try:
+        with torch.no_grad():
+            width = expert.logits(samples[:1].to(expert.device).pixels()).shape[1]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ExpertError(
+            expected=f"a module that takes images {expert.image_shape} and returns logits (expert {expert.name!r})",
+            got=str(error).splitlines()[0],
+            remedy="choose a module for images of this shape",
+        ) from error
     return expert if width == len(classes) else attrs.evolve(expert, outputs=tuple(range(width)))
-
-
-def _reseed(device: torch.device) -> Callable[[int], object]:
-    """Seeds the generator that dropout draws from. Seeding those of all devices takes too long in every step."""
-    return torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
 
 
 def _require_finite(total: Tensor, expert: Expert, epoch: int) -> None:
     if not bool(total.isfinite()):
-        raise NonFiniteError(
-            expected=f"a finite loss (expert {expert.name!r}, epoch {epoch + 1})",
-            got=str(float(total)),
-            remedy="lower the learning rate, or look for NaN among the images",
-        )
+        expected = f"a finite loss (expert {expert.name!r}, epoch {epoch + 1})"
+        remedy = "lower the learning rate, or look for NaN among the images"
+        raise NonFiniteError(expected=expected, got=str(float(total)), remedy=remedy)
 
 
 def _units(expert: Expert, samples: Samples) -> Tensor:
@@ -234,17 +224,3 @@ def _units(expert: Expert, samples: Samples) -> Tensor:
     unit_of = torch.full((max(expert.classes) + 1,), -1)
     unit_of[expert.class_ids] = expert.own_units
     return unit_of.to(samples.labels.device)[samples.labels]
-
-
-@torch.no_grad()
-def _width(expert: Expert, samples: Samples) -> int:
-    """The number of output units of the module."""
-    expert.module.eval()
-    try:
-        return expert.logits(samples[:1].to(expert.device).pixels()).shape[1]
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ExpertError(
-            expected=f"a module that takes images {expert.image_shape} and returns logits (expert {expert.name!r})",
-            got=str(error).splitlines()[0],
-            remedy="choose a module for images of this shape",
-        ) from error

@@ -3,13 +3,11 @@
 Imports the engine and the rooms below it.
 """
 
-from exml.generators.data_impression import DataImpression
 from exml.generators.drawn import AuxiliaryData, BufferedImages, GaussianNoise, Replay
 from exml.generators.mixture import Mixture
-from exml.generators.model_inversion import ModelInversion
-from exml.generators.photo_patches import PhotoPatches
-from exml.generators.procedural_images import ProceduralImages
-from exml.generators.sources import DatasetImages, ImageFile, InMemory
+from exml.generators.optimized import DataImpression, ModelInversion
+from exml.generators.procedural import ProceduralImages
+from exml.generators.sources import DatasetImages, ImageFile, InMemory, PhotoPatches
 
 __all__ = [
     "AuxiliaryData",

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-
 from exml.core.errors import BufferSizeError
 from exml.core.expert import Expert
 from exml.core.samples import Samples
-from exml.core.shapes import Images, Labels
+from exml.core.shapes import Images
 from exml.engine.forward import predicted_labels
 from exml.protocols import GenerationContext
 
 
 def check_size(size: int) -> None:
-    """Raise :class:`exml.core.errors.BufferSizeError` if ``size`` is less than 1."""
+    """Raise a BufferSizeError if ``size`` is less than 1."""
     if size < 1:
         raise BufferSizeError(
             expected="at least 1 sample to generate", got=str(size), remedy="request more, or enlarge the buffer"
@@ -27,11 +25,6 @@ def labeled(expert: Expert, images: Images, context: GenerationContext) -> Sampl
     """Samples of images in pixel units, with the expert's own predictions as labels."""
     labels = predicted_labels(expert, images)
     return Samples.of(images, labels, task=expert.task, experience=context.experience)
-
-
-def balanced(size: int, classes: int, device: torch.device) -> Labels:
-    """Positions 0 to ``classes - 1`` in turn, so every slice is as balanced as possible."""
-    return torch.arange(size, device=device) % classes
 
 
 def as_tuple(values: Iterable[Any]) -> tuple[Any, ...]:

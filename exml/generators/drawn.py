@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import attrs
 import torch
+from torch import Tensor
 
 from exml.core.errors import DataError
 from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import derive_seed, make_generator
-from exml.core.samples import Samples, to_pixels
+from exml.core.samples import Samples, StoredImages, to_pixels
 from exml.core.validators import in_range
 from exml.engine.forward import check_images
 from exml.engine.inversion import white_noise
@@ -20,10 +21,7 @@ from exml.protocols import STANDALONE, GenerationContext, Generator, Source
 @component
 @attrs.frozen
 class GaussianNoise:
-    """Independent normal pixels, labeled by the expert: the weakest generator, for comparison.
-
-    Args:
-        std: standard deviation in the expert's normalized units, >= 0.
+    """Independent normal pixels of standard deviation ``std`` >= 0 in normalized units, labeled by the expert.
 
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> GaussianNoise()(expert, 5, 0).images.shape
@@ -35,7 +33,7 @@ class GaussianNoise:
     uses_real_data = False
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
-        """Make ``size`` samples in pixel units; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""
+        """Make ``size`` samples; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""
         check_size(size)
         return labeled(expert, white_noise(expert, size, seed, self.std), context)
 
@@ -45,7 +43,7 @@ class GaussianNoise:
 class BufferedImages:
     """Images drawn from the buffer M_{i-1} with replacement, labeled by the expert.
 
-    As the ``start`` of an inversion they already have structure, so fewer iterations may suffice.
+    They are useful as the ``start`` of an inversion, which may then need fewer iterations.
 
     Args:
         first: makes the images of the first experience, which has no buffer; None: :class:`GaussianNoise`.
@@ -65,12 +63,7 @@ class BufferedImages:
         return self.first is not None and self.first.uses_real_data
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
-        """Make ``size`` samples in pixel units.
-
-        Raises:
-            BufferSizeError: when ``size`` is less than 1.
-            ShapeError: when the expert does not take the images of the buffer.
-        """
+        """Make ``size`` samples; raises a ShapeError if the expert does not take the images of the buffer."""
         check_size(size)
         if context.memory is None:
             first = GaussianNoise() if self.first is None else self.first
@@ -105,10 +98,9 @@ class AuxiliaryData:
         return self.source.uses_real_data
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
-        """Make ``size`` samples in pixel units: distinct images, or with replacement if the source has fewer.
+        """Make ``size`` samples: distinct images, or drawn with replacement if the source has fewer.
 
         Raises:
-            BufferSizeError: when ``size`` is less than 1.
             ShapeError: when the expert does not take the images of the source.
             DataError: when the source has no images.
         """
@@ -120,8 +112,7 @@ class AuxiliaryData:
             chosen = torch.randperm(len(images), generator=draws)[:size]
         else:
             chosen = torch.randint(len(images), (size,), generator=draws)
-        pixels = to_pixels(images[chosen.to(images.device)].to(expert.device)).float()
-        return labeled(expert, pixels, context)
+        return labeled(expert, _pixels(images, chosen, expert), context)
 
 
 @component
@@ -129,7 +120,7 @@ class AuxiliaryData:
 class Replay:
     """Draw real labeled images of the expert's classes: Replay ED of Sec. 5, an upper bound and no ex-model strategy.
 
-    The draw is as balanced over the classes as the source allows, so a buffer with one image per class has every class.
+    The draw is as balanced over the classes as the source allows.
 
     Args:
         source: the original data, with labels; images of classes that the expert does not know are ignored.
@@ -149,7 +140,6 @@ class Replay:
         """Make ``size`` samples: distinct images, which repeat if the source has fewer of these classes.
 
         Raises:
-            BufferSizeError: when ``size`` is less than 1.
             ShapeError: when the expert does not take the images of the source.
             DataError: when the source has no labels, or no image of the expert's classes.
         """
@@ -163,15 +153,16 @@ class Replay:
                 remedy="give Replay the data that the experts were trained on",
             )
         labels = labels.cpu()
-        draws = make_generator("cpu", seed, "replay")
-        order = torch.randperm(len(labels), generator=draws)
+        order = torch.randperm(len(labels), generator=make_generator("cpu", seed, "replay"))
         order = order[torch.isin(labels[order], expert.class_ids)]
         # Sort so that the first image of every class comes first, then the second of every class, and so on.
-        known = labels[order]
+        counts = labels[order].unique(return_counts=True)[1].tolist()
         turn = torch.empty_like(order)
-        turn[known.argsort(stable=True)] = torch.cat(
-            [torch.arange(int(count)) for count in known.unique(return_counts=True)[1]]
-        )
+        turn[labels[order].argsort(stable=True)] = torch.cat([torch.arange(count) for count in counts])
         chosen = order[turn.argsort(stable=True)].repeat(-(-size // len(order)))[:size]
-        pixels = to_pixels(images[chosen.to(images.device)].to(expert.device)).float()
-        return Samples.of(pixels, labels[chosen].to(expert.device), task=expert.task, experience=context.experience)
+        own = labels[chosen].to(expert.device)
+        return Samples.of(_pixels(images, chosen, expert), own, task=expert.task, experience=context.experience)
+
+
+def _pixels(images: StoredImages, chosen: Tensor, expert: Expert) -> Tensor:
+    return to_pixels(images[chosen.to(images.device)].to(expert.device)).float()

@@ -14,7 +14,7 @@ from exml.core.registry import component
 from exml.core.rng import derive_seed
 from exml.core.samples import Samples
 from exml.core.shapes import State
-from exml.engine.nested_journal import NestedJournal, part_of
+from exml.engine.inversion import NestedJournal, part_of
 from exml.generators._common import check_size
 from exml.protocols import STANDALONE, GenerationContext, Generator
 
@@ -22,13 +22,9 @@ from exml.protocols import STANDALONE, GenerationContext, Generator
 @component
 @attrs.frozen
 class Mixture:
-    """Split the samples among several generators; the result keeps the order of the generators.
+    """Split the samples among several generators, in their order; ``weights`` > 0 are relative shares.
 
-    Soft targets are kept only if all generators give them.
-
-    Args:
-        generators: one or more.
-        weights: relative shares of the samples, > 0; None: equal shares.
+    Soft targets are kept only if all generators provide them.
 
     >>> from exml.generators import GaussianNoise
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
@@ -61,12 +57,7 @@ class Mixture:
         return any(generator.uses_real_data for generator in self.generators)
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
-        """Make ``size`` samples; a generator whose share rounds to nothing makes none.
-
-        Raises:
-            BufferSizeError: when ``size`` is less than 1.
-            ExmlError: any error of the generators.
-        """
+        """Make ``size`` samples; a generator whose share rounds to nothing makes none."""
         check_size(size)
         totals = list(accumulate(self.weights or (1.0,) * len(self.generators)))
         ends = [round(size * total / totals[-1]) for total in totals]
@@ -92,9 +83,8 @@ def _keeper(made: list[Samples], index: int) -> Callable[[], State]:
 
 
 def _restored(state: State, device: torch.device) -> tuple[list[Samples], int]:
-    def samples(at: int) -> Samples:
-        prefix = f"{at}."
+    made: list[Samples] = []
+    for prefix in (f"{at}." for at in range(int(state["made"]))):
         fields = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        return Samples.from_state(fields).to(device)
-
-    return [samples(at) for at in range(int(state["made"]))], int(state["index"])
+        made.append(Samples.from_state(fields).to(device))
+    return made, int(state["index"])

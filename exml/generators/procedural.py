@@ -1,39 +1,102 @@
-"""Random images drawn by rule: strokes, dead leaves and smooth noise, each a pure function of its generator."""
+"""Procedural images: strokes, dead leaves and smooth noise, each a pure function of its random generator."""
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+import attrs
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from exml.core.errors import SettingError
+from exml.core.expert import Expert
+from exml.core.registry import component
+from exml.core.rng import make_generator
+from exml.core.samples import Samples
 from exml.core.shapes import Images
+from exml.core.validators import one_of
+from exml.generators._common import as_tuple, check_size, labeled
+from exml.protocols import STANDALONE, GenerationContext
 
+Kind: TypeAlias = Literal["strokes", "dead-leaves", "noise"]
+Polarity: TypeAlias = Literal["light", "dark", "any"]
+
+_KINDS: tuple[Kind, ...] = ("strokes", "dead-leaves", "noise")
+_FAINTEST = 0.05  # a darker image counts as black and is not stretched to white
 _STROKES = 5  # maximum per image
 _SEGMENTS = 8  # straight segments of a curve
 _THIN, _THICK = 0.06, 0.35  # width of a pen, in units of the short side
 _THIN_PIXELS = 1.2  # thinner strokes fade into the ground
-Polarity: TypeAlias = Literal["light", "dark", "any"]
 _LEAVES = 40
 _SMALL, _LARGE = 0.05, 0.5  # radii in units of the short side
+
+
+@component
+@attrs.frozen
+class ProceduralImages:
+    """Random drawings, dead leaves and smooth noise in the expert's image shape, labeled by the expert.
+
+    They resemble no class, but have the edges, scales and variety that white noise lacks (compare Baradad et al.,
+    "Learning to see by looking at noise", 2021). Two thirds of the images with several channels are in color.
+
+    Args:
+        kinds: the families in turn, of ``"strokes"``, ``"dead-leaves"`` and ``"noise"``.
+        polarity: of strokes: ``"light"`` on a dark ground, ``"dark"`` on a light one, or ``"any"``, half of each.
+        full_contrast: whether to scale each image until its brightest value is 1, as in a scan.
+
+    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> samples = ProceduralImages(kinds=("strokes",))(expert, 6, 0)
+    >>> samples.images.shape, bool((samples.images >= 0).all()), bool((samples.images <= 1).all())
+    (torch.Size([6, 1, 8, 8]), True, True)
+    """
+
+    kinds: tuple[Kind, ...] = attrs.field(default=_KINDS, converter=as_tuple)
+    polarity: Polarity = attrs.field(default="light", validator=one_of("light", "dark", "any"))
+    full_contrast: bool = attrs.field(default=False, validator=one_of(True, False))
+    uses_priors = False
+    uses_real_data = False
+
+    @kinds.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
+    def _check_kinds(self, _: object, kinds: tuple[object, ...]) -> None:
+        if not kinds or not set(kinds) <= set(_KINDS):
+            raise SettingError(
+                expected=f"one or more of {_KINDS} for ProceduralImages.kinds",
+                got=repr(kinds),
+                remedy="choose one or more of these",
+            )
+
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
+        """Make ``size`` samples; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""
+        check_size(size)
+        _, height, width = expert.image_shape
+        # About the number of pixels that fit a processor's cache; depends on the image shape alone.
+        batch = min(max((1 << 17) // (height * width), 32), 2048)
+        images = torch.empty(size, *expert.image_shape, device=expert.device)
+        for begin in range(0, size, batch):
+            part = images[begin : begin + batch]
+            for turn, kind in enumerate(self.kinds):
+                places = part[turn :: len(self.kinds)]
+                draws = make_generator(expert.device, seed, "procedural-images", begin, turn)
+                if len(places):
+                    places.copy_(self._draw(kind, len(places), expert.image_shape, draws))
+            if self.full_contrast:
+                part /= part.amax((1, 2, 3), keepdim=True).clamp_min(_FAINTEST)
+            context.journal.record(min(begin + batch, size), size, dict)
+        return labeled(expert, images, context)
+
+    def _draw(self, kind: Kind, count: int, image_shape: tuple[int, int, int], draws: torch.Generator) -> Images:
+        if kind == "strokes":
+            return strokes(count, image_shape, draws, self.polarity)
+        return (dead_leaves if kind == "dead-leaves" else smooth_noise)(count, image_shape, draws)
 
 
 def strokes(count: int, image_shape: tuple[int, int, int], draws: torch.Generator, polarity: Polarity) -> Images:
     """One to five cubic Bézier curves per image, like signs of an unknown script, stretched to fill most of it.
 
-    Many strokes begin where the previous one ended. The images differ in the number of strokes, their curvature, the
-    width and softness of the pen, ground and inks.
-
-    Args:
-        count: number of images.
-        image_shape: ``(channels, height, width)``.
-        draws: source of randomness; the images are on its device.
-        polarity: ``"light"``: light strokes on a ground that is black in four of five images and dark in the others;
-            ``"dark"``: the inverse; ``"any"``: half of each, on grounds up to medium brightness.
-
-    Returns:
-        ``(count, *image_shape)``, in [0, 1].
+    Many strokes begin where the previous one ended. ``"light"`` strokes lie on a ground that is black in four of five
+    images and dark in the others; ``"dark"`` is the inverse; ``"any"`` is half of each, on grounds up to medium
+    brightness. Returns ``(count, *image_shape)``, in [0, 1], on the device of ``draws``.
 
     >>> strokes(2, (1, 8, 8), torch.Generator().manual_seed(0), "light").shape
     torch.Size([2, 1, 8, 8])
@@ -109,17 +172,8 @@ def _distance(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def dead_leaves(count: int, image_shape: tuple[int, int, int], draws: torch.Generator) -> Images:
     """Forty overlapping ellipses and rectangles per image, of radii with density r^-3, each with a linear shade.
 
-    They are the simplest images with the edges and scales of natural ones: the power law makes them look alike at every
-    scale (Lee, Mumford and Huang, "Occlusion Models for Natural Images", 2001). The images differ in the overall size
-    of the leaves, in the colors and in their contrast.
-
-    Args:
-        count: number of images.
-        image_shape: ``(channels, height, width)``.
-        draws: source of randomness; the images are on its device.
-
-    Returns:
-        ``(count, *image_shape)``, in [0, 1].
+    The power law makes them look alike at every scale, as natural images do (Lee, Mumford and Huang, "Occlusion Models
+    for Natural Images", 2001). Returns ``(count, *image_shape)``, in [0, 1], on the device of ``draws``.
 
     >>> dead_leaves(2, (3, 8, 8), torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3, 8, 8])
@@ -138,17 +192,14 @@ def dead_leaves(count: int, image_shape: tuple[int, int, int], draws: torch.Gene
     colors = palette(draws, count, _LEAVES + 1, channels)
     x, y = pixel_centers(height, width, draws.device)
     image = colors[:, 0, :, None].expand(-1, -1, height * width)
+    leaves = torch.stack((middle_x, middle_y, angle.cos(), angle.sin(), stretch, shade, radii))[..., None]
     for leaf in range(_LEAVES):
-
-        def of(values: Tensor, leaf: int = leaf) -> Tensor:
-            return values[:, leaf, None]
-
-        right, down = x - of(middle_x), y - of(middle_y)
-        cos, sin = of(angle.cos()), of(angle.sin())
-        along, across = (right * cos + down * sin) / of(stretch), (down * cos - right * sin) * of(stretch)
-        distance = torch.where(of(square), torch.maximum(along.abs(), across.abs()), torch.hypot(along, across))
-        cover = (of(radii) - distance + 0.5).clamp(0, 1)
-        shaded = colors[:, leaf + 1, :, None] + (of(shade) * along / of(radii))[:, None]
+        left, top, cos, sin, long, slope, radius = leaves[:, :, leaf]
+        right, down = x - left, y - top
+        along, across = (right * cos + down * sin) / long, (down * cos - right * sin) * long
+        rectangle, ellipse = torch.maximum(along.abs(), across.abs()), torch.hypot(along, across)
+        cover = (radius - torch.where(square[:, leaf, None], rectangle, ellipse) + 0.5).clamp(0, 1)
+        shaded = colors[:, leaf + 1, :, None] + (slope * along / radius)[:, None]
         image = torch.lerp(image, shaded, cover[:, None])
     return image.clamp(0, 1).reshape(count, channels, height, width)
 
@@ -156,16 +207,8 @@ def dead_leaves(count: int, image_shape: tuple[int, int, int], draws: torch.Gene
 def smooth_noise(count: int, image_shape: tuple[int, int, int], draws: torch.Generator) -> Images:
     """Gaussian fields with spectrum 1/f^s, s from 0 to 3, with a soft or hard threshold at a random level.
 
-    Natural images have s near 1. A hard threshold leaves two-colored blobs. The images differ in spectrum, threshold,
-    colors and contrast; the correlation of color channels also varies.
-
-    Args:
-        count: number of images.
-        image_shape: ``(channels, height, width)``.
-        draws: source of randomness; the images are on its device.
-
-    Returns:
-        ``(count, *image_shape)``, in [0, 1].
+    Natural images have s near 1. A hard threshold leaves two-colored blobs. Returns ``(count, *image_shape)``, in
+    [0, 1], on the device of ``draws``.
 
     >>> smooth_noise(2, (3, 8, 8), torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3, 8, 8])
@@ -186,19 +229,13 @@ def smooth_noise(count: int, image_shape: tuple[int, int, int], draws: torch.Gen
     share = (steepness * (field - level)).sigmoid()
     dark, light = palette(draws, count, 2, channels)[..., None, None].unbind(1)
     # Keep the two colors apart: otherwise half of the images would show hardly any contrast.
-    dark, light = (
-        dark * uniform(draws, count, 1, 1, 1, high=0.7),
-        1 - (1 - light) * uniform(draws, count, 1, 1, 1, high=0.7),
-    )
+    dark = dark * uniform(draws, count, 1, 1, 1, high=0.7)
+    light = 1 - (1 - light) * uniform(draws, count, 1, 1, 1, high=0.7)
     return torch.lerp(dark, light, share)
 
 
 def uniform(draws: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """Uniform in ``[low, high)``.
-
-    >>> uniform(torch.Generator(), 2, 3, low=-1.0).shape
-    torch.Size([2, 3])
-    """
+    """Uniform in ``[low, high)``."""
     return low + (high - low) * torch.rand(shape, generator=draws, device=draws.device)
 
 
@@ -206,9 +243,6 @@ def palette(draws: torch.Generator, count: int, colors: int, channels: int) -> F
     """Colors in [0, 1]; those of one image share a range of brightness, a gamma and a saturation.
 
     A third of the images are gray; with one channel, all are.
-
-    >>> palette(torch.Generator(), 2, 5, 3).shape
-    torch.Size([2, 5, 3])
     """
     gray = uniform(draws, count, colors, 1).expand(-1, -1, channels)
     hue = uniform(draws, count, colors, channels)
@@ -220,13 +254,6 @@ def palette(draws: torch.Generator, count: int, colors: int, channels: int) -> F
 
 
 def pixel_centers(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Coordinates x and y of all pixel centers, ``(height * width,)``, row by row; a pixel is 1 wide.
-
-    >>> x, y = pixel_centers(1, 2, torch.device("cpu"))
-    >>> x.tolist(), y.tolist()
-    ([0.5, 1.5], [0.5, 0.5])
-    """
-    y, x = torch.meshgrid(
-        torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij"
-    )
-    return x.flatten(), y.flatten()
+    """Coordinates x and y of all pixel centers, ``(height * width,)``, row by row; a pixel is 1 wide."""
+    y, x = (torch.arange(side, device=device) + 0.5 for side in (height, width))
+    return x.repeat(height), y.repeat_interleave(width)

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import attrs
 import torch
+from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
 
-from exml.core.errors import DataError
+from exml.core.errors import DataError, SettingError
 from exml.core.files import write_tensors
 from exml.core.registry import component
+from exml.core.rng import make_generator
 from exml.core.samples import Samples, StoredImages, fitted
 from exml.core.shapes import Images, Labels
 from exml.core.validators import one_of, positive_int
 from exml.datasets import cifar10, dataset_folder, fashion_mnist, imagenet, mnist
+from exml.generators._common import as_tuple
+
+_GRAY = {"mnist": mnist, "fashion-mnist": fashion_mnist}
+_HEIGHT, _WIDTH = 427, 640
+"""Pixels of the photographs that scikit-learn includes."""
+_LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601, the weights of most libraries."""
 
 
 @attrs.frozen(eq=False)
@@ -52,7 +63,7 @@ class ImageFile:
 
     Args:
         path: a file with ``images`` ``(n, channels, height, width)``, uint8 (0 to 255) or floating in pixel units, and
-            optionally ``labels`` ``(n,)``, integer global class ids. :meth:`write` creates one.
+            optionally ``labels`` ``(n,)``, integer global class ids.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -66,11 +77,7 @@ class ImageFile:
     uses_real_data = False
 
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
-        """Read the file.
-
-        Raises:
-            DataError: when it is missing, is not a safetensors file, or its tensors do not have the expected form.
-        """
+        """Read the file; raises a DataError if it is missing or its tensors do not have the expected form."""
         try:
             tensors = load_file(self.path)
         except (OSError, SafetensorError) as error:
@@ -78,41 +85,30 @@ class ImageFile:
                 expected=f"a safetensors file {self.path}", got=str(error), remedy="write it with ImageFile.write"
             ) from error
         images, labels = tensors.get("images"), tensors.get("labels")
-        _check(images, labels, self.path)
-        assert images is not None
-        return images, None if labels is None else labels.long()
+        return _checked(images, labels, self.path), None if labels is None else labels.long()
 
     @staticmethod
     def write(path: Path | str, images: Tensor, labels: Tensor | None = None) -> ImageFile:
-        """Write a file atomically; returns the source that reads it.
-
-        Raises:
-            DataError: when the tensors do not have the expected form.
-            CheckpointError: when the file cannot be written.
-        """
-        _check(images, labels, "the tensors to write")
+        """Write a file atomically and return the source that reads it; raises a DataError as a call does."""
+        _checked(images, labels, "the tensors to write")
         write_tensors(Path(path), {"images": images} if labels is None else {"images": images, "labels": labels})
         return ImageFile(str(path))
 
 
-def _check(images: Tensor | None, labels: Tensor | None, where: str) -> None:
-    fits = images is not None and images.ndim == 4 and (images.is_floating_point() or images.dtype == torch.uint8)
-    if not fits:
+def _checked(images: Tensor | None, labels: Tensor | None, where: str) -> Tensor:
+    if images is None or images.ndim != 4 or not (images.is_floating_point() or images.dtype == torch.uint8):
         raise DataError(
             expected=f"'images' (n, channels, height, width), uint8 or floating, in {where}",
             got="none" if images is None else f"{tuple(images.shape)} {images.dtype}",
             remedy="convert them and write them with ImageFile.write",
         )
-    assert images is not None
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype not in (torch.int64, torch.int32)):
         raise DataError(
             expected=f"'labels' ({len(images)},), int64 or int32, in {where}",
             got=f"{tuple(labels.shape)} {labels.dtype}",
             remedy="provide one global class id per image",
         )
-
-
-_GRAY = {"mnist": mnist, "fashion-mnist": fashion_mnist}
+    return images
 
 
 @component
@@ -120,11 +116,10 @@ _GRAY = {"mnist": mnist, "fashion-mnist": fashion_mnist}
 class DatasetImages:
     """All training images of a dataset, as auxiliary data of another domain (Sec. 4).
 
-    The paper uses Fashion-MNIST for MNIST, and ImageNet for CIFAR-10 and CORe50. A process caches what it has read.
+    The paper uses Fashion-MNIST for MNIST, and ImageNet for CIFAR-10 and CORe50.
 
     Args:
         name: ``mnist`` and ``fashion-mnist`` are gray; ``cifar10`` and ``imagenet`` have three channels.
-            :func:`exml.datasets.imagenet` describes the last one.
         size: height and width; gray images are padded with black up to 32 pixels, all others resized.
         limit: the maximum number of ImageNet images, evenly over all files.
 
@@ -140,12 +135,7 @@ class DatasetImages:
     uses_real_data = False
 
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
-        """The same images for every experience, uint8, and no labels.
-
-        Raises:
-            DataError: when the dataset is missing; the message names its expected location.
-            CheckpointError: when the cache of decoded photographs cannot be written.
-        """
+        """The same uint8 images for every experience; raises a DataError if the dataset is missing."""
         return _images(self.name, self.size, self.limit, dataset_folder()), None
 
 
@@ -157,5 +147,73 @@ def _images(name: str, size: int, limit: int, folder: Path) -> StoredImages:
     images = Samples.concat([parts["train"], parts["validation"]]).images
     margin = size - images.shape[-1]
     if name in _GRAY and 0 <= margin <= 4:
-        return nn.functional.pad(images, (margin // 2, margin - margin // 2) * 2)
+        return pad(images, (margin // 2, margin - margin // 2) * 2)
     return images if margin == 0 else torch.stack([fitted(image, size) for image in images])
+
+
+@component
+@attrs.frozen
+class PhotoPatches:
+    """Random patches, at several scales, of the two photographs that scikit-learn includes (a temple, a flower).
+
+    Half of the patches are mirrored.
+
+    Args:
+        image_shape: ``(channels, height, width)`` of a patch; 1 channel is gray, 3 are color; at most 427 x 640.
+        count: number of patches.
+
+    >>> images, labels = PhotoPatches((3, 16, 16), count=10)(1)
+    >>> images.shape, labels
+    (torch.Size([10, 3, 16, 16]), None)
+    """
+
+    image_shape: tuple[int, int, int] = attrs.field(default=(1, 8, 8), converter=as_tuple)
+    count: int = attrs.field(default=5000, validator=positive_int())
+    uses_real_data = False
+
+    @image_shape.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
+    def _check_shape(self, _: object, shape: tuple[int, ...]) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3) or not (1 <= shape[1] <= _HEIGHT and 1 <= shape[2] <= _WIDTH):
+            raise SettingError(
+                expected=f"image_shape (1 or 3, up to {_HEIGHT}, up to {_WIDTH}) for PhotoPatches",
+                got=str(shape),
+                remedy="use a smaller patch, or 1 or 3 channels",
+            )
+
+    def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
+        """The same patches for every experience, in pixel units; no labels."""
+        levels = [level for photo in _photos(self.image_shape[0]) for level in _scales(photo, *self.image_shape[1:])]
+        draws = make_generator("cpu", 0, "photo-patches")
+        shares = (end - begin for begin, end in pairwise(self.count * k // len(levels) for k in range(len(levels) + 1)))
+        patches = [_cut(level, self.image_shape, share, draws) for level, share in zip(levels, shares, strict=True)]
+        images = torch.cat(patches)[torch.randperm(self.count, generator=draws)]
+        mirrored = torch.rand(self.count, 1, 1, 1, generator=draws) < 0.5
+        return images.flip(3).where(mirrored, images), None
+
+
+def _photos(channels: int) -> list[Tensor]:
+    from sklearn.datasets import load_sample_images  # scikit-learn takes seconds to import
+
+    photos = [
+        rearrange(torch.tensor(photo).float() / 255, "height width rgb -> rgb height width")
+        for photo in load_sample_images().images
+    ]
+    if channels == 3:
+        return photos
+    return [(photo * torch.tensor(_LUMA).view(3, 1, 1)).sum(0, keepdim=True) for photo in photos]
+
+
+def _scales(photo: Tensor, height: int, width: int) -> list[Tensor]:
+    """The photograph at full size, half size, and so on, while there is room for several different patches."""
+    levels = [photo]
+    while levels[-1].shape[1] >= 3 * height and levels[-1].shape[2] >= 3 * width:
+        smaller = [side // 2 for side in levels[-1].shape[1:]]
+        levels.append(interpolate(levels[-1][None], smaller, mode="bilinear", antialias=True)[0].clamp(0, 1))
+    return levels
+
+
+def _cut(photo: Tensor, shape: tuple[int, int, int], count: int, draws: torch.Generator) -> Tensor:
+    _, height, width = shape
+    top = torch.randint(photo.shape[1] - height + 1, (count, 1, 1), generator=draws)
+    left = torch.randint(photo.shape[2] - width + 1, (count, 1, 1), generator=draws)
+    return photo[:, top + torch.arange(height).view(-1, 1), left + torch.arange(width)].transpose(0, 1)

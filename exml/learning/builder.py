@@ -1,13 +1,14 @@
-"""StrategyBuilder: a strategy, part by part, checked by the type checker."""
+"""StrategyBuilder: builds a strategy part by part, checked by the type checker."""
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeAlias, cast
+from typing import Any, Generic, Literal, TypeAlias
 
 import attrs
 from typing_extensions import TypeVar
 
 from exml.core.errors import StrategyError
+from exml.core.registry import ROLES
 from exml.engine import Training
 from exml.learning.strategy import Strategy, misplaced
 from exml.normalizers import RawLogits
@@ -16,11 +17,11 @@ from exml.protocols import Augmentation, BufferPolicy, Combiner, Generator, Loss
 
 
 class Missing:
-    """Type-level mark: this part of the strategy is missing."""
+    """Type of a part of the strategy that is missing."""
 
 
 class Given:
-    """Type-level mark: this part of the strategy is given."""
+    """Type of a part of the strategy that is given."""
 
 
 GeneratorT = TypeVar("GeneratorT", default=Missing)
@@ -34,8 +35,8 @@ TrainingT = TypeVar("TrainingT", default=Missing)
 class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT]):
     """Builds a :class:`exml.Strategy`. Each method returns a new builder, so that variants can share a base.
 
-    Five parts are required: generator, combiner, buffer, loss and training. A type checker rejects an earlier
-    :meth:`build`, and a part of the wrong family. At run time, all problems are reported at once.
+    Generator, combiner, buffer, loss and training are required. A type checker rejects :meth:`build` without them, and
+    a part of the wrong family. At run time, one error lists all problems.
 
     >>> import exml
     >>> strategy = (
@@ -77,7 +78,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         return self._with(combiner=combiner)
 
     def buffer(self, buffer: BufferPolicy, /) -> StrategyBuilder[GeneratorT, CombinerT, Given, LossT, TrainingT]:
-        """Decides which samples of earlier experiences are kept (Sec. 3)."""
+        """Decides which samples of earlier experiences to keep (Sec. 3)."""
         return self._with(buffer=buffer)
 
     def loss(self, loss: Loss, /) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, Given, TrainingT]:
@@ -85,17 +86,17 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         return self._with(loss=loss)
 
     def training(self, training: Training, /) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, Given]:
-        """Optimizer, schedule and number of iterations of each experience."""
+        """Optimizer, schedule and number of iterations per experience."""
         return self._with(training=training)
 
     def normalizer(
         self, normalizer: Normalizer, /
     ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
-        """Brings the logits of each teacher to a common scale (Eqs. 6, 7); by default they stay as they are."""
+        """Brings the logits of each teacher to a common scale (Eqs. 6, 7); raw logits by default."""
         return self._with(normalizer=normalizer)
 
     def priors(self, *priors: Prior) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
-        """The natural image priors (Sec. 4.1), whose sum is used; replaces those given before."""
+        """The natural image priors (Sec. 4.1), which are summed; replaces those given before."""
         return self._with(priors=priors)
 
     def augmentation(
@@ -107,7 +108,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
     def student(
         self, student: Literal["continue", "reset", "first-expert"], /
     ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
-        """The start of an experience; see :class:`exml.Strategy`."""
+        """The student at the start of an experience; see :class:`exml.Strategy`."""
         return self._with(student=student)
 
     def build(self: StrategyBuilder[Given, Given, Given, Given, Given]) -> Strategy:
@@ -116,29 +117,16 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         Raises:
             StrategyError: listing every part that is missing, misplaced or contradictory.
         """
-        needed = {
-            "generator": self._generator,
-            "combiner": self._combiner,
-            "buffer": self._buffer,
-            "loss": self._loss,
-            "training": self._training,
-        }
-        problems = [f"{role} is missing: call .{role}(...)" for role, part in needed.items() if part is None]
-        parts = {role: part for role, part in needed.items() if role != "training"}
-        parts |= {"normalizer": self._normalizer, "augmentation": self._augmentation}
-        problems += misplaced(parts)
-        for prior in self._priors:
+        parts: dict[str, Any] = {field.alias: getattr(self, field.name) for field in attrs.fields(StrategyBuilder)}
+        priors = parts.pop("priors")
+        required = ("generator", "combiner", "buffer", "loss", "training")
+        problems = [f"{role} is missing: call .{role}(...)" for role in required if parts[role] is None]
+        problems += misplaced({role: part for role, part in parts.items() if role in ROLES})
+        for prior in priors:
             problems += misplaced({"generator": self._generator, "prior": prior})
         if problems:
             raise StrategyError(list(dict.fromkeys(problems)))
-        prior = self._priors[0] if len(self._priors) == 1 else Sum(self._priors) if self._priors else None
-        return Strategy(
-            **cast("dict[str, Any]", needed),
-            normalizer=self._normalizer,
-            prior=prior,
-            augmentation=self._augmentation,
-            student=self._student,
-        )
+        return Strategy(**parts, prior=Sum(priors) if len(priors) > 1 else priors[0] if priors else None)
 
     def _with(self, **changes: Any) -> Any:
         return attrs.evolve(self, **changes)

@@ -1,4 +1,7 @@
-"""Events: what a learner, a run, a sweep or a zoo reports while it works, for displays, metrics and logs."""
+"""Events: what a learner, a run, a sweep or a zoo reports while it works, for displays, metrics and logs.
+
+Experiences are numbered from 1; ``done`` counts the finished steps of ``total``.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,7 @@ from exml.core.shapes import Scalar
 
 @attrs.frozen
 class ExperienceStarted:
-    """The learner accepted an expert.
-
-    Args:
-        experience: i, from 1.
-        expert: name of the expert.
-        classes: global ids of the classes that the expert knows.
-        resumed: whether this continues an experience that an earlier process started.
-    """
+    """The learner accepted an expert; ``resumed`` if an earlier process started the experience."""
 
     experience: int
     expert: str
@@ -31,14 +27,7 @@ class ExperienceStarted:
 
 @attrs.frozen
 class GenerationProgress:
-    """The generator made some steps.
-
-    Args:
-        experience: i, from 1.
-        done: steps made.
-        total: steps to make, in the generator's own unit.
-        images: images to generate in this experience.
-    """
+    """The generator made some steps, in its own unit; ``images`` is the number that the experience needs."""
 
     experience: int
     done: int
@@ -48,13 +37,7 @@ class GenerationProgress:
 
 @attrs.frozen(eq=False)
 class BufferUpdated:
-    """The buffer M_i is ready (Algorithm 1, line 5).
-
-    Args:
-        experience: i, from 1.
-        new: D_i, the new samples from the generator.
-        memory: M_i.
-    """
+    """The buffer M_i is ready (Algorithm 1, line 5); ``new`` is D_i, the samples from the generator."""
 
     experience: int
     new: Samples
@@ -63,15 +46,7 @@ class BufferUpdated:
 
 @attrs.frozen(eq=False)
 class DistillationProgress:
-    """The student made one optimizer step.
-
-    Args:
-        experience: i, from 1.
-        done: steps made.
-        total: steps to make.
-        loss: loss of this step, on the device; reading it synchronizes the device.
-        images: images in this step.
-    """
+    """The student made one optimizer step on a mini-batch; reading ``loss`` synchronizes the device."""
 
     experience: int
     done: int
@@ -82,12 +57,7 @@ class DistillationProgress:
 
 @attrs.frozen
 class CheckpointWritten:
-    """Everything up to here survives a kill.
-
-    Args:
-        experience: number of finished experiences.
-        path: the file.
-    """
+    """A checkpoint was written after ``experience`` finished experiences."""
 
     experience: int
     path: Path
@@ -95,13 +65,7 @@ class CheckpointWritten:
 
 @attrs.frozen(eq=False)
 class ExperienceFinished:
-    """One step of Eq. 4 is complete.
-
-    Args:
-        experience: i, from 1.
-        student: f_i itself; copy it to keep it.
-        memory: M_i.
-    """
+    """One step of Eq. 4 is complete. ``student`` is f_i itself: copy it to keep it. ``memory`` is M_i."""
 
     experience: int
     student: nn.Module
@@ -110,23 +74,14 @@ class ExperienceFinished:
 
 @attrs.frozen
 class WaitingForProcess:
-    """Another process works in the same folder; this one waits until it has finished.
-
-    Args:
-        path: folder of a run, or of experts.
-    """
+    """Another process works in this folder of a run, or of experts; this one waits until it has finished."""
 
     path: Path
 
 
 @attrs.frozen
 class ExpertsProgress:
-    """The experts of a scenario are being trained.
-
-    Args:
-        done: finished epochs, of all experts.
-        total: epochs of all experts.
-    """
+    """The experts of a scenario are being trained; ``done`` and ``total`` count the epochs of all experts."""
 
     done: int
     total: int
@@ -134,12 +89,7 @@ class ExpertsProgress:
 
 @attrs.frozen
 class StrategyStarted:
-    """A run turns to a strategy; the learner's events that follow belong to it.
-
-    Args:
-        name: name of the strategy in this run.
-        experiences: length of the stream, including the experts learned before; None if it is unknown.
-    """
+    """A run starts or resumes a strategy; ``experiences`` is the length of the whole stream, None if unknown."""
 
     name: str
     experiences: int | None
@@ -152,12 +102,7 @@ class WaitingForExpert:
 
 @attrs.frozen
 class ExpertRefused:
-    """The student cannot learn from an expert of a stream; the run continues without it.
-
-    Args:
-        file: name of its two files, without the suffix.
-        reason: what is wrong, and the remedy.
-    """
+    """The student cannot learn from the expert in these files (without suffix); the run continues without it."""
 
     file: str
     reason: str
@@ -165,14 +110,7 @@ class ExpertRefused:
 
 @attrs.frozen
 class StudentEvaluated:
-    """A student was evaluated on the test images.
-
-    Args:
-        name: name of its strategy.
-        experience: the last experience that it learned from.
-        accuracy: row i of the accuracy matrix.
-        stream_accuracy: over the experiences 1 to i (Eq. 2).
-    """
+    """A student was evaluated: row i of the accuracy matrix, and the stream accuracy over 1 to i (Eq. 2)."""
 
     name: str
     experience: int
@@ -182,34 +120,21 @@ class StudentEvaluated:
 
 @attrs.frozen
 class BaselinesStarted:
-    """The students are ready; the baselines are being evaluated.
-
-    Args:
-        total: number of baselines.
-    """
+    """The students are ready; ``total`` baselines are being evaluated."""
 
     total: int
 
 
 @attrs.frozen
 class BaselineEvaluated:
-    """A baseline was evaluated, or does not apply.
-
-    Args:
-        name: name of the baseline.
-    """
+    """A baseline was evaluated, or does not apply."""
 
     name: str
 
 
 @attrs.frozen
 class JobsStarted:
-    """Several jobs start: the runs of a sweep, or the experts of a zoo.
-
-    Args:
-        names: jobs to do, in the order in which they start.
-        total: number of all jobs, including those that are already done.
-    """
+    """The runs of a sweep, or the experts of a zoo, start in this order; ``total`` includes those already done."""
 
     names: tuple[str, ...]
     total: int
@@ -217,13 +142,7 @@ class JobsStarted:
 
 @attrs.frozen
 class JobProgress:
-    """A job reported its progress.
-
-    Args:
-        name: name of the job.
-        done: steps made.
-        total: steps to make.
-    """
+    """A job reported its progress."""
 
     name: str
     done: int
@@ -232,13 +151,7 @@ class JobProgress:
 
 @attrs.frozen
 class JobEnded:
-    """A job finished or failed; the others continue.
-
-    Args:
-        name: name of the job.
-        summary: its outcome in a few words, such as ``"stream accuracy 81.2%"``.
-        error: why it failed, in one line; None if it did not.
-    """
+    """A job finished with a ``summary`` such as ``"stream accuracy 81.2%"``, or failed with a one-line ``error``."""
 
     name: str
     summary: str = ""

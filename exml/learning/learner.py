@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -12,27 +11,25 @@ import torch
 from torch import nn
 
 import exml.learning.events as events
-from exml.core.errors import (
-    CheckpointError,
-    ExpertError,
-    NonFiniteError,
-    SettingError,
-    ShapeError,
-    StreamError,
-    UnknownNameError,
-)
+from exml.core.errors import CheckpointError, ExpertError, NonFiniteError, SettingError, ShapeError, StreamError
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
 from exml.core.rng import derive_seed, global_seed, make_generator
 from exml.core.samples import Samples
-from exml.core.serialization import to_plain
 from exml.core.shapes import ClassMask, Scalar, State
 from exml.engine import DistillationContext, PreviousStudent, Teachers, distill, ridge_head
 from exml.experts import ExpertStream, OpenStream
-from exml.learning.checkpoint import EVERY, CheckpointFolder
-from exml.learning.preflight import check_finite, check_samples, check_student, copy_expert, rehearse
-from exml.learning.state import RunState, copy_state, load_optimizer, load_student, optimizer_state
+from exml.learning.checkpoint import (
+    EVERY,
+    CheckpointFolder,
+    RunState,
+    identity,
+    load_optimizer,
+    load_student,
+    optimizer_state,
+)
+from exml.learning.preflight import check_finite, check_samples, check_student, copy_expert, device_of, rehearse
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.protocols import GenerationContext
@@ -41,25 +38,22 @@ from exml.protocols import GenerationContext
 class Learner:
     """Learns one student from experts, one after another, without their data (Eq. 4, Algorithm 1).
 
-    The student is any module that takes images in pixel units and returns one logit for each class that the stream
-    will ever bring; its architecture may differ from that of the experts. To normalize its images, wrap it in
-    :class:`exml.models.Normalized`. Buffer and experts are moved to the device of the student.
+    The student takes images in pixel units and returns one logit for each class of the whole stream. Its architecture
+    may differ from that of the experts; :class:`exml.models.Normalized` normalizes its images. On the CPU, the same
+    seed gives the same student, bit for bit, unless ``execution`` compiles.
 
     Args:
-        strategy: what to do; see :class:`exml.StrategyBuilder`.
-        student: trained in place, on its own device.
-        seed: of everything random. On the CPU the same seed gives the same student, bit for bit, unless ``execution``
-            compiles.
-        folder: where checkpoints are written, as a path or as a :class:`CheckpointFolder`, which also says how often;
-            None writes none. A folder that holds a checkpoint is refused: see :meth:`resume`.
+        strategy: see :class:`exml.StrategyBuilder`.
+        student: trained in place, on its own device; buffer and experts move there.
+        seed: of everything random.
+        folder: of the checkpoints; None writes none. To continue from a checkpoint, call :meth:`resume`.
         observers: called with every event, in order; see :mod:`exml.learning.events`.
         execution: whether the hot loops are compiled or captured, and their precision. A resumed run may use another.
-        ranks: the processes that learn together, from :func:`exml.distributed.join`. Every rank constructs its learner
-            and calls its methods with the same arguments; only the leader writes, into a folder that all ranks can
-            read. The student equals that of one process up to rounding. A run may resume with another number of ranks.
-        stop: asked after every step. Once :meth:`Stop.ask` was called, the learner writes a checkpoint and returns;
-            a resumed run ends with the same bytes as one that was never stopped. Several ranks agree to stop where a
-            checkpoint is due.
+        ranks: the processes that learn together, from :func:`exml.distributed.join`. All make the same calls; only the
+            leader writes, into a folder that all can read. The student equals that of one process up to rounding, and
+            a run may resume with another number of ranks.
+        stop: checked after every step, or by several ranks at every checkpoint. After :meth:`Stop.ask`, the learner
+            writes a checkpoint and returns.
 
     Raises:
         SettingError: a mini-batch has fewer images than there are ranks.
@@ -107,21 +101,18 @@ class Learner:
         self._restored: dict[str, State] = {}
         self._broken = False
         self._classes = 0
-        self._initial = copy_state(self.student) if strategy.student == "reset" else None
+        self._initial = copy.deepcopy(self.student.state_dict()) if strategy.student == "reset" else None
         if folder is not None:
             opened = self._open(folder)
             if opened.exists():
-                raise CheckpointError(
-                    expected=f"no checkpoint in {opened.path}",
-                    got="one",
-                    remedy="resume it with Learner(...).resume(folder), or choose another folder",
-                )
+                remedy = "resume it with Learner(...).resume(folder), or choose another folder"
+                raise CheckpointError(expected=f"no checkpoint in {opened.path}", got="one", remedy=remedy)
             ranks.wait()  # until all have looked: the leader will soon write one
 
     @property
     def device(self) -> torch.device:
         """The device of the student."""
-        return next((tensor.device for tensor in self.student.state_dict().values()), torch.device("cpu"))
+        return device_of(self.student)
 
     @property
     def experience(self) -> int:
@@ -135,34 +126,27 @@ class Learner:
 
     @property
     def memory(self) -> Samples:
-        """The buffer M_i.
-
-        Raises:
-            StreamError: before the first experience.
-        """
+        """The buffer M_i; raises :class:`exml.core.errors.StreamError` before the first experience."""
         if self._memory is None:
             raise StreamError(expected="a buffer", got="none yet", remedy="learn from an expert first")
         return self._memory
 
     def learn(self, expert: Expert, /) -> None:
-        """One experience: generate, update the buffer, distill (Eq. 4).
-
-        Args:
-            expert: f_i^S; moved to the learner's device.
+        """One experience with the expert f_i^S: generate, update the buffer, distill (Eq. 4).
 
         Raises:
-            ExpertError: it contradicts its card, or its classes do not fit the student.
+            ExpertError: the expert contradicts its card, or its classes do not fit the student.
             ShapeError: its images do not fit the student, or the generator returned samples of a wrong shape.
-            NonFiniteError: NaN or infinity in its weights or logits, in the student, or in a loss.
+            NonFiniteError: NaN or infinity in the expert, in the student, or in a loss.
             BufferSizeError: its share of the buffer is empty.
-            StreamError: a resumed learner was killed within an experience of another expert.
+            StreamError: the checkpoint is within an experience of another expert.
             CheckpointError: a checkpoint cannot be written; the previous one is unchanged.
         """
         if self._broken:
             raise StreamError(
                 expected="a learner that was not interrupted",
                 got=f"one interrupted in the distillation of experience {self.experience + 1}",
-                remedy="call resume(folder) to continue from its last checkpoint, or make a new learner",
+                remedy="call resume(folder) to continue from the last checkpoint, or make a new learner",
             )
         expert = expert.to(self.device)
         number, resumed = self.experience + 1, self._run.phase != "idle"
@@ -177,11 +161,10 @@ class Learner:
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
         try:
             with global_seed(self.seed, "experience", number):
-                if self._run.phase != "distillation":
-                    new = self._generate(expert, number, share)
-                    self._broken = True  # until the experience is finished
+                new = None if self._run.phase == "distillation" else self._generate(expert, number, share)
+                self._broken = True  # until the experience is finished
+                if new is not None:
                     self._begin_distillation(expert, number, new)
-                self._broken = True
                 self._distill(expert, number)
         except _Stopped:
             return
@@ -191,10 +174,9 @@ class Learner:
         self._emit(events.ExperienceFinished(number, self.student, self.memory))
 
     def learn_stream(self, stream: ExpertStream | OpenStream, /) -> None:
-        """Algorithm 1: learn from every expert of a stream; a resumed learner skips those that it has learned from.
+        """Algorithm 1: learn from every expert of a stream.
 
-        Args:
-            stream: all experts of the run, including those learned before.
+        Give the whole stream; a resumed learner skips the experts that it has learned from.
 
         Raises:
             StreamError: the stream is empty, or shorter than what was learned before.
@@ -203,10 +185,8 @@ class Learner:
         if isinstance(stream, ExpertStream):
             self._check_length(len(stream))
             self.strategy.buffer.share(len(stream))
-            experts = iter(stream[self.experience :])
-        else:
-            experts = stream.after(self.experience)
-        for expert in experts:
+        remaining = stream[self.experience :] if isinstance(stream, ExpertStream) else stream.after(self.experience)
+        for expert in remaining:
             self.learn(expert)
             del expert  # before the next one is built: one in use at a time
             if self._stopping():
@@ -216,16 +196,15 @@ class Learner:
     def resume(self, folder: CheckpointFolder | Path | str, /) -> Learner:
         """Continue the run in a folder; this learner must have its strategy, seed and architecture.
 
-        An interrupted experience continues when :meth:`learn` is given its expert again. On the CPU the student equals
-        that of a run that was never killed, bit for bit.
+        To finish an interrupted experience, call :meth:`learn` with its expert again. On the CPU, the student equals
+        that of an uninterrupted run, bit for bit.
 
         Raises:
-            CheckpointError: there is no complete checkpoint, or it is of another strategy, seed or student.
+            CheckpointError: there is no complete checkpoint, or it has another strategy, seed or student.
         """
         opened = self._open(folder)
         record, groups = opened.read()
-        ours = {"strategy": to_plain(self.strategy), "seed": self.seed}
-        for name, value in ours.items():
+        for name, value in identity(self.strategy, self.seed).items():
             if record[name] != value:
                 raise CheckpointError(
                     expected=f"a checkpoint of this {name}, {value}",
@@ -236,7 +215,7 @@ class Learner:
         if self._initial is not None:
             self._initial = {name: tensor.to(self.device) for name, tensor in groups["initial"].items()}
         self._memory = Samples.from_state(groups["memory"]).to(self.device) if "memory" in groups else None
-        self._run = RunState.from_record(record["run"])
+        self._run = RunState(**record["run"])
         self._restored = {name: groups[name] for name in ("generation", "optimizer", "previous") if name in groups}
         self._broken = False
         self.ranks.wait()  # until all have read
@@ -245,12 +224,12 @@ class Learner:
         return self
 
     def _agree(self, expert: Expert) -> None:
-        """Check that every rank has the same expert, and copy the leader's student to all."""
+        """Check that all ranks have the same expert, and copy the leader's student to them."""
         ours = self._run.in_flight or ""
         if self.ranks.tell(ours) != ours:
             raise StreamError(
                 expected=f"the leader's expert on every rank in experience {self.experience + 1}",
-                got=f"another one ({expert.name!r}) on rank {self.ranks.rank}",
+                got=f"another expert ({expert.name!r}) on rank {self.ranks.rank}",
                 remedy="give all ranks the same stream",
             )
         for tensor in self.student.state_dict().values():
@@ -258,22 +237,24 @@ class Learner:
 
     def _check_length(self, length: int) -> None:
         if length == 0 or length < self.experience:
-            raise StreamError(
-                expected=f"a stream of at least {max(1, self.experience)} expert(s)",
-                got=str(length),
-                remedy="give the whole stream, including the experts that were learned before",
-            )
+            expected = f"a stream of at least {max(1, self.experience)} expert(s)"
+            remedy = "give the whole stream, including the experts that were learned before"
+            raise StreamError(expected=expected, got=str(length), remedy=remedy)
 
     def _generate(self, expert: Expert, number: int, share: int) -> Samples:
-        """Line 3 of Algorithm 1. Changes nothing, so a learner whose generator fails can learn from another expert."""
+        """Line 3 of Algorithm 1. After a failure, the learner can learn from another expert."""
         strategy = self.strategy
         if self._run.phase == "idle":
             self._run.phase = "generation"
             self._checkpoint()
-        state = self._restored.pop("generation", None)
-        if state is not None:
-            state = {name: tensor.to(self.device) for name, tensor in state.items()}
-        journal = _Journal(state, partial(self._on_generation, number, share))
+
+        def after_step(done: int, total: int, state: Callable[[], State]) -> None:
+            self._emit(events.GenerationProgress(number, done, total, share))
+            if done < total:
+                self._checkpoint_step(done, lambda: {"generation": state()})
+
+        state = {name: tensor.to(self.device) for name, tensor in self._restored.pop("generation", {}).items()}
+        journal = _Journal(state or None, after_step)
         context = GenerationContext(
             strategy.prior, strategy.augmentation, journal, number, self._memory, self.execution, self.ranks
         )
@@ -290,16 +271,10 @@ class Learner:
             self.ranks.share(tensor)
         return new
 
-    def _on_generation(self, number: int, share: int, done: int, total: int, state: Callable[[], State]) -> None:
-        self._emit(events.GenerationProgress(number, done, total, share))
-        if done < total:
-            self._checkpoint_step(done, lambda: {"generation": state()})
-
     def _checkpoint_step(self, done: int, groups: Callable[[], Mapping[str, State]]) -> None:
-        """Between two steps: write a checkpoint if one is due, and stop if that was asked for."""
-        due = self._due(done)
-        stopping = self._stopping(due)
-        if due or stopping:
+        """Write a checkpoint if one is due or a stop was requested; then stop if requested."""
+        stopping = self._stopping(self._due(done))
+        if stopping or self._due(done):
             self._checkpoint(groups)
         if stopping:
             raise _Stopped
@@ -308,27 +283,26 @@ class Learner:
         return done % (EVERY if self._folder is None else self._folder.every) == 0
 
     def _stopping(self, due: bool = True) -> bool:
-        """Whether to stop here. Several ranks exchange their answer only where a checkpoint is due."""
+        """Whether to stop here. Several ranks communicate only where a checkpoint is due."""
         if self.stop is None or self.ranks.alone:
             return self.stop is not None and self.stop.asked
         return due and self.ranks.leader_says(self.stop.asked)
 
     def _begin_distillation(self, expert: Expert, number: int, new: Samples) -> None:
-        """Lines 4 and 5 of Algorithm 1, and the student that the experience starts from."""
-        start = self.strategy.student
-        self._memory = self.strategy.buffer(self._memory, new, make_generator(self.device, self.seed, "buffer", number))
+        """Lines 4 and 5 of Algorithm 1, and the initial student of the experience."""
+        draws = make_generator(self.device, self.seed, "buffer", number)
+        self._memory = self.strategy.buffer(self._memory, new, draws)
         self._emit(events.BufferUpdated(number, new, self._memory))
-        self._restored = {"previous": copy_state(self.student)} if number > 1 else {}
+        self._restored = {"previous": copy.deepcopy(self.student.state_dict())} if number > 1 else {}
         if self._initial is not None:
             self.student.load_state_dict(self._initial)
-        if start == "first-expert" and number == 1:
+        if self.strategy.student == "first-expert" and number == 1:
             copy_expert(expert, self.student, self._classes)
         self._run.phase, self._run.steps = "distillation", 0
         if self._folder is not None:
-            groups = {"memory": self._memory.state(), **self._restored}
-            self._run.memory = self._folder.memory_name(number)
+            self._run.memory = f"memory-{number}.safetensors"
             if self.ranks.leader:
-                self._folder.write_memory(number, groups)
+                self._folder.write_memory(self._run.memory, {"memory": self._memory.state(), **self._restored})
         self._checkpoint()
         if self._stopping():
             raise _Stopped
@@ -352,11 +326,9 @@ class Learner:
             self._run.steps, last = done, done == training.iterations
             self._emit(events.DistillationProgress(number, done, training.iterations, loss, training.batch_size))
             if (last or self._due(done)) and not bool(loss.isfinite()):
-                raise NonFiniteError(
-                    expected="a finite loss",
-                    got=f"{loss.item()} at step {done} of experience {number}",
-                    remedy="lower the learning rate or clip the gradient (clip_norm)",
-                )
+                got = f"{loss.item()} at step {done} of experience {number}"
+                remedy = "lower the learning rate or clip the gradient (clip_norm)"
+                raise NonFiniteError(expected="a finite loss", got=got, remedy=remedy)
             if not last:
                 self._checkpoint_step(done, lambda: {"optimizer": optimizer_state(optimizer)})
 
@@ -375,29 +347,22 @@ class Learner:
         check_finite(self.student, "the student")
 
     def _mask(self, classes: Sequence[int]) -> ClassMask:
-        mask = torch.zeros(self._classes, dtype=torch.bool)
-        mask[list(classes)] = True
-        return mask.to(self.device)
+        return torch.isin(torch.arange(self._classes), torch.tensor(classes)).to(self.device)
 
     def _emit(self, event: events.Event) -> None:
         for observer in self.observers:
             observer(event)
 
     def _open(self, folder: CheckpointFolder | Path | str) -> CheckpointFolder:
+        identity(self.strategy, self.seed)  # a strategy that cannot be stored fails before any work
         self._folder = CheckpointFolder.of(folder)
-        try:
-            to_plain(self.strategy)
-        except UnknownNameError as error:
-            raise CheckpointError(
-                expected="a strategy that a checkpoint can store", got=error.got, remedy=error.remedy
-            ) from None
         return self._folder
 
     def _checkpoint(self, groups: Callable[[], Mapping[str, State]] = dict) -> None:
         if self._folder is None:
             return
         check_finite(self.student, "the student")
-        record = {"strategy": to_plain(self.strategy), "seed": self.seed, "run": attrs.asdict(self._run)}
+        record = {**identity(self.strategy, self.seed), "run": attrs.asdict(self._run)}
         states = {"student": self.student.state_dict(), **groups()}
         if self._initial is not None:
             states["initial"] = self._initial
@@ -407,7 +372,7 @@ class Learner:
 
 
 class _Stopped(BaseException):
-    """Leaves a hot loop whose state is in the checkpoint; not an Exception, so that no component catches it."""
+    """Leaves a hot loop; not an Exception, so that no component catches it."""
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Checks before an experience costs anything, and before the student learns from what a generator made."""
+"""Checks before an experience starts, and before the student learns from generated samples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from exml.learning.strategy import Strategy
 from exml.models import Normalized
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """The device of a module; the CPU if it has no tensors."""
+    return next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
+
+
 @torch.no_grad()
 def check_student(student: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Run the student once on images of a shape; return its number of outputs.
@@ -22,10 +27,9 @@ def check_student(student: nn.Module, image_shape: tuple[int, int, int]) -> int:
         NonFiniteError: NaN or infinity in its weights.
     """
     check_finite(student, "the student")
-    device = next((tensor.device for tensor in student.state_dict().values()), torch.device("cpu"))
     try:
         with frozen(student):
-            logits = student(torch.zeros(2, *image_shape, device=device))
+            logits = student(torch.zeros(2, *image_shape, device=device_of(student)))
     except (RuntimeError, ValueError) as error:
         raise ShapeError(
             expected=f"a student that takes images {image_shape}, as the experts do",
@@ -42,23 +46,18 @@ def check_student(student: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
 
 def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: int) -> None:
-    """Compute target and loss of two black images, so that parts that do not fit fail before any work.
-
-    Raises:
-        ShapeError: the target or the loss has a wrong shape, or the combiner needs a task label and there is none.
-        NonFiniteError: the loss is NaN or infinite.
-    """
+    """Compute target and loss of two black images, so that parts that do not fit fail before any work."""
     images = torch.zeros(2, *expert.image_shape, device=expert.device)
     labels = expert.class_ids[[0, -1]].to(expert.device)
     batch = Samples.of(images, labels, task=expert.task, experience=1)
     with torch.no_grad(), frozen(expert.module), frozen(student):
         target = Teachers(None, expert, strategy.normalizer, strategy.combiner, classes).target(batch)
-        shapes = {name: getattr(target, name).shape for name in ("logits", "defined", "candidates")}
-        for name, shape in shapes.items():
+        for name in ("logits", "defined", "candidates"):
+            shape = tuple(getattr(target, name).shape)
             if shape != (2, classes):
                 raise ShapeError(
                     expected=f"a target with {name} {(2, classes)} from {type(strategy.combiner).__name__}",
-                    got=str(tuple(shape)),
+                    got=str(shape),
                     remedy="make the combiner, and the normalizer before it, keep (batch, classes)",
                 )
         value = strategy.loss(student(images), target, labels)
@@ -74,11 +73,7 @@ def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: in
 
 
 def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
-    """Copy the expert's weights into the student.
-
-    Raises:
-        ExpertError: architecture, normalization or outputs differ.
-    """
+    """Copy the expert's weights into the student; architecture, normalization and outputs must be equal."""
     target: nn.Module = student.module if isinstance(student, Normalized) else student
     ours = {name: tensor.shape for name, tensor in target.state_dict().items()}
     theirs = {name: tensor.shape for name, tensor in expert.module.state_dict().items()}
@@ -116,7 +111,7 @@ def check_samples(samples: Samples, expert: Expert, share: int, generator: objec
             got=str(tuple(samples.images.shape)),
             remedy="return the requested number of images, of the expert's image shape",
         )
-    # Soft targets drawn over all outputs, as in the paper's code, may hit a class that was never trained.
+    # Soft targets drawn over all outputs, as in the paper's code, may name a class that was never trained.
     known = expert.classes if samples.targets is None else tuple(unit for unit in expert.outputs if unit is not None)
     if not bool(torch.isin(samples.labels, torch.tensor(known, device=samples.labels.device)).all()):
         raise ShapeError(

@@ -16,21 +16,16 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self._asked = False
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike an Event, it is safe in a signal handler
-
-    @property
-    def asked(self) -> bool:
-        """Whether :meth:`ask` was called."""
-        return self._asked
+        self.asked = False
 
     def ask(self) -> None:
         """Ask for the stop; wakes a thread that is in :meth:`wait`."""
-        self._asked = True
+        self.asked = True
         self._wake.put(None)
 
     def wait(self, seconds: float) -> None:
         """Sleep for some seconds or until the stop is asked for; for one thread at a time."""
-        if not self._asked:
+        if not self.asked:
             with suppress(queue.Empty):
                 self._wake.get(timeout=seconds)

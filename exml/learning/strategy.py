@@ -1,4 +1,4 @@
-"""The frozen strategy: all settings of a learner, without tensors, devices or seeds."""
+"""Strategy: all settings of a learner, without tensors, devices or seeds."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Strategy:
     Args:
         generator: A^gen, the source of the images (Sec. 4).
         combiner: combines the logits of the previous student and the expert into one target (Eq. 8).
-        buffer: decides which samples of earlier experiences are kept (Sec. 3).
-        loss: loss of the student (Eqs. 9, 10).
+        buffer: decides which samples of earlier experiences to keep (Sec. 3).
+        loss: of the student (Eqs. 9, 10).
         training: optimizer, schedule and iterations per experience.
         normalizer: brings each teacher's logits to a common scale (Eqs. 6, 7).
         prior: natural image prior (Sec. 4.1), for generators that optimize pixels.
         augmentation: of the images, in generation and in distillation (Sec. 4.1).
-        student: the start of an experience: ``"continue"`` from the last one, ``"reset"`` to the initial weights, or
-            ``"first-expert"``: the first experience copies its expert into the student.
+        student: each experience continues with the student (``"continue"``) or resets it to its initial weights
+            (``"reset"``); with ``"first-expert"``, the first experience copies its expert into the student.
 
     Raises:
         StrategyError: listing every part that is misplaced or has no effect.
@@ -68,7 +68,7 @@ class Strategy:
 
     @classmethod
     def from_dict(cls, plain: Any, /) -> Strategy:
-        """A strategy from plain data; raises :class:`exml.core.errors.ConfigError` with the path of the fault."""
+        """The strategy of some plain data; raises :class:`exml.core.errors.ConfigError` with the path of the fault."""
         return from_plain(plain, cls)
 
     def to_yaml(self) -> str:
@@ -81,9 +81,8 @@ class Strategy:
         try:
             plain = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(
-                "", expected="YAML", got=" ".join(str(error).split()), remedy="correct the syntax"
-            ) from None
+            got = " ".join(str(error).split())
+            raise ConfigError("", expected="YAML", got=got, remedy="correct the syntax") from None
         return cls.from_dict(plain)
 
     def to_json(self) -> str:
@@ -101,14 +100,13 @@ class Strategy:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                "", expected=f"a strategy in {path}", got=str(error), remedy="name a YAML or JSON file that exists"
-            ) from None
+            remedy = "name a YAML or JSON file that exists"
+            raise ConfigError("", expected=f"a strategy in {path}", got=str(error), remedy=remedy) from None
         return cls.from_yaml(text)
 
 
 def misplaced(parts: dict[str, Any]) -> list[str]:
-    """The problems of the parts that are given, by role; one sentence each, with its remedy."""
+    """The problems of the parts by role, each with its remedy."""
     problems = [
         f"{role} is {part!r}, which is no {role}, since {why}: give it a component of the {role} family"
         for role, part in parts.items()
@@ -118,6 +116,6 @@ def misplaced(parts: dict[str, Any]) -> list[str]:
     if not problems and generator is not None and prior is not None and not generator.uses_priors:
         problems.append(
             f"prior has no effect, since {type(generator).__name__} optimizes no pixels: "
-            "leave the priors out, or take a generator such as ModelInversion"
+            "leave the priors out, or use a generator such as ModelInversion"
         )
     return problems

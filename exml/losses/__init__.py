@@ -3,7 +3,6 @@
 It imports only rooms below: :mod:`exml.core` and :mod:`exml.protocols`.
 """
 
-from exml.losses.composite import Distillation, Sum, Weighted
-from exml.losses.terms import CrossEntropy, KLDivergence, MeanSquaredError
+from exml.losses.losses import CrossEntropy, Distillation, KLDivergence, MeanSquaredError, Sum, Weighted
 
 __all__ = ["CrossEntropy", "Distillation", "KLDivergence", "MeanSquaredError", "Sum", "Weighted"]

@@ -1,8 +1,7 @@
 """Architectures of experts and students, and their names in cards. It imports only :mod:`exml.core`."""
 
-from exml.models.architectures import ConvNet, LeNet5, SlimResNet18, mobilenet_v2, resnet18
+from exml.models.architectures import ConvNet, LeNet5, Normalized, SlimResNet18, mobilenet_v2, resnet18
 from exml.models.layout import channels_last
-from exml.models.normalized import Normalized
 from exml.models.registry import build, describe, names, register, settings
 
 __all__ = [

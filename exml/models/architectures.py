@@ -1,9 +1,10 @@
-"""The architectures of the paper (Sec. 5), and a small one for quick experiments."""
+"""The architectures of the paper (Sec. 5), a small one for quick experiments, and one that normalizes its images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,20 +25,14 @@ class ConvNet(nn.Module):
         batch_norm: if False, each convolution has a bias instead.
 
     Raises:
-        SettingError: for a setting below 1, or images too small for the number of blocks.
+        SettingError: a setting below 1, or images too small for the number of blocks.
 
-    >>> import torch
     >>> ConvNet(channels=1, classes=10, image_size=8)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
 
     def __init__(
-        self,
-        channels: int,
-        classes: int,
-        image_size: int,
-        widths: Sequence[int] = (16, 32),
-        batch_norm: bool = True,
+        self, channels: int, classes: int, image_size: int, widths: Sequence[int] = (16, 32), batch_norm: bool = True
     ) -> None:
         super().__init__()
         _require_positive("ConvNet", channels=channels, classes=classes, image_size=image_size)
@@ -58,7 +53,7 @@ class ConvNet(nn.Module):
         self.classifier = nn.Linear(widths[-1] * (image_size // 2 ** len(widths)) ** 2, classes)
 
     def forward(self, images: Images) -> Logits:
-        """Logits ``(batch, classes)`` of images ``(batch, channels, image_size, image_size)``."""
+        """Logits of images of the size given."""
         return self.classifier(self.features(images))
 
 
@@ -66,18 +61,11 @@ class ConvNet(nn.Module):
 class LeNet5(nn.Module):
     """LeNet-5 with ReLU and max-pooling, the paper's model for MNIST.
 
-    Two 5x5 convolutions of 6 and 16 channels, then 120, 84 and ``classes`` units. At 32x32 the layer of 120 units sees
-    the same 16x5x5 values as the 5x5 convolution of LeCun et al. (1998).
-
-    Args:
-        channels: of the images.
-        classes: output units.
-        image_size: height and width of the images, from 16.
+    Two 5x5 convolutions of 6 and 16 channels, then 120, 84 and ``classes`` units; ``image_size`` >= 16.
 
     Raises:
-        SettingError: for a setting below its minimum.
+        SettingError: a setting below its minimum.
 
-    >>> import torch
     >>> LeNet5()(torch.zeros(2, 1, 32, 32)).shape
     torch.Size([2, 10])
     """
@@ -86,9 +74,8 @@ class LeNet5(nn.Module):
         super().__init__()
         _require_positive("LeNet5", channels=channels, classes=classes, image_size=image_size)
         if image_size < 16:
-            raise SettingError(
-                expected="LeNet5.image_size >= 16", got=str(image_size), remedy="use conv-net for smaller images"
-            )
+            remedy = "use conv-net for smaller images"
+            raise SettingError(expected="LeNet5.image_size >= 16", got=str(image_size), remedy=remedy)
         side = ((image_size - 4) // 2 - 4) // 2
         self.features = nn.Sequential(
             nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)
@@ -99,7 +86,7 @@ class LeNet5(nn.Module):
         self.classifier = nn.Linear(84, classes)
 
     def forward(self, images: Images) -> Logits:
-        """Logits ``(batch, classes)`` of images ``(batch, channels, image_size, image_size)``."""
+        """Logits of images of the size given."""
         return self.classifier(self.hidden(self.features(images)))
 
 
@@ -127,17 +114,12 @@ class SlimResNet18(nn.Module):
     """ResNet-18 for small images with few channels, the paper's model for CIFAR10.
 
     Unlike He et al. (2016), it starts with a 3x3 convolution without max-pooling. Four stages of two basic blocks have
-    1, 2, 4 and 8 times ``width`` channels; the last three halve the image.
-
-    Args:
-        channels: of the images.
-        classes: output units.
-        width: channels of the first stage; 20 in continual learning since Lopez-Paz and Ranzato (2017), 64 in He et al.
+    1, 2, 4 and 8 times ``width`` channels; the last three halve the image. The default width is that of Lopez-Paz and
+    Ranzato (2017).
 
     Raises:
-        SettingError: for a setting below 1.
+        SettingError: a setting below 1.
 
-    >>> import torch
     >>> SlimResNet18(width=4)(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
@@ -156,20 +138,13 @@ class SlimResNet18(nn.Module):
         self.classifier = nn.Linear(inputs, classes)
 
     def forward(self, images: Images) -> Logits:
-        """Logits ``(batch, classes)`` of images ``(batch, channels, height, width)`` of any size."""
+        """Logits of images of any size."""
         return self.classifier(self.pool(self.blocks(self.stem(images))))
 
 
 @register("resnet18")
 def resnet18(channels: int = 3, classes: int = 10) -> nn.Module:
     """:class:`SlimResNet18` with the 64 channels of He et al. (2016): 11 million parameters instead of 1.1.
-
-    Args:
-        channels: of the images.
-        classes: output units.
-
-    Raises:
-        SettingError: for a setting below 1.
 
     >>> sum(parameter.numel() for parameter in resnet18().parameters())
     11173962
@@ -181,13 +156,7 @@ def resnet18(channels: int = 3, classes: int = 10) -> nn.Module:
 def mobilenet_v2(classes: int = 50) -> nn.Module:
     """Torchvision's MobileNetV2 (Sandler et al. 2018), the paper's model for CORe50; color images from 32 pixels.
 
-    Its parameters have torchvision's names, so that weights for ImageNet fit all layers except the head.
-
-    Args:
-        classes: output units.
-
-    Raises:
-        SettingError: for a setting below 1.
+    Torchvision's weights for ImageNet fit all layers except the head.
 
     >>> sum(parameter.numel() for parameter in mobilenet_v2(classes=10).parameters())
     2236682
@@ -198,9 +167,45 @@ def mobilenet_v2(classes: int = 50) -> nn.Module:
     return MobileNetV2(num_classes=classes)
 
 
+@register("normalized")
+class Normalized(nn.Module):
+    """``module((x - mean) / std)`` for images x in pixel units; mean and std are float32 buffers.
+
+    Args:
+        module: takes normalized images.
+        mean: of each channel, in pixel units, or one number for all.
+        std: of each channel, in pixel units, > 0, or one number for all.
+
+    Raises:
+        SettingError: mean and std differ in length, or a std is not positive.
+
+    >>> pixels = torch.tensor([[[[0.1, 0.5]]]])
+    >>> Normalized(nn.Flatten(), mean=(0.1,), std=(0.2,))(pixels)
+    tensor([[0., 2.]])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not mean or min(std) <= 0:
+            raise SettingError(
+                expected="the same number of means and stds, one per channel or one for all, every std > 0",
+                got=f"mean {tuple(mean)}, std {tuple(std)}",
+                remedy="use those of the training images",
+            )
+        self.module = module
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, images: Images) -> Logits:
+        """Logits of images in pixel units."""
+        return self.module((images - self.mean) / self.std)
+
+
 def _require_positive(owner: str, /, **settings: int) -> None:
     for name, value in settings.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingError(
-                expected=f"an integer >= 1 for {owner}.{name}", got=repr(value), remedy=f"correct {name}"
-            )
+        if type(value) is not int or value < 1:
+            expected = f"an integer >= 1 for {owner}.{name}"
+            raise SettingError(expected=expected, got=repr(value), remedy=f"correct {name}")

@@ -1,4 +1,4 @@
-"""The classifier of a network: the last linear layer, whose output is the output of the network."""
+"""The classifier of a network: the last linear layer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def candidates(module: nn.Module, outputs: int) -> dict[str, Classifier]:
 
 @torch.no_grad()
 def final_layers(module: nn.Module, layers: dict[str, Classifier], images: Images) -> list[str]:
-    """The names of the layers whose output is the module's, found by one forward pass of a few images."""
+    """The names of the layers whose output is that of the module, found by one forward pass."""
     outputs: dict[str, Tensor] = {}
 
     def record(name: str, _part: nn.Module, _inputs: Any, output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Architectures by name, so that a card describes how to build the module for its weights."""
+"""Architectures by name, for cards."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ def names() -> tuple[str, ...]:
 
 
 def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
-    """Give a module class, or a function that returns a module, a name in cards.
+    """Register a module class, or a function that returns a module.
 
-    The module records the arguments that it is made with, which should therefore be numbers, strings, lists, or modules
-    of registered architectures.
+    Each module records its arguments: numbers, strings, lists, or modules of registered architectures.
 
     Raises:
-        SettingError: if another architecture has this name.
+        SettingError: another architecture has this name.
 
     >>> @register("perceptron")
     ... def perceptron(inputs: int, classes: int = 2) -> nn.Module:
@@ -56,15 +55,15 @@ def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
 
 
 def build(name: str, /, **settings: Any) -> nn.Module:
-    """Make a module of a registered architecture, randomly initialized.
+    """Construct a module of a registered architecture, randomly initialized.
 
     Args:
         name: one of :func:`names`.
-        settings: arguments of its constructor; a module may be given as its description.
+        settings: arguments of its constructor; a module may be given as its :func:`describe`.
 
     Raises:
-        UnknownNameError: when the name is not registered.
-        SettingError: when a setting is unknown or missing, or the architecture rejects it.
+        UnknownNameError: the name is not registered.
+        SettingError: a setting is unknown, missing, or rejected by the architecture.
 
     >>> type(build("conv-net", channels=1, classes=10, image_size=8)).__name__
     'ConvNet'
@@ -85,10 +84,7 @@ def build(name: str, /, **settings: Any) -> nn.Module:
 
 
 def settings(name: str, /) -> tuple[str, ...]:
-    """The names of the settings of an architecture, as :func:`build` takes them.
-
-    Raises:
-        UnknownNameError: when the name is not registered.
+    """The names of the settings of a registered architecture.
 
     >>> settings("lenet5")
     ('channels', 'classes', 'image_size')
@@ -97,11 +93,11 @@ def settings(name: str, /) -> tuple[str, ...]:
 
 
 def describe(module: nn.Module, /) -> dict[str, Any]:
-    """The name and settings with which :func:`build` makes another module like this one, as data for JSON.
+    """The arguments of :func:`build` for another module like this one, as data for JSON.
 
     Raises:
-        UnknownNameError: when the module is not of a registered architecture.
-        SettingError: when one of its settings cannot be written as JSON.
+        UnknownNameError: the architecture is not registered.
+        SettingError: a setting cannot be written as JSON.
 
     >>> describe(build("lenet5", classes=2))
     {'name': 'lenet5', 'settings': {'channels': 1, 'classes': 2, 'image_size': 32}}
@@ -128,7 +124,7 @@ def _factory(name: str) -> Callable[..., nn.Module]:
 
 
 def _recording(factory: Any, name: str) -> Any:
-    """The factory, recording its arguments in every module that it makes; of a class, in place."""
+    """Make a factory record its arguments in every module that it makes; changes a class in place."""
     is_class, signature = isinstance(factory, type), inspect.signature(factory)
     make = factory.__init__ if is_class else factory
 
@@ -148,11 +144,7 @@ def _recording(factory: Any, name: str) -> Any:
 
 def _settings(bound: inspect.BoundArguments) -> dict[str, Any]:
     bound.apply_defaults()
-    settings = dict(bound.arguments)
-    for parameter in bound.signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            settings.update(settings.pop(parameter.name))
-    return settings
+    return {**dict(zip(bound.signature.parameters, bound.args, strict=False)), **bound.kwargs}
 
 
 def _plain(value: Any) -> Any:

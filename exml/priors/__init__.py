@@ -5,9 +5,8 @@ It imports only rooms below: :mod:`exml.core` and :mod:`exml.protocols`.
 
 from exml.core.activation import Activation, record_activations, statistics_of
 from exml.priors.batch_norm import BatchNormStatistics
-from exml.priors.blur import GaussianBlur
 from exml.priors.composite import Sum, Weighted
-from exml.priors.pixels import L2Norm, TotalVariation
+from exml.priors.pixels import GaussianBlur, L2Norm, TotalVariation
 
 __all__ = [
     "Activation",

@@ -18,9 +18,6 @@ from exml.protocols import Prior
 class Sum:
     """The sum of priors; an empty sum is 0.
 
-    Args:
-        priors: the terms, each with its own weight.
-
     >>> import torch
     >>> from exml.priors import L2Norm, TotalVariation
     >>> Sum((L2Norm(1.0), TotalVariation(0.1)))(torch.ones(2, 1, 4, 4), ())
@@ -42,11 +39,7 @@ class Sum:
 @component(kind="weighted-prior")
 @attrs.frozen
 class Weighted:
-    """A prior times a weight: one setting for a whole sum.
-
-    Args:
-        prior: the prior to scale, including its own weight.
-        weight: >= 0.
+    """A prior times a weight >= 0, in addition to its own.
 
     >>> import torch
     >>> from exml.priors import L2Norm

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import attrs
 import torch
 
 from exml.core.activation import Activation
+from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.shapes import Images, Scalar
-from exml.core.validators import in_range
+from exml.core.validators import in_range, one_of, positive_int
+from exml.priors._blurring import change_by_kornia, change_by_matrices, change_by_sums, gaussian
 
 
 @component
@@ -63,4 +66,59 @@ class TotalVariation:
         # In half precision, the sum over a batch would overflow.
         precise = torch.promote_types(images.dtype, torch.float32)
         total = images.diff(dim=2).abs().sum(dtype=precise) + images.diff(dim=3).abs().sum(dtype=precise)
+        return (self.weight / len(images) * total).to(images.dtype)
+
+
+def _odd(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value % 2 == 0:
+        raise SettingError(
+            expected=f"an odd number for {type(instance).__name__}.{attribute.name}",
+            got=repr(value),
+            remedy="choose 3, 5 or 7, so that the kernel has a center",
+        )
+
+
+@component
+@attrs.frozen
+class GaussianBlur:
+    """Penalize what a blur removes: ``weight · ‖x - blur(x)‖²`` (Sec. 4.1, "Blur").
+
+    The norm is taken over the channels and pixels of an image and averaged over the batch. Each channel is blurred by
+    itself.
+
+    Args:
+        weight: >= 0.
+        kernel_size: pixels, odd; 3 in the paper.
+        sigma: standard deviation of the kernel in pixels, > 0.
+        padding: beyond the border, the image ``"reflect"``ed at its outermost pixels, or ``"zeros"``. A reflected
+            image must be larger than half the kernel.
+        squared: whether the norm is squared. The paper's text squares it and has a 3×3 kernel; its code is
+            ``GaussianBlur(weight, kernel_size=7, padding="zeros", squared=False)``.
+        operator: ``"fused"``, our own blur with its gradient, or ``"kornia"``, :func:`kornia.filters.gaussian_blur2d`.
+            They differ by rounding; ``benchmarks/kernels/test_blur.py`` measures both.
+
+    >>> prior = GaussianBlur(0.01)
+    >>> prior(torch.full((2, 3, 8, 8), 0.7), ()) < 1e-9
+    tensor(True)
+    >>> prior(torch.randn(2, 3, 8, 8), ()) > 0.1
+    tensor(True)
+    """
+
+    weight: float = attrs.field(validator=in_range(0))
+    kernel_size: int = attrs.field(default=3, validator=[positive_int(), _odd])
+    sigma: float = attrs.field(default=1.0, validator=in_range(0, open_low=True))
+    padding: Literal["reflect", "zeros"] = attrs.field(default="reflect", validator=one_of("reflect", "zeros"))
+    squared: bool = attrs.field(default=True, validator=one_of(True, False))
+    operator: Literal["fused", "kornia"] = attrs.field(default="fused", validator=one_of("fused", "kornia"))
+    reads_activations = False
+
+    def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
+        """The penalty of a batch; ``activations`` are not read."""
+        precise = images.to(torch.promote_types(images.dtype, torch.float32))
+        if self.operator == "kornia":
+            changed = change_by_kornia(precise, self.kernel_size, self.sigma, self.padding == "reflect")
+        else:
+            change = change_by_sums if images.device.type == "cpu" else change_by_matrices
+            changed = change(precise, gaussian(self.kernel_size, self.sigma), self.padding == "reflect")
+        total = changed.square().sum() if self.squared else torch.linalg.vector_norm(changed, dim=(1, 2, 3)).sum()
         return (self.weight / len(images) * total).to(images.dtype)

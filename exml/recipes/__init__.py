@@ -1,12 +1,13 @@
-"""Strategies that are ready to use: the paper's, as its text and as its code has them, and our own."""
+"""Complete strategies: the paper's, as in its text and in its code, and the default.
 
-from exml.recipes._appendix import PAPER_STRATEGIES
+May import every room of a component, scenarios and learning.
+"""
+
 from exml.recipes.at_budget import at_budget
 from exml.recipes.default import default
 from exml.recipes.distillation import auxiliary, data_impression, model_inversion, noise, procedural, replay
 from exml.recipes.named import RECIPES, for_scenario, recipe
-from exml.recipes.paper import paper
-from exml.recipes.reference import reference
+from exml.recipes.paper import PAPER_STRATEGIES, paper, reference
 
 __all__ = [
     "PAPER_STRATEGIES",

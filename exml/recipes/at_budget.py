@@ -1,4 +1,4 @@
-"""A strategy with less arithmetic."""
+"""Scales the cost of a strategy."""
 
 from __future__ import annotations
 
@@ -11,26 +11,22 @@ from exml.core.components import rebuild
 from exml.core.errors import SettingError
 from exml.learning.strategy import Strategy
 
-_LEAST = 10
-"""Samples: the smallest buffer of Sec. 5.1, "Buffer size"."""
-
 
 def at_budget(strategy: Strategy, budget: float) -> Strategy:
     r"""The same strategy with about ``budget`` times the arithmetic.
 
-    The cost of an experience is that of its distillation, steps times the mini-batch, and of its inversion, images
-    times steps:
+    The cost of an experience is that of its distillation and that of its inversion:
 
     .. math:: cost \approx c_d \, n_{iter} + c_g \, \frac{N}{i} \, n_{gen}
 
-    With a budget b, the distillation makes b · n_iter steps. The buffer N and the steps n_gen of an inversion share the
-    factor: each takes √b. All numbers are rounded. Steps stay at least 1, and a buffer keeps at least 10 samples, the
-    paper's smallest (Sec. 5.1), unless it was smaller. The cost of a generator without steps, or of a bank of
-    ``views``, falls by √b only; both are small. Rates, weights and mini-batches stay.
+    With a budget b, the distillation makes b · n_iter steps. The buffer N and the steps n_gen of an inversion are each
+    multiplied by √b. Numbers are rounded; steps stay at least 1, and a buffer keeps at least 10 samples, the smallest
+    of Sec. 5.1, unless it was smaller. The cost of a generator without steps, or of a bank of ``views``, falls by √b
+    only.
 
     Args:
-        strategy: of any kind. This scales the ``iterations`` of its training, of its generator and of the generators
-            inside, and the ``size`` and ``per_experience`` of its buffer.
+        strategy: the ``iterations`` of its training, its generator and nested generators are scaled, and the ``size``
+            and ``per_experience`` of its buffer.
         budget: b, in (0, 1]; 1 returns an equal strategy.
 
     Raises:
@@ -52,13 +48,11 @@ def at_budget(strategy: Strategy, budget: float) -> Strategy:
         strategy,
         training=_scaled(strategy.training, {"iterations"}, budget, 1),
         generator=_scaled(strategy.generator, {"iterations"}, root, 1),
-        buffer=_scaled(strategy.buffer, {"size", "per_experience"}, root, _LEAST),
+        buffer=_scaled(strategy.buffer, {"size", "per_experience"}, root, 10),
     )
 
 
 def _scaled(part: Any, names: set[str], factor: float, least: int) -> Any:
-    """A component with the fields of these names scaled, in it and in the components inside."""
-
     def scale(component: Any) -> Any:
         numbers = {name: getattr(component, name) for name in names & attrs.fields_dict(type(component)).keys()}
         scaled = {name: min(n, max(least, round(n * factor))) for name, n in numbers.items() if isinstance(n, int)}

@@ -1,4 +1,4 @@
-"""Recipes by name, as the command line offers them."""
+"""Recipes by name, for the command line."""
 
 from __future__ import annotations
 
@@ -12,35 +12,28 @@ from exml.core.errors import UnknownNameError
 from exml.experts import ExpertProfile
 from exml.learning.builder import CompleteBuilder
 from exml.protocols import Source
-from exml.recipes._appendix import PAPER_STRATEGIES
-from exml.recipes._profile import required
 from exml.recipes.default import default
-from exml.recipes.distillation import auxiliary, data_impression, model_inversion, noise, procedural, replay
-from exml.recipes.paper import paper
-from exml.recipes.reference import reference
+from exml.recipes.distillation import auxiliary, data_impression, model_inversion, noise, procedural, replay, required
+from exml.recipes.paper import PAPER_STRATEGIES, paper, reference
 
 _FROM_PROFILE: Mapping[str, Callable[[ExpertProfile], CompleteBuilder]] = {
-    "model-inversion": model_inversion,
-    "data-impression": data_impression,
-    "auxiliary": auxiliary,
-    "procedural": procedural,
-    "noise": noise,
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (model_inversion, data_impression, auxiliary, procedural, noise)
 }
-
 RECIPES: Mapping[str, str] = MappingProxyType(
     {
-        "exml": "The default: inversion where experts have batch norm, functions matched on drawings elsewhere.",
+        "exml": "The default: model inversion for experts with batch norm, procedural images for others.",
         "model-inversion": "Model Inversion ED (Sec. 4), with the priors of appendix B.1.1.",
         "data-impression": "Data Impression ED (Sec. 4), with the priors of appendix B.1.2.",
         "auxiliary": "Aux. Data ED (Sec. 4) on patches of two photographs.",
         "procedural": "The paper's distillation on procedural images.",
         "replay": "Replay ED (Sec. 5): the paper's distillation on the experts' own training data.",
         "noise": "The paper's distillation on Gaussian noise.",
-        **{f"paper-{name}": f"{title}, as the paper's text describes it." for name, title in PAPER_STRATEGIES.items()},
-        **{f"reference-{name}": f"{title}, as the paper's code does it." for name, title in PAPER_STRATEGIES.items()},
+        **{f"paper-{name}": f"{title}, as in the paper's text." for name, title in PAPER_STRATEGIES.items()},
+        **{f"reference-{name}": f"{title}, as in the paper's code." for name, title in PAPER_STRATEGIES.items()},
     }
 )
-"""What each recipe does, by the name that :func:`recipe` takes."""
+"""Descriptions of the recipes, by name."""
 
 
 def recipe(
@@ -50,21 +43,20 @@ def recipe(
 
     Args:
         name: one of :data:`RECIPES`.
-        profile: what the experts of the stream are like.
-        real_data: the experts' training data, for the recipes that replay it.
+        profile: of the experts.
+        real_data: the experts' training data, for recipes with replay.
         student: see :func:`default`.
 
     Raises:
-        UnknownNameError: for another name, listing the recipes.
-        SettingError: when the recipe replays data and ``real_data`` is None, or does not fit the profile.
+        UnknownNameError: for another name.
+        SettingError: when the recipe does not fit the profile, or needs ``real_data`` and it is None.
 
     >>> type(recipe("exml", scenarios.load("digits-nc").profile()).build().generator).__name__
     'ModelInversion'
     """
     if name not in RECIPES:
-        raise UnknownNameError(
-            expected=f"one of {', '.join(RECIPES)}", got=repr(name), remedy="choose one, or give a YAML file"
-        )
+        expected = f"one of {', '.join(RECIPES)}"
+        raise UnknownNameError(expected=expected, got=repr(name), remedy="choose one, or give a YAML file")
     if name in _FROM_PROFILE:
         return _FROM_PROFILE[name](profile)
     if name == "exml":
@@ -76,7 +68,7 @@ def recipe(
 
 
 def for_scenario(name: str, scenario: str, seed: int = 0) -> CompleteBuilder:
-    """The recipe of this name for the experts of a scenario, whose training data the replaying recipes draw from.
+    """The recipe of this name for the experts of a scenario. Recipes with replay draw from its training data.
 
     Args:
         name: one of :data:`RECIPES`.
@@ -84,9 +76,9 @@ def for_scenario(name: str, scenario: str, seed: int = 0) -> CompleteBuilder:
         seed: of the scenario.
 
     Raises:
-        UnknownNameError: when there is no such recipe or scenario.
+        UnknownNameError: for an unknown recipe or scenario.
         SettingError: when the recipe does not fit the scenario's experts.
-        DataError: when the scenario's data are not there.
+        DataError: when the scenario's data are missing.
 
     >>> for_scenario("replay", "digits-nc", 3).build().generator
     Replay(source=ScenarioSource(name='digits-nc', seed=3))

@@ -1,21 +1,20 @@
 """Whole runs: what the ``exml`` command does, for use from Python.
 
-One loop over a source of experts, its record, result, display, figures and forecast, and the zoo; sweeps are in
-:mod:`exml.runs.sweep`. Imports every floor below; only the command line imports it.
+Here live the run loop over a source of experts, with its record, result, display, figures and forecast, and the zoo.
+:mod:`exml.runs.sweep` runs grids. This room imports every floor below; only the command line imports it.
 """
 
 from exml.learning.stop import Stop
 from exml.runs import evaluation, sweep
-from exml.runs.accuracy_figure import accuracy_figure
-from exml.runs.canvas import save_figure
 from exml.runs.display import ProgressDisplay
+from exml.runs.environment import Environment
+from exml.runs.figures import accuracy_figure, samples_figure, save_figure
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
 from exml.runs.local_processes import LocalProcesses
 from exml.runs.ray_cluster import RayCluster
-from exml.runs.result import BaselineResult, Environment, ExperienceResult, Result, Seconds, StrategyResult
+from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult
 from exml.runs.run import RunSettings, forecasts, run
-from exml.runs.samples_figure import samples_figure
 from exml.runs.sources import FolderExperts, ScenarioExperts
 from exml.runs.table import result_table
 from exml.runs.zoo import (

@@ -1,40 +1,75 @@
-"""The stages of a run: experts, students, baselines, result."""
+"""The stages of a run: the experts, the strategies one after another, the baselines, and the result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import attrs
+import torch
 
 from exml.core.components import uses_real_data
+from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError
+from exml.core.expert import Expert
+from exml.core.ranks import Ranks
+from exml.core.shapes import Scalar
+from exml.experts import ExpertCard, ExpertFiles, save_expert
+from exml.experts.prefetch import ahead
+from exml.learning import events
+from exml.learning.checkpoint import CheckpointFolder
 from exml.learning.learner import Learner
+from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
-from exml.runs._strategy_run import RunContext, StrategyRun
-from exml.runs.accuracy_figure import accuracy_figure
-from exml.runs.canvas import save_figure
-from exml.runs.evaluation import Evaluation, accuracy_matrix, forgetting
+from exml.models import Normalized
+from exml.runs.evaluation import Evaluation, forgetting
+from exml.runs.figures import accuracy_figure, samples_figure, save_figure
+from exml.runs.folder_watcher import Refused
+from exml.runs.record import RunFolder
 from exml.runs.result import Result, StrategyResult
+from exml.runs.sources import OpenFolder
+from exml.runs.stream_log import StreamLog
+
+
+@attrs.frozen(eq=False)
+class RunContext:
+    """What the strategies of a run share."""
+
+    source: OpenFolder
+    folder: RunFolder
+    device: torch.device
+    checkpoint_every: int
+    stop: Stop
+    observer: events.Observer
+    ranks: Ranks
+
+    def tell(self, event: events.Event) -> None:
+        """Pass an event to the observer, and write the record if it is time to."""
+        self.observer(event)
+        self.folder.tick()
 
 
 def carry_out(context: RunContext, strategies: Mapping[str, Strategy]) -> Result:
     """Carry out a run. Each stage does what is not done yet, so a resumed run goes through all of them."""
-    source, folder, clock, ranks = context.source, context.folder, context.clock, context.ranks
-    clock.enter("experts")
+    source, folder, ranks = context.source, context.folder, context.ranks
+    folder.enter("experts")
     source.prepare(folder.record.request.seed, context.device, context.tell, ranks)
     rows: list[StrategyResult] = []
     stopped = False
     for name, strategy in strategies.items():
-        strategy_run = StrategyRun(name, strategy, context)
+        strategy_run = _StrategyRun(name, strategy, context)
         strategy_run()
-        rows.append(_row(name, strategy, strategy_run.learner, context))
-        del strategy_run  # before the next one
+        rows.append(strategy_run.result())
+        del strategy_run  # frees the models before the next strategy
         stopped = ranks.leader_says(context.stop.asked)
         if stopped:
             break
     if ranks.leader:
-        clock.enter("evaluation")
+        folder.enter("evaluation")
         baselines = () if stopped else source.evaluate_baselines(context.device, context.tell)
-        clock.save()
+        folder.save()
         record = folder.record
         rows = [attrs.evolve(row, seconds=record.strategies[row.name].seconds) for row in rows]
         result = Result(
@@ -56,20 +91,188 @@ def carry_out(context: RunContext, strategies: Mapping[str, Strategy]) -> Result
     return Result.load(folder.result)
 
 
-def _row(name: str, strategy: Strategy, learner: Learner, context: RunContext) -> StrategyResult:
-    progress = context.folder.record.strategies[name]
-    sizes = tuple(test.images for test in context.source.tests)
-    rows = [Evaluation(row, sizes) for row in progress.accuracy]
-    return StrategyResult(
-        name=name,
-        strategy=strategy.to_dict(),
-        ex_model=not uses_real_data(strategy),
-        accuracy=progress.accuracy,
-        stream_accuracy=tuple(row.stream_until(place) for place, row in enumerate(rows, 1)),
-        forgetting=forgetting(accuracy_matrix(rows)) if rows else None,
-        seconds=progress.seconds,
-        folder=str(context.folder.of(name).relative_to(context.folder.path)),
-        experiences=learner.experience,
-        classes=learner.classes_seen,
-        forecast=progress.forecast,
-    )
+@attrs.frozen
+class _Arrived:
+    """An expert that was built."""
+
+    file: str
+    card: ExpertCard
+    expert: Expert
+
+
+class _StrategyRun:
+    """One strategy: learn from one expert after another; after each, evaluate, save the student, and log it."""
+
+    def __init__(self, name: str, strategy: Strategy, context: RunContext) -> None:
+        self._name, self._strategy, self._context = name, strategy, context
+        self._folder, request = context.folder.of(name), context.folder.record.request
+        self._progress = context.folder.record.strategies[name]
+        self._made: dict[str, Any] = {"seed": request.seed, "strategy": request.strategies[name]}
+        self._title = name
+        if request.scenario is not None:
+            self._made["scenario"], self._title = request.scenario, f"{request.scenario}-{name}"
+        checkpoints = CheckpointFolder(self._folder / "checkpoint", context.checkpoint_every)
+        begun = context.ranks.leader_says(checkpoints.exists())
+        self._learner = Learner(
+            strategy,
+            context.source.make_student(request.seed).to(context.device),
+            seed=request.seed,
+            folder=None if begun else checkpoints,
+            observers=[self._observe],
+            execution=request.execution,
+            ranks=context.ranks,
+            stop=context.stop,
+        )
+        if begun:
+            self._learner.resume(checkpoints)
+        self._log = self._open_log()
+        self._began = 0.0
+        self._generating = True
+        self._loss: Scalar | None = None
+
+    def __call__(self) -> None:
+        """Learn from all remaining experts of the source, until it ends or the run is stopped."""
+        context, source, log, learned = self._context, self._context.source, self._log, self._learner.experience
+        done, begun = log.files[:learned], log.files[learned:]
+        with log:
+            log.write("opened", folder=str(source.folder), environment=attrs.asdict(context.folder.environment))
+            context.tell(events.StrategyStarted(self._name, source.length(done)))
+            if log.over < learned:  # killed between the last checkpoint and the log
+                self._finish(None)
+            items = ahead(map(partial(_unbuilt, source), source.remaining(done, begun)))
+            try:
+                while not context.ranks.leader_says(context.stop.asked):
+                    context.folder.enter(None if source.names is None else "generation", self._name)
+                    context.tell(events.WaitingForExpert())
+                    item = next(items, None)
+                    if item is None:
+                        break
+                    self._take(item)
+                    del item  # before the next one is built: one in use at a time
+            finally:
+                items.close()
+            context.folder.enter("evaluation", self._name)
+            if context.ranks.leader:
+                self._draw()
+
+    def result(self) -> StrategyResult:
+        folder, progress = self._context.folder, self._progress
+        sizes = tuple(test.images for test in self._context.source.tests)
+        rows = [Evaluation(row, sizes) for row in progress.accuracy]
+        return StrategyResult(
+            name=self._name,
+            strategy=self._strategy.to_dict(),
+            ex_model=not uses_real_data(self._strategy),
+            accuracy=progress.accuracy,
+            stream_accuracy=tuple(row.stream_until(place) for place, row in enumerate(rows, 1)),
+            forgetting=forgetting(progress.accuracy),
+            seconds=progress.seconds,
+            folder=str(self._folder.relative_to(folder.path)),
+            experiences=self._learner.experience,
+            classes=self._learner.classes_seen,
+            forecast=progress.forecast,
+        )
+
+    def _open_log(self) -> StreamLog:
+        """All ranks read the log before the leader appends to it."""
+        ranks, path = self._context.ranks, self._folder / "stream.jsonl"
+        if ranks.leader:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        ranks.wait()
+        log = StreamLog(path, writes=ranks.leader)
+        ranks.wait()
+        return log
+
+    def _take(self, item: _Arrived | Refused) -> None:
+        source = self._context.source
+        if isinstance(item, _Arrived):
+            try:
+                self._learn(item)
+                return
+            except (ExpertError, ShapeError, NonFiniteError) as error:
+                if source.names is not None or not self._generating:
+                    raise
+                item = Refused(item.file, str(error))
+        source.refuse(item.file)
+        self._log.write("refused", file=item.file, reason=item.reason)
+        self._context.tell(events.ExpertRefused(item.file, item.reason))
+
+    def _learn(self, item: _Arrived) -> None:
+        number, card = self._learner.experience + 1, item.card
+        if self._log.files[number - 1 :] != [item.file]:
+            about = {"expert": card.name, "classes": card.classes, "task": card.task, "sha256": card.sha256}
+            self._log.write("begun", experience=number, file=item.file, **about)
+        self._generating, self._began = True, time.perf_counter()
+        self._learner.learn(item.expert)
+
+    def _observe(self, event: events.Event, /) -> None:
+        folder = self._context.folder
+        if isinstance(event, events.ExperienceStarted):
+            folder.enter("generation", self._name)
+        elif isinstance(event, events.BufferUpdated | events.DistillationProgress):
+            self._generating = False
+            folder.enter("distillation", self._name)
+        if isinstance(event, events.DistillationProgress):
+            self._loss = event.loss
+        self._context.tell(event)
+        if isinstance(event, events.ExperienceFinished):
+            self._finish(time.perf_counter() - self._began)
+
+    def _finish(self, seconds: float | None) -> None:
+        """Evaluate and save the student, then log the experience: a logged experience has its student on the disk."""
+        context, learner, number = self._context, self._learner, self._learner.experience
+        context.folder.enter("evaluation", self._name)
+        evaluation = context.source.evaluate(learner.student, context.ranks)
+        if evaluation is not None:
+            self._progress.accuracy = (*self._progress.accuracy[: number - 1], evaluation.accuracies)
+            context.folder.save()
+            seen = evaluation.stream_until(number)
+            context.tell(events.StudentEvaluated(self._name, number, evaluation.accuracies, seen))
+        if context.ranks.leader:
+            save_expert(self._expert(), self._folder, "student", training={"experts": number, **self._made})
+        loss = math.nan if self._loss is None else float(self._loss)
+        self._log.write("learned", experience=number, seconds=seconds, loss=loss if math.isfinite(loss) else None)
+        self._loss = None
+
+    def _draw(self) -> None:
+        """Draw some of the images that the student learned from."""
+        try:
+            memory = self._learner.memory
+        except StreamError:  # nothing learned yet
+            return
+        experiences = self._log.experiences(set(memory.experiences.unique().tolist()))
+        title = f"{self._context.source.title}: images in the last buffer of {self._name}, by expert and label"
+        save_figure(samples_figure(memory, experiences, title), self._folder / "samples.png")
+
+    def _expert(self) -> Expert:
+        """The student as an expert that others can learn from; its normalization goes onto the card."""
+        plan, student = self._context.source.plan, self._learner.student
+        assert isinstance(student, Normalized)
+        return Expert(
+            student.module,
+            self._learner.classes_seen,
+            plan.image_shape,
+            outputs=range(plan.classes),
+            mean=plan.mean,
+            std=plan.std,
+            name=self._title,
+        )
+
+
+def _unbuilt(source: OpenFolder, item: ExpertFiles | Refused, /) -> Callable[[], _Arrived | Refused]:
+    """Files that were read in the background, to be built in the learner's thread; a followed folder refuses faults."""
+
+    def build() -> _Arrived | Refused:
+        if isinstance(item, Refused):
+            return item
+        name = item.path.stem
+        try:
+            source.plan.check(name, item.card)
+            return _Arrived(name, item.card, item.expert())
+        except (ExpertError, ShapeError) as error:
+            if source.names is not None:
+                raise
+            return Refused(name, str(error))
+
+    return build

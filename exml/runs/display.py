@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
@@ -20,7 +19,7 @@ PERIOD = 0.2
 class ProgressDisplay:
     """One line per stage of a run, or per running job: progress, estimated time left, phase, loss, images per second.
 
-    Without a terminal it prints only what belongs in a log: refused experts, jobs that ended, waiting for a process.
+    Without a terminal it prints only refused experts, jobs that ended, and waiting for another process.
 
     Args:
         console: the console to draw on.
@@ -41,20 +40,21 @@ class ProgressDisplay:
             disable=not console.is_terminal,
             expand=True,
         )
-        self._stage: _Stage | None = None
+        self._stage: TaskID | None = None
+        self._total: float | None = None
+        self._done = 0.0
+        self._since: tuple[float, float] | None = None  # what was done when, at the first update of the stage
         self._length = ""
-        self._phase = _Phase("", 0)
+        self._phase, self._phase_since, self._drawn = "", (0, 0.0), 0.0
         self._jobs: dict[str, TaskID] = {}
-        self._ended = self._total = 0
+        self._ended = self._of = 0
 
     def __enter__(self) -> ProgressDisplay:
         """Start drawing."""
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop drawing; the last state stays on the screen."""
         self._progress.stop()
 
@@ -94,10 +94,10 @@ class ProgressDisplay:
                 self._show(experience, f"stream accuracy {stream_accuracy:.1%}")
             case events.BaselinesStarted(total):
                 self._begin("baselines", total)
-            case events.BaselineEvaluated() if self._stage is not None:
-                self._show(self._stage.done + 1)
-            case events.WaitingForExpert() if self._stage is not None:
-                self._show(self._stage.done, "waiting for an expert")
+            case events.BaselineEvaluated():
+                self._show(self._done + 1)
+            case events.WaitingForExpert():
+                self._show(self._done, "waiting for an expert")
             case _:
                 pass
 
@@ -105,22 +105,23 @@ class ProgressDisplay:
         self, experience: int, phase: str, done: int, total: int, images: float, loss: Tensor | None = None
     ) -> None:
         """Draw a step of generation or distillation, unless the last one was drawn a moment ago."""
-        if self._phase.name != f"{experience} {phase}":
-            self._phase = _Phase(f"{experience} {phase}", done - 1)
-        if done < total and time.monotonic() < self._phase.drawn + PERIOD:
+        now, name = time.monotonic(), f"{experience}{self._length} {phase}"
+        if self._phase != name:
+            self._phase, self._phase_since, self._drawn = name, (done - 1, now), 0.0
+        if done < total and now < self._drawn + PERIOD:
             return
-        self._phase.drawn = time.monotonic()
-        said = f"{experience}{self._length} {phase} {done}/{total}"
-        said += "" if loss is None else f" loss {float(loss):.2g}"
-        said += self._phase.speed(done, images)
-        half = 1.0 if phase == "generation" else 0.5
-        self._show(experience - half + done / total / 2, said)
+        self._drawn = now
+        first, since = self._phase_since
+        note = f"{name} {done}/{total}"
+        note += "" if loss is None else f" loss {float(loss):.2g}"
+        note += f" {(done - first) * images / (now - since):.0f} img/s" if now - since > PERIOD else ""
+        self._show(experience - (1.0 if phase == "generation" else 0.5) + done / total / 2, note)
 
     def _job(self, event: events.JobsStarted | events.JobProgress | events.JobEnded) -> None:
         match event:
             case events.JobsStarted(names, total):
-                self._ended, self._total = total - len(names), total
-                self._begin("all jobs", total, done=self._ended)
+                self._ended, self._of = total - len(names), total
+                self._begin("all jobs", total)
             case events.JobProgress(name, done, total):
                 if name not in self._jobs:
                     self._jobs[name] = self._progress.add_task(name, left="", note="")
@@ -130,54 +131,33 @@ class ProgressDisplay:
                     self._progress.remove_task(self._jobs.pop(name))
                 self._ended += 1
                 outcome = summary or "done" if error is None else f"failed: {error}"
-                self._print(f"[{self._ended}/{self._total}] {name}: {outcome}")
+                self._print(f"[{self._ended}/{self._of}] {name}: {outcome}")
         running = [task for task in self._progress.tasks if task.id in self._jobs.values()]
-        self._show(self._ended + sum(task.percentage for task in running) / 100, f"{self._ended}/{self._total}")
+        self._show(self._ended + sum(task.percentage for task in running) / 100, f"{self._ended}/{self._of}")
 
-    def _begin(self, description: str, total: float | None, done: float = 0.0) -> None:
+    def _begin(self, description: str, total: float | None) -> None:
         if self._stage is not None:
-            self._progress.stop_task(self._stage.task)
-            self._progress.update(self._stage.task, left="")
-        self._stage = _Stage(self._progress.add_task(description, total=total, left="", note=""), total, done)
+            self._progress.stop_task(self._stage)
+            self._progress.update(self._stage, left="")
+        self._stage = self._progress.add_task(description, total=total, left="", note="")
+        self._total, self._done, self._since = total, 0.0, None
 
     def _show(self, done: float, note: str = "") -> None:
         if self._stage is not None:
-            left = self._stage.left(done)
-            self._progress.update(self._stage.task, completed=done, left=left, note=note)
+            self._done = done
+            self._progress.update(self._stage, completed=done, left=self._left(), note=note)
 
-    def _print(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-class _Stage:
-    """A line of the display, and the time that its task will still take."""
-
-    def __init__(self, task: TaskID, total: float | None, done: float) -> None:
-        self.task, self.done = task, done
-        self._total = total
-        self._first: tuple[float, float] | None = None
-
-    def left(self, done: float) -> str:
+    def _left(self) -> str:
         """``"ETA 1:05"``, or nothing while it is unknown."""
-        self.done, now = done, time.monotonic()
-        if self._first is None:
-            self._first = done, now
-        first, since = self._first
+        done, now = self._done, time.monotonic()
+        if self._since is None:
+            self._since = done, now
+        first, since = self._since
         if self._total is None or not first < done < self._total:
             return ""
         minutes, seconds = divmod(round((now - since) * (self._total - done) / (done - first)), 60)
         clock = f"{minutes}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}"
         return f"ETA {clock}:{seconds:02}"
 
-
-class _Phase:
-    """Generation or distillation of one experience, and its speed."""
-
-    def __init__(self, name: str, done: int) -> None:
-        self.name, self.drawn = name, 0.0
-        self._first, self._since = done, time.monotonic()
-
-    def speed(self, done: int, images: float) -> str:
-        """Images per second since the phase was first seen, with ``images`` per step; nothing until it is known."""
-        passed = time.monotonic() - self._since
-        return f" {(done - self._first) * images / passed:.0f} img/s" if passed > PERIOD else ""
+    def _print(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -4,22 +4,49 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import attrs
 import torch
 
 from exml.core.errors import SettingError
 from exml.core.execution import EAGER, Execution
 from exml.core.ranks import ALONE, Ranks
-from exml.runs.result import Environment
+from exml.core.registry import component
+from exml.core.validators import in_range
 
 PACKAGES = ("exml", "torch", "torchvision", "kornia", "numpy", "scikit-learn")
 """Packages that the numbers of a run depend on."""
 
 
+@component
+@attrs.frozen(kw_only=True)
+class Environment:
+    """Where a run was executed.
+
+    Args:
+        versions: of Python, of exml and of the packages that the numbers depend on.
+        device: as torch names it.
+        hardware: processor, cores, memory, and the accelerator if one was used.
+        threads: of torch on the CPU.
+        compile: see :class:`exml.engine.Execution`.
+        precision: see :class:`exml.engine.Execution`.
+        ranks: number of processes that worked together; ``hardware`` and ``threads`` are those of the first.
+    """
+
+    versions: Mapping[str, str]
+    device: str
+    hardware: str
+    threads: int = attrs.field(validator=in_range(1, integer=True))
+    compile: str = "never"
+    precision: str = "float32"
+    ranks: int = attrs.field(default=1, validator=in_range(1, integer=True))
+
+
 def device_of(name: str) -> torch.device:
-    """The device of a name, which is tried out; ``"auto"`` is an accelerator if there is one.
+    """The device of a name, after a trial; ``"auto"`` is an accelerator if there is one.
 
     Raises:
         SettingError: torch cannot use the device.
@@ -41,24 +68,20 @@ def device_of(name: str) -> torch.device:
 
 def environment(device: torch.device, execution: Execution = EAGER, ranks: Ranks = ALONE) -> Environment:
     """The environment of this process, and how it executes the hot loops on a device."""
+    hardware = [f"{_processor()} ({cores()} cores)"]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        hardware.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB")
+    if device.type == "cuda":
+        hardware.append(f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda})")
     return Environment(
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         device=str(device),
-        hardware=_hardware(device),
+        hardware=", ".join(hardware),
         threads=torch.get_num_threads(),
         compile=execution.compile,
         precision=execution.precision,
         ranks=ranks.size,
     )
-
-
-def _hardware(device: torch.device) -> str:
-    parts = [f"{_processor()} ({cores()} cores)"]
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        parts.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB")
-    if device.type == "cuda":
-        parts.append(f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda})")
-    return ", ".join(parts)
 
 
 def _processor() -> str:

@@ -16,7 +16,7 @@ else:
 
 
 def require_free(path: Path, record: str, what: str) -> None:
-    """Refuse a folder that holds anything, except for what a process leaves that was killed before it wrote its record.
+    """Refuse a folder that holds anything but the leftovers of a process that was killed before it wrote its record.
 
     Args:
         path: path of the folder.

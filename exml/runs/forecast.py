@@ -1,4 +1,4 @@
-"""How long a strategy will take on this machine: time a few real steps of each loop, and extrapolate."""
+"""Forecast the time of a strategy on this machine: time a few real steps of each loop, and extrapolate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import global_seed
 from exml.core.samples import Samples
-from exml.core.shapes import Scalar
 from exml.engine import DistillationContext, PreviousStudent, Teachers, distill
 from exml.learning.preflight import check_student
 from exml.learning.strategy import Strategy
@@ -30,17 +29,13 @@ BUDGET = 0.3
 FEW, STEPS = 8, 3
 """Images of the smallest measurement; steps of distillation that are timed after the first."""
 SIMULATED = 50
-"""Experiences for which the buffer policy is simulated; later ones hold what the last one held."""
+"""Experiences for which the buffer policy is simulated; the buffer size is constant after them."""
 
 
 @component
 @attrs.frozen
 class Forecast:
-    """The expected time of a strategy. Training and reading experts, checkpoints and evaluation come on top.
-
-    Args:
-        generation: seconds over the whole stream.
-        distillation: seconds over the whole stream.
+    """Expected seconds of a strategy over the stream, without training and reading experts, checkpoints and evaluation.
 
     >>> print(Forecast(30.0, 28.4))
     58 s: generation 30 s, distillation 28 s
@@ -60,7 +55,7 @@ class Forecast:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people to read.
+    """Seconds as a short text.
 
     >>> duration(4.21), duration(75), duration(8000), duration(300_000)
     ('4.2 s', '75 s', '2 h 13 min', '3 d 11 h')
@@ -88,19 +83,18 @@ def forecast(
 ) -> Forecast:
     """Time a few steps of generation and distillation on copies of the models, and extrapolate over the stream.
 
-    Generation is timed with few images and with up to a mini-batch, each with few and with more iterations; both are
-    linear in the images and the iterations. Distillation is timed at its own batch size, and its bank of views with a
-    few and with more images. Both are timed without and with a previous student. Images that leave an inversion early
-    (``stop_at``) make a run faster than its forecast. ``"always"`` and ``"auto"`` are timed as ``"capture"``, because
-    compilation would take longer than the measurement.
+    Generation is linear in the images and in the iterations, and is timed with few and with more of each.
+    Distillation is timed at its own batch size. Both are timed without and with a previous student. Images that leave
+    an inversion early (``stop_at``) make a run faster than its forecast. ``"always"`` and ``"auto"`` are timed as
+    ``"capture"``, because compilation would take longer than the measurement.
 
     Args:
         strategy: the strategy to run.
-        expert: an expert like those of the stream; it need not be trained.
+        expert: an expert like those of the stream, trained or not.
         student: the student, on the device of the run.
         experts: length of the stream.
         execution: of the hot loops.
-        clock: in seconds; ``time.process_time`` ignores what else the machine does, for loops of one thread.
+        clock: in seconds; for single-threaded loops, ``time.process_time`` excludes other processes.
 
     Raises:
         BufferSizeError: the buffer is too small for a stream of this length.
@@ -128,7 +122,7 @@ def forecast(
 
 
 class _Trial:
-    """The loops of a strategy on copies of its models."""
+    """Times the loops of a strategy on copies of its models."""
 
     def __init__(
         self, strategy: Strategy, expert: Expert, student: nn.Module, execution: Execution, clock: Callable[[], float]
@@ -141,20 +135,19 @@ class _Trial:
         self.expert.check(self.classes)
 
     def generation(self, images: int, previous: bool) -> Callable[[int], float]:
-        """Seconds to generate a number of images, up to ``images``."""
-        parts = [part for _, part in walk(self.strategy.generator)]
+        """A function from the number of images, up to ``images``, to the seconds to generate them."""
+        strategy = self.strategy
+        parts = [part for _, part in walk(strategy.generator)]
         iterations = max((getattr(part, "iterations", 0) for part in parts), default=0)
         batch = max((getattr(part, "batch_size", 0) for part in parts), default=0) or images
         most = min(images, batch)
         few = many = min(FEW, max(1, most // 2))
         less, more = min(1, iterations), min(3, iterations)
-        memory = self._samples(FEW) if previous else None
-        context = GenerationContext(
-            self.strategy.prior, self.strategy.augmentation, memory=memory, execution=self.execution
-        )
+        memory = self._noise(FEW) if previous else None
+        context = GenerationContext(strategy.prior, strategy.augmentation, memory=memory, execution=self.execution)
 
         def timed(count: int, steps: int) -> float:
-            generator = _shortened(self.strategy.generator, steps, iterations)
+            generator = _shortened(strategy.generator, steps, iterations)
             return self._seconds(lambda: generator(self.expert, count, 0, context))
 
         timed(few, less)  # the first call loads libraries
@@ -172,7 +165,7 @@ class _Trial:
         return cost
 
     def distillation(self, previous: bool) -> Callable[[int], float]:
-        """Seconds to distill with a number of images in the buffer."""
+        """A function from the number of images in the buffer to the seconds of distillation."""
         training = self.strategy.training
         has_bank = training.views > 0 or training.ridge is not None
         self._steps(FEW, 1, previous)  # the first call loads libraries
@@ -188,30 +181,26 @@ class _Trial:
         """The times at which distillation began and each of its steps ended, the first of which only warm up."""
         strategy = self.strategy
         warm_up = 1 if self.execution.compile == "never" else 5
-        training = attrs.evolve(strategy.training, iterations=warm_up + steps)
         before = None
         if previous:
             known = torch.ones(self.classes, dtype=torch.bool, device=self.expert.device)
             known[list(self.expert.classes)] = len(self.expert.classes) == self.classes
             before = PreviousStudent(copy.deepcopy(self.student).eval().requires_grad_(False), known, known)
-
-        def after_step(_done: int, _loss: Scalar) -> None:
-            ticks.append(self._now())
-
-        memory, ticks = self._samples(size), [self._now()]
+        memory, ticks = self._noise(size), [self._now()]
         distill(
             self.student,
             Teachers(before, self.expert, strategy.normalizer, strategy.combiner, self.classes),
             memory,
             loss=strategy.loss,
-            training=training,
+            training=attrs.evolve(strategy.training, iterations=warm_up + steps),
             augmentation=strategy.augmentation,
-            context=DistillationContext(seed=0, after_step=after_step, execution=self.execution),
+            context=DistillationContext(
+                seed=0, after_step=lambda _done, _loss: ticks.append(self._now()), execution=self.execution
+            ),
         )
         return ticks
 
-    def _samples(self, count: int) -> Samples:
-        """Noise in the shape of the expert's images, with its classes in turn."""
+    def _noise(self, count: int) -> Samples:
         device = self.expert.device
         images = torch.rand(count, *self.expert.image_shape, device=device)
         labels = self.expert.class_ids.to(device)[torch.arange(count, device=device) % len(self.expert.classes)]
@@ -249,7 +238,7 @@ def _line(points: dict[int, float], x: float) -> float:
 
 
 def _held(strategy: Strategy, shares: list[int]) -> list[int]:
-    """Images in the buffer during each experience, from the policy itself with images of one pixel."""
+    """Images in the buffer during each experience, found by running the policy on images of one pixel."""
     memory: Samples | None = None
     draws, held = torch.Generator(), list[int]()
     for experience, share in enumerate(shares[:SIMULATED], 1):

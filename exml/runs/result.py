@@ -8,27 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
+from attrs.validators import deep_iterable, optional
 
-from exml.core.errors import ConfigError, SettingError
+from exml.core.errors import ConfigError
 from exml.core.files import write_json
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import in_range, one_of
+from exml.runs.environment import Environment
 from exml.runs.forecast import Forecast
 
 VERSION = 1
 """Version of the schema; a file of another version is refused."""
 
 
-def _fractions(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    rows: tuple[Any, ...] = value if isinstance(value, tuple) else ()
-    flat = [number for row in rows for number in (row if isinstance(row, tuple) else (row,))]
-    if not all(isinstance(number, int | float) and 0 <= number <= 1 for number in flat):
-        raise SettingError(
-            expected=f"numbers from 0 to 1 for {type(instance).__name__}.{attribute.name}",
-            got=repr(value),
-            remedy="give accuracies as fractions",
-        )
+_FRACTION = in_range(0, 1)
 
 
 @component
@@ -36,8 +30,7 @@ def _fractions(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> No
 class Seconds:
     """Wall time by phase, in seconds, summed over all processes that worked on the run.
 
-    Work that was lost by a kill and repeated counts twice, because it took its time twice. The clock is saved every two
-    seconds, so each kill loses at most that much.
+    Work that a kill lost and a resumed run repeated counts twice. Up to two seconds before each kill are not counted.
 
     Args:
         experts: training of the experts.
@@ -60,38 +53,13 @@ class Seconds:
         return self.experts + self.generation + self.distillation + self.evaluation
 
     def __add__(self, other: Seconds) -> Seconds:
-        sums = {name: value + getattr(other, name) for name, value in attrs.asdict(self).items()}
-        return Seconds(**sums)
-
-
-@component
-@attrs.frozen(kw_only=True)
-class Environment:
-    """Where a run was executed.
-
-    Args:
-        versions: of Python, of exml and of the packages that the numbers depend on.
-        device: as torch names it.
-        hardware: processor, cores, memory, and the accelerator if one was used.
-        threads: of torch on the CPU.
-        compile: see :class:`exml.engine.Execution`, as for ``precision``.
-        precision: of the networks.
-        ranks: number of processes that worked together; ``hardware`` and ``threads`` are those of the first.
-    """
-
-    versions: Mapping[str, str]
-    device: str
-    hardware: str
-    threads: int = attrs.field(validator=in_range(1, integer=True))
-    compile: str = "never"
-    precision: str = "float32"
-    ranks: int = attrs.field(default=1, validator=in_range(1, integer=True))
+        return Seconds(**{name: value + getattr(other, name) for name, value in attrs.asdict(self).items()})
 
 
 @component
 @attrs.frozen(kw_only=True)
 class ExperienceResult:
-    """An experience with test images; the accuracies are with the strategies and the baselines.
+    """An experience with test images.
 
     Args:
         index: i, from 1.
@@ -115,8 +83,8 @@ class StrategyResult:
         name: name of the strategy in this run.
         strategy: the strategy as plain data; :meth:`exml.Strategy.from_dict` reads it.
         ex_model: whether it respects the constraints of the ex-model scenario (Sec. 2); Replay ED does not.
-        accuracy: the accuracy matrix: row i, column j is the accuracy of the student after experience i on the test set
-            of experience j, also for j > i. Fractions, like the next two fields. Empty without test data.
+        accuracy: the accuracy matrix: row i, column j is the accuracy, a fraction, of the student after experience i
+            on the test set of experience j, also for j > i. Empty without test data.
         stream_accuracy: after each experience i, over the test images of the experiences 1 to i (Eq. 2); the last one
             is the stream accuracy of the strategy.
         forgetting: see :func:`exml.runs.evaluation.forgetting`; None after a single experience.
@@ -124,14 +92,14 @@ class StrategyResult:
         folder: the folder of its student, relative to that of the run.
         experiences: number of experts that the student has learned from; None in older files.
         classes: global ids of the classes that they know; None in older files.
-        forecast: the time that generation and distillation were expected to take, if a forecast was made.
+        forecast: the expected time of generation and distillation, if a forecast was made.
     """
 
     name: str
     strategy: Any
     ex_model: bool
-    accuracy: tuple[tuple[float, ...], ...] = attrs.field(validator=_fractions)
-    stream_accuracy: tuple[float, ...] = attrs.field(validator=_fractions)
+    accuracy: tuple[tuple[float, ...], ...] = attrs.field(validator=deep_iterable(deep_iterable(_FRACTION)))
+    stream_accuracy: tuple[float, ...] = attrs.field(validator=deep_iterable(_FRACTION))
     forgetting: float | None
     seconds: Seconds
     folder: str = "."
@@ -156,7 +124,7 @@ class BaselineResult:
 
     name: str
     ex_model: bool
-    accuracy: tuple[float, ...] | None = attrs.field(default=None, validator=_fractions)
+    accuracy: tuple[float, ...] | None = attrs.field(default=None, validator=optional(deep_iterable(_FRACTION)))
     stream_accuracy: float | None = attrs.field(default=None, validator=in_range(0, 1, optional=True))
     reason: str | None = None
 
@@ -174,7 +142,7 @@ class Result:
             a scenario.
         shared_test: whether all experiences have one test set, so that the columns of an accuracy matrix are equal.
         experiences: those with test images, in order.
-        strategies: in the order in which they were asked for, all on the same experts.
+        strategies: in the order of the request, all on the same experts.
         baselines: on the same experts, including those that do not apply.
         seconds: wall time of the whole run, including that of the strategies.
         environments: one, or more if the run was resumed elsewhere.
@@ -203,36 +171,20 @@ class Result:
 
     @classmethod
     def from_dict(cls, plain: Any, /) -> Result:
-        """A result from plain data.
-
-        Raises:
-            ConfigError: another version of the schema, or a fault, named by its path.
-        """
+        """A result from plain data; a ConfigError names the path of a fault, such as another version of the schema."""
         version = plain.get("version") if isinstance(plain, Mapping) else None
         if version != VERSION:
-            raise ConfigError(
-                "version",
-                expected=f"version {VERSION}",
-                got=repr(version),
-                remedy="read it with the exml that wrote it",
-            )
+            remedy = "read it with the exml that wrote it"
+            raise ConfigError("version", expected=f"version {VERSION}", got=repr(version), remedy=remedy)
         return from_plain(plain, cls)
 
     def save(self, path: Path | str) -> None:
-        """Write ``result.json`` atomically.
-
-        Raises:
-            CheckpointError: the file cannot be written.
-        """
+        """Write ``result.json`` atomically; a CheckpointError says that it cannot be written."""
         write_json(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: Path | str) -> Result:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            ConfigError: the file is missing or not JSON, has another version, or has a fault, named by its path.
-        """
+        """Read what :meth:`save` wrote; a ConfigError says that the file is missing or not a result."""
         try:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -21,14 +21,11 @@ from exml.experts import ExpertProfile
 from exml.learning.events import Event, Observer, WaitingForProcess
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
-from exml.runs._stages import carry_out
-from exml.runs._strategy_run import RunContext
-from exml.runs.clock import Clock
+from exml.runs._stages import RunContext, carry_out
 from exml.runs.environment import device_of, environment
 from exml.runs.forecast import Forecast, forecast
-from exml.runs.record import Request
+from exml.runs.record import Request, RunFolder, begun
 from exml.runs.result import Result
-from exml.runs.run_folder import RunFolder, begun
 from exml.runs.sources import FolderExperts, OpenFolder, ScenarioExperts
 
 TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png", "stream.jsonl")
@@ -47,9 +44,6 @@ class RunSettings:
         execution: whether the hot loops are compiled or captured, and their precision.
         checkpoint_every: steps of generation, or of distillation, between two checkpoints.
         forecasts: what :func:`forecasts` returned, to be recorded next to the time that the run takes.
-
-    Raises:
-        SettingError: a value is out of its range.
     """
 
     seed: int = attrs.field(default=0, validator=in_range(0, integer=True))
@@ -76,25 +70,25 @@ def run(
 ) -> Result:
     """Learn from the experts of a source with each strategy; with a scenario, compare the students with the baselines.
 
-    The folder gets ``run.json`` (what was asked for), ``result.json`` (:class:`Result`), ``accuracy.png`` and
-    ``experts/`` of a scenario, and per strategy ``student.safetensors`` with its card after every experience
+    The folder gets ``run.json`` (the request), ``result.json`` (:class:`Result`), ``accuracy.png`` and ``experts/`` of
+    a scenario, and per strategy ``student.safetensors`` with its card after every experience
     (:func:`exml.experts.load_expert` reads them), ``stream.jsonl`` (which experts were learned in which order, with
     seconds and last loss), ``samples.png`` and ``checkpoint/``. Several strategies have a folder each. Every file is
     written atomically. Neither memory nor the cost of an expert grows with the length of the stream.
 
-    A run that was killed at any moment continues with ``resume=True``. On the CPU its students equal those of a run
-    that was never killed, bit for bit, and so does its result apart from the seconds. Experts that were learned are
-    not read again. A finished run over a folder learns from the experts that were added since.
+    A run that was killed at any moment continues with ``resume=True``. On the CPU its students equal those of an
+    uninterrupted run bit for bit, and so does its result apart from the seconds. A finished run over a folder learns
+    from the experts that were added since.
 
     Args:
         source: where the experts come from.
-        strategies: by name; names are used as names of folders. A function in place of a strategy is called once,
-            when the run starts. A scenario may have no strategies, only baselines.
+        strategies: by name; a name is also the name of a folder. A function in place of a strategy is called once, when
+            the run starts. A scenario may have no strategies, only baselines.
         out: the folder; new or empty, unless the run is resumed.
         settings: seed, device, execution, checkpoints.
-        resume: continue the run in the folder. Source, strategies and settings must be those that it was started with,
-            except for ``checkpoint_every`` and the paths of experts. A finished run over a scenario is only read. The
-            process waits for another one that still works on the run.
+        resume: continue the run in the folder, with the same source, strategies and settings, except for
+            ``checkpoint_every`` and the paths of experts. A finished run over a scenario is only read. The process
+            waits for another one that still works on the run.
         stop: stops the run cleanly: at once while it waits, otherwise after the current step, which is then in the
             checkpoint. For one run.
         observers: called with every event, by the leader of the ranks.
@@ -103,7 +97,7 @@ def run(
             may resume with another number of ranks.
 
     Raises:
-        SettingError: bad names, a device that does not work, or several ranks that follow a folder.
+        SettingError: invalid names, a device that does not work, or several ranks that follow a folder.
         CheckpointError: the folder holds something already, or nothing to resume, or cannot be written.
         BufferSizeError: a buffer is too small for the length of the stream.
         ExmlError: the source, or :class:`exml.Learner`, refuses something.
@@ -118,8 +112,6 @@ def run(
         return Result(scenario=None, seed=settings.seed, split=None, stopped=True)
     known = {} if record is None else record.request.strategies
     chosen = {name: _chosen(choice, opened, settings.seed, known.get(name)) for name, choice in strategies.items()}
-    for strategy in chosen.values():
-        opened.check(strategy)
     plain = {name: strategy.to_dict() for name, strategy in chosen.items()}
     request = Request(plain, settings.seed, str(device), settings.execution, **opened.asked)
 
@@ -129,17 +121,17 @@ def run(
 
     on_wait = partial(observer, WaitingForProcess(out)) if resume else None
     with RunFolder(out, request, environment(own, settings.execution, ranks), on_wait, ranks) as folder:
-        if ranks.leader_says(_is_finished(folder, opened)):
+        finished = opened.tests and folder.result.exists() and not Result.load(folder.result).stopped
+        if ranks.leader_says(bool(finished)):
             return Result.load(folder.result)
         for name, expected in settings.forecasts.items():
             folder.record.strategies[name].forecast = expected
-        clock = Clock(folder)
-        context = RunContext(opened, folder, clock, own, settings.checkpoint_every, stop, observer, ranks)
+        context = RunContext(opened, folder, own, settings.checkpoint_every, stop, observer, ranks)
         try:
             return carry_out(context, {name: chosen[name] for name in folder.record.request.strategies})
         except BaseException:
             with suppress(CheckpointError):  # the first error is the one to report
-                clock.save()
+                folder.save()
             raise
         finally:
             opened.close()
@@ -156,7 +148,7 @@ def forecasts(
         settings: as for :func:`run`.
 
     Raises:
-        ExmlError: what :func:`run` would refuse.
+        ExmlError: :func:`run` would refuse the arguments.
     """
     _check(source, strategies, ALONE)
     opened = source.open(settings.seed, Path(), Stop(), None)
@@ -166,35 +158,34 @@ def forecasts(
     found: dict[str, Forecast] = {}
     for name, choice in strategies.items():
         strategy = _chosen(choice, opened, settings.seed, None)
-        opened.check(strategy)
         student = opened.make_student(settings.seed).to(device_of(settings.device))
         found[name] = forecast(strategy, opened.example(), student, experts=length, execution=settings.execution)
     return found
 
 
 def _check(source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Choice], ranks: Ranks) -> None:
-    problem: tuple[str, str] | None = None
-    bad = [name for name in strategies if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN]
+    follows = isinstance(source, FolderExperts) and source.follow
+    invalid = [name for name in strategies if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN]
     if not strategies and not (isinstance(source, ScenarioExperts) and source.baselines):
         problem = "at least one strategy, or the baselines of a scenario", "neither"
-    elif bad:
-        problem = "strategies with names that a folder can have, and that a run does not use itself", repr(bad[0])
-    elif isinstance(source, FolderExperts) and source.follow and len(strategies) > 1:
+    elif invalid:
+        problem = "strategies with names that a folder can have, and that a run does not use itself", repr(invalid[0])
+    elif follows and len(strategies) > 1:
         problem = "one strategy to follow a folder", ", ".join(strategies)
-    elif isinstance(source, FolderExperts) and source.follow and not ranks.alone:
+    elif follows and not ranks.alone:
         problem = "one process to follow a folder", f"{ranks.size} ranks"
-    if problem is not None:
-        raise SettingError(expected=problem[0], got=problem[1], remedy="correct it")
+    else:
+        return
+    raise SettingError(expected=problem[0], got=problem[1], remedy="correct it")
 
 
 def _chosen(choice: Choice, source: OpenFolder, seed: int, begun_with: object | None) -> Strategy:
-    """The strategy itself; a function is not called again when a run is resumed."""
+    """The strategy itself, checked; a function is not called again when a run is resumed."""
     if isinstance(choice, Strategy):
-        return choice
-    if begun_with is not None:
-        return Strategy.from_dict(begun_with)
-    return choice(source.profile(), source.make_student(seed))
-
-
-def _is_finished(folder: RunFolder, source: OpenFolder) -> bool:
-    return bool(source.tests) and folder.result.exists() and not Result.load(folder.result).stopped
+        strategy = choice
+    elif begun_with is not None:
+        strategy = Strategy.from_dict(begun_with)
+    else:
+        strategy = choice(source.profile(), source.make_student(seed))
+    source.check(strategy)
+    return strategy

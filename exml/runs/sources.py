@@ -16,13 +16,12 @@ from exml.core.errors import SettingError
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.validators import in_range
-from exml.experts import ExpertCard, ExpertFiles, ExpertProfile, ExpertStream, read_cards, read_expert
+from exml.experts import ExpertCard, ExpertFiles, ExpertProfile, ExpertStream, read_cards, read_expert, untrained_expert
 from exml.learning.events import BaselineEvaluated, BaselinesStarted, ExpertsProgress, Observer, WaitingForProcess
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
-from exml.runs.baselines import BASELINES, baseline_result
-from exml.runs.evaluation import Evaluation, evaluate_student
+from exml.runs.evaluation import BASELINES, Evaluation, baseline_result, evaluate_student
 from exml.runs.folder_lock import lock
 from exml.runs.folder_watcher import FolderWatcher, Refused
 from exml.runs.record import Request
@@ -48,11 +47,7 @@ class ScenarioExperts:
     baselines: bool = True
 
     def open(self, seed: int, out: Path, _stop: Stop, _begun: Request | None) -> OpenFolder:
-        """Load the scenario.
-
-        Raises:
-            UnknownNameError: there is no such scenario.
-            DataError: its data is missing.
+        """Load the scenario; an UnknownNameError or a DataError says why it cannot be loaded.
 
         :meta private:
         """
@@ -63,16 +58,15 @@ class ScenarioExperts:
 class FolderExperts:
     """A folder of experts, ``NAME.json`` and ``NAME.safetensors`` each, in the order of their cards or names.
 
-    There is no test data, so the run measures no accuracy.
+    A folder has no test data, so the run measures no accuracy. The student normalizes images as the first expert does.
 
     Args:
         folder: path of the folder.
-        follow: keep learning from experts that arrive in the folder until the run is stopped. An expert that the
-            student cannot learn from is refused and the run continues; an incomplete pair of files is waited for.
+        follow: keep learning from experts that arrive in the folder until the run is stopped. The run refuses an expert
+            that the student cannot learn from and continues; it waits for the missing part of a pair of files.
         poll: seconds between two looks at a followed folder.
-        student: name and settings of the student's architecture in :mod:`exml.models`; missing ``channels``,
-            ``classes`` and ``image_size`` are filled in. By default the architecture of the first expert. The student
-            normalizes its images as the first expert does.
+        student: name and settings of the student's architecture in :mod:`exml.models`, by default that of the first
+            expert; missing ``channels``, ``classes`` and ``image_size`` are filled in.
         classes: number of the student's outputs; by default one more than the largest class id on the cards.
     """
 
@@ -83,13 +77,7 @@ class FolderExperts:
     classes: int | None = None
 
     def open(self, seed: int, out: Path, stop: Stop, begun: Request | None) -> OpenFolder | None:
-        """Read the cards; a followed folder is waited for until it has one, or None is returned once it is stopped.
-
-        Raises:
-            StreamError: there are no experts in the folder, or their order is contradictory.
-            ExpertError: a card is faulty, or the student cannot learn from an expert.
-            ShapeError: the experts have images of different shapes, or the student does not take them.
-            CheckpointError: the run to resume has another student.
+        """Read the cards, which an ExmlError may refuse; None if the wait for a first card was stopped.
 
         :meta private:
         """
@@ -109,23 +97,7 @@ class FolderExperts:
 
 
 class OpenFolder:
-    """A folder of experts whose cards were read.
-
-    Args:
-        source: the source.
-        plan: plan of the student.
-        cards: the cards that were read, by name.
-        stop: ends a folder that is followed.
-
-    Attributes:
-        asked: what the record of the run says about the source.
-        plan: plan of the student.
-        folder: where the files of the experts are.
-        names: the names of their files in the order of the stream; None if more may arrive.
-        title: for figures.
-        tests: the experiences that are evaluated.
-        shared_test: whether all experiences have one test set.
-    """
+    """A folder of experts whose cards were read; ``names`` is None if more experts may arrive."""
 
     tests: tuple[ExperienceResult, ...] = ()
     shared_test: bool = False
@@ -146,16 +118,11 @@ class OpenFolder:
         return read_expert(self.folder / f"{next(iter(self._cards))}.json").expert()
 
     def profile(self) -> ExpertProfile:
-        """What the experts are like, for recipes."""
+        """The profile of the experts, for recipes."""
         return ExpertProfile.from_cards(self._cards, self.folder, open_ended=True)
 
     def check(self, strategy: Strategy) -> None:
-        """Refuse a strategy that does not fit the stream, before any work.
-
-        Raises:
-            SettingError: it reads the data of the experts, which a folder does not have.
-            BufferSizeError: its buffer is too small for the length of the stream.
-        """
+        """Refuse a strategy that reads the experts' data, or whose buffer is too small for the stream."""
         if uses_real_data(strategy):
             raise SettingError(
                 expected="a strategy that learns without the data of the experts",
@@ -166,23 +133,16 @@ class OpenFolder:
             strategy.buffer.share(len(self.names))
 
     def prepare(self, _seed: int, _device: torch.device, _tell: Observer, _ranks: Ranks) -> None:
-        """Make the experts, unless they exist."""
+        """Train the experts, unless they exist."""
 
     def remaining(self, done: Sequence[str], begun: Sequence[str]) -> Iterator[ExpertFiles | Refused]:
-        """The files of the experts that are left; those of a followed folder as they arrive.
-
-        Args:
-            done: names of the experts that were learned.
-            begun: the name of the expert in progress, or nothing.
-        """
+        """The files of the experts that are left, with the one in progress first; a followed folder waits for more."""
         if self.names is None:
             first = next(iter(begun), None)
             self._watcher = FolderWatcher(self.folder, done, first, self._stop, self._source.poll)
             return self._watcher
-        left = dict.fromkeys([*begun, *self.names])
-        for name in done:
-            left.pop(name, None)
-        return map(read_expert, [self.folder / f"{name}.json" for name in left])
+        left, learned = dict.fromkeys([*begun, *self.names]), set(done)
+        return map(read_expert, [self.folder / f"{name}.json" for name in left if name not in learned])
 
     def length(self, done: Sequence[str]) -> int | None:
         """The length of the stream; None if it is unknown."""
@@ -203,7 +163,7 @@ class OpenFolder:
         return None
 
     def evaluate_baselines(self, _device: torch.device, _tell: Observer) -> tuple[BaselineResult, ...]:
-        """Evaluate the baselines, if there are test sets and they are asked for."""
+        """Evaluate the baselines, if there are test sets and the source includes baselines."""
         return ()
 
 
@@ -230,15 +190,8 @@ class _OpenScenario(OpenFolder):
 
     def example(self) -> Expert:
         scenario, first = self._scenario, self._scenario.experiences[0]
-        return Expert(
-            scenario.make_module(0, "experts").eval(),
-            first.classes,
-            scenario.image_shape,
-            outputs=range(scenario.classes),
-            mean=scenario.mean,
-            std=scenario.std,
-            task=first.task,
-        )
+        module = scenario.make_module(0, "experts")
+        return untrained_expert(module, first.train, mean=scenario.mean, std=scenario.std, task=first.task)
 
     def profile(self) -> ExpertProfile:
         return self._scenario.profile()

@@ -6,11 +6,9 @@ import json
 import os
 from collections.abc import Container, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from exml.core.errors import CheckpointError
-from exml.experts import ExpertCard
 from exml.runs.result import ExperienceResult
 
 _NEEDED = {"begun": ("experience", "file", "classes", "task"), "learned": ("experience",), "refused": ("file",)}
@@ -20,15 +18,10 @@ _NEEDED = {"begun": ("experience", "file", "classes", "task"), "learned": ("expe
 class StreamLog:
     """``stream.jsonl``: one JSON object per line, with an ``event``.
 
-    Each process logs ``opened``. An experience is ``begun`` with an expert and then ``learned``; an expert may be
-    ``refused``. Each line is on the disk before the run continues. A last line that a kill cut short is removed.
-
-    Args:
-        path: path of the file; created if it is missing.
-        writes: False only reads the file and keeps track of what would be written, as ranks other than the leader do.
-
-    Raises:
-        CheckpointError: the file cannot be read or written, or is damaged before its last line.
+    Each process writes ``opened``. An experience is ``begun`` once its expert is chosen, then ``learned``; its seconds
+    and loss are None if they were lost with a killed process. An expert may be ``refused``. Each line is on the disk
+    before the run continues. A last line that a kill cut short is removed. With ``writes=False``, for ranks other than
+    the leader, the log only tracks what would be written.
     """
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
@@ -58,29 +51,23 @@ class StreamLog:
         """Open until the end of the block."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
 
-    def opened(self, what: Mapping[str, Any]) -> None:
-        """A process works on the run from here on."""
-        self._write({"event": "opened", **what})
-
-    def begun(self, experience: int, file: str, card: ExpertCard) -> None:
-        """The expert of an experience is chosen and does not change any more."""
-        about = {"expert": card.name, "classes": card.classes, "task": card.task, "sha256": card.sha256}
-        self._write({"event": "begun", "experience": experience, "file": file, **about})
-
-    def learned(self, experience: int, seconds: float | None, loss: float | None) -> None:
-        """An experience is finished; None stands for what only a killed process knew."""
-        self._write({"event": "learned", "experience": experience, "seconds": seconds, "loss": loss})
-
-    def refused(self, file: str, reason: str) -> None:
-        """An expert was refused."""
-        self._write({"event": "refused", "file": file, "reason": reason})
+    def write(self, event: str, /, **fields: Any) -> None:
+        """Append an event."""
+        entry = {"event": event, **fields}
+        self._note(entry)
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def experiences(self, wanted: Container[int]) -> list[ExperienceResult]:
         """Some of the experiences that were begun, for a figure; read from the file, which has them all."""
@@ -92,17 +79,6 @@ class StreamLog:
                     classes = tuple(entry["classes"])
                     found[index] = ExperienceResult(index=index, classes=classes, task=entry["task"], images=1)
         return [found[index] for index in sorted(found)]
-
-    def _write(self, entry: Mapping[str, Any]) -> None:
-        self._note(entry)
-        if self._file is None:
-            return
-        try:
-            self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         if entry["event"] == "begun":  # the last line of an experience counts
@@ -119,7 +95,7 @@ class StreamLog:
                 entry[key]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                expected=f"one event a line in {self._path}",
+                expected=f"one event per line in {self._path}",
                 got=f"something else in line {number}",
                 remedy="replace it by a complete copy, or start again in another folder",
             ) from error

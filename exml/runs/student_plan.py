@@ -18,15 +18,7 @@ from exml.models import Normalized
 
 @attrs.frozen
 class StudentPlan:
-    """A student to be built, and what an expert must provide for the student to learn from it.
-
-    Args:
-        architecture: name and settings in :mod:`exml.models`.
-        classes: number of output units; global class ids are below it.
-        image_shape: ``(channels, height, width)``.
-        mean: of each channel, in pixel units, or one for all.
-        std: of each channel, in pixel units, or one for all.
-    """
+    """A student to be built, which also decides which experts it can learn from."""
 
     architecture: Any
     classes: int
@@ -35,13 +27,7 @@ class StudentPlan:
     std: tuple[float, ...]
 
     def make(self, seed: int) -> Normalized:
-        """The student with its initial weights, which depend on the seed.
-
-        Raises:
-            UnknownNameError: the architecture is not registered.
-            SettingError: the architecture does not accept its settings.
-            ShapeError: the module does not take such images, or has another number of outputs.
-        """
+        """The student with its initial weights, which depend on the seed; an ExmlError says that it does not fit."""
         with global_seed(seed, "initialisation", "student"):
             module = models.build(self.architecture["name"], **self.architecture["settings"])
         student = Normalized(module, self.mean, self.std)
@@ -55,38 +41,29 @@ class StudentPlan:
         return student
 
     def check(self, file: str, card: ExpertCard) -> None:
-        """Refuse an expert that the student cannot learn from.
-
-        Raises:
-            ExpertError: an unknown architecture, or a class id that the student does not have.
-            ShapeError: images of another shape.
-        """
-        ids = _ids(card)
+        """Refuse an expert that the student cannot learn from, with an ExpertError or a ShapeError."""
+        highest, known = max(_ids(card)), models.names()
         if card.image_shape != self.image_shape:
             raise ShapeError(
                 expected=f"images {self.image_shape} of every expert ({file}.json)",
                 got=str(card.image_shape),
                 remedy="move experts with images of another shape to another folder",
             )
-        if max(ids) >= self.classes:
+        if highest >= self.classes:
             raise ExpertError(
                 expected=f"class ids below {self.classes}, the student's outputs ({file}.json)",
-                got=str(max(ids)),
-                remedy=f"start a run with --classes {max(ids) + 1} or more, or correct the card",
+                got=str(highest),
+                remedy=f"start a run with --classes {highest + 1} or more, or correct the card",
             )
-        if card.architecture is None or card.architecture["name"] not in models.names():
+        if card.architecture is None or card.architecture["name"] not in known:
             raise ExpertError(
-                expected=f"one of the architectures {', '.join(models.names())} ({file}.json)",
+                expected=f"one of the architectures {', '.join(known)} ({file}.json)",
                 got="null" if card.architecture is None else repr(card.architecture["name"]),
                 remedy="register it with exml.models.register, and use exml.Learner from Python",
             )
 
     def require_same(self, path: Path, architecture: Mapping[str, Any] | None, classes: int | None) -> None:
-        """Refuse to resume a run with another student.
-
-        Raises:
-            CheckpointError: the architecture or the number of classes differs.
-        """
+        """Refuse to resume a run with another student."""
         other = architecture is not None and _filled(architecture, self.classes, self.image_shape) != self.architecture
         if other or classes not in (None, self.classes):
             raise CheckpointError(
@@ -99,13 +76,7 @@ class StudentPlan:
 def plan_student(
     cards: Mapping[str, ExpertCard], architecture: Mapping[str, Any] | None, classes: int | None
 ) -> StudentPlan:
-    """Plan a student for some experts.
-
-    Args:
-        cards: by name; the first one decides the shape and normalization of the images, and the architecture.
-        architecture: another architecture; missing ``channels``, ``classes`` and ``image_size`` are filled in.
-        classes: number of output units; by default one more than the largest class id on the cards.
-    """
+    """Plan a student; the first card decides the images and, unless there is another architecture, the architecture."""
     file, card = next(iter(cards.items()))
     outputs = 1 + max(max(_ids(each)) for each in cards.values()) if classes is None else classes
     if outputs < 1:

@@ -10,12 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from exml.runs.forecast import duration
-from exml.runs.result import BaselineResult, ExperienceResult, Result, StrategyResult
+from exml.runs.result import ExperienceResult, Result, StrategyResult
 
-LONGEST = 24
-"""Maximum width of a name; longer ones are cut."""
-NARROWEST = 5
-"""Width of a percentage."""
+LONGEST, NARROWEST = 24, 5
+"""Maximum width of a name; minimum width of a percentage."""
 
 
 def result_table(result: Result, width: int = 80) -> Group:
@@ -27,61 +25,15 @@ def result_table(result: Result, width: int = 80) -> Group:
         result: of a run over a scenario.
         width: characters per line.
     """
-    rows = [*result.strategies, *result.baselines]
-    fixed = [min(LONGEST, max(len(row.name) for row in rows)), len("model"), len("Stream"), len("Forgot")]
+    names = [row.name for row in (*result.strategies, *result.baselines)]
+    fixed = [min(LONGEST, max(map(len, names))), len("model"), len("Stream"), len("Forgot")]
     several = len(result.experiences) > 1 and not result.shared_test
-    columns = [_head(experience) for experience in result.experiences] if several else []
-    roomy = sum(fixed) + sum(map(_width, columns)) + 2 * (3 + len(columns)) <= width
-    blocks = _blocks(columns, width - sum(fixed), gap=2 if roomy else 1)
+    widths = [_width(_head(experience)) for experience in result.experiences] if several else []
+    roomy = sum(fixed) + sum(widths) + 2 * (3 + len(widths)) <= width
+    tables = [_table(result, block, roomy) for block in _blocks(widths, width - sum(fixed), gap=2 if roomy else 1)]
     split = "test" if result.split == "test" else "validation"
     title = f"{result.scenario}, seed {result.seed}: accuracy on the {split} images, %"
-    tables = [_table(result, rows, block, roomy, first=index == 0) for index, block in enumerate(blocks)]
     return Group(Text(title, style="bold"), *tables, *(Text(line) for line in _notes(result)))
-
-
-def _table(
-    result: Result, rows: Sequence[StrategyResult | BaselineResult], block: Sequence[int], roomy: bool, *, first: bool
-) -> Table:
-    """The columns of some experiences; the first table also has the columns that concern all of them."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, int(roomy)), pad_edge=False, show_edge=False)
-    table.add_column("", max_width=LONGEST, no_wrap=True, overflow="ellipsis", vertical="bottom")
-    if first:
-        table.add_column("Ex-\nmodel", vertical="bottom")
-        table.add_column("Stream", justify="right", vertical="bottom")
-        table.add_column("Forgot", justify="right", vertical="bottom")
-    for column in block:
-        head = _head(result.experiences[column])
-        table.add_column(head, justify="right", min_width=NARROWEST, vertical="bottom")
-    best = max((row.stream_accuracy[-1] for row in result.strategies if row.ex_model), default=None)
-    for number, row in enumerate(rows):
-        if isinstance(row, StrategyResult):
-            accuracy, stream, forgetting = row.accuracy[-1], row.stream_accuracy[-1], _percent(row.forgetting)
-        else:
-            accuracy, stream, forgetting = row.accuracy, row.stream_accuracy, ""
-        cells = [row.name]
-        if first:
-            cells += ["yes" if row.ex_model else "no", _percent(stream), forgetting]
-        cells += ["-" if accuracy is None else _percent(accuracy[column]) for column in block]
-        style = "bold" if isinstance(row, StrategyResult) and row.ex_model and stream == best else None
-        table.add_row(*cells, style=style, end_section=number == len(result.strategies) - 1)
-    return table
-
-
-def _notes(result: Result) -> list[str]:
-    """What a reader needs to understand the table."""
-    experiences = "the one test set" if result.shared_test else "the test images of all experiences"
-    lines = [
-        "",
-        f"Stream: over {experiences} (Eq. 2). Forgot: forgetting, in points; a baseline has nothing to forget.",
-        "Ex-model: keeps to the constraints of the scenario (Sec. 2), no original data and one expert at a time.",
-    ]
-    lines += [f"{row.name} does not apply: {row.reason}." for row in result.baselines if row.reason is not None]
-    seconds = result.seconds
-    lines.append(
-        f"Seconds: {seconds.experts:.0f} experts, {seconds.generation:.0f} generation, "
-        f"{seconds.distillation:.0f} distillation, {seconds.evaluation:.0f} evaluation; {seconds.total:.0f} in all."
-    )
-    return [*lines, *forecast_lines(result)]
 
 
 def forecast_lines(result: Result) -> list[str]:
@@ -95,6 +47,45 @@ def forecast_lines(result: Result) -> list[str]:
     return lines
 
 
+def _table(result: Result, block: Sequence[int], roomy: bool) -> Table:
+    """The columns of some experiences; the first table also has the columns that concern all of them."""
+    first = not block or block[0] == 0
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, int(roomy)), pad_edge=False, show_edge=False)
+    table.add_column("", max_width=LONGEST, no_wrap=True, overflow="ellipsis", vertical="bottom")
+    if first:
+        table.add_column("Ex-\nmodel", vertical="bottom")
+        table.add_column("Stream", justify="right", vertical="bottom")
+        table.add_column("Forgot", justify="right", vertical="bottom")
+    for column in block:
+        head = _head(result.experiences[column])
+        table.add_column(head, justify="right", min_width=NARROWEST, vertical="bottom")
+    best = max((row.stream_accuracy[-1] for row in result.strategies if row.ex_model), default=None)
+    for number, row in enumerate((*result.strategies, *result.baselines), 1):
+        if isinstance(row, StrategyResult):
+            accuracy, stream, forgot = row.accuracy[-1], row.stream_accuracy[-1], _percent(row.forgetting)
+        else:
+            accuracy, stream, forgot = row.accuracy, row.stream_accuracy, ""
+        cells = [row.name, "yes" if row.ex_model else "no", _percent(stream), forgot] if first else [row.name]
+        cells += ["-" if accuracy is None else _percent(accuracy[column]) for column in block]
+        style = "bold" if isinstance(row, StrategyResult) and row.ex_model and stream == best else None
+        table.add_row(*cells, style=style, end_section=number == len(result.strategies))
+    return table
+
+
+def _notes(result: Result) -> list[str]:
+    experiences = "the one test set" if result.shared_test else "the test images of all experiences"
+    seconds = result.seconds
+    return [
+        "",
+        f"Stream: over {experiences} (Eq. 2). Forgot: forgetting, in points; a baseline has nothing to forget.",
+        "Ex-model: keeps to the constraints of the scenario (Sec. 2), no original data and one expert at a time.",
+        *(f"{row.name} does not apply: {row.reason}." for row in result.baselines if row.reason is not None),
+        f"Seconds: {seconds.experts:.0f} experts, {seconds.generation:.0f} generation, "
+        f"{seconds.distillation:.0f} distillation, {seconds.evaluation:.0f} evaluation; {seconds.total:.0f} in all.",
+        *forecast_lines(result),
+    ]
+
+
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}"
 
@@ -102,22 +93,21 @@ def _percent(fraction: float | None) -> str:
 def _head(experience: ExperienceResult) -> str:
     """Its number and its classes, or their count if they do not fit a narrow column."""
     classes = ",".join(map(str, experience.classes))
-    short = classes if len(classes) <= NARROWEST else f"{len(experience.classes)} cl"
-    return f"e{experience.index}\n{short}"
+    return f"e{experience.index}\n{classes if len(classes) <= NARROWEST else f'{len(experience.classes)} cl'}"
 
 
 def _width(head: str) -> int:
     return max(NARROWEST, *map(len, head.splitlines()))
 
 
-def _blocks(columns: Sequence[str], width: int, gap: int) -> list[list[int]]:
+def _blocks(widths: Sequence[int], width: int, gap: int) -> list[list[int]]:
     """The columns of each table; the first one leaves room for three others."""
     blocks: list[list[int]] = [[]]
     left = width - 3 * gap
-    for index, head in enumerate(columns):
-        left -= _width(head) + gap
+    for index, needed in enumerate(widths):
+        left -= needed + gap
         if left < 0 and blocks[-1]:
             blocks.append([])
-            left = width - _width(head) - gap
+            left = width - needed - gap
         blocks[-1].append(index)
     return blocks

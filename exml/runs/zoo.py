@@ -24,11 +24,10 @@ from exml.core.files import write_json
 from exml.core.registry import component
 from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertStream, load_expert, read_card
-from exml.experts.folder import natural
+from exml.experts.card import natural
 from exml.learning.events import JobEnded, JobProgress, JobsStarted, Observer, WaitingForProcess
-from exml.runs.baselines import BASELINES, baseline_result
 from exml.runs.environment import cores, device_of
-from exml.runs.evaluation import accuracy
+from exml.runs.evaluation import BASELINES, accuracy, baseline_result
 from exml.runs.folder_lock import lock
 from exml.runs.jobs import Ended, Failure, Job, Report, Resources, ThisProcess, to_all
 from exml.runs.local_processes import LocalProcesses

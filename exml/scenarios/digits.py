@@ -1,7 +1,12 @@
-"""Scenarios on scikit-learn's handwritten digits: 1,797 grayscale images of 8x8 pixels that ship with the library."""
+"""Scenarios on scikit-learn's handwritten digits: 1,797 grayscale images of 8x8 pixels that ship with the library.
+
+``digits-joint`` has one experience with all digits; ``digits-nc`` and ``digits-mt`` have five with two digits each, the
+latter with task labels; ``digits-ni`` has five with all digits, about 200 images each, and one test set.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -17,7 +22,7 @@ from exml.scenarios.splits import ExpertSetup, joint, multi_task, new_classes, n
 TEST, VALIDATION = 50, 30
 """Images of each class in the test set and in the validation set; the rest, about 100, are for training."""
 SETUP = ExpertSetup(training=ExpertTraining(epochs=20, learning_rate=0.01))
-"""The training of appendix A.1 for MNIST-NC."""
+"""The training of MNIST-NC in appendix A.1."""
 
 
 @lru_cache(maxsize=1)
@@ -45,30 +50,16 @@ def digit_images() -> dict[str, Samples]:
     return {part: Samples.of(images[sorted(index)], labels[sorted(index)]) for part, index in parts.items()}
 
 
-@register("digits-joint")
-def digits_joint(seed: int, split: Split) -> Scenario:
-    """One experience with all ten digits; the seed has no effect."""
-    del seed
-    parts = digit_images()
-    return joint(parts["train"], parts[split], name="digits-joint", setup=SETUP)
+def _factory(kind: str) -> Callable[[int, Split], Scenario]:
+    def make(seed: int, split: Split) -> Scenario:
+        parts, name = digit_images(), f"digits-{kind}"
+        if kind == "joint":
+            return joint(parts["train"], parts[split], name=name, setup=SETUP)
+        deal = {"nc": new_classes, "mt": multi_task, "ni": new_instances}[kind]
+        return deal(parts["train"], parts[split], experiences=5, seed=seed, name=name, setup=SETUP)
+
+    return make
 
 
-@register("digits-nc")
-def digits_nc(seed: int, split: Split) -> Scenario:
-    """Five experiences with two digits each."""
-    parts = digit_images()
-    return new_classes(parts["train"], parts[split], experiences=5, seed=seed, name="digits-nc", setup=SETUP)
-
-
-@register("digits-mt")
-def digits_mt(seed: int, split: Split) -> Scenario:
-    """Five tasks with two digits each, and task labels."""
-    parts = digit_images()
-    return multi_task(parts["train"], parts[split], experiences=5, seed=seed, name="digits-mt", setup=SETUP)
-
-
-@register("digits-ni")
-def digits_ni(seed: int, split: Split) -> Scenario:
-    """Five experiences with all ten digits, about 200 images each, and one test set."""
-    parts = digit_images()
-    return new_instances(parts["train"], parts[split], experiences=5, seed=seed, name="digits-ni", setup=SETUP)
+for _kind in ("joint", "nc", "mt", "ni"):
+    register(f"digits-{_kind}")(_factory(_kind))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from exml.core.errors import SettingError, UnknownNameError, nearest
+from exml.augmentation import Augmentation
+from exml.core.errors import ConfigError, DataError, SettingError, UnknownNameError, nearest
+from exml.core.registry import component
+from exml.core.samples import StoredImages
+from exml.core.serialization import from_plain, to_plain
+from exml.core.shapes import Labels
+from exml.core.validators import in_range
 from exml.experts import ExpertTraining
-from exml.scenarios._settings import changed
 from exml.scenarios.scenario import Scenario
 
 Split: TypeAlias = Literal["test", "validation"]
@@ -17,6 +22,12 @@ Split: TypeAlias = Literal["test", "validation"]
 FactoryT = TypeVar("FactoryT", bound=Callable[[int, Split], Scenario])
 _FACTORIES: dict[str, Callable[[int, Split], Scenario]] = {}
 _DESCRIPTIONS: dict[str, str] = {}
+_AUGMENTATIONS = {
+    "none": None,
+    "mnist": Augmentation.mnist,
+    "cifar10": Augmentation.cifar10,
+    "core50": Augmentation.core50,
+}
 
 
 def names() -> tuple[str, ...]:
@@ -71,15 +82,14 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
     Args:
         name: one of :func:`names`. Settings of the experts' training may follow a colon: fields of
             :class:`~exml.experts.ExpertTraining`, where an augmentation is ``none`` or a named one of
-            :class:`~exml.augmentation.Augmentation`. The scenario's name is all of this.
+            :class:`~exml.augmentation.Augmentation`. The scenario's name includes them.
         seed: for the order of the classes, or the deal of the images.
-        split: the ``test`` part of the experiences: the test set, or the validation set, on which settings are chosen
-            without a look at the test set.
+        split: the ``test`` part of the experiences: the test set, or the validation set, for choosing settings.
 
     Raises:
         UnknownNameError: for an unregistered name, listing the nearest first.
         SettingError: for another split, or a setting that the training does not have.
-        DataError: when the scenario's data are not there.
+        DataError: when the scenario's data are missing.
 
     >>> len(load("digits-joint").experiences), len(load("digits-nc", split="validation").experiences)
     (1, 5)
@@ -93,11 +103,11 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
     scenario = _FACTORIES[base](seed, split)
     if settings is None:
         return scenario
-    return attrs.evolve(scenario, name=name, training=changed(scenario.training, settings, name))
+    return attrs.evolve(scenario, name=name, training=_changed(scenario.training, settings, name))
 
 
 def describe(name: str) -> str:
-    """One line about a scenario with seed 0; the settings of its training are checked, but not described.
+    """One line about a scenario with seed 0, without the settings of its training.
 
     Args:
         name: as for :func:`load`.
@@ -111,7 +121,7 @@ def describe(name: str) -> str:
     """
     base, settings = _parse(name)
     if settings is not None:
-        changed(ExpertTraining(), settings, name)
+        _changed(ExpertTraining(), settings, name)
     if base in _DESCRIPTIONS:
         return _DESCRIPTIONS[base]
     scenario = load(base)
@@ -119,9 +129,45 @@ def describe(name: str) -> str:
     counts = sorted({len(experience.classes) for experience in scenario.experiences})
     text = f"{length} experience{'s' if length > 1 else ''} of {' or '.join(map(str, counts))} classes"
     text += f" ({total} in all)" if counts != [total] else ""
-    text += ", task labels" if scenario.has_tasks else ""
+    text += ", task labels" if scenario.tasks is not None else ""
     text += ", one test set" if scenario.shared_test else ""
     return f"{text}, images {'x'.join(map(str, scenario.image_shape))}"
+
+
+@component
+@attrs.frozen
+class ScenarioSource:
+    """The real training data of a scenario, for Replay ED (Sec. 5). An ex-model learner does not have them.
+
+    Args:
+        name: of the scenario.
+        seed: of the scenario; use the seed that its experts were trained with.
+
+    >>> images, labels = ScenarioSource("digits-nc", seed=0)(1)
+    >>> images.shape[1:], labels.unique().tolist()
+    (torch.Size([1, 8, 8]), [0, 5])
+    """
+
+    name: str
+    seed: int = attrs.field(default=0, validator=in_range(0, integer=True))
+    uses_real_data = True
+
+    def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
+        """All training images of experience i (from 1), as the scenario stores them, with their global class ids.
+
+        Raises:
+            UnknownNameError: for an unregistered scenario.
+            DataError: for an experience that the scenario does not have.
+        """
+        experiences = load(self.name, self.seed).experiences
+        if not 1 <= experience <= len(experiences):
+            raise DataError(
+                expected=f"an experience from 1 to {len(experiences)}, those of {self.name}",
+                got=str(experience),
+                remedy="learn from the experts of this scenario, each once",
+            )
+        train = experiences[experience - 1].train
+        return train.images, train.labels
 
 
 def _parse(name: str) -> tuple[str, str | None]:
@@ -136,3 +182,44 @@ def _parse(name: str) -> tuple[str, str | None]:
             remedy="check the spelling, or import the module that registers it with exml.scenarios.register",
         )
     return base, settings if colon else None
+
+
+def _changed(training: ExpertTraining, settings: str, name: str) -> ExpertTraining:
+    """The training with settings ``field=value``, separated by commas; the scenario's name is for messages."""
+    plain: dict[str, Any] = to_plain(training)
+    fields = [field.name for field in attrs.fields(ExpertTraining)]
+    seen: set[str] = set()
+    for part in settings.split(","):
+        field, _, text = (piece.strip() for piece in part.partition("="))
+        if not text or field not in fields or field in seen:
+            raise SettingError(
+                expected=f"settings field=value, each once, separated by commas, of {', '.join(fields)}",
+                got=f"{part!r} in {name!r}",
+                remedy="correct the part of the scenario's name after the colon",
+            )
+        seen.add(field)
+        plain[field] = _augmentation(text, name) if field == "augmentation" else _value(text)
+    try:
+        return from_plain(plain, ExpertTraining)
+    except ConfigError as error:
+        raise SettingError(expected=error.expected, got=f"{error.got} in {name!r}", remedy=error.remedy) from None
+
+
+def _augmentation(text: str, name: str) -> Any:
+    if text not in _AUGMENTATIONS:
+        raise SettingError(
+            expected=f"one of {', '.join(_AUGMENTATIONS)} for augmentation",
+            got=f"{text!r} in {name!r}",
+            remedy="choose one, or make the scenario in code with an augmentation of your own",
+        )
+    make = _AUGMENTATIONS[text]
+    return None if make is None else to_plain(make())
+
+
+def _value(text: str) -> int | float | str:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text

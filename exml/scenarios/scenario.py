@@ -12,18 +12,27 @@ import attrs
 import torch
 from torch import nn
 
+from exml.core.errors import ConfigError, ExpertError
 from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
 from exml.core.rng import global_seed
 from exml.core.samples import Samples
-from exml.core.serialization import to_plain
+from exml.core.serialization import from_plain, to_plain
 from exml.datasets import imagenet_weights
-from exml.experts import ExpertProfile, ExpertStream, ExpertTraining, untrained_expert
+from exml.experts import (
+    ExpertProfile,
+    ExpertStream,
+    ExpertTraining,
+    load_expert,
+    read_card,
+    save_expert,
+    untrained_expert,
+)
 from exml.models import Normalized, build
-from exml.scenarios._training import ExpertJob, train_experts
 
-_HASHED = 500
-"""Images that are hashed at once."""
+_BATCH = 500
+"""Images per forward pass when the accuracy is measured, and per update of a hash."""
+_Progress = Callable[[int, int], None]
 
 
 @attrs.frozen(eq=False)
@@ -86,18 +95,12 @@ class Scenario:
         return None if None in classes else tuple(classes[task] for task in range(len(classes)))
 
     @property
-    def has_tasks(self) -> bool:
-        """Whether images come with a task label, also in the test."""
-        return self.tasks is not None
-
-    @property
     def shared_test(self) -> bool:
-        """Whether several experiences have one test set, so that no image tells which expert is responsible for it."""
-        tests = {id(experience.test) for experience in self.experiences}
-        return len(tests) < len(self.experiences)
+        """Whether several experiences have one test set, so that an image does not determine an expert."""
+        return len({id(experience.test) for experience in self.experiences}) < len(self.experiences)
 
     def make_module(self, seed: int, *path: int | str) -> nn.Module:
-        """A module of the scenario's architecture, with the same initial weights for the same seed and path.
+        """A module of the scenario's architecture; the same seed and path give the same initial weights.
 
         Raises:
             DataError: when pretrained weights are missing and cannot be downloaded.
@@ -113,7 +116,7 @@ class Scenario:
         return Normalized(self.make_module(seed, "student"), self.mean, self.std)
 
     def profile(self) -> ExpertProfile:
-        """What the experts of this scenario are like. None is trained, and pretrained weights are not needed.
+        """The profile of the scenario's experts, which are not trained for it. Pretrained weights are not needed.
 
         >>> from exml import scenarios
         >>> scenarios.load("digits-mt").profile().tasks
@@ -136,30 +139,47 @@ class Scenario:
 
         Args:
             seed: for the initial weights and the training.
-            folder: where experts are saved, and loaded from in their turn. An expert that is there already, trained on
+            folder: where experts are saved, and loaded from in their turn. An expert that was trained there before, on
                 the same data with the same settings and seed, is not trained again, and interrupted training resumes.
                 Without a folder, all experts stay in memory.
             device: where to train.
             progress: called with the number of epochs done and of all, over the whole stream.
             ranks: each trains a part of the experts, into a folder that all can read; without a folder each trains all.
-            validation: this scenario with the validation part as its test sets; each card then has the accuracy of its
-                expert on the images of its own experience.
+            validation: this scenario with the validation parts as test sets, to write accuracies onto the cards.
 
         Raises:
             NonFiniteError: when a loss was NaN or infinite.
             CheckpointError: when an expert cannot be written.
         """
-        tests: list[Samples | None] = [None] * len(self.experiences)
-        if validation is not None:
-            tests = [experience.test for experience in validation.experiences]
+        parts = self.experiences if validation is None else validation.experiences
+        tests = [None if validation is None else part.test for part in parts]
         jobs = [self._job(seed, *part) for part in zip(self.experiences, tests, strict=True)]
-        folder = None if folder is None else Path(folder)
-        return train_experts(jobs, seed, folder, device, progress or (lambda _done, _total: None), ranks)
+        epochs = self.training.epochs
 
-    def _job(self, seed: int, experience: Experience, held_out: Samples | None) -> ExpertJob:
+        def report(job: _ExpertJob, epoch: int, _: int) -> None:
+            if progress is not None:
+                progress(jobs.index(job) * epochs + epoch, len(jobs) * epochs)
+
+        if folder is None:
+            experts = (job(seed, device, partial(report, job), None) for job in jobs)
+            return ExpertStream.from_experts([expert.to("cpu") for expert in experts])
+        paths = [Path(folder) / f"expert-{job.index}.json" for job in jobs]
+        for job, path in [*zip(jobs, paths, strict=True)][ranks.rank :: ranks.size]:
+            checkpoint = path.with_suffix(".training")
+            if job.is_done(path):
+                report(job, epochs, epochs)
+            else:
+                job.save(job(seed, device, partial(report, job), checkpoint), path)
+            checkpoint.unlink(missing_ok=True)
+        ranks.wait()
+        if not ranks.alone:  # no rank reports the experts of the others
+            report(jobs[-1], epochs, epochs)
+        return ExpertStream(paths)
+
+    def _job(self, seed: int, experience: Experience, held_out: Samples | None) -> _ExpertJob:
         digest = hashlib.sha256(repr((self.mean, self.std)).encode())
         for tensor in (experience.train.images, experience.train.labels):
-            for part in tensor.split(_HASHED):  # all at once may be many gigabytes
+            for part in tensor.split(_BATCH):  # the whole tensor may be many gigabytes
                 digest.update(part.cpu().contiguous().numpy().tobytes())
         record = {
             "scenario": self.name,
@@ -170,19 +190,12 @@ class Scenario:
             "settings": to_plain(self.training),
             **({"pretrained": "imagenet"} if self.pretrained else {}),
         }
-        return ExpertJob(
-            index=experience.index,
-            make=partial(self._untrained, partial(self.make_module, seed, "experts"), experience),
-            train=experience.train,
-            held_out=held_out,
-            training=self.training,
-            record=record,
-        )
+        make = partial(self._untrained, partial(self.make_module, seed, "experts"), experience)
+        return _ExpertJob(experience.index, make, experience.train, held_out, self.training, record)
 
     def _untrained(self, make: Callable[[], nn.Module], experience: Experience) -> Expert:
-        name = f"{self.name}-{experience.index}"
-        samples = experience.train
-        return untrained_expert(make(), samples, mean=self.mean, std=self.std, task=experience.task, name=name)
+        metadata: Any = {"task": experience.task, "name": f"{self.name}-{experience.index}"}
+        return untrained_expert(make(), experience.train, mean=self.mean, std=self.std, **metadata)
 
     def _blank_module(self, seed: int, *path: int | str) -> nn.Module:
         with global_seed(seed, "initialisation", *path):
@@ -192,3 +205,49 @@ class Scenario:
         shape = "x".join(map(str, self.image_shape))
         length = len(self.experiences)
         return f"Scenario({self.name!r}, {length} experiences, {self.classes} classes, images {shape})"
+
+
+@attrs.frozen(eq=False)
+class _ExpertJob:
+    """One expert to train. The record is everything that its weights depend on, as JSON."""
+
+    index: int
+    make: Callable[[], Expert]
+    train: Samples
+    held_out: Samples | None
+    training: ExpertTraining
+    record: dict[str, Any]
+
+    def __call__(self, seed: int, device: torch.device | str, progress: _Progress, checkpoint: Path | None) -> Expert:
+        expert = self.make().to(device)
+        self.training(expert, self.train, seed, progress, checkpoint)
+        return expert
+
+    def save(self, expert: Expert, path: Path) -> None:
+        record, accuracy = self.record, None
+        if self.held_out is not None:
+            accuracy = _accuracy(expert, self.held_out)
+            record = record | {"accuracy": {"split": "validation", "images": len(self.held_out)}}
+        save_expert(expert.to("cpu"), path.parent, path.stem, order=self.index, accuracy=accuracy, training=record)
+
+    def is_done(self, path: Path) -> bool:
+        """Whether the files of the expert with this record are complete."""
+        try:
+            training = dict(read_card(path).training)
+            # A card from before a setting was added has the same settings.
+            training["settings"] = to_plain(from_plain(training.get("settings"), ExpertTraining))
+            if any(training.get(name) != value for name, value in self.record.items()):
+                return False
+            load_expert(path)
+        except (ExpertError, ConfigError):
+            return False
+        return True
+
+
+@torch.no_grad()
+def _accuracy(expert: Expert, samples: Samples) -> float:
+    samples = samples.to(expert.device)
+    right = torch.zeros((), dtype=torch.int64, device=expert.device)
+    for index in torch.arange(len(samples), device=expert.device).split(_BATCH):
+        right += (expert.labels(samples.pixels(index)) == samples.labels[index]).sum()
+    return right.item() / len(samples)

@@ -17,7 +17,7 @@ from exml.experts import ExpertTraining
 from exml.scenarios.scenario import Experience, Scenario
 
 _PART = 1024
-"""Images whose bytes are counted at once."""
+"""Images per histogram of bytes."""
 
 
 @attrs.frozen(eq=False)
@@ -28,8 +28,7 @@ class ExpertSetup:
         architecture: name and settings in :mod:`exml.models`, of experts and student; by default a
             :class:`~exml.models.ConvNet` for square images.
         training: of the experts; by default that of appendix A.
-        statistics: mean and std of each channel, in pixel units, for normalization; by default those of the training
-            images.
+        statistics: mean and std of each channel, in pixel units; by default those of the training images.
         pretrained: see :class:`Scenario`.
     """
 
@@ -54,8 +53,8 @@ def joint(train: Samples, test: Samples, *, name: str = "joint", setup: ExpertSe
     Raises:
         DataError: when a set is empty, or ``test`` has classes or an image shape that ``train`` does not have.
     """
-    classes = _check(train, test, 1)
-    return _scenario(name, train, setup, [_experience(1, classes, None, train, test)])
+    _check(train, test, 1)
+    return _scenario(name, train, setup, [_experience(1, train, test)])
 
 
 def new_classes(
@@ -72,17 +71,14 @@ def new_classes(
     """NC: each experience has classes of its own. If they do not divide evenly, the first experiences have one more.
 
     Args:
-        train: see :func:`joint`.
-        test: see :func:`joint`.
+        train: like ``test``, ``name`` and ``setup``, see :func:`joint`.
         experiences: the number of experiences; or give ``classes_each``.
         classes_each: the number of classes of each experience.
         order: the class ids in the order of the stream; by default a random one.
         seed: for the random order.
-        name: see :func:`joint`.
-        setup: see :func:`joint`.
 
     Raises:
-        DataError: as :func:`joint`, when there are fewer classes than experiences, or an experience has no test images.
+        DataError: as :func:`joint`, for fewer classes than experiences, or an experience without test images.
         SettingError: with neither or both of ``experiences`` and ``classes_each``, or when ``classes_each`` or
             ``order`` does not cover every class once.
 
@@ -95,29 +91,20 @@ def new_classes(
     [(2,), (0, 1, 3, 4)]
     """
     if (experiences is None) == (classes_each is None):
-        raise SettingError(
-            expected="experiences or classes_each, and not both",
-            got=f"{experiences} and {classes_each}",
-            remedy="give one of them",
-        )
+        expected, got = "experiences or classes_each, and not both", f"{experiences} and {classes_each}"
+        raise SettingError(expected=expected, got=got, remedy="give one of them")
     count = len(classes_each or ()) if experiences is None else experiences
     classes = _class_order(train, test, count, seed)
     if order is not None:
-        if sorted(order) != sorted(classes.tolist()):
-            raise SettingError(
-                expected=f"each of the classes {sorted(classes.tolist())} once",
-                got=str(tuple(order)),
-                remedy="correct the order",
-            )
+        if sorted(order) != (ids := sorted(classes.tolist())):
+            expected = f"each of the classes {ids} once"
+            raise SettingError(expected=expected, got=str(tuple(order)), remedy="correct the order")
         classes = torch.tensor(order)
     if classes_each is None:
         shares = classes.tensor_split(count)
     elif min(classes_each) < 1 or sum(classes_each) != len(classes):
-        raise SettingError(
-            expected=f"classes_each of at least 1, {len(classes)} in all",
-            got=str(tuple(classes_each)),
-            remedy="share out all classes",
-        )
+        expected = f"classes_each of at least 1, {len(classes)} in all"
+        raise SettingError(expected=expected, got=str(tuple(classes_each)), remedy="share out all classes")
     else:
         shares = classes.split([*classes_each])
     return _scenario(name, train, setup, _by_classes(train, test, shares))
@@ -132,11 +119,7 @@ def multi_task(
     name: str = "multi-task",
     setup: ExpertSetup = _DEFAULT,
 ) -> Scenario:
-    """MT: like :func:`new_classes`, and every image of experience i comes with the task label i - 1, also in the test.
-
-    Raises:
-        DataError: as :func:`new_classes`.
-    """
+    """MT: like :func:`new_classes`, but each image of experience i has the task label i - 1, also in the test set."""
     shares = _class_order(train, test, experiences, seed).tensor_split(experiences)
     return _scenario(name, train, setup, _by_classes(train, test, shares, tasks=True))
 
@@ -154,15 +137,11 @@ def new_instances(
     """NI: each experience has images of its own, of all classes; all have the same test set.
 
     Args:
-        train: see :func:`joint`.
-        test: see :func:`joint`.
-        experiences: the number of experiences. The images of each class are dealt out in a random order, and the sizes
-            of the shares differ by at most one. Or give ``groups``.
-        groups: of each training image, an integer for its experience, such as a recording session; the lowest comes
-            first.
+        train: like ``test``, ``name`` and ``setup``, see :func:`joint`.
+        experiences: the number of experiences; or give ``groups``. The images of each class are dealt out in a random
+            order, and the sizes of the shares differ by at most one.
+        groups: an integer for each training image, such as its recording session; the lowest comes first.
         seed: for the deal.
-        name: see :func:`joint`.
-        setup: see :func:`joint`.
 
     Raises:
         DataError: as :func:`joint`, or when a class has fewer images than there are experiences.
@@ -184,13 +163,9 @@ def new_instances(
             got=f"{experiences} and {None if groups is None else tuple(groups.shape)}",
             remedy="give one of them",
         )
-    shared = attrs.evolve(test, experiences=torch.zeros_like(test.labels), tasks=torch.full_like(test.labels, -1))
-    parts: list[Experience] = []
-    for index, share in enumerate(shares, 1):
-        own = _rows(train, share)
-        classes: tuple[int, ...] = tuple(own.labels.unique().tolist())
-        parts.append(attrs.evolve(_experience(index, classes, None, own, test), test=shared))
-    return _scenario(name, train, setup, parts)
+    shared = Samples.of(test.images, test.labels)
+    parts = [_experience(index, _rows(train, share), test) for index, share in enumerate(shares, 1)]
+    return _scenario(name, train, setup, [attrs.evolve(part, test=shared) for part in parts])
 
 
 def _dealt(train: Samples, test: Samples, experiences: int, seed: int) -> list[Tensor]:
@@ -200,57 +175,49 @@ def _dealt(train: Samples, test: Samples, experiences: int, seed: int) -> list[T
     for label in _check(train, test, experiences):
         index = (train.labels == label).nonzero().flatten()
         if len(index) < experiences:
-            raise DataError(
-                expected=f"at least {experiences} training images of class {label}",
-                got=str(len(index)),
-                remedy="take fewer experiences, or leave out the class",
-            )
+            expected, remedy = f"at least {experiences} training images of class {label}", "take fewer experiences"
+            raise DataError(expected=expected, got=str(len(index)), remedy=remedy)
         generator = make_generator("cpu", seed, "new-instances", label)
         dealt = index[torch.randperm(len(index), generator=generator).to(index.device)]
         for number in range(experiences):
             shares[(begin + number) % experiences].append(dealt[number::experiences])
-        begin += len(index)  # a class starts where the last one ended, so that sizes differ by one at most
+        begin += len(index)  # each class starts where the last one ended, so that sizes differ by at most one
     return [torch.cat(share).sort().values for share in shares]
 
 
 def _rows(samples: Samples, index: Tensor) -> Samples:
-    """The samples at ascending places, without a copy where the places have no gap."""
+    """The samples at ascending indices; a view, not a copy, if the indices have no gap."""
     first, last = int(index[0]), int(index[-1])
     return samples[first : last + 1] if last - first + 1 == len(index) else samples[index]
 
 
 def _class_order(train: Samples, test: Samples, experiences: int, seed: int) -> Tensor:
-    """The class ids in a random order."""
     classes = torch.tensor(_check(train, test, experiences))
     if len(classes) < experiences:
-        raise DataError(
-            expected=f"at least {experiences} classes, one per experience",
-            got=str(len(classes)),
-            remedy="take fewer experiences",
-        )
+        expected = f"at least {experiences} classes, one per experience"
+        raise DataError(expected=expected, got=str(len(classes)), remedy="take fewer experiences")
     return classes[torch.randperm(len(classes), generator=make_generator("cpu", seed, "class-order"))]
 
 
 def _by_classes(train: Samples, test: Samples, shares: Sequence[Tensor], *, tasks: bool = False) -> list[Experience]:
     parts: list[Experience] = []
     for index, chosen in enumerate(shares, 1):
-        own: tuple[int, ...] = tuple(sorted(chosen.tolist()))
-        of_own = [samples[torch.isin(samples.labels, chosen.to(samples.labels.device))] for samples in (train, test)]
-        if not len(of_own[1]):
-            raise DataError(
-                expected=f"test images of the classes {own}", got="none", remedy="add some, or leave out the classes"
-            )
-        parts.append(_experience(index, own, index - 1 if tasks else None, *of_own))
+        own = [samples[torch.isin(samples.labels, chosen.to(samples.labels.device))] for samples in (train, test)]
+        parts.append(_experience(index, *own, task=index - 1 if tasks else None))
+        if not len(own[1]):
+            expected = f"test images of the classes {parts[-1].classes}"
+            raise DataError(expected=expected, got="none", remedy="add some, or leave out the classes")
     return parts
 
 
-def _experience(index: int, classes: tuple[int, ...], task: int | None, train: Samples, test: Samples) -> Experience:
+def _experience(index: int, train: Samples, test: Samples, task: int | None = None) -> Experience:
+    classes: tuple[int, ...] = tuple(train.labels.unique().tolist())
     marked = (Samples.of(part.images, part.labels, task=task, experience=index) for part in (train, test))
     return Experience(index, classes, task, *marked)
 
 
 def _check(train: Samples, test: Samples, experiences: int) -> tuple[int, ...]:
-    """The class ids of the training set, ascending."""
+    """Returns the class ids of the training set, ascending."""
     classes, tested = (set(part.labels.tolist()) for part in (train, test))
     problem: tuple[str, str] | None = None
     if experiences < 1:
@@ -258,7 +225,7 @@ def _check(train: Samples, test: Samples, experiences: int) -> tuple[int, ...]:
     elif not classes or not tested:
         problem = "training and test images", f"{len(train)} and {len(test)}"
     elif min(classes) < 0 or not tested <= classes:
-        problem = f"test labels among those of the training, {sorted(classes)}, from 0", str(sorted(tested))
+        problem = f"test labels among those of the training set, {sorted(classes)}, from 0", str(sorted(tested))
     elif train.images.shape[1:] != test.images.shape[1:]:
         problem = f"test images {tuple(train.images.shape[1:])}", str(tuple(test.images.shape[1:]))
     if problem is not None:
@@ -269,19 +236,11 @@ def _check(train: Samples, test: Samples, experiences: int) -> tuple[int, ...]:
 def _scenario(name: str, train: Samples, setup: ExpertSetup, experiences: list[Experience]) -> Scenario:
     channels, height, width = train.images.shape[1:]
     classes = int(train.labels.max()) + 1
-    mean, std = _moments(train.images) if setup.statistics is None else setup.statistics
+    mean, std = map(tuple, _moments(train.images) if setup.statistics is None else setup.statistics)
     settings = {"channels": channels, "classes": classes, "image_size": height}
-    return Scenario(
-        name,
-        experiences,
-        classes,
-        (channels, height, width),
-        tuple(mean),
-        tuple(std),
-        setup.architecture or {"name": "conv-net", "settings": settings},
-        setup.training,
-        setup.pretrained,
-    )
+    architecture = setup.architecture or {"name": "conv-net", "settings": settings}
+    shape = (channels, height, width)
+    return Scenario(name, experiences, classes, shape, mean, std, architecture, setup.training, setup.pretrained)
 
 
 def _moments(images: StoredImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -289,16 +248,14 @@ def _moments(images: StoredImages) -> tuple[tuple[float, ...], tuple[float, ...]
     if images.dtype != torch.uint8:
         pixels = images.double()
         return tuple(pixels.mean((0, 2, 3)).tolist()), tuple(pixels.std((0, 2, 3), correction=0).tolist())
-    # Counts of each byte are enough, so a large set of images is never converted to floating point.
-    means: list[float] = []
-    stds: list[float] = []
+    # A histogram of the bytes is enough, so a large set of images is never converted to floating point.
     values = to_pixels(torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 256)).double().flatten()
+    moments: list[tuple[float, float]] = []
     for channel in images.unbind(1):
         counts = torch.zeros(256, dtype=torch.int64, device=images.device)
         for part in channel.split(_PART):
             counts += part.flatten().bincount(minlength=256)
         weights = counts.double().cpu() / int(counts.sum())
         mean = (weights * values).sum()
-        means.append(float(mean))
-        stds.append(float((weights * (values - mean).square()).sum().sqrt()))
-    return tuple(means), tuple(stds)
+        moments.append((float(mean), float((weights * (values - mean).square()).sum().sqrt())))
+    return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)

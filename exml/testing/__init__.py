@@ -1,5 +1,7 @@
 """Conformance suites: test a component of your own in three lines. Imports the rooms below the recipes.
 
+Every suite raises an AssertionError that names the first property that does not hold, and the remedy.
+
 >>> import attrs, exml
 >>> from exml.testing import check_normalizer
 >>> @exml.component
@@ -10,9 +12,8 @@
 >>> check_normalizer(Halve())
 """
 
-from exml.testing.buffers import check_buffer
 from exml.testing.component import check_component
-from exml.testing.generators import check_generator, tiny_expert
+from exml.testing.generators import check_buffer, check_generator, tiny_expert
 from exml.testing.losses import check_combiner, check_loss, check_normalizer
 from exml.testing.priors import check_augmentation, check_prior
 from exml.testing.ranks import run_on_ranks

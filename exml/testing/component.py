@@ -9,12 +9,12 @@ from typing import Any
 import attrs
 
 from exml.core.errors import UnknownNameError
-from exml.core.registry import kind_of, plays
+from exml.core.registry import kind_of, misfit
 from exml.core.serialization import from_plain, to_plain
 
 
 def requirement(component: object) -> Callable[[bool, str], None]:
-    """Of a component, a function that raises an AssertionError with what it must do, and the remedy, unless it does."""
+    """A function that raises an AssertionError with what the component must do, and the remedy, unless it does."""
 
     def must(holds: bool, what: str) -> None:
         if not holds:
@@ -30,9 +30,6 @@ def check_component(component: Any, role: str) -> None:
         component: an instance, preferably with settings other than the defaults.
         role: ``generator``, ``prior``, ``augmentation``, ``normalizer``, ``combiner``, ``buffer`` or ``loss``.
 
-    Raises:
-        AssertionError: names the first property that does not hold, and the remedy.
-
     >>> from exml.priors import L2Norm
     >>> check_component(L2Norm(0.5), "prior")
     >>> check_component(L2Norm(0.5), "loss")
@@ -42,7 +39,10 @@ def check_component(component: Any, role: str) -> None:
     cls, must = type(component), requirement(component)
     must(attrs.has(cls), "be an attrs class: decorate it with @attrs.frozen")
     fields = attrs.fields(cls)
-    must(plays(component, role), f"have the attributes and the call of a {role}: see the protocol in exml.protocols")
+    must(
+        misfit(component, role) is None,
+        f"have the attributes and the call of a {role}: see the protocol in exml.protocols",
+    )
     twin = copy.deepcopy(component)
     must(twin == component, "equal a copy of itself: compare by settings, as attrs does")
     must(hash(twin) == hash(component), "hash like its copy: use settings that hash by value")

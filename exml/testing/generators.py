@@ -1,4 +1,4 @@
-"""Conformance of generators."""
+"""Conformance of generators and buffer policies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from exml.core.expert import Expert
-from exml.protocols import Generator
+from exml.core.samples import Samples
+from exml.protocols import BufferPolicy, Generator
 from exml.testing.component import check_component, requirement
 
 
@@ -19,28 +20,15 @@ def tiny_expert(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Expert:
     channels, height, width = image_shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(channels, 4, 3),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(4 * (height - 2) * (width - 2), 6),
-        )
-    return Expert(
-        network.train(), classes=(1, 4), image_shape=image_shape, outputs=range(6), mean=(0.5,), std=(0.25,), task=2
-    )
+        head = nn.Linear(4 * (height - 2) * (width - 2), 6)
+        network = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), head)
+    return Expert(network.train(), (1, 4), image_shape, outputs=range(6), mean=(0.5,), std=(0.25,), task=2)
 
 
 def check_generator(generator: Generator, image_shape: tuple[int, int, int] = (1, 8, 8), size: int = 7) -> None:
     """Check that a generator is a component, makes the requested samples from a seed, and restores the expert.
 
-    Args:
-        generator: with few iterations.
-        image_shape: ``(channels, height, width)`` that it supports.
-        size: number of samples.
-
-    Raises:
-        AssertionError: names the first property that does not hold, and the remedy.
+    The generator should have few iterations and must support the shape, ``(channels, height, width)``.
 
     >>> from exml.generators import ProceduralImages
     >>> check_generator(ProceduralImages())
@@ -60,10 +48,8 @@ def check_generator(generator: Generator, image_shape: tuple[int, int, int] = (1
     must(bool((one.tasks == 2).all()), "set the expert's task: pass task=expert.task to Samples.of")
     same = torch.equal(one.images, two.images) and torch.equal(one.labels, two.labels)
     must(same, "make the same samples for the same seed: draw from exml.core.rng.make_generator")
-    must(
-        not torch.equal(one.images, other.images),
-        "make other samples for another seed: derive every draw from the seed",
-    )
+    differs = not torch.equal(one.images, other.images)
+    must(differs, "make other samples for another seed: derive every draw from the seed")
     after = expert.module.state_dict()
     same = all(torch.equal(after[name], was) for name, was in before.items())
     must(same, "not change the expert: run it inside exml.engine.frozen")
@@ -73,3 +59,35 @@ def check_generator(generator: Generator, image_shape: tuple[int, int, int] = (1
         hooks = {**vars(part)["_forward_pre_hooks"], **vars(part)["_forward_hooks"]}
         must(not hooks, "leave no hook on the expert: remove it in a finally block")
     must(len(generator(expert, 1, 0)) == 1, "be able to make a single sample: support size=1")
+
+
+def check_buffer(policy: BufferPolicy, experiences: int = 4) -> None:
+    """Check that a policy is a component and keeps given samples, each at most once, the same for the same generator.
+
+    The policy must be large enough for a stream of ``experiences``.
+
+    >>> from exml.buffers import Cumulative
+    >>> check_buffer(Cumulative(12))
+    """
+    check_component(policy, "buffer")
+    must = requirement(policy)
+    memory = None
+    for experience in range(1, experiences + 1):
+        share = policy.share(experience)
+        must(share >= 1, "request at least one new sample per experience: return 1 or more from share")
+        values = experience + torch.arange(share) / (2 * share)  # each identifies an image
+        new = Samples.of(values.view(-1, 1, 1, 1), torch.arange(share) % 2 + 2 * experience, experience=experience)
+        kept = policy(memory, new, torch.Generator().manual_seed(experience))
+        again = policy(memory, new, torch.Generator().manual_seed(experience))
+        same = torch.equal(kept.images, again.images)
+        must(same, "keep the same samples for the same generator: draw from the given one only")
+        must(len(kept) > 0, "keep at least one sample: raise BufferSizeError for a size that is too small")
+        given = new if memory is None else Samples.concat([memory, new])
+        names = kept.images.flatten()
+        must(len(names.unique()) == len(names), "keep no sample twice: select without replacement")
+        position = (names[:, None] == given.images.flatten()[None]).float().argmax(1)
+        columns = ((given.labels, kept.labels), (given.experiences, kept.experiences))
+        same = all(torch.equal(before[position], after) for before, after in columns)
+        same = same and bool(torch.isin(names, given.images).all())
+        must(same, "keep samples unchanged: select rows of memory and new")
+        memory = kept

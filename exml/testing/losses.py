@@ -26,12 +26,6 @@ def _logits(rows: int, seed: int) -> torch.Tensor:
 def check_normalizer(normalizer: Normalizer) -> None:
     """Check that a normalizer is a component, works row by row over known classes only, and keeps their order.
 
-    Args:
-        normalizer: any settings.
-
-    Raises:
-        AssertionError: names the first property that does not hold, and the remedy.
-
     >>> from exml.normalizers import StandardizeLogits
     >>> check_normalizer(StandardizeLogits())
     """
@@ -57,33 +51,21 @@ def check_combiner(combiner: Combiner, *, tasks: bool = False) -> None:
     """Check that a combiner is a component, defines a target for every image, and keeps its label a candidate.
 
     The previous student has the classes 0 to 3 and the expert the classes 3 and 4; a second call is a first experience.
-
-    Args:
-        combiner: any settings.
-        tasks: whether it needs task labels; then task 0 has the classes 0 to 2 and task 1 the classes 3 and 4.
-
-    Raises:
-        AssertionError: names the first property that does not hold, and the remedy.
+    If the combiner needs task labels (``tasks``), task 0 has the classes 0 to 2 and task 1 the classes 3 and 4.
 
     >>> from exml.combiners import ByClass
     >>> check_combiner(ByClass())
     """
     check_component(combiner, "combiner")
-    labels = torch.tensor([0, 1, 2, 3, 4, 4])
-    old = (0, 1, 2) if tasks else (0, 1, 2, 3)
-    previous = TeacherLogits(_logits(6, 1) * _mask(*old), _mask(*old), _mask(*old))
-    expert = TeacherLogits(_logits(6, 2) * _mask(3, 4), _mask(3, 4), _mask(3, 4))
-    _check_target(combiner, combiner(previous, expert, _samples(labels)), labels, _mask(0, 1, 2, 3, 4))
-    labels = torch.tensor([3, 4, 3, 4, 3, 4])
-    _check_target(combiner, combiner(TeacherLogits.none(expert.logits), expert, _samples(labels)), labels, _mask(3, 4))
+    old, new = _mask(*range(3 if tasks else 4)), _mask(3, 4)
+    previous, expert = TeacherLogits(_logits(6, 1) * old, old, old), TeacherLogits(_logits(6, 2) * new, new, new)
+    _check_target(combiner, previous, expert, torch.tensor([0, 1, 2, 3, 4, 4]))
+    _check_target(combiner, TeacherLogits.none(expert.logits), expert, torch.tensor([3, 4, 3, 4, 3, 4]))
 
 
-def _samples(labels: Labels) -> Samples:
-    tasks = (labels > 2).long()
-    return Samples(torch.zeros(len(labels), 1, 2, 2), labels, tasks, tasks + 1)
-
-
-def _check_target(combiner: Combiner, target: Target, labels: Labels, seen: ClassMask) -> None:
+def _check_target(combiner: Combiner, previous: TeacherLogits, expert: TeacherLogits, labels: Labels) -> None:
+    seen, tasks = previous.known | expert.known, (labels > 2).long()
+    target = combiner(previous, expert, Samples(torch.zeros(len(labels), 1, 2, 2), labels, tasks, tasks + 1))
     shape, must = (len(labels), _CLASSES), requirement(combiner)
     for name in ("logits", "defined", "candidates"):
         must(getattr(target, name).shape == shape, f"return {name} (batch, classes): keep the shape of the logits")
@@ -98,12 +80,6 @@ def _check_target(combiner: Combiner, target: Target, labels: Labels, seen: Clas
 
 def check_loss(loss: Loss) -> None:
     """Check that a loss is a component and a finite mean over the batch, and decreases along its gradient.
-
-    Args:
-        loss: any settings.
-
-    Raises:
-        AssertionError: names the first property that does not hold, and the remedy.
 
     >>> from exml.losses import Distillation
     >>> check_loss(Distillation(cross_entropy=1.0))

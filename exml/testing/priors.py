@@ -19,14 +19,8 @@ from exml.testing.ranks import run_on_ranks
 def check_prior(prior: Prior, image_shape: tuple[int, int, int] = (3, 8, 8)) -> None:
     """Check that a prior is a component and a finite, non-negative mean over the batch with a gradient.
 
-    On two ranks that share a batch, penalty and gradient must be those of the whole batch.
-
-    Args:
-        prior: any settings.
-        image_shape: ``(channels, height, width)`` that it supports.
-
-    Raises:
-        AssertionError: names the first property that does not hold, and the remedy.
+    On two ranks that share a batch, penalty and gradient must be those of the whole batch. The prior must support
+    images of ``image_shape``, ``(channels, height, width)``.
 
     >>> from exml.priors import GaussianBlur
     >>> check_prior(GaussianBlur(0.1))
@@ -39,8 +33,7 @@ def check_prior(prior: Prior, image_shape: tuple[int, int, int] = (3, 8, 8)) -> 
     with record_activations(network) as recorded:
         network(images)
         activations = tuple(recorded) if prior.reads_activations else ()
-        penalty = prior(images, activations)
-        again = prior(images, activations)
+        penalty, again = prior(images, activations), prior(images, activations)
         network(torch.cat([images, images]))
         doubled = prior(torch.cat([images, images]), tuple(recorded) if prior.reads_activations else ())
     must(penalty.shape == (), "return a 0-dimensional penalty: reduce over images and pixels")
@@ -50,12 +43,10 @@ def check_prior(prior: Prior, image_shape: tuple[int, int, int] = (3, 8, 8)) -> 
     must(average, "average over the batch: use the mean over images")
     (gradient,) = torch.autograd.grad(penalty, images, materialize_grads=True)
     _check_gradient(gradient, prior)
-    shared = run_on_ranks(lambda ranks: _part(prior, network, images.detach(), ranks), 2)
-    must(
-        torch.allclose(torch.stack([part for part, _ in shared]).sum(), len(images) * penalty, rtol=1e-4, atol=1e-5)
-        and torch.allclose(shared[0][1], len(images) * gradient, rtol=1e-3, atol=1e-5),
-        "be the same where ranks share a batch: compute statistics of activations by exml.priors.statistics_of",
-    )
+    parts, (whole, _) = zip(*run_on_ranks(lambda ranks: _part(prior, network, images.detach(), ranks), 2), strict=True)
+    same = torch.allclose(torch.stack(parts).sum(), len(images) * penalty, rtol=1e-4, atol=1e-5)
+    same = same and torch.allclose(whole, len(images) * gradient, rtol=1e-3, atol=1e-5)
+    must(same, "be the same where ranks share a batch: compute statistics of activations by exml.priors.statistics_of")
 
 
 def _part(prior: Prior, network: nn.Module, images: Images, ranks: Ranks) -> tuple[Tensor, Tensor]:
@@ -73,12 +64,7 @@ def _part(prior: Prior, network: nn.Module, images: Images, ranks: Ranks) -> tup
 def check_augmentation(augmentation: Augmentation, image_shape: tuple[int, int, int] = (3, 8, 8)) -> None:
     """Check that an augmentation is a component, differentiable, and a function of images and generator.
 
-    Args:
-        augmentation: with settings that change images.
-        image_shape: ``(channels, height, width)`` that it supports.
-
-    Raises:
-        AssertionError: names the first property that does not hold, and the remedy.
+    Its settings must change images, and support ``image_shape``, ``(channels, height, width)``.
 
     >>> from exml.augmentation import Augmentation
     >>> check_augmentation(Augmentation(shift=2, flip=0.5))
@@ -91,8 +77,9 @@ def check_augmentation(augmentation: Augmentation, image_shape: tuple[int, int, 
     one = augmentation(images, torch.Generator().manual_seed(1))
     two = augmentation(images, torch.Generator().manual_seed(1))
     other = augmentation(images, torch.Generator().manual_seed(2))
-    like = one.shape == images.shape and one.dtype == images.dtype
-    must(like, "keep shape and type: return images like the given ones")
+    must(
+        (one.shape, one.dtype) == (images.shape, images.dtype), "keep shape and type: return images like the given ones"
+    )
     must(torch.equal(images.detach(), before), "not modify the given images: avoid in-place operations")
     must(torch.equal(one, two), "return the same images for the same generator state: draw from the given one only")
     must(not torch.equal(one, other), "draw from the given generator: pass it to torch's random functions")

@@ -23,38 +23,28 @@ class _Table:
         self.places: list[Any] = [None] * size
 
 
-class ThreadRanks(Ranks):
-    """The ranks as one thread sees them; created by :func:`run_on_ranks`.
-
-    Args:
-        rank: of this thread.
-        table: shared by all threads.
-    """
+class _ThreadRanks(Ranks):
+    """The ranks as one thread sees them."""
 
     def __init__(self, rank: int, table: _Table) -> None:
         self.rank, self.size = rank, len(table.places)
         self._table = table
 
     def gather(self, values: Tensor, /) -> Tensor:
-        """See :class:`exml.distributed.Ranks`."""
         return torch.stack(self._exchange(values.detach().clone()))
 
     def add(self, values: Tensor, /) -> None:
-        """See :class:`exml.distributed.Ranks`."""
         with torch.no_grad():
             values.copy_(self.gather(values).sum(0))
 
     def share(self, values: Tensor, /) -> None:
-        """See :class:`exml.distributed.Ranks`."""
         with torch.no_grad():
             values.copy_(self.gather(values)[0])
 
     def wait(self) -> None:
-        """See :class:`exml.distributed.Ranks`."""
         self._exchange(None)
 
     def tell(self, text: str, /) -> str:
-        """See :class:`exml.distributed.Ranks`."""
         return self._exchange(text)[0]
 
     def _exchange(self, value: Any) -> list[Any]:
@@ -70,17 +60,10 @@ class ThreadRanks(Ranks):
 
 
 def run_on_ranks(work: Callable[[Ranks], Result], size: int) -> list[Result]:
-    """Do the same work on several ranks; returns the result of each.
+    """Do the same work on several ranks; returns the result of each, or raises the first error.
 
     The ranks are threads of this process that run one at a time. They share modules and torch's global random numbers,
-    so each rank needs modules of its own.
-
-    Args:
-        work: called with the ranks, in every thread.
-        size: number of ranks.
-
-    Raises:
-        BaseException: the first that ``work`` raised; the other ranks stop at their next exchange.
+    so each rank needs its own modules.
 
     >>> run_on_ranks(lambda ranks: ranks.gather(torch.tensor(ranks.rank)).tolist(), 3)
     [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
@@ -92,7 +75,7 @@ def run_on_ranks(work: Callable[[Ranks], Result], size: int) -> list[Result]:
     def run(rank: int) -> None:
         try:
             with table.turn:
-                results[rank] = work(ThreadRanks(rank, table))
+                results[rank] = work(_ThreadRanks(rank, table))
         except threading.BrokenBarrierError:  # another rank has failed
             pass
         except BaseException as error:

@@ -37,7 +37,7 @@ def network(outputs: int, seed: int, hidden: int | None = None) -> nn.Module:
 
 
 def heterogeneous() -> list[Expert]:
-    """Other architectures, heads of full width and of own classes, other normalisations; class 6 is nobody's."""
+    """Other architectures, heads of full width and of own classes, other normalizations; no expert knows class 6."""
     return [
         Expert(network(6, 1), (0, 1), (2, 2, 2), outputs=range(6), mean=(0.5,), std=(0.04,), name="full"),
         Expert(network(3, 2, hidden=4), (4, 2, 1), (2, 2, 2), mean=(0.1, 0.9), std=(0.5, 2.0), name="own"),
@@ -74,44 +74,32 @@ def images(count: int = 9) -> Tensor:
 
 
 @pytest.mark.parametrize("units", ["present", "known"])
-def test_mean_logits_are_over_those_who_have_the_unit(units: str) -> None:
+@pytest.mark.parametrize("space", ["logits", "probabilities"])
+def test_mean_logits_are_over_experts_with_the_unit_and_mean_probabilities_over_all(space: str, units: str) -> None:
     experts = heterogeneous()
-    scores = EnsembleAverage(space="logits", units=units)(ExpertStream.from_experts(experts), CLASSES)(images(), None)
-    said = [rows(expert, images(), units) for expert in experts]
+    scores = EnsembleAverage(space=space, units=units)(ExpertStream.from_experts(experts), CLASSES)(images(), None)
+    transformed = softmax if space == "probabilities" else dict
+    outputs = [[transformed(row) for row in rows(expert, images(), units)] for expert in experts]
     lines: list[dict[int, float]] = []
-    for answers in zip(*said, strict=True):
-        given_for = {name for answer in answers for name in answer}
-        values = {name: [answer[name] for answer in answers if name in answer] for name in given_for}
-        lines.append({name: math.fsum(value) / len(value) for name, value in values.items()})
+    for found in zip(*outputs, strict=True):
+        values = {name: [row[name] for row in found if name in row] for name in {name for row in found for name in row}}
+        lines.append({name: math.fsum(v) / (len(v) if space == "logits" else 3) for name, v in values.items()})
     torch.testing.assert_close(scores, table(lines, -math.inf))
+    if space == "probabilities":
+        torch.testing.assert_close(scores.clamp(min=0).sum(1), torch.ones(9))
 
 
 @pytest.mark.parametrize("units", ["present", "known"])
-def test_mean_probabilities_are_a_distribution(units: str) -> None:
-    experts = heterogeneous()
-    scores = EnsembleAverage(space="probabilities", units=units)(ExpertStream.from_experts(experts), CLASSES)(
-        images(), None
-    )
-    said = [[softmax(row) for row in rows(expert, images(), units)] for expert in experts]
-    lines: list[dict[int, float]] = []
-    for answers in zip(*said, strict=True):
-        given_for = {name for answer in answers for name in answer}
-        lines.append({name: math.fsum(answer.get(name, 0.0) for answer in answers) / 3 for name in given_for})
-    torch.testing.assert_close(scores, table(lines, -math.inf))
-    torch.testing.assert_close(scores.clamp(min=0).sum(1), torch.ones(9))
-
-
-@pytest.mark.parametrize("units", ["present", "known"])
-def test_the_least_entropy_answers(units: str) -> None:
+def test_the_least_entropy_decides(units: str) -> None:
     experts = heterogeneous()
     scores = MinEntropy(units=units)(ExpertStream.from_experts(experts), CLASSES)(images(40), None)
-    said = [[softmax(row) for row in rows(expert, images(40), units)] for expert in experts]
+    outputs = [[softmax(row) for row in rows(expert, images(40), units)] for expert in experts]
     lines: list[dict[int, float]] = []
     chosen: set[int] = set()
-    for answers in zip(*said, strict=True):
-        best = min(range(3), key=lambda place: entropy(answers[place]))
+    for found in zip(*outputs, strict=True):
+        best = min(range(3), key=lambda place: entropy(found[place]))
         chosen.add(best)
-        lines.append({**{name: 0.0 for answer in answers for name in answer}, **answers[best]})
+        lines.append({**{name: 0.0 for row in found for name in row}, **found[best]})
     torch.testing.assert_close(scores, table(lines, -math.inf))
     # Known units: the expert with a single class is always certain. Present ones: more than one expert is chosen.
     assert chosen == {2} if units == "known" else len(chosen) > 1
@@ -131,14 +119,14 @@ def test_a_probability_of_zero_has_no_entropy() -> None:
     assert scores.tolist() == [[0, 0, 1, 0]] * 2
 
 
-def test_of_equal_entropies_the_first_answers() -> None:
+def test_the_first_of_equal_entropies_wins() -> None:
     experts = [constant([0.0, 1.0], (0, 1)), constant([1.0, 0.0], (2, 3))]
     scores = MinEntropy()(ExpertStream.from_experts(experts), 4)(images(1), None)
     assert scores.argmax(1).tolist() == [1]
 
 
 @given(places=st.lists(st.integers(0, 2), max_size=9))
-def test_the_oracle_asks_the_responsible_expert_for_its_own_classes(places: list[int]) -> None:
+def test_the_oracle_runs_the_responsible_expert_over_its_own_classes(places: list[int]) -> None:
     experts = heterogeneous()
     pixels = images(len(places))
     scores = Oracle()(ExpertStream.from_experts(experts), CLASSES)(pixels, torch.tensor(places, dtype=torch.int64))
@@ -149,13 +137,13 @@ def test_the_oracle_asks_the_responsible_expert_for_its_own_classes(places: list
 
 
 @pytest.mark.parametrize("tasks", [None, torch.tensor([-1, 0]), torch.tensor([0, 3])])
-def test_the_oracle_must_be_told_of_every_image(tasks: Tensor | None) -> None:
+def test_the_oracle_needs_a_position_for_every_image(tasks: Tensor | None) -> None:
     predict = Oracle()(ExpertStream.from_experts(heterogeneous()), CLASSES)
     with pytest.raises(BaselineError, match="0 to 2"):
         predict(images(2), tasks)
 
 
-def test_the_oracle_loads_only_who_is_responsible() -> None:
+def test_the_oracle_loads_only_responsible_experts() -> None:
     loaded: list[int] = []
 
     def load(place: int) -> Expert:
@@ -218,7 +206,7 @@ def test_experts_are_left_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("make", ENSEMBLES)
-def test_experts_that_cannot_be_asked_are_typed_errors(make: Callable[[], EnsembleAverage | MinEntropy]) -> None:
+def test_experts_that_cannot_run_are_typed_errors(make: Callable[[], EnsembleAverage | MinEntropy]) -> None:
     with pytest.raises(StreamError):
         make()(ExpertStream([]), CLASSES)
     with pytest.raises(ExpertError, match="class ids below 4"):
@@ -229,10 +217,10 @@ def test_experts_that_cannot_be_asked_are_typed_errors(make: Callable[[], Ensemb
         make()(ExpertStream.from_experts([broken]), CLASSES)(images(), None)
 
 
-def test_settings_out_of_range_are_typed_errors() -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(EnsembleAverage, {"units": "all"}), (EnsembleAverage, {"space": "odds"}), (MinEntropy, {"units": "all"})],
+)
+def test_settings_out_of_range_are_typed_errors(kind: Callable[..., object], settings: dict[str, str]) -> None:
     with pytest.raises(SettingError):
-        EnsembleAverage(units="all")  # type: ignore[arg-type]
-    with pytest.raises(SettingError):
-        EnsembleAverage(space="odds")  # type: ignore[arg-type]
-    with pytest.raises(SettingError):
-        MinEntropy(units="all")  # type: ignore[arg-type]
+        kind(**settings)

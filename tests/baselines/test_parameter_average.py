@@ -41,8 +41,8 @@ def test_it_is_the_network_of_the_mean_weights_and_statistics() -> None:
     images = torch.rand(6, 1, 4, 4)
     scores = ParameterAverage()(ExpertStream.from_experts(experts), 6)(images, None)
     logits = mean.eval()((images.double() - 0.5) / 0.25).float()
-    nobody = torch.full((6, 1), -torch.inf)
-    expected = torch.cat([logits[:, :3], logits[:, 4:], nobody, nobody], 1)
+    unknown = torch.full((6, 1), -torch.inf)
+    expected = torch.cat([logits[:, :3], logits[:, 4:], unknown, unknown], 1)
     torch.testing.assert_close(scores, expected)
 
 

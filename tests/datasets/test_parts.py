@@ -1,7 +1,5 @@
 """What is held out: equally many images of each class, the same ones for ever."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

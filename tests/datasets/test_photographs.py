@@ -1,7 +1,5 @@
 """Folders of photographs, ImageNet in its forms, and weights that know it; torchvision's resizing is the oracle."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 from urllib.error import URLError
@@ -83,9 +81,9 @@ def test_a_broken_photograph_is_named(photographs: Path) -> None:
 
 def test_nothing_to_read_is_a_typed_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for path, got in ((tmp_path / "empty", "none"), (tmp_path / "absent", "no such folder")):
+    for name, got in (("empty", "none"), ("absent", "no such folder")):
         with pytest.raises(DataError, match=got):
-            image_folder(path, 8)
+            image_folder(tmp_path / name, 8)
     for size, limit in ((0, None), (8, 0)):
         with pytest.raises(SettingError, match="from 1"):
             image_folder(tmp_path, size, limit=limit)

@@ -9,7 +9,7 @@ from torch import nn
 from exml.augmentation import Augmentation, Chain
 from exml.distributed import ALONE
 from exml.engine import Execution, ExecutionWarning, Goal, inverter
-from exml.engine._active_images import ActiveImages
+from exml.engine.inversion import _ActiveImages
 from exml.generators import ModelInversion
 from exml.models import SlimResNet18
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum, TotalVariation, Weighted
@@ -58,7 +58,7 @@ def loss_and_gradient(network, prior, augmentation, ranks):
     network = copy.deepcopy(network)
     context = GenerationContext(prior, augmentation, ranks=ranks)
     with inverter(network, images, ModelInversion(), context) as inversion, torch.enable_grad():
-        state = ActiveImages.begin(images, ranks.shard(len(images)), 0.1, None)
+        state = _ActiveImages.begin(images, ranks.shard(len(images)), 0.1, None)
         loss, _ = inversion._loss(inversion.network, state, Goal(objective), torch.Generator().manual_seed(5))
         (gradient,) = torch.autograd.grad(loss, state.active)
     whole = loss.detach().clone()
@@ -87,7 +87,7 @@ def shared(network, ranks, *, count=IMAGES, **changes):
 @pytest.mark.parametrize("count", [1, 2, IMAGES])
 @pytest.mark.parametrize("prior", ["all together", "l2"])
 def test_the_images_are_the_same_on_any_number_of_ranks(network, prior, count):
-    """Also where some ranks have no image; an augmentation of somebody's own is given its draws for every image."""
+    """Also where some ranks have no image; a custom augmentation draws for every image."""
     settings = {"count": count, "augmentation": jitter, "prior": PRIORS[prior]}
     (alone,) = run_on_ranks(lambda ranks: shared(network, ranks, **settings), 1)
     assert (alone - start(count)).abs().max() > 0.1

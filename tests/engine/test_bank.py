@@ -16,8 +16,8 @@ from tests.engine.helpers import distilled, plainly_distilled, teachers_of, weig
 SHAPE = (1, 8, 8)
 
 
-class Asked(nn.Module):
-    """A teacher that cannot be traced, and notes what it was asked about."""
+class Spy(nn.Module):
+    """A teacher that cannot be traced, and keeps the images that it receives."""
 
     def __init__(self, seed):
         super().__init__()
@@ -30,7 +30,7 @@ class Asked(nn.Module):
 
 
 def run(*, views, augmentation, iterations=6, start=0, student=None, optimizer=None):
-    teachers = Asked(1), Asked(2)
+    teachers = Spy(1), Spy(2)
     torch.manual_seed(0)
     memory = exml.Samples.of(torch.rand(12, *SHAPE), torch.arange(12) % 10)
     student = student or ConvNet(1, 10, 8)
@@ -62,17 +62,17 @@ def test_one_view_without_augmentation_is_the_fresh_batch():
 
 
 @pytest.mark.parametrize("views", [1, 3])
-def test_each_view_is_asked_about_once_and_both_teachers_see_the_same(views):
-    _, asked, memory = run(views=views, augmentation=Augmentation(shift=2))
-    assert sum(map(len, asked[0])) == sum(map(len, asked[1])) == views * len(memory)
-    for one, other in zip(*asked, strict=True):
+def test_each_teacher_runs_once_on_each_view_and_both_see_the_same(views):
+    _, seen, memory = run(views=views, augmentation=Augmentation(shift=2))
+    assert sum(map(len, seen[0])) == sum(map(len, seen[1])) == views * len(memory)
+    for one, other in zip(*seen, strict=True):
         assert torch.equal(one, other)
-    first = torch.cat(asked[0])[: len(memory)]
+    first = torch.cat(seen[0])[: len(memory)]
     assert not torch.equal(first, memory.images)
-    assert views == 1 or not torch.equal(first, torch.cat(asked[0])[len(memory) : 2 * len(memory)])
+    assert views == 1 or not torch.equal(first, torch.cat(seen[0])[len(memory) : 2 * len(memory)])
 
 
-def test_a_run_that_goes_on_makes_the_same_bank():
+def test_a_resumed_run_fills_the_same_bank():
     whole = run(views=2, augmentation=Augmentation(shift=2))[0]
     half = run(views=2, augmentation=Augmentation(shift=2), iterations=3)[0]
     rest = run(views=2, augmentation=Augmentation(shift=2), start=3, student=half)[0]

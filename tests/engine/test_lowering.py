@@ -218,7 +218,7 @@ def test_a_module_with_hooks_runs_as_it_is():
     assert seen == [1]
 
 
-def test_a_copy_that_answers_otherwise_is_not_used():
+def test_a_copy_with_other_logits_is_not_used():
     module = Drawing().eval()
     with lowered(module, images(2)) as fast:
         assert fast is module

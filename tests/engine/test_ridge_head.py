@@ -72,7 +72,7 @@ def test_features_that_never_change_give_the_mean():
     torch.testing.assert_close(net(torch.rand(1, *SHAPE))[0], target.logits.mean(0))
 
 
-def test_the_layer_is_found_by_what_it_answers():
+def test_the_layer_is_found_by_its_output():
     """Not the last one that is defined, nor the last one of that width."""
 
     class Crossed(nn.Module):
@@ -98,15 +98,17 @@ def run(student, *, start=0, iterations=1, learning_rate=1e-12, losses=None, **s
     teachers = Teachers(PreviousStudent(teacher, known, known), expert, RawLogits(), SideBySide(), 3)
     memory = exml.Samples.of(torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(3)), torch.zeros(64).long())
 
-    def told(done, loss):
+    def after_step(done, loss):
         if losses is not None:
             losses.append(loss.item())
 
-    return distilled(student, teachers, memory, training, loss=MeanSquaredError("seen"), start=start, after_step=told)
+    return distilled(
+        student, teachers, memory, training, loss=MeanSquaredError("seen"), start=start, after_step=after_step
+    )
 
 
 @pytest.mark.parametrize("views", [0, 2])
-def test_what_a_linear_layer_can_answer_is_learned_before_the_first_step(views):
+def test_what_a_linear_layer_can_compute_is_learned_before_the_first_step(views):
     """The student has the previous student's features, so its two classes are exact; the other is as good as can be."""
     torch.manual_seed(0)
     losses, kept = [], []
@@ -119,7 +121,7 @@ def test_what_a_linear_layer_can_answer_is_learned_before_the_first_step(views):
     torch.testing.assert_close(student(images)[:, :2], linear(1)(images)[:, :2], rtol=1e-3, atol=1e-3)
 
 
-def test_a_run_that_goes_on_does_not_solve_again():
+def test_a_resumed_run_does_not_solve_again():
     student = linear(4)
     before = student[3].weight.clone()
     run(student, start=1, iterations=2, ridge=0.1)

@@ -16,7 +16,7 @@ def network(outputs=4, channels=1, side=6, seed=0):
 
 
 def expert(classes=(2, 5, 7), outputs=None, shape=SHAPE, **card):
-    """In training mode, as nobody should rely on the state in which an expert comes."""
+    """In training mode, since no code may rely on the mode of an expert."""
     outputs = classes if outputs is None else outputs
     module = network(len(outputs), shape[0], shape[1]).train()
     return Expert(module, classes, shape, outputs=outputs, **{"mean": (0.3,), "std": (0.5,), "task": 4, **card})

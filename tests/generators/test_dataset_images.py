@@ -73,7 +73,7 @@ def test_photographs_are_resized_and_labelled_by_the_expert(data: Path) -> None:
         assert samples.labels.tolist() == [(3, 7)[unit] for unit in net(samples.images).argmax(1).tolist()]
 
 
-def test_cifar10_has_the_size_that_is_asked_for(data: Path) -> None:
+def test_cifar10_has_the_requested_size(data: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5010, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(5010) % 10
     np.savez(data / "cifar10.npz", x_train=images, y_train=labels, x_test=images[:1], y_test=labels[:1])

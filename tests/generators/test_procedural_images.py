@@ -10,12 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from exml.core.errors import BufferSizeError, SettingError
 from exml.experts import Expert
 from exml.generators import ProceduralImages
 from exml.generators.procedural import _curves, _distance, dead_leaves, palette, smooth_noise, strokes
 from exml.protocols import GenerationContext
-from exml.testing import check_generator
 from tests.generators.helpers import Ends, network
 
 FAMILIES = {
@@ -33,19 +31,6 @@ def draws(seed=0):
 
 def expert(shape):
     return Expert(nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 2)), (3, 7), shape)
-
-
-@pytest.mark.parametrize(
-    "generator",
-    [
-        ProceduralImages(),
-        ProceduralImages(("strokes", "noise"), polarity="any"),
-        ProceduralImages(("strokes",), full_contrast=True),
-    ],
-)
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 7)])
-def test_conforms(generator, shape):
-    check_generator(generator, shape)
 
 
 @families
@@ -197,17 +182,6 @@ def test_progress_reaches_the_size():
 
 def test_fewer_images_than_kinds():
     assert len(ProceduralImages()(expert((1, 8, 8)), 2, 0)) == 2
-
-
-def test_nothing_to_make_is_an_error():
-    with pytest.raises(BufferSizeError):
-        ProceduralImages()(expert((1, 8, 8)), 0, 0)
-
-
-@pytest.mark.parametrize("settings", [{"kinds": ()}, {"kinds": ("lines",)}, {"kinds": "noise"}, {"polarity": "grey"}])
-def test_settings(settings):
-    with pytest.raises(SettingError):
-        ProceduralImages(**settings)
 
 
 def test_full_contrast_stretches_each_image_by_itself_and_changes_nothing_else():

@@ -1,11 +1,10 @@
 """The embedded scenarios: real images, fixed parts, nothing shared between training and test."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -13,9 +12,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
+from torchvision.datasets import MNIST
 
 from exml import scenarios
 from exml.core.errors import DataError, SettingError, UnknownNameError
+from exml.core.samples import Samples
+from exml.datasets import mnist
 from exml.experts import ExpertTraining
 from exml.protocols import Source
 
@@ -48,12 +50,26 @@ def test_the_parts_are_all_of_scikit_learns_images_once() -> None:
         assert parts[part].labels.bincount().tolist() == [count] * 10
 
 
-def test_the_parts_are_fixed_for_ever() -> None:
-    """Published numbers depend on them."""
-    parts = scenarios.digit_images()
-    ink = {part: (samples.images * 16).long().sum((1, 2, 3)) for part, samples in parts.items()}
-    weighted = {part: int((sums * torch.arange(len(sums))).sum()) for part, sums in ink.items()}
-    assert weighted == {"train": 155_476_321, "validation": 13_940_445, "test": 38_705_327}
+def weighted(parts: Mapping[str, Samples], levels: int) -> dict[str, int]:
+    """A checksum of each part that depends on the order. Published numbers depend on the parts."""
+    ink = {part: (samples.pixels() * levels).round().long().sum((1, 2, 3)) for part, samples in parts.items()}
+    return {part: int((sums * torch.arange(len(sums))).sum()) for part, sums in ink.items()}
+
+
+def test_the_parts_of_digits_are_fixed_for_ever() -> None:
+    expected = {"train": 155_476_321, "validation": 13_940_445, "test": 38_705_327}
+    assert weighted(scenarios.digit_images(), 16) == expected
+
+
+def test_the_parts_of_mnist_are_fixed_for_ever(exml_data: Path) -> None:
+    parts = scenarios.mnist_images()
+    assert [len(parts[part]) for part in ("train", "validation", "test")] == [55_000, 5_000, 10_000]
+    assert parts["validation"].labels.bincount().tolist() == [500] * 10
+    together = torch.cat([parts["train"].images, parts["validation"].images]).long().sum((1, 2, 3))
+    assert torch.equal(together.sort().values, MNIST(exml_data).data.long().sum((1, 2)).sort().values)
+    expected = {"train": 39_334_018_395_908, "validation": 327_576_246_862, "test": 1_377_020_976_277}
+    assert weighted(parts, 255) == expected
+    inspect.unwrap(mnist).__globals__["_parts"].cache_clear()
 
 
 @pytest.mark.parametrize(("name", "split", "seed"), [*itertools.product(NAMES, ("test", "validation"), (0, 3))])
@@ -77,9 +93,7 @@ def test_every_image_of_a_part_is_in_one_experience(name: str, split: scenarios.
 
 def test_new_classes_and_tasks_have_two_digits_each_in_the_order_of_the_seed() -> None:
     for name in ("digits-nc", "digits-mt"):
-        orders = {
-            tuple(experience.classes for experience in scenarios.load(name, seed).experiences) for seed in range(5)
-        }
+        orders = {tuple(part.classes for part in scenarios.load(name, seed).experiences) for seed in range(5)}
         assert len(orders) == 5
         for order in orders:
             assert sorted(itertools.chain(*order)) == list(range(10))
@@ -92,7 +106,7 @@ def test_new_classes_and_tasks_have_two_digits_each_in_the_order_of_the_seed() -
 
 def test_what_is_known_of_a_test_image() -> None:
     joint, nc, mt, ni = (scenarios.load(name) for name in NAMES)
-    assert [part.has_tasks for part in (joint, nc, mt, ni)] == [False, False, True, False]
+    assert [part.tasks is not None for part in (joint, nc, mt, ni)] == [False, False, True, False]
     assert [part.shared_test for part in (joint, nc, mt, ni)] == [False, False, False, True]
     assert mt.tasks == tuple(experience.classes for experience in mt.experiences)
     assert nc.tasks is None

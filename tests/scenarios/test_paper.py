@@ -1,12 +1,13 @@
-"""The paper's scenarios on CIFAR-10 and CORe50, on made images."""
-
-from __future__ import annotations
+"""The paper's scenarios on small copies of the formats of their files, and on the real MNIST if it is available."""
 
 import inspect
 import itertools
 import json
+import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import URLError
 
 import attrs
 import numpy as np
@@ -14,33 +15,53 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+from torchvision.datasets import MNIST
 
-from exml import scenarios
-from exml.core.errors import DataError, SettingError
-from exml.datasets import cifar10, core50
+from exml import cli, scenarios
+from exml.core.errors import DataError, SettingError, UnknownNameError
+from exml.datasets import cifar10, core50, mnist
 from exml.experts import Expert, ExpertTraining, load_expert
 from exml.generators import Replay
 from exml.models import build
 from exml.protocols import GenerationContext
-from exml.scenarios.cifar10 import _scenario as cifar10_scenario
-from exml.scenarios.core50 import _scenario as core50_scenario
+from exml.recipes import for_scenario
+from exml.scenarios.paper import _load
 
+MNIST_NAMES = ("mnist-joint", "mnist-nc")
 CIFAR10 = ("cifar10-joint", "cifar10-nc", "cifar10-mt")
 CORE50 = ("core50-joint", "core50-nc", "core50-ni")
 
 
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What EXML_DATA names, with a cache beside it; what a test has loaded is not another's."""
+    """The folder in EXML_DATA, next to a cache. Nothing that a test loads is left for another."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("EXML_DATA", str(tmp_path / "data"))
     (tmp_path / "data").mkdir()
     yield tmp_path / "data"
-    for cached in (cifar10_scenario, core50_scenario):
-        cached.cache_clear()
+    _load.cache_clear()
     for dataset in (cifar10, core50):
         inspect.unwrap(dataset).__globals__["_parts"].cache_clear()
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """A file as http://yann.lecun.com/exdb/mnist describes it."""
+    header = struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape)
+    path.write_bytes(header + values.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def tiny_mnist(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """100 training images and 20 test images, no two alike; 3 of each class for validation."""
+    folder = data / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    draws = np.random.default_rng(0)
+    for part, count in (("train", 100), ("t10k", 20)):
+        write_idx(folder / f"{part}-images-idx3-ubyte", draws.integers(0, 256, (count, 28, 28)))
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+    monkeypatch.setitem(inspect.unwrap(mnist).__globals__, "VALIDATION", 3)
+    return data
 
 
 @pytest.fixture
@@ -70,34 +91,107 @@ def tiny_core50(data: Path) -> Path:
     return data
 
 
+def as_set(images: Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+def files(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
+    """All images of a file as they should come out: 32x32, uint8."""
+    dataset = MNIST(folder, train=train)
+    images = torch.zeros(len(dataset.data), 1, 32, 32, dtype=torch.uint8)
+    images[:, 0, 2:30, 2:30] = dataset.data
+    return images, dataset.targets
+
+
+def test_the_parts_are_all_images_of_the_files_once(tiny_mnist: Path) -> None:
+    parts = scenarios.mnist_images()
+    images, labels = files(tiny_mnist, train=True)
+    assert as_set(parts["train"].images) | as_set(parts["validation"].images) == as_set(images)
+    assert (len(parts["train"]), len(parts["validation"])) == (70, 30)
+    assert parts["validation"].labels.bincount().tolist() == [3] * 10
+    label_of = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
+    for part in ("train", "validation"):
+        expected = [label_of[image.numpy().tobytes()] for image in parts[part].images]
+        assert parts[part].labels.tolist() == expected
+    tested, classes = files(tiny_mnist, train=False)
+    assert torch.equal(parts["test"].images, tested)
+    assert torch.equal(parts["test"].labels, classes)
+
+
 @pytest.mark.parametrize("split", ["test", "validation"])
-@pytest.mark.parametrize("name", CIFAR10)
-def test_cifar10_is_dealt_out_as_the_paper_says(tiny_cifar10: Path, name: str, split: scenarios.Split) -> None:
-    del tiny_cifar10
-    scenario, parts = scenarios.load(name, 2, split), cifar10()
-    assert scenario.training == ExpertTraining(epochs=100, batch_size=32, learning_rate=0.01)  # appendix A.2
-    assert scenario.architecture == {"name": "slim-resnet18", "settings": {"channels": 3, "classes": 10, "width": 20}}
-    assert [len(part.classes) for part in scenario.experiences] == ([10] if name == "cifar10-joint" else [2] * 5)
-    assert scenario.has_tasks == (name == "cifar10-mt")
+@pytest.mark.parametrize("name", [*MNIST_NAMES, *CIFAR10])
+@pytest.mark.usefixtures("tiny_mnist", "tiny_cifar10")
+def test_every_image_of_a_part_is_in_one_experience(
+    monkeypatch: pytest.MonkeyPatch, name: str, split: scenarios.Split
+) -> None:
+    monkeypatch.setitem(inspect.unwrap(mnist).__globals__, "VALIDATION", 1)
+    scenario, parts = scenarios.load(name, 3, split), scenarios.mnist_images() if name in MNIST_NAMES else cifar10()
     for chosen, part in (("train", "train"), ("test", split)):
-        found = [
-            image.numpy().tobytes()
-            for experience in scenario.experiences
-            for image in getattr(experience, chosen).images
-        ]
-        assert sorted(found) == sorted(image.numpy().tobytes() for image in parts[part].images)
-    assert scenarios.load(name, 2, split).experiences is scenario.experiences
+        found = [as_set(getattr(experience, chosen).images) for experience in scenario.experiences]
+        assert sum(map(len, found)) == len(set().union(*found)) == len(parts[part])
+        assert set().union(*found) == as_set(parts[part].images)
+    for experience in scenario.experiences:
+        for samples in (experience.train, experience.test):
+            assert tuple(samples.labels.unique().tolist()) == experience.classes
+    assert [len(part.classes) for part in scenario.experiences] == ([10] if name.endswith("joint") else [2] * 5)
+    assert (scenario.tasks is not None) == (name == "cifar10-mt")
+    pixels = (parts["train"].images.double() / 255).transpose(0, 1).flatten(1).numpy()
+    assert scenario.mean == pytest.approx(tuple(pixels.mean(1)))
+    assert scenario.std == pytest.approx(tuple(pixels.std(1)))
+    assert scenarios.load(name, 3, split).experiences is scenario.experiences
 
 
-def test_the_three_streams_of_cifar10_have_one_order_of_classes(tiny_cifar10: Path) -> None:
-    del tiny_cifar10
+@pytest.mark.usefixtures("tiny_mnist", "tiny_cifar10")
+@pytest.mark.parametrize(
+    ("name", "epochs"), {"mnist-joint": 100, "mnist-nc": 20, **dict.fromkeys(CIFAR10, 100)}.items()
+)
+def test_the_experts_are_trained_as_appendix_a_says(name: str, epochs: int) -> None:
+    scenario = scenarios.load(name)
+    assert scenario.training == ExpertTraining(
+        epochs=epochs, batch_size=32, learning_rate=0.01, momentum=0.9, weight_decay=5e-4
+    )
+    resnet = {"name": "slim-resnet18", "settings": {"channels": 3, "classes": 10, "width": 20}}
+    lenet = {"name": "lenet5", "settings": {"channels": 1, "classes": 10, "image_size": 32}}
+    assert scenario.architecture == (resnet if name in CIFAR10 else lenet)
+    module, again = (scenario.make_module(0, "experts") for _ in range(2))
+    assert module(torch.zeros(2, *scenario.image_shape)).shape == (2, 10)
+    assert all(torch.equal(left, right) for left, right in zip(module.parameters(), again.parameters(), strict=True))
+
+
+def test_a_scenario_is_read_once_and_belongs_to_its_folder(
+    tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = scenarios.load("mnist-nc", 1)
+    assert scenarios.load("mnist-nc", 1) is first
+    assert scenarios.load("mnist-nc", 2) is not first
+    assert [e.classes for e in scenarios.load("mnist-nc", 2).experiences] != [e.classes for e in first.experiences]
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "MNIST").mkdir(parents=True)
+    (tiny_mnist / "MNIST" / "raw").rename(elsewhere / "MNIST" / "raw")
+    monkeypatch.setenv("EXML_DATA", str(elsewhere))
+    assert scenarios.load("mnist-nc", 1) is not first
+
+
+def test_lists_read_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EXML_DATA", str(tmp_path / "nowhere"))
+    assert cli.main(["scenarios"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^mnist-nc +5 experiences of 2 classes \(10 in all\), images 1x32x32; MNIST *$", said, re.M)
+    with pytest.raises(UnknownNameError, match="mnist-nc, mnist-joint"):
+        scenarios.describe("mnist")
+
+
+@pytest.mark.usefixtures("tiny_cifar10")
+def test_the_three_streams_of_cifar10_have_one_order_of_classes() -> None:
     nc, mt = (scenarios.load(name, 3) for name in ("cifar10-nc", "cifar10-mt"))
     assert [part.classes for part in nc.experiences] == [part.classes for part in mt.experiences]
     assert mt.tasks == tuple(part.classes for part in mt.experiences)
 
 
-def test_core50_nc_has_ten_things_and_then_five_each_time(tiny_core50: Path) -> None:
-    del tiny_core50
+@pytest.mark.usefixtures("tiny_core50")
+def test_core50_nc_has_ten_things_and_then_five_each_time() -> None:
     orders: set[tuple[tuple[int, ...], ...]] = set()
     for seed in (0, 1):
         scenario = scenarios.load("core50-nc", seed)
@@ -109,8 +203,8 @@ def test_core50_nc_has_ten_things_and_then_five_each_time(tiny_core50: Path) -> 
     assert len(orders) == 2
 
 
-def test_core50_ni_has_a_training_session_each_time_in_the_order_of_the_seed(tiny_core50: Path) -> None:
-    del tiny_core50
+@pytest.mark.usefixtures("tiny_core50")
+def test_core50_ni_has_a_training_session_each_time_in_the_order_of_the_seed() -> None:
     orders: set[tuple[int, ...]] = set()
     for seed in (0, 1):
         scenario = scenarios.load("core50-ni", seed)
@@ -176,8 +270,8 @@ def test_weights_for_another_architecture_are_refused() -> None:
         scenario.make_module(0)
 
 
-def test_replay_of_bytes_is_in_pixel_units(tiny_cifar10: Path) -> None:
-    del tiny_cifar10
+@pytest.mark.usefixtures("tiny_cifar10")
+def test_replay_of_bytes_is_in_pixel_units() -> None:
     source = scenarios.ScenarioSource("cifar10-nc:epochs=1", 4)
     scenario = scenarios.load("cifar10-nc", 4)
     part = scenario.experiences[1]
@@ -189,18 +283,65 @@ def test_replay_of_bytes_is_in_pixel_units(tiny_cifar10: Path) -> None:
     assert {(image * 255).round().to(torch.uint8).numpy().tobytes() for image in samples.images} <= wanted
 
 
-@pytest.mark.parametrize(("name", "where"), [("cifar10-nc", "cifar-10-batches-py"), ("core50-ni", "core50_128x128")])
-def test_absent_data_are_typed_errors_that_say_where_they_should_be(name: str, where: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("mnist-nc", "MNIST in .*raw.*not found"),
+        ("cifar10-nc", "cifar-10-batches-py"),
+        ("core50-ni", "core50_128x128"),
+    ],
+)
+def test_absent_data_are_typed_errors_and_a_named_folder_is_left_alone(data: Path, name: str, where: str) -> None:
     with pytest.raises(DataError, match=rf"{where}.*EXML_DATA"):
         scenarios.load(name)
+    assert list(data.iterdir()) == []
 
 
-def test_descriptions_say_what_the_scenarios_are(
-    tiny_cifar10: Path, tiny_core50: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del tiny_cifar10, tiny_core50
-    said = {name: scenarios.describe(name) for name in (*CIFAR10, *CORE50)}
+@pytest.mark.usefixtures("tiny_mnist", "tiny_cifar10", "tiny_core50")
+def test_descriptions_say_what_the_scenarios_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = {"mnist": "MNIST", "cifar10": "CIFAR-10", "core50": "CORe50"}
+    said = {name: scenarios.describe(name) for name in (*MNIST_NAMES, *CIFAR10, *CORE50)}
     monkeypatch.setattr("exml.scenarios.registry._DESCRIPTIONS", {})
-    for name, text in said.items():
-        dataset = "CIFAR-10" if name in CIFAR10 else "CORe50"
-        assert f"{scenarios.describe(name)}; {dataset}" == text
+    assert {name: f"{scenarios.describe(name)}; {titles[name.split('-')[0]]}" for name in said} == said
+
+
+def test_without_data_and_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.delenv("EXML_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
+    with pytest.raises(DataError, match=r"exml.MNIST.raw.*no network.*set EXML_DATA"):
+        scenarios.load("mnist-joint")
+
+
+def test_the_cache_is_found_without_a_name(tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache" / "exml").mkdir(parents=True)
+    (tiny_mnist / "MNIST").rename(tmp_path / "cache" / "exml" / "MNIST")
+    monkeypatch.delenv("EXML_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert len(scenarios.load("mnist-joint").experiences[0].train) == 70
+
+
+@pytest.mark.parametrize("damage", ["short", "empty", "of another type", "no images"])
+def test_files_that_are_not_mnist_are_typed_errors(tiny_mnist: Path, damage: str) -> None:
+    images = tiny_mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    whole = images.read_bytes()
+    images.write_bytes(
+        {"short": whole[:-1], "empty": b"", "of another type": b"\x00\x00\x0d" + whole[3:], "no images": whole[:8]}[
+            damage
+        ]
+    )
+    with pytest.raises(DataError, match="EXML_DATA"):
+        scenarios.load("mnist-nc")
+
+
+@pytest.mark.usefixtures("tiny_mnist")
+def test_the_source_gives_the_training_images() -> None:
+    experience = scenarios.load("mnist-nc", 4).experiences[1]
+    images, labels = scenarios.ScenarioSource("mnist-nc", 4)(2)
+    assert torch.equal(images, experience.train.images)
+    assert labels is not None
+    assert torch.equal(labels, experience.train.labels)
+    assert for_scenario("replay", "mnist-nc", 4).build().generator.source == scenarios.ScenarioSource("mnist-nc", 4)

@@ -1,7 +1,5 @@
 """A scenario's name may say how its experts are trained."""
 
-from __future__ import annotations
-
 import attrs
 import pytest
 

@@ -1,7 +1,5 @@
 """Scenarios out of any dataset, by properties."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 from typing import Any

@@ -11,7 +11,7 @@ import torch
 from exml import scenarios
 from exml.experts import ExpertTraining, read_card
 from exml.experts._checkpoint import TrainingCheckpoint
-from exml.scenarios._training import ExpertJob
+from exml.scenarios.scenario import _ExpertJob
 
 
 def short(split="test"):
@@ -82,7 +82,7 @@ def test_another_record_is_another_expert(tmp_path, monkeypatch):
     card = json.loads(path.read_text())
     card["training"]["settings"]["epochs"] = 3
     path.write_text(json.dumps(card))
-    trained, train = [], ExpertJob.__call__
-    monkeypatch.setattr(ExpertJob, "__call__", lambda job, *rest: trained.append(job.index) or train(job, *rest))
+    trained, train = [], _ExpertJob.__call__
+    monkeypatch.setattr(_ExpertJob, "__call__", lambda job, *rest: trained.append(job.index) or train(job, *rest))
     short().train_experts(1, tmp_path)
     assert trained == [1]

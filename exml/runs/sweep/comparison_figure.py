@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from exml.runs.canvas import COLOURS, MARKERS, fitted, new_figure
+from exml.runs.figures import COLORS, MARKERS, fitted, new_figure
 from exml.runs.sweep.results import Group, SweepResult
 
 DASHES: tuple[Any, ...] = (":", "--", "-.", (0, (6, 1, 1, 1, 1, 1)), "-")
@@ -59,7 +59,7 @@ def comparison_figure(result: SweepResult) -> Figure:
 
 def _draw(axis: Any, group: Group, place: int, number: int) -> None:
     """One row: dots, mean and standard deviation, and the numbers on the right."""
-    color, values = COLOURS[number % len(COLOURS)], group.accuracies
+    color, values = COLORS[number % len(COLORS)], group.accuracies
     if values:
         axis.scatter(values, [place] * len(values), s=12, color=color, alpha=0.35, linewidths=0)
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0

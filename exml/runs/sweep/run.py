@@ -12,7 +12,7 @@ from exml.core.files import write_text
 from exml.learning import events
 from exml.learning.events import Event, JobProgress, Observer
 from exml.learning.strategy import Strategy
-from exml.runs.canvas import save_figure
+from exml.runs.figures import save_figure
 from exml.runs.folder_lock import lock, require_free
 from exml.runs.jobs import Ended, Executor, Failure, Job, Report, Resources, to_all
 from exml.runs.local_processes import LocalProcesses

@@ -1,4 +1,4 @@
-"""Data impression: images for soft targets that follow the similarity of the classes (Sec. 4)."""
+"""Generators that optimize images: model inversion, and data impression for soft targets (Sec. 4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from exml.core.errors import ExpertError
 from exml.core.expert import Expert
@@ -18,11 +18,51 @@ from exml.core.samples import Samples
 from exml.core.shapes import Labels, Logits
 from exml.core.validators import in_range, one_of
 from exml.engine import Inversion, frozen
-from exml.generators._common import balanced, check_size
-from exml.models.classifier import Classifier, candidates, final_layers
+from exml.generators._common import check_size
+from exml.models.classifier import candidates, final_layers
 from exml.protocols import STANDALONE, GenerationContext
 
 _LEAST = 1e-3  # concentration at β = 1; those of a Dirichlet distribution must be positive
+
+
+@component
+@attrs.frozen(kw_only=True)
+class ModelInversion(Inversion):
+    """Optimize images until the expert predicts their class: min L_CE(f_i^S(x) / τ, y) + priors (Sec. 4).
+
+    The labels y are the expert's classes in turn, so every mini-batch is balanced. They do not depend on ``start``.
+
+    Args:
+        classes: the output units in the softmax: ``"all"``, as the paper writes f(x), or those of the ``"known"``
+            classes. With ``"all"``, images also learn to suppress untrained units.
+        iterations: this and the remaining settings are those of :class:`exml.engine.Inversion`.
+
+    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> samples = ModelInversion(iterations=20)(expert, 4, 0)
+    >>> samples.labels.tolist(), bool((expert.labels(samples.images) == samples.labels).all())
+    ([3, 7, 3, 7], True)
+    """
+
+    classes: Literal["all", "known"] = attrs.field(default="all", validator=one_of("all", "known"))
+
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
+        """Make ``size`` samples; raises a NonFiniteError if an image ends with NaN or infinity."""
+        check_size(size)
+        positions = torch.arange(size, device=expert.device) % len(expert.classes)
+        units = positions if self.classes == "known" else expert.own_units.to(expert.device)[positions]
+
+        def view(logits: Logits) -> Float[Tensor, "batch units"]:
+            return expert.own_logits(logits) if self.classes == "known" else logits
+
+        def objective(logits: Logits, rows: Labels) -> Tensor:
+            return cross_entropy(view(logits) / self.temperature, units[rows], reduction="none")
+
+        def probability(logits: Logits, rows: Labels) -> Tensor:
+            return view(logits).softmax(1).gather(1, units[rows, None]).squeeze(1)
+
+        images = self.optimize(expert, size, seed, context, objective, probability)
+        labels = expert.class_ids.to(expert.device)[positions]
+        return Samples.of(images, labels, task=expert.task, experience=context.experience)
 
 
 @component
@@ -33,18 +73,16 @@ class DataImpression(Inversion):
     Rows w_k of the classifier's weight are templates of the expert's own classes. Their cosine similarities
     C(k, j) = w_k·w_j / (‖w_k‖ ‖w_j‖), with each row scaled to [0, 1] by its minimum and maximum and clamped above
     0.001, give α^k = β c_k. A target y^di ~ Dir(α^k) is drawn for each image, k in turn over the classes. The loss is
-    the distillation loss -Σ_j y^di_j log softmax(f_i^S(x) / τ)_j + priors, over all output units. y_syn = argmax y^di,
-    a class that the expert knows unless ``classes="all"``. The scaling of rows follows Nayak et al., "Zero-Shot
-    Knowledge Distillation in Deep Networks" (2019); with two classes, targets are nearly one-hot.
+    the distillation loss -Σ_j y^di_j log softmax(f_i^S(x) / τ)_j + priors, over all output units; y_syn = argmax y^di.
+    The scaling of rows follows Nayak et al., "Zero-Shot Knowledge Distillation in Deep Networks" (2019).
 
     Args:
         beta: β; small values give peaked targets, large ones give targets near c_k / Σ c_k. At least 0.05.
         head: qualified name of the classifier, an ``nn.Linear`` or 1x1 ``nn.Conv2d``; None finds it.
-        classes: whose templates are compared, and over which classes a target is distributed: the ``"known"`` classes,
-            or those of ``"all"`` output units, as in the reference code. With ``"all"``, some of the labels are classes
-            that the expert never saw, more of them for smaller β.
-        iterations: this and the remaining settings are those of :class:`exml.engine.Inversion`; ``stop_at`` compares
-            the probability of y_syn, whatever the target says of the other classes.
+        classes: the classes of a target: the ``"known"`` classes, or those of ``"all"`` output units, as in the
+            reference code; then some labels are classes that the expert never saw, more of them for smaller β.
+        iterations: this and the remaining settings are those of :class:`exml.engine.Inversion`; ``stop_at`` is compared
+            with the probability of y_syn.
 
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), (2, 4, 6), (1, 8, 8))
     >>> samples = DataImpression(iterations=20)(expert, 4, 0)
@@ -57,16 +95,14 @@ class DataImpression(Inversion):
     classes: Literal["known", "all"] = attrs.field(default="known", validator=one_of("known", "all"), kw_only=True)
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
-        """Make ``size`` samples in pixel units; their ``targets`` are y^di over the global class ids.
+        """Make ``size`` samples; their ``targets`` are y^di over the global class ids.
 
         Raises:
-            BufferSizeError: when ``size`` is less than 1.
             ExpertError: when the expert's classifier cannot be found.
-            ShapeError: when the expert does not take the images of ``start``.
             NonFiniteError: when an image ends with NaN or infinity.
         """
         check_size(size)
-        turn = balanced(size, len(expert.classes), torch.device("cpu"))
+        turn = torch.arange(size) % len(expert.classes)
         units, ids, rows = _compared(expert, self.classes)
         concentrations = self.beta * class_similarity(class_templates(expert, self.head, units))
         # On the CPU in float64: float32 would round the probabilities of small concentrations to 0.
@@ -120,20 +156,17 @@ def class_similarity(templates: Float[Tensor, "classes hidden"]) -> Float[Tensor
 def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units"]) -> Tensor:
     """The rows w_k of the classifier's weight for some output units, ``(len(units), hidden)``.
 
-    Args:
-        expert: owns the classifier.
-        head: the qualified name of an ``nn.Linear`` or 1x1 ``nn.Conv2d`` with one output per output unit. None: the
-            only such layer, or the only one whose output is the expert's output.
-        units: positions among the expert's outputs.
-
-    Raises:
-        ExpertError: when no layer or more than one qualifies; lists them.
+    Without ``head``, the classifier is the only candidate, or the only one that computes the expert's output.
     """
     layers = candidates(expert.module, len(expert.outputs))
     if head is not None:
         found = [head] if head in layers else []
+    elif len(layers) < 2:
+        found = list(layers)
     else:
-        found = list(layers) if len(layers) < 2 else _final_layers(expert, layers)
+        gray = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
+        with frozen(expert.module):
+            found = final_layers(expert.module, layers, gray)
     if len(found) != 1:
         raise ExpertError(
             expected=f"one classifier in expert {expert.name!r}: an nn.Linear or 1x1 nn.Conv2d with "
@@ -143,9 +176,3 @@ def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units
         )
     weight = layers[found[0]].weight.detach().flatten(1)
     return weight[units.to(weight.device)]
-
-
-def _final_layers(expert: Expert, layers: dict[str, Classifier]) -> list[str]:
-    gray = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
-    with frozen(expert.module):
-        return final_layers(expert.module, layers, gray)

@@ -1,4 +1,4 @@
-"""Losses that compare the student's logits with a target or with labels."""
+"""Losses that compare the student's logits with a target or with labels, and combinations of losses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from exml.core.registry import component
 from exml.core.shapes import Labels, Logits, Scalar
 from exml.core.targets import Target
 from exml.core.validators import in_range, one_of
+from exml.protocols import Loss
 
 
 @component
@@ -20,11 +21,10 @@ class MeanSquaredError:
     """``‖y_curr - ỹ‖²`` (Eq. 9), summed over the classes of an image, averaged over the batch.
 
     Args:
-        classes: ``"seen"`` compares candidates for which a teacher gave a value; ``"all"`` compares every class, and
-            pulls the student to 0 where there is no value, as the paper's code does.
-        reduction: over the classes of an image: their ``"sum"``, as in a norm, or ``"mean"``, the sum divided by the
-            number of all classes, compared or not, as in the paper's code. The learning rates of appendix B are for
-            the mean.
+        classes: ``"seen"`` compares candidates for which a teacher gave a value; ``"all"`` compares every class, with 0
+            where there is no value, as in the paper's code.
+        reduction: over the classes of an image: their ``"sum"``, or ``"mean"``, the sum divided by the number of all
+            classes, as in the paper's code and for the learning rates of appendix B.
 
     >>> target = Target(torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]), torch.tensor([[True, True]]))
     >>> student = torch.tensor([[3.0, 5.0]])
@@ -52,11 +52,10 @@ class CrossEntropy:
     """``-log softmax(y_curr)[y_syn]``, averaged over the batch (the second term of Eq. 10).
 
     Args:
-        classes: the softmax runs over the candidates of an image (``"seen"``) or over every class (``"all"``). The
-            label always counts as a candidate of its own image, even if the target leaves it out, so that the loss is
-            finite.
-        labels: the ones ``"given"`` to the images by their generator, or the argmax of the ``"target"``, as in the
-            paper's code for images that were not generated for a class.
+        classes: the softmax runs over the candidates of an image and its label (``"seen"``), or over every class
+            (``"all"``).
+        labels: those ``"given"`` by the generator, or the argmax of the ``"target"``, as in the paper's code for images
+            that were not generated for a class.
 
     >>> everything = torch.ones(1, 3, dtype=torch.bool)
     >>> target = Target(torch.zeros(1, 3), everything, torch.tensor([[True, True, False]]))
@@ -86,7 +85,6 @@ class KLDivergence:
     """``T² · KL(softmax(ỹ / T) ‖ softmax(y_curr / T))``, averaged over the batch (Hinton et al., arXiv 1503.02531).
 
     Both softmaxes run over the classes of an image for which a teacher gave a value; an image without any counts as 0.
-    T² keeps the size of the gradient about the same at every temperature.
 
     Args:
         temperature: T > 0; a larger one gives small probabilities more weight.
@@ -107,3 +105,68 @@ class KLDivergence:
         teacher = (target.logits / self.temperature).masked_fill(~target.defined, lowest).log_softmax(1)
         divergence = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return self.temperature**2 * divergence
+
+
+@component
+@attrs.frozen
+class Distillation:
+    """``L_MSE + λ · L_CE`` (Eq. 10).
+
+    Args:
+        cross_entropy: λ >= 0; 1 in the paper.
+        classes: as in :class:`MeanSquaredError` and :class:`CrossEntropy`.
+        reduction: as in :class:`MeanSquaredError`.
+        labels: as in :class:`CrossEntropy`.
+
+    >>> everything = torch.ones(1, 2, dtype=torch.bool)
+    >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
+    >>> Distillation()(torch.zeros(1, 2), target, torch.tensor([0]))
+    tensor(2.6931)
+    """
+
+    cross_entropy: float = attrs.field(default=1.0, validator=in_range(0))
+    classes: Literal["seen", "all"] = attrs.field(default="seen", validator=one_of("seen", "all"))
+    reduction: Literal["sum", "mean"] = attrs.field(default="sum", validator=one_of("sum", "mean"))
+    labels: Literal["given", "target"] = attrs.field(default="given", validator=one_of("given", "target"))
+
+    def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
+        """The loss of a batch."""
+        matching = MeanSquaredError(self.classes, self.reduction)(logits, target, labels)
+        return matching + self.cross_entropy * CrossEntropy(self.classes, self.labels)(logits, target, labels)
+
+
+@component(kind="sum-of-losses")
+@attrs.frozen
+class Sum:
+    """The sum of losses; an empty sum is 0.
+
+    >>> everything = torch.ones(1, 2, dtype=torch.bool)
+    >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
+    >>> Sum((MeanSquaredError(), CrossEntropy()))(torch.zeros(1, 2), target, torch.tensor([0]))
+    tensor(2.6931)
+    """
+
+    losses: tuple[Loss, ...] = attrs.field(converter=tuple)
+
+    def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
+        """The sum of their values."""
+        return sum((loss(logits, target, labels) for loss in self.losses), start=logits.new_zeros(()))
+
+
+@component(kind="weighted-loss")
+@attrs.frozen
+class Weighted:
+    """A loss times a weight >= 0.
+
+    >>> everything = torch.ones(1, 2, dtype=torch.bool)
+    >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
+    >>> Weighted(MeanSquaredError(), 0.25)(torch.zeros(1, 2), target, torch.tensor([0]))
+    tensor(0.5000)
+    """
+
+    loss: Loss
+    weight: float = attrs.field(validator=in_range(0))
+
+    def __call__(self, logits: Logits, target: Target, labels: Labels, /) -> Scalar:
+        """The weighted value."""
+        return self.weight * self.loss(logits, target, labels)

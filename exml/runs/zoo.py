@@ -28,9 +28,9 @@ from exml.experts.card import natural
 from exml.learning.events import JobEnded, JobProgress, JobsStarted, Observer, WaitingForProcess
 from exml.runs.environment import cores, device_of
 from exml.runs.evaluation import BASELINES, accuracy, baseline_result
+from exml.runs.executors import LocalProcesses
 from exml.runs.folder_lock import lock
 from exml.runs.jobs import Ended, Failure, Job, Report, Resources, ThisProcess, to_all
-from exml.runs.local_processes import LocalProcesses
 from exml.runs.result import BaselineResult
 from exml.scenarios import Experience, Split
 

@@ -23,8 +23,7 @@ from exml.runs import (
     RayCluster,
     Resources,
     ThisProcess,
-    local_processes,
-    ray_cluster,
+    executors,
     sweep,
 )
 from exml.runs.sweep import Choice, Sweep, import_all
@@ -78,8 +77,8 @@ def light_jobs(tmp_path, monkeypatch):
     """Makes jobs whose workers start in a moment, for what does not depend on the work."""
     here = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(here)
-    monkeypatch.setattr(local_processes, "perform_in_worker", act)
-    monkeypatch.setattr(local_processes, "_follow_parent", do_nothing)
+    monkeypatch.setattr(executors, "perform_in_worker", act)
+    monkeypatch.setattr(executors, "_follow_parent", do_nothing)
 
     def make(acts):
         names = [f"{number}-{name}" for number, name in enumerate(acts)]
@@ -163,7 +162,7 @@ def test_a_job_reports_progress_and_may_fail(tmp_path):
     ],
 )
 def test_each_worker_has_cores_and_gpus_of_its_own(monkeypatch, workers, resources, visible, expected):
-    monkeypatch.setattr(local_processes, "cores", lambda: 2)
+    monkeypatch.setattr(executors, "cores", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert LocalProcesses(workers).slots(resources) == expected
     assert LocalProcesses(3, isolate_gpus=False).slots(resources) == [visible] * 3
@@ -198,7 +197,7 @@ def ray():
         warnings.simplefilter("ignore", ResourceWarning)
         warnings.filterwarnings("ignore", module="ray")
         warnings.filterwarnings("ignore", message=".*RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", category=FutureWarning)
-        yield ray_cluster._import_ray()
+        yield executors._import_ray()
 
 
 @pytest.mark.slow

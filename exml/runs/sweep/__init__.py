@@ -5,9 +5,8 @@
 below.
 """
 
-from exml.runs.sweep.comparison_figure import comparison_figure
 from exml.runs.sweep.plan import Plan, PlannedRun, Status, plan, plan_line, plan_table, sweep_forecast
-from exml.runs.sweep.results import Group, Row, SweepResult, sweep_table
+from exml.runs.sweep.results import Group, Row, SweepResult, comparison_figure, sweep_table
 from exml.runs.sweep.run import carry_out, hold, job_of, run
 from exml.runs.sweep.sweep import Choice, Sweep, import_all
 

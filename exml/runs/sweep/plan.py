@@ -264,10 +264,8 @@ def _seconds(run: PlannedRun, sweep: Sweep) -> float | None:
 def plan_table(plan: Plan, seconds: Times) -> Table:
     """One line per scenario and combination: runs, their status, and the time of one by :func:`sweep_forecast`."""
     table = new_table("runs", "done", "failed", "one run")
-    groups: dict[tuple[str, str], list[PlannedRun]] = {}
-    for run in plan.runs:
-        groups.setdefault((run.scenario, run.combination), []).append(run)
-    for kind, runs in groups.items():
+    for kind in dict.fromkeys((run.scenario, run.combination) for run in plan.runs):
+        runs = [run for run in plan.runs if (run.scenario, run.combination) == kind]
         counts = [str(sum(run.status == status for run in runs)) for status in ("done", "failed")]
         known = seconds.get(kind)
         time = "" if kind not in seconds or runs[0].parts is None else "?" if known is None else duration(known)

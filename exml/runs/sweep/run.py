@@ -12,16 +12,15 @@ from exml.core.files import write_text
 from exml.learning import events
 from exml.learning.events import Event, JobProgress, Observer
 from exml.learning.strategy import Strategy
+from exml.runs.executors import LocalProcesses
 from exml.runs.figures import save_figure
 from exml.runs.folder_lock import lock, require_free
 from exml.runs.jobs import Ended, Executor, Failure, Job, Report, Resources, to_all
-from exml.runs.local_processes import LocalProcesses
 from exml.runs.run import RunSettings
 from exml.runs.run import run as run_scenario
 from exml.runs.sources import ScenarioExperts
-from exml.runs.sweep.comparison_figure import comparison_figure
 from exml.runs.sweep.plan import PlannedRun, failure_file, plan
-from exml.runs.sweep.results import Row, SweepResult, gather
+from exml.runs.sweep.results import Row, SweepResult, comparison_figure, gather
 from exml.runs.sweep.sweep import Sweep, import_all
 
 

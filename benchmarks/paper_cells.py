@@ -1,8 +1,7 @@
-"""Cells of a table on one stream: strategies that differ in one thing, with the same images wherever that is not it.
+"""Cells of a table on one stream, whose strategies differ in one thing; shared by the deviations and the ablation.
 
-Shared by ``benchmarks/deviations.py`` and ``benchmarks/ablation.py``. Inverting images takes most of the time of the
-paper's strategies. So the images of all experiences are made once for each way of making them, lie in a folder, and a
-cell costs its distillation alone.
+Model inversion takes most of the time of the paper's strategies. So the images of all experiences are generated once
+per generator and prior and saved in a folder, and a cell costs only its distillation.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ DEFAULT = Execution()
 @exml.component
 @attrs.frozen
 class MadeImages:
-    """What a generator made before: ``experience-1.safetensors`` and so on in a folder."""
+    """Images that a generator made before: ``experience-1.safetensors`` and so on in a folder."""
 
     folder: str
 
@@ -52,12 +51,12 @@ class MadeImages:
     ) -> exml.Samples:
         """The samples of the context's experience."""
         samples = exml.Samples.from_state(load_file(f"{self.folder}/experience-{context.experience}.safetensors"))
-        assert len(samples) == size, f"{len(samples)} samples were made, {size} are asked for"
+        assert len(samples) == size, f"expected {size} samples, got {len(samples)}"
         return samples.to(expert.device)
 
 
 def shared(strategy: exml.Strategy, scenario: str, seed: int, work: Path) -> exml.Strategy:
-    """The strategy with its images made, by an earlier cell or now; one that inverts nothing as it is."""
+    """The strategy with saved images, which are generated now if they are missing; unchanged if it inverts none."""
     generator = strategy.generator
     if not generator.uses_priors:
         return strategy
@@ -78,7 +77,7 @@ def shared(strategy: exml.Strategy, scenario: str, seed: int, work: Path) -> exm
 
 @lru_cache
 def experts_of(work: Path, scenario: str, seed: int) -> ExpertStream:
-    """The experts of a scenario and a seed: those in ``experts``, which is a zoo, or trained into it."""
+    """The experts of a scenario and a seed, trained unless they are in the zoo ``experts``."""
     return scenarios.load(scenario, seed).train_experts(seed, work / "experts" / stream_folder(scenario, seed))
 
 
@@ -128,7 +127,7 @@ def _path(work: Path, scenario: str, seed: int, name: str) -> Path:
 def gather(
     cells: Mapping[str, Callable[[int], exml.Strategy]], scenario: str, seeds: Sequence[int], work: Path
 ) -> dict[str, Any]:
-    """What was measured of a scenario: conditions, and accuracies in percent (or "diverged") by cell and seed."""
+    """The measurements of a scenario: conditions, and accuracies in percent (or "diverged") by cell and seed."""
     paths = [path for seed in seeds for path in sorted(_path(work, scenario, seed, "*").parent.glob("*.json"))]
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     places = [row["environment"] for row in rows]

@@ -107,7 +107,7 @@ def page(cells: Sequence[Cell], reasons: Reasons, figures: Sequence[str], layout
 
 
 def _hardware(cells: Sequence[Cell]) -> str:
-    """Whether a GPU was there."""
+    """Whether a GPU was used."""
     devices = {environment.device.split(":")[0] for cell in cells for environment in cell.environments}
     if not devices:
         return "Nothing was measured yet.\n"
@@ -122,8 +122,8 @@ def _hardware(cells: Sequence[Cell]) -> str:
 
 
 def _verdict(table: Table) -> list[str]:
-    """Losses as well as wins, column by column: against the paper, and of our recipe on the same stream."""
-    told: list[str] = []
+    """Wins and losses per column: compared with the paper, and with our recipe on the same stream."""
+    lines: list[str] = []
     for column in table.columns:
         rows = [(row, entry) for row in table.rows if (entry := table.entries[row.name, column.name]).mean is not None]
         gains = [(row, entry.mean - entry.paper[0]) for row, entry in rows if not row.is_baseline and entry.paper]
@@ -137,8 +137,8 @@ def _verdict(table: Table) -> list[str]:
             parts["better than our recipe on the same stream"] = better or "nothing"
         words = [f"{what}: {names}" for what, names in parts.items() if names]
         if words:
-            told.append(f"**{column.title}**, in points: {'; '.join(words)}.")
-    return told
+            lines.append(f"**{column.title}**, in points: {'; '.join(words)}.")
+    return lines
 
 
 def _points(rows: Iterable[tuple[TableRow, float]]) -> str:
@@ -150,7 +150,7 @@ def _wrap(text: str) -> str:
 
 
 def main() -> None:
-    """Write the page, and put the figures beside it."""
+    """Write the page and copy the figures next to it."""
     figures = [name for name in FIGURES if (RESULTS / name).exists()]
     for name in figures:
         (ROOT / "docs" / "_static" / f"reproduction-{name}").write_bytes((RESULTS / name).read_bytes())

@@ -26,7 +26,7 @@ ACROSS, DOWN = 10, 2
 
 
 def draw(made: ReproductionPlan, out: Path, layout: Layout = PAPER_LAYOUT) -> None:
-    """Write the requested figures, as far as their cells are there."""
+    """Write the requested figures from the cells that were measured."""
     if "figure2" in made.asked.parts:
         panels = _panels(made, out, layout)
         if panels:

@@ -66,11 +66,7 @@ class LocalProcesses:
         return shared[: self.workers or min(fit, len(shared))]
 
     def __call__(self, jobs: Sequence[Job], resources: Resources, tell: Tell, /) -> None:
-        """See :class:`exml.runs.Executor`.
-
-        Raises:
-            SettingError: there are too few GPUs for a job or for the number of workers.
-        """
+        """See :class:`exml.runs.Executor`; raises the errors of :meth:`slots`."""
         workers = [_Worker(gpus, resources.cpus) for gpus in self.slots(resources)[: len(jobs)]]
         idle, busy = list(workers), dict[Future[Any], _Worker]()
 

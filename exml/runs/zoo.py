@@ -263,9 +263,8 @@ def _stream(folder: Path, names: list[str], split: Split, device: torch.device) 
     if all(expert.fault is None for expert in own):
         stream = ExpertStream([partial(load_expert, folder / f"{expert.name}.json") for expert in own])
         baselines = tuple(baseline_result(baseline, stream, scenario, device) for baseline in BASELINES)
-    return StreamEvaluation(
-        folder=folder.name, scenario=origin[0], seed=origin[1], experts=tuple(own), baselines=baselines
-    )
+    name, seed = origin
+    return StreamEvaluation(folder=folder.name, scenario=name, seed=seed, experts=tuple(own), baselines=baselines)
 
 
 def _origin(card: ExpertCard) -> tuple[str, int] | None:

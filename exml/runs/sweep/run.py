@@ -90,13 +90,9 @@ def hold(out: Path, record: str, what: str, emit: Callable[[Event], None], *, re
 
 
 def job_of(run: PlannedRun, sweep: Sweep, out: Path, source: ScenarioExperts | None = None) -> Job:
-    """The job of a run, with absolute paths, since its process may work in another folder.
+    """The job of a run; by default, all runs of its scenario and seed share their experts.
 
-    Args:
-        run: of the sweep.
-        sweep: with its settings and modules.
-        out: folder of the sweep.
-        source: by default the scenario, with experts that all runs with its seed share.
+    Paths are absolute, since the process of the job may work in another folder.
     """
     out = out.resolve()
     if source is None:
@@ -145,12 +141,12 @@ def carry_out(
     finish: Callable[[str, Failure | None], str],
     emit: Callable[[Event], None],
 ) -> None:
-    """Carry out runs, several at a time, and keep the errors of those that fail in ``out/failures/``.
+    """Carry out the jobs of runs, several at a time, and write the errors of those that fail into ``out/failures/``.
 
     Args:
         jobs: from :func:`job_of`, in the order in which they are started.
         total: number of runs, including those that were done before.
-        executor: carries them out.
+        executor: carries out the jobs.
         resources: of each run.
         out: folder of the sweep.
         finish: called with the name and the failure of a run that ended; returns the outcome in a few words.

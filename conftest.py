@@ -32,7 +32,6 @@ collect_ignore_glob = ["docs/*.py", "docs/_*"]
 
 PROCESSES = (
     "tests/distributed/test_processes.py",
-    "tests/reproduction/test_reproduction_run.py",
     "tests/sweep/test_backends.py",
     "tests/test_cli.py",
     "tests/test_zoo.py",

@@ -1,8 +1,7 @@
-"""Cells of a table on one stream: strategies that differ in one thing, with the same images wherever that is not it.
+"""Cells of a table on one stream, whose strategies differ in one thing; shared by the deviations and the ablation.
 
-Shared by ``benchmarks/deviations.py`` and ``benchmarks/ablation.py``. Inverting images takes most of the time of the
-paper's strategies. So the images of all experiences are made once for each way of making them, lie in a folder, and a
-cell costs its distillation alone.
+Model inversion takes most of the time of the paper's strategies. So the images of all experiences are generated once
+per generator and prior and saved in a folder, and a cell costs only its distillation.
 """
 
 from __future__ import annotations
@@ -21,11 +20,12 @@ from typing import Any
 import attrs
 import torch
 from pages import commit
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import exml
 from exml import scenarios
 from exml.core.errors import NonFiniteError
+from exml.core.files import write_json, write_tensors
 from exml.engine import Execution
 from exml.experts import ExpertStream
 from exml.protocols import STANDALONE, GenerationContext
@@ -39,7 +39,7 @@ DEFAULT = Execution()
 @exml.component
 @attrs.frozen
 class MadeImages:
-    """What a generator made before: ``experience-1.safetensors`` and so on in a folder."""
+    """Images that a generator made before: ``experience-1.safetensors`` and so on in a folder."""
 
     folder: str
 
@@ -51,12 +51,12 @@ class MadeImages:
     ) -> exml.Samples:
         """The samples of the context's experience."""
         samples = exml.Samples.from_state(load_file(f"{self.folder}/experience-{context.experience}.safetensors"))
-        assert len(samples) == size, f"{len(samples)} samples were made, {size} are asked for"
+        assert len(samples) == size, f"expected {size} samples, got {len(samples)}"
         return samples.to(expert.device)
 
 
 def shared(strategy: exml.Strategy, scenario: str, seed: int, work: Path) -> exml.Strategy:
-    """The strategy with its images made, by an earlier cell or now; one that inverts nothing as it is."""
+    """The strategy with saved images, which are generated now if they are missing; unchanged if it inverts none."""
     generator = strategy.generator
     if not generator.uses_priors:
         return strategy
@@ -66,20 +66,18 @@ def shared(strategy: exml.Strategy, scenario: str, seed: int, work: Path) -> exm
     own = getattr(generator, "augmentation", None) is not None
     parts = [plain["generator"], plain["prior"], None if own else plain["augmentation"], shares, scenario, seed]
     folder = work / "images" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
     for number, (expert, share) in enumerate(zip(experts, shares, strict=True), start=1):
         path = folder / f"experience-{number}.safetensors"
         if not path.exists():
             context = GenerationContext(strategy.prior, strategy.augmentation, experience=number)
             state = generator(expert, share, 1_000 * seed + number, context).state()
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+            write_tensors(path, state)
     return attrs.evolve(strategy, generator=MadeImages(str(folder)), prior=None)
 
 
 @lru_cache
 def experts_of(work: Path, scenario: str, seed: int) -> ExpertStream:
-    """The experts of a scenario and a seed: those in ``experts``, which is a zoo, or trained into it."""
+    """The experts of a scenario and a seed, trained unless they are in the zoo ``experts``."""
     return scenarios.load(scenario, seed).train_experts(seed, work / "experts" / stream_folder(scenario, seed))
 
 
@@ -91,15 +89,9 @@ def measure(
     save: Callable[[], None],
     execution: Execution = DEFAULT,
 ) -> None:
-    """Measure what has no result yet, seed by seed; a diverged student is a result too.
+    """Measure the cells without a result, seed by seed, and call ``save`` after each.
 
-    Args:
-        cells: makes each cell's strategy for a seed, by name.
-        scenario: its name.
-        seeds: of scenario, experts and students.
-        work: folder for experts, images and results.
-        save: called after each cell.
-        execution: of the distillations.
+    ``cells`` makes the strategy of each cell for a seed, by name. A diverged student is a result, too.
     """
     torch.set_num_threads(1)
     for seed in seeds:
@@ -122,17 +114,10 @@ def measure(
                 accuracy = "diverged"
             seconds = round(time.process_time() - began, 1)
             print(accuracy, f"({seconds} s of the processor)", flush=True)
-            place = attrs.asdict(environment(torch.device("cpu")))
             row = {"accuracy": accuracy, "processor_s": seconds, "precision": execution.precision}
-            row |= {"strategy": _plain(wanted), "environment": place}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".part").write_text(json.dumps(row), encoding="utf-8")
-            path.with_suffix(".part").replace(path)
+            row |= {"strategy": wanted.to_dict(), "environment": attrs.asdict(environment(torch.device("cpu")))}
+            write_json(path, row)
             save()
-
-
-def _plain(strategy: exml.Strategy) -> Any:
-    return json.loads(strategy.to_json())
 
 
 def _path(work: Path, scenario: str, seed: int, name: str) -> Path:
@@ -142,7 +127,7 @@ def _path(work: Path, scenario: str, seed: int, name: str) -> Path:
 def gather(
     cells: Mapping[str, Callable[[int], exml.Strategy]], scenario: str, seeds: Sequence[int], work: Path
 ) -> dict[str, Any]:
-    """What was measured of a scenario: conditions, and accuracies in percent (or "diverged") by cell and seed."""
+    """The measurements of a scenario: conditions, and accuracies in percent (or "diverged") by cell and seed."""
     paths = [path for seed in seeds for path in sorted(_path(work, scenario, seed, "*").parent.glob("*.json"))]
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     places = [row["environment"] for row in rows]

@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 import attrs
 import reproduction
 from cyclopts import App, Parameter
-from reproduction import Reproduction, ReproductionPlan
-from reproduction.text import spread
+from reproduction import Reproduction, ReproductionPlan, spread
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -44,7 +43,7 @@ def measure(
     Trains or finds the experts, runs every scenario with every strategy and seed, and writes into the folder table.md,
     table.json, figure2.png, figure3.png and a small file for each cell. --resume continues a call that was killed, also
     within a cell, and adds cells of other scenarios, strategies or budgets. A cell that fails does not stop the others;
-    the exit code is then 1, and --resume retries it. Cells of a scenario whose data are missing say so.
+    the exit code is then 1, and --resume retries it. Cells of a scenario without data are listed.
 
     Args:
         what: Tables and figures; both tables by default.
@@ -94,7 +93,7 @@ def gather(*folders: Annotated[Path, Parameter(allow_leading_hyphen=False)], out
 
 
 def _say_absent(made: ReproductionPlan, console: Console) -> None:
-    """What cannot be measured, one line per reason."""
+    """Print what cannot be measured, one line per reason."""
     reasons: dict[str, dict[str, None]] = {}
     for (column, row), reason in made.absent.items():
         whole = all((column, other) in made.absent for name, other in made.wanted if name == column)
@@ -104,7 +103,7 @@ def _say_absent(made: ReproductionPlan, console: Console) -> None:
 
 
 def _show(console: Console, tables: tuple[reproduction.Table, ...], out: Path) -> None:
-    """The rows and columns that were measured; the files have the rest."""
+    """Print the rows and columns that were measured; the files have the rest."""
     for table in tables:
         columns = [column for column in table.columns if column.scenario is not None]
         if not columns:

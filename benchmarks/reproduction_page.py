@@ -8,7 +8,7 @@ Every number on ``docs/reproduction.md`` comes from a cell in ``benchmarks/resul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pages import wrap
@@ -18,6 +18,7 @@ from reproduction import (
     Layout,
     Reasons,
     Table,
+    TableRow,
     conditions_text,
     read_cells,
     read_record,
@@ -86,14 +87,7 @@ The page is written by `uv run python benchmarks/reproduction_page.py`.
 
 
 def page(cells: Sequence[Cell], reasons: Reasons, figures: Sequence[str], layout: Layout = PAPER_LAYOUT) -> str:
-    """The whole page.
-
-    Args:
-        cells: all that were measured.
-        reasons: what was asked for, and why it could not be measured.
-        figures: names of those that are there.
-        layout: of the tables.
-    """
+    """The whole page, of all measured cells, the reasons for missing ones, and the names of the figures."""
     tables = tables_of(cells, reasons, layout)
     parts = [INTRODUCTION, _hardware(cells)]
     for table in tables:
@@ -113,7 +107,7 @@ def page(cells: Sequence[Cell], reasons: Reasons, figures: Sequence[str], layout
 
 
 def _hardware(cells: Sequence[Cell]) -> str:
-    """Whether a GPU was there."""
+    """Whether a GPU was used."""
     devices = {environment.device.split(":")[0] for cell in cells for environment in cell.environments}
     if not devices:
         return "Nothing was measured yet.\n"
@@ -128,34 +122,27 @@ def _hardware(cells: Sequence[Cell]) -> str:
 
 
 def _verdict(table: Table) -> list[str]:
-    """Losses as well as wins, column by column: against the paper, and of our recipe on the same stream."""
-    told: list[str] = []
+    """Wins and losses per column: compared with the paper, and with our recipe on the same stream."""
+    lines: list[str] = []
     for column in table.columns:
-        entries = {row.name: table.entries[row.name, column.name] for row in table.rows}
-        titles = {row.name: row.title for row in table.rows}
-        above, below = list[str](), list[str]()
-        for row in table.rows:
-            entry = entries[row.name]
-            if not row.is_baseline and entry.mean is not None and entry.paper is not None:
-                (above if entry.mean >= entry.paper[0] else below).append(
-                    f"{row.title} ({entry.mean - entry.paper[0]:+.1f})"
-                )
-        words: list[str] = []
-        if above:
-            words.append(f"at or above the paper's figure: {', '.join(above)}")
-        if below:
-            words.append(f"below it: {', '.join(below)}")
-        ours = entries.get("exml")
-        if ours is not None and ours.mean is not None:
-            better = [
-                f"{titles[name]} ({entry.mean - ours.mean:+.1f})"
-                for name, entry in entries.items()
-                if name != "exml" and entry.mean is not None and entry.mean > ours.mean
-            ]
-            words.append(f"better than our recipe on the same stream: {', '.join(better) or 'nothing'}")
+        rows = [(row, entry) for row in table.rows if (entry := table.entries[row.name, column.name]).mean is not None]
+        gains = [(row, entry.mean - entry.paper[0]) for row, entry in rows if not row.is_baseline and entry.paper]
+        parts = {
+            "at or above the paper's figure": _points((row, gain) for row, gain in gains if gain >= 0),
+            "below it": _points((row, gain) for row, gain in gains if gain < 0),
+        }
+        ours = next((entry.mean for row, entry in rows if row.name == "exml"), None)
+        if ours is not None:
+            better = _points((row, entry.mean - ours) for row, entry in rows if entry.mean > ours)
+            parts["better than our recipe on the same stream"] = better or "nothing"
+        words = [f"{what}: {names}" for what, names in parts.items() if names]
         if words:
-            told.append(f"**{column.title}**, in points: {'; '.join(words)}.")
-    return told
+            lines.append(f"**{column.title}**, in points: {'; '.join(words)}.")
+    return lines
+
+
+def _points(rows: Iterable[tuple[TableRow, float]]) -> str:
+    return ", ".join(f"{row.title} ({points:+.1f})" for row, points in rows)
 
 
 def _wrap(text: str) -> str:
@@ -163,7 +150,7 @@ def _wrap(text: str) -> str:
 
 
 def main() -> None:
-    """Write the page, and put the figures beside it."""
+    """Write the page and copy the figures next to it."""
     figures = [name for name in FIGURES if (RESULTS / name).exists()]
     for name in figures:
         (ROOT / "docs" / "_static" / f"reproduction-{name}").write_bytes((RESULTS / name).read_bytes())

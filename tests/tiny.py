@@ -49,6 +49,12 @@ FACTORIES = {name: partial(make, name) for name in MAKERS}
 """To be put among those that :mod:`exml.scenarios` knows."""
 
 
+def register(monkeypatch):
+    """Make the tiny scenarios known."""
+    for name, factory in FACTORIES.items():
+        monkeypatch.setitem(scenarios.registry._FACTORIES, name, factory)
+
+
 def strategy(**changes):
     parts = {
         "generator": GaussianNoise(),

@@ -3,43 +3,33 @@
 Uses the sweeps of :mod:`exml.runs.sweep`; ``benchmarks/reproduce.py`` is its command.
 """
 
-from reproduction.cell import Cell, read_cell, read_cells
+from reproduction.cells import Cell, read_cells, read_record
 from reproduction.layout import PAPER_LAYOUT, Layout, TableColumn, TableRow
-from reproduction.pictures import figure2, figure3
-from reproduction.plan import PlannedCell, ReproductionPlan, plan
-from reproduction.record import Record, read_record
-from reproduction.reproduction import Reproduction
-from reproduction.run import Outcome, gather, run, write_tables
-from reproduction.table import Column, Entry, Reasons, Table, tables_of
-from reproduction.text import as_json, conditions_text, markdown, table_text
+from reproduction.pictures import figure3
+from reproduction.plan import Reproduction, ReproductionPlan, plan
+from reproduction.run import Outcome, gather, run
+from reproduction.tables import Entry, Reasons, Table, conditions_text, spread, table_text, tables_of
 
 __all__ = [
     "PAPER_LAYOUT",
     "Cell",
-    "Column",
     "Entry",
     "Layout",
     "Outcome",
-    "PlannedCell",
     "Reasons",
-    "Record",
     "Reproduction",
     "ReproductionPlan",
     "Table",
     "TableColumn",
     "TableRow",
-    "as_json",
     "conditions_text",
-    "figure2",
     "figure3",
     "gather",
-    "markdown",
     "plan",
-    "read_cell",
     "read_cells",
     "read_record",
     "run",
+    "spread",
     "table_text",
     "tables_of",
-    "write_tables",
 ]

@@ -17,7 +17,7 @@ from exml.core.samples import Samples
 from exml.learning.checkpoint import CheckpointFolder
 from exml.runs import save_figure
 from exml.runs.figures import COLORS, MARKERS, fitted, new_figure
-from reproduction.cell import Cell, read_cells
+from reproduction.cells import Cell, read_cells
 from reproduction.layout import PAPER_LAYOUT, Layout
 from reproduction.plan import IN_FIGURE_2, ReproductionPlan
 
@@ -26,7 +26,7 @@ ACROSS, DOWN = 10, 2
 
 
 def draw(made: ReproductionPlan, out: Path, layout: Layout = PAPER_LAYOUT) -> None:
-    """Write the requested figures, as far as their cells are there."""
+    """Write the requested figures from the cells that were measured."""
     if "figure2" in made.asked.parts:
         panels = _panels(made, out, layout)
         if panels:
@@ -42,11 +42,7 @@ def draw_figure3(out: Path, layout: Layout = PAPER_LAYOUT) -> None:
 
 
 def figure2(panels: Sequence[tuple[str, Samples]]) -> Figure:
-    """Panels below each other; each has a column per class with some of its images, clamped to [0, 1].
-
-    Args:
-        panels: title and images of each.
-    """
+    """Panels below each other; each has a column per class with some of its images, clamped to [0, 1]."""
     pages = [(title, _page(samples)) for title, samples in panels]
     width = 6.4
     heights = [width * page.shape[0] / page.shape[1] for _, page in pages]
@@ -110,10 +106,6 @@ def figure3(cells: Sequence[Cell], layout: Layout) -> Figure:
     """Mean accuracy and its standard deviation against the size of the buffer.
 
     Each strategy has a line, dashed if it uses real data, and each scenario a panel.
-
-    Args:
-        cells: those of Figure 3 that did not fail are drawn.
-        layout: of the tables.
     """
     cells = [cell for cell in cells if cell.buffer is not None and cell.error is None]
     scenarios = list(dict.fromkeys(cell.scenario for cell in cells))

@@ -1,40 +1,135 @@
-"""The plan of a reproduction: its cells, their status, and those that cannot be measured here."""
+"""The request for cells of the paper's tables and figures, and its plan: the cells and their status."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import attrs
+from cyclopts import Parameter, Token
 
 from exml import scenarios
 from exml.core.errors import DataError, SettingError, UnknownNameError
 from exml.core.serialization import to_plain
+from exml.core.validators import in_range, one_of, positive_int
 from exml.learning.strategy import Strategy
 from exml.recipes import at_budget
-from exml.runs import ScenarioExperts, stream_folder
+from exml.runs import Job, Resources, ScenarioExperts, stream_folder
 from exml.runs.jobs import one_line
-from exml.runs.sweep import Plan, PlannedRun, Status, Sweep, Task, import_all, task_of
-from reproduction.cell import Cell, in_full, read_cell
-from reproduction.layout import BASELINES, PAPER_LAYOUT, Layout, TableRow
-from reproduction.reproduction import FIGURES, Reproduction
+from exml.runs.sweep import Plan, PlannedRun, Status, Sweep, import_all, job_of
+from reproduction.cells import Cell, in_full, read_cell
+from reproduction.layout import BASELINES, OWN, PAPER_LAYOUT, Family, Layout, TableRow
 
+FIGURES = ("figure2", "figure3")
 IN_FIGURE_2 = ("model-inversion", "data-impression")
 """Strategies of Figure 2."""
 NOT_IN_FIGURE_3 = (BASELINES, "noise")
 
 
-@attrs.frozen
-class PlannedCell:
-    """One cell and its run.
+def _distinct(instance: Any, attribute: attrs.Attribute[Any], value: tuple[Any, ...]) -> None:
+    if not value or len(set(value)) != len(value):
+        raise SettingError(
+            expected=f"one or more different {attribute.name}", got=repr(value), remedy="list each of them once"
+        )
+
+
+def _listed(convert: Callable[[str], Any] = str) -> Parameter:
+    """An option with values separated by commas."""
+
+    def values(_: object, tokens: Sequence[Token]) -> tuple[Any, ...]:
+        parts = [part.strip() for part in tokens[0].value.split(",")]
+        return tuple(convert(part) for part in parts if part)
+
+    return Parameter(converter=values)
+
+
+def _seeds(_: object, tokens: Sequence[Token]) -> tuple[int, ...]:
+    """``"3"`` are three seeds, ``"3,"`` is seed 3."""
+    text = tokens[0].value
+    return tuple(int(part) for part in text.split(",") if part.strip()) if "," in text else tuple(range(int(text)))
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class Reproduction:
+    """The cells of some tables and figures: every scenario with every strategy and every seed.
 
     Args:
-        cell: as far as it is known before the work.
-        run: its name is that of a folder in ``runs/``, and has a digest of everything that the numbers depend on.
+        parts: names of tables, ``"figure2"``, ``"figure3"``.
+        scenarios: Columns in the order in which they are started, separated by commas; by default all.
+        strategies: Rows, separated by commas: baselines, model-inversion, data-impression, auxiliary, replay, noise,
+            exml; by default all.
+        recipes: paper for the settings of the paper's text, reference for those of its code, or both with a comma.
+        seeds: Their number, from 0, or a list with commas.
+        budget: Share of the arithmetic, in (0, 1]; see :func:`exml.recipes.at_budget`.
+        own_budget: The budget of our own recipe in the tables, which takes minutes where appendix B takes hours; by
+            default the same.
+        expert_training: Settings of the experts' training other than those of appendix A, such as
+            epochs=4,schedule=cosine.
+        experts: Folder of the experts, with a folder SCENARIO-SEED for each stream; OUT/experts by default. Experts
+            that are there are not trained again.
+        figure3_scenario: The scenario of Figure 3.
+        buffer_sizes: Those of Figure 3, separated by commas.
+        device: Where to run, as torch names it: 'cpu' or 'cuda'.
+        compile: See exml run.
+        precision: See exml run.
+        threads: Processor cores of each cell.
+        gpus: GPUs of each cell; below 1, cells share one. By default 1 on 'cuda'.
+
+    Raises:
+        SettingError: a number out of range, or a value given twice.
+
+    >>> Reproduction(parts=("table2",), expert_training="epochs=4").scenario("mnist-nc")
+    'mnist-nc:epochs=4'
     """
+
+    parts: Annotated[tuple[str, ...], Parameter(parse=False)] = attrs.field(
+        default=("table2", "table3"), validator=_distinct
+    )
+    scenarios: Annotated[tuple[str, ...], _listed()] = ()
+    strategies: Annotated[tuple[str, ...], _listed()] = ()
+    recipes: Annotated[tuple[Family, ...], _listed()] = attrs.field(
+        default=("paper",), validator=[_distinct, attrs.validators.deep_iterable(one_of("paper", "reference"))]
+    )
+    seeds: Annotated[tuple[int, ...], Parameter(converter=_seeds)] = attrs.field(
+        default=(0, 1, 2, 3, 4), validator=[_distinct, attrs.validators.deep_iterable(in_range(0, integer=True))]
+    )
+    budget: float = attrs.field(default=1.0, validator=in_range(0, 1, open_low=True))
+    own_budget: float | None = attrs.field(default=None, validator=in_range(0, 1, open_low=True, optional=True))
+    expert_training: str = ""
+    experts: Path | None = None
+    figure3_scenario: str = "cifar10-mt"
+    buffer_sizes: Annotated[tuple[int, ...], _listed(int)] = attrs.field(
+        default=(10, 50, 100, 500, 1_000, 5_000),
+        validator=[_distinct, attrs.validators.deep_iterable(in_range(1, integer=True))],
+    )
+    device: str = "cpu"
+    compile: Literal["never", "capture", "always", "auto"] = "never"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: int = attrs.field(default=1, validator=positive_int())
+    gpus: float | None = None
+
+    @property
+    def resources(self) -> Resources:
+        """What each cell has to itself."""
+        gpus = float(self.device.startswith("cuda")) if self.gpus is None else self.gpus
+        return Resources(cpus=self.threads, gpus=gpus)
+
+    def scenario(self, column: str) -> str:
+        """The scenario of a column with the training of its experts."""
+        return f"{column}:{self.expert_training}" if self.expert_training else column
+
+    def budget_of(self, row: str) -> float:
+        """The budget of a row of the tables."""
+        return self.own_budget if row == OWN and self.own_budget is not None else self.budget
+
+
+@attrs.frozen
+class PlannedCell:
+    """One cell and its run, whose name has a digest of everything that the numbers depend on."""
 
     cell: Cell
     run: PlannedRun
@@ -67,7 +162,6 @@ class ReproductionPlan:
         return attrs.evolve(self, cells=tuple(cells))
 
     def as_sweep(self) -> Plan:
-        """The runs as those of a sweep."""
         runs = tuple(planned.run for planned in self.cells)
         asked = self.asked
         sweep = Sweep(
@@ -82,28 +176,24 @@ class ReproductionPlan:
         )
         return Plan(sweep, runs)
 
-    def tasks(self, out: Path) -> dict[str, tuple[Cell, Task]]:
-        """The cells that remain to be measured, by the names of their runs; failed ones are among them."""
-        if not self.cells:
-            return {}
-        sweep, found = self.as_sweep().sweep, dict[str, tuple[Cell, Task]]()
-        experts = (out / "experts" if self.asked.experts is None else self.asked.experts).resolve()
-        for planned in self.cells:
-            run, cell = planned.run, planned.cell
-            if run.status != "done":
-                folder = experts / stream_folder(run.scenario, run.seed)
-                source = ScenarioExperts(run.scenario, folder=folder, baselines=cell.is_baselines)
-                found[run.name] = cell, attrs.evolve(task_of(run, sweep, out), source=source)
-        return found
+    def experts(self, cell: Cell, out: Path) -> Path:
+        """The folder of the experts of a cell."""
+        zoo = out / "experts" if self.asked.experts is None else self.asked.experts
+        return zoo.resolve() / stream_folder(cell.scenario, cell.seed)
+
+    def jobs(self, out: Path) -> list[Job]:
+        """The runs of the cells that remain to be measured, including those that failed."""
+        left = [planned for planned in self.cells if planned.run.status != "done"]
+        jobs: list[Job] = []
+        for planned in left:
+            cell = planned.cell
+            source = ScenarioExperts(cell.scenario, folder=self.experts(cell, out), baselines=cell.is_baselines)
+            jobs.append(job_of(planned.run, self.as_sweep().sweep, out, source))
+        return jobs
 
 
 def plan(asked: Reproduction, out: Path | str | None = None, layout: Layout = PAPER_LAYOUT) -> ReproductionPlan:
-    """Build every strategy and read the status of the cells, before any work begins.
-
-    Args:
-        asked: the request.
-        out: its folder, if it was begun; nothing is written there.
-        layout: of the tables.
+    """Build every strategy and read the status of the cells in ``out``, before any work begins.
 
     Raises:
         SettingError: an unknown table, figure, scenario or strategy, or an invalid setting of the training.
@@ -128,7 +218,7 @@ def plan(asked: Reproduction, out: Path | str | None = None, layout: Layout = PA
         del scenario  # with all its images
         for cell in _cells_of(column, rows, asked, layout, absent):
             if cell.buffer is None or cell.buffer >= experts:  # each expert needs a share of the buffer
-                planned = _planned(attrs.evolve(cell, training=training), experts, asked)
+                planned = _planned(attrs.evolve(cell, training=training), asked)
                 cells[planned.run.name] = planned
     made = ReproductionPlan(asked, tuple(cells.values()), absent, tuple(wanted), layout.imports)
     return made if out is None else made.seen_in(Path(out))
@@ -146,9 +236,8 @@ def _check(asked: Reproduction, layout: Layout) -> None:
     for what, (names, choices) in known.items():
         for name in names:
             if name not in choices:
-                raise SettingError(
-                    expected=f"{what}: {', '.join(choices) or 'there is none'}", got=repr(name), remedy="choose another"
-                )
+                expected = f"{what}: {', '.join(choices) or 'there is none'}"
+                raise SettingError(expected=expected, got=repr(name), remedy="choose another")
 
 
 def _wanted(asked: Reproduction, layout: Layout) -> dict[str, tuple[TableRow, ...]]:
@@ -214,15 +303,12 @@ def _why_not(row: TableRow, error: Exception) -> str:
 def _with_buffer(strategy: Strategy, size: int) -> Strategy:
     buffer: Any = strategy.buffer
     if "size" not in attrs.fields_dict(type(buffer)):
-        raise SettingError(
-            expected="strategies whose buffers have a size, for Figure 3",
-            got=repr(buffer),
-            remedy="leave them out with --strategies",
-        )
+        expected, remedy = "strategies whose buffers have a size, for Figure 3", "leave them out with --strategies"
+        raise SettingError(expected=expected, got=repr(buffer), remedy=remedy)
     return attrs.evolve(strategy, buffer=attrs.evolve(buffer, size=size))
 
 
-def _planned(cell: Cell, experts: int, asked: Reproduction) -> PlannedCell:
+def _planned(cell: Cell, asked: Reproduction) -> PlannedCell:
     whole = [cell.scenario, cell.strategy, cell.seed, asked.device, asked.compile, asked.precision]
     digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:8]
     fields = {"budget": cell.budget, "buffer": cell.buffer}
@@ -233,7 +319,6 @@ def _planned(cell: Cell, experts: int, asked: Reproduction) -> PlannedCell:
         fields={name: value for name, value in fields.items() if value is not None},
         seed=cell.seed,
         parts=None if cell.is_baselines else Strategy.from_dict(cell.strategy),
-        experts=experts,
     )
     return PlannedCell(cell, run)
 

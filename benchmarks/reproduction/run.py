@@ -9,30 +9,20 @@ import attrs
 
 from exml.core.errors import CheckpointError
 from exml.core.files import write_json, write_text
-from exml.learning.events import Event, Observer, WaitingForProcess
+from exml.learning.events import Observer
 from exml.runs import Executor, Failure, LocalProcesses
-from exml.runs.folder_lock import lock, require_free
-from exml.runs.sweep import Task, carry_out
-from reproduction.cell import Cell, cell_files, read_cell, read_cells
+from exml.runs.jobs import to_all
+from exml.runs.sweep import carry_out, hold
+from reproduction.cells import FILE, Cell, cell_files, measured, read_cell, read_cells, read_record
 from reproduction.layout import PAPER_LAYOUT, Layout
-from reproduction.measured import measured
 from reproduction.pictures import draw, draw_figure3
-from reproduction.plan import ReproductionPlan, plan
-from reproduction.record import FILE, read_record
-from reproduction.reproduction import Reproduction
-from reproduction.table import Table, tables_of
-from reproduction.text import as_json, markdown
+from reproduction.plan import Reproduction, ReproductionPlan, plan
+from reproduction.tables import Table, as_json, markdown, tables_of
 
 
 @attrs.frozen
 class Outcome:
-    """The outcome of a call.
-
-    Args:
-        plan: the request and the status of its cells before the work.
-        tables: all tables, of all cells in the folder.
-        failed: the cells of this call that failed.
-    """
+    """The plan of a call, all tables of the folder, and the cells of this call that failed."""
 
     plan: ReproductionPlan
     tables: tuple[Table, ...]
@@ -56,49 +46,29 @@ def run(
     request more cells, with other settings, in the same folder; they retry failed cells. A cell that fails does not
     stop the others, nor does a scenario whose data are missing.
 
-    Args:
-        asked: the request.
-        out: the folder; new or empty unless it is resumed.
-        resume: continue in the folder.
-        executor: carries out the cells; processes of this machine by default.
-        observers: called with every event.
-        layout: of the tables.
-
     Raises:
-        SettingError: when :func:`plan` raises it.
-        CheckpointError: when the folder holds something else, has nothing to resume, or cannot be written.
+        SettingError: :func:`plan` raises it.
+        CheckpointError: the folder holds something else, has nothing to resume, or cannot be written.
     """
     out = Path(out)
-    if not resume:
-        require_free(out, FILE, "reproduction")
-    elif not (out / FILE).exists():
-        raise CheckpointError(
-            expected=f"a reproduction in {out}", got="none", remedy="check the path, or begin it without resuming"
-        )
-
-    def emit(event: Event) -> None:
-        for observer in observers:
-            observer(event)
-
+    emit = to_all(observers)
     made = plan(asked, layout=layout)  # raises before anything is written
-    with lock(out, (lambda: emit(WaitingForProcess(out))) if resume else None):
+    with hold(out, FILE, "reproduction", emit, resume=resume):
         made = made.seen_in(out)
-        for part in (*out.glob(".*.part"), *out.glob("cells/*/.*.part")):  # half-written files of a killed process
-            part.unlink(missing_ok=True)
         record = read_record(out)
-        record.add(made)
+        record.add({key: made.absent.get(key) for key in made.wanted})
         record.save(out)
         write_tables(out, layout)
-        cells = made.tasks(out)
+        cells = {planned.run.name: planned.cell for planned in made.cells}
 
-        def finish(task: Task, failure: Failure | None) -> str:
-            cell = measured(cells[task.name][0], task, failure, out)
+        def finish(name: str, failure: Failure | None) -> str:
+            planned = cells[name]
+            cell = measured(planned, out / "runs" / name, made.experts(planned, out), failure)
             cell.save(out)
             write_tables(out, layout)
             return f"stream accuracy {cell.stream_accuracy[-1]:.1%}" if cell.stream_accuracy else ""
 
-        tasks = [task for _, task in cells.values()]
-        carry_out(tasks, len(made.cells), executor or LocalProcesses(), asked.resources, out, finish, emit)
+        carry_out(made.jobs(out), len(made.cells), executor or LocalProcesses(), asked.resources, out, finish, emit)
         draw(made, out, layout)
         names = {planned.cell.name for planned in made.cells}
         failed = tuple(cell for cell in read_cells(out) if cell.error is not None and cell.name in names)
@@ -119,21 +89,15 @@ def gather(folders: Sequence[Path], out: Path, layout: Layout = PAPER_LAYOUT) ->
     If a cell is in several folders, the last one that did not fail counts. Figure 2 is copied, since it needs buffers,
     which cells do not have.
 
-    Args:
-        folders: of reproductions.
-        out: the folder; created if necessary.
-        layout: of the tables.
-
     Raises:
-        CheckpointError: when a folder holds no reproduction, a cell is damaged, or ``out`` cannot be written.
+        CheckpointError: a folder holds no reproduction, a cell is damaged, or ``out`` cannot be written.
     """
     record = read_record(out)
     for folder in folders:
         files = list(cell_files(folder))
         if not files and not (folder / FILE).exists():
-            raise CheckpointError(
-                expected=f"a reproduction in {folder}", got="none", remedy="name the folder of a reproduction"
-            )
+            expected, remedy = f"a reproduction in {folder}", "name the folder of a reproduction"
+            raise CheckpointError(expected=expected, got="none", remedy=remedy)
         for file in files:
             cell, mine = read_cell(file), out / "cells" / file.relative_to(folder / "cells")
             if mine.exists() and mine.read_bytes() == file.read_bytes():

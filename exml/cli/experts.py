@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli.arguments import Flag, Whole
+from exml.cli.arguments import Flag, Whole, again
 from exml.engine import keep_freed_memory
 
 experts = App(name="experts", help="Train the experts of scenarios and evaluate them.")
@@ -28,8 +28,8 @@ def train(
 ) -> None:
     """Train the experts of scenarios, each with several seeds, and save them with their cards.
 
-    Writes OUT/SCENARIO-SEED/expert-N.json and .safetensors. Finished experts are not trained again; the same command
-    resumes a training that was killed. An expert that fails does not stop the others.
+    Writes OUT/SCENARIO-SEED/expert-N.json and .safetensors. The same command resumes a training that was killed, and
+    does not repeat finished experts. An expert that fails does not stop the others.
 
     Args:
         scenarios: One or more of those that 'exml scenarios' lists, optionally with settings of the training after a
@@ -43,11 +43,10 @@ def train(
     keep_freed_memory()
     try:
         with runs.ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
-            folders = runs.train_zoo(
-                scenarios, out, seeds=range(seeds), workers=workers, device=device, observers=[display]
-            )
+            train_all = partial(runs.train_zoo, workers=workers, device=device, observers=[display])
+            folders = train_all(scenarios, out, seeds=range(seeds))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"; resume with: {shlex.join(['exml', *sys.argv[1:]])}") from None
+        raise KeyboardInterrupt(f"; resume with: {again(resumed=True)}") from None
     line = f"{len(folders)} stream(s) of experts in {out}."
     Console(quiet=quiet, highlight=False).print(line, markup=False, soft_wrap=True)
 
@@ -74,12 +73,11 @@ def evaluate(
     """
     keep_freed_memory()
     with Console(stderr=True, quiet=quiet).status("Evaluating the experts") as status:
-        evaluation = runs.evaluate_zoo(
-            zoo,
-            split=split,
-            device=device,
-            progress=lambda done, total: status.update(f"Evaluated {done} of {total} streams"),
-        )
+
+        def show(done: int, total: int) -> None:
+            status.update(f"Evaluated {done} of {total} streams")
+
+        evaluation = runs.evaluate_zoo(zoo, split=split, device=device, progress=show)
     Console(quiet=quiet, highlight=False).print(runs.zoo_table(evaluation))
     for file, fault in evaluation.faults.items():
         sys.stderr.write(f"exml: {zoo / file}: {fault}\n")

@@ -32,11 +32,7 @@ class ExecutorArguments:
     address: str | None = None
 
     def executor(self) -> Executor:
-        """The executor.
-
-        Raises:
-            SettingError: an address without Ray.
-        """
+        """The executor; an address without Ray is an error."""
         if self.backend == "ray":
             return RayCluster(self.address, self.workers)
         if self.address is not None:
@@ -61,9 +57,8 @@ def sweep(
 ) -> int:
     """Carry out a grid of runs: scenarios, strategies, values of their fields, and seeds.
 
-    Writes into the folder: results.csv and results.json with a row for each run and baseline, comparison.png, and a
-    folder for each run. --resume continues a sweep that was killed. A run that fails does not stop the others; the exit
-    code is then 1.
+    Writes results.csv and results.json with a row for each run and baseline, comparison.png, and a folder for each run.
+    --resume continues a sweep that was killed. A run that fails does not stop the others; the exit code is then 1.
 
     Args:
         file: YAML with scenarios and strategies; see the page 'Sweeps' of the documentation.
@@ -75,9 +70,8 @@ def sweep(
     """
     executor, asked = on.executor(), Sweep.load(file)
     made, at_once = sweeps.plan(asked, out), on.at_once(asked.resources)
-    left = made.left(retry_failed=retry_failed)
-    errors = Console(stderr=True, quiet=quiet)
-    console = Console(quiet=quiet, highlight=False)
+    left, resume = made.left(retry_failed=retry_failed), resume or retry_failed
+    console, errors = Console(quiet=quiet, highlight=False), Console(stderr=True, quiet=quiet)
     if dry_run or not quiet:
         with errors.status("Timing a few steps of each strategy"):
             seconds = sweeps.sweep_forecast(asked, left)
@@ -88,16 +82,10 @@ def sweep(
         return 0
     try:
         with ProgressDisplay(errors) as display:
-            result = sweeps.run(
-                asked,
-                out,
-                resume=resume or retry_failed,
-                retry_failed=retry_failed,
-                executor=executor,
-                observers=[display],
-            )
+            settings = {"resume": resume, "retry_failed": retry_failed}
+            result = sweeps.run(asked, out, **settings, executor=executor, observers=[display])
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"; resume with: {again(resumed=resume or retry_failed)}") from None
+        raise KeyboardInterrupt(f"; resume with: {again(resumed=resume)}") from None
     console.print(sweep_table(result))
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
     return 1 if result.failed else 0

@@ -8,17 +8,23 @@ from exml.learning.stop import Stop
 from exml.runs import evaluation, sweep
 from exml.runs.display import ProgressDisplay
 from exml.runs.environment import Environment
+from exml.runs.executors import LocalProcesses, RayCluster
 from exml.runs.figures import accuracy_figure, samples_figure, save_figure
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
-from exml.runs.local_processes import LocalProcesses
-from exml.runs.ray_cluster import RayCluster
 from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult
 from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.sources import FolderExperts, ScenarioExperts
 from exml.runs.table import result_table
-from exml.runs.zoo import stream_folder, train_zoo
-from exml.runs.zoo_evaluation import ExpertEvaluation, StreamEvaluation, ZooEvaluation, evaluate_zoo, zoo_table
+from exml.runs.zoo import (
+    ExpertEvaluation,
+    StreamEvaluation,
+    ZooEvaluation,
+    evaluate_zoo,
+    stream_folder,
+    train_zoo,
+    zoo_table,
+)
 
 __all__ = [
     "BaselineResult",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
 import torch
@@ -18,12 +20,11 @@ from exml.core.files import write_text
 from exml.core.registry import component
 from exml.core.validators import in_range, positive_int
 from exml.engine import keep_freed_memory
-from exml.learning.events import JobProgress
+from exml.learning.events import Event, JobProgress, Observer
 
-LONGEST = 300
-"""Maximum length of a failure's message."""
+H = TypeVar("H", bound=Hashable)
 Report: TypeAlias = Callable[[int, int], None]
-"""Reports progress: the number of steps done and of all steps."""
+"""Reports progress: the number of steps done and the total."""
 
 
 def _whole_gpus(instance: Any, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -84,20 +85,19 @@ class Failure:
 
     @classmethod
     def of_process(cls, job: Job, message: str, /) -> Failure:
-        """The failure of a job whose process ended without a result; its log may tell more."""
+        """The failure of a job whose process ended without a result, with the end of its log."""
         printed = job.log.read_text(encoding="utf-8", errors="replace")[-20_000:] if job.log.exists() else ""
         return cls(one_line(message), f"{message}\n\n{printed}")
 
 
 def one_line(message: str) -> str:
-    """A message for a table, cut to ``LONGEST`` characters."""
-    line = " ".join(message.split())
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+    """A message for a table, cut to 300 characters."""
+    return textwrap.shorten(message, 300, placeholder="...")
 
 
 @attrs.frozen
 class Ended:
-    """A job is over.
+    """The end of a job.
 
     Args:
         name: of the job.
@@ -124,7 +124,7 @@ class Executor(Protocol):
         Args:
             jobs: started in their order.
             resources: of each job.
-            tell: called in this thread with the progress of jobs, and once when each is over. An exception stops the
+            tell: called in this thread with the progress of jobs, and once at the end of each. An exception stops the
                 remaining jobs.
         """
         ...
@@ -133,7 +133,7 @@ class Executor(Protocol):
 @component
 @attrs.frozen
 class ThisProcess:
-    """Carries out jobs in the calling process, one at a time. What they print is not redirected."""
+    """Carries out jobs in the calling process, one at a time, without redirecting their output."""
 
     def __call__(self, jobs: Sequence[Job], resources: Resources, tell: Tell, /) -> None:
         """See :class:`Executor`."""
@@ -162,47 +162,20 @@ def perform(job: Job, report: Report) -> Failure | None:
 
 
 def perform_in_worker(job: Job, threads: int) -> Failure | None:
-    """Call a job in a process that carries out nothing else; what it prints goes to its log."""
+    """Call a job in a process that carries out nothing else; its output goes to its log."""
     with _printing_into(job.log):
         torch.set_num_threads(threads)
         keep_freed_memory()
         return perform(job, lambda done, total: write_text(job.progress, f"{done} {total}"))
 
 
-class ProgressFiles:
-    """Reads the progress that jobs in other processes report, and tells what is new."""
-
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-        self._seen: dict[str, str] = {}
-
-    def begin(self, job: Job) -> None:
-        """Remove what an earlier attempt left."""
-        for path in (job.log, job.progress):
-            path.unlink(missing_ok=True)
-
-    def read(self, job: Job) -> None:
-        """Look at the file of a job."""
-        text = job.progress.read_text() if job.progress.exists() else ""
-        if text and self._seen.get(job.name) != text:
-            self._seen[job.name] = text
-            done, total = map(int, text.split())
-            self._tell(JobProgress(job.name, done, total))
-
-    def end(self, job: Job, failure: Failure | None) -> None:
-        """Tell that a job is over, and remove its file."""
-        self.read(job)
-        job.progress.unlink(missing_ok=True)
-        self._tell(Ended(job.name, failure))
-
-
 @contextmanager
 def _printing_into(path: Path) -> Generator[None, None, None]:
-    """Redirect the descriptors of stdout and stderr, so that the last words of crashing native code are kept, too."""
+    """Redirect the descriptors of stdout and stderr, which also keeps the last output of native code that crashes."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(1), os.dup(2)
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
     try:
         with path.open("wb") as file:
             os.dup2(file.fileno(), 1)
@@ -214,3 +187,46 @@ def _printing_into(path: Path) -> Generator[None, None, None]:
         for place, descriptor in enumerate(kept, 1):
             os.dup2(descriptor, place)
             os.close(descriptor)
+
+
+def supervise(
+    jobs: Sequence[Job],
+    workers: int | None,
+    tell: Tell,
+    start: Callable[[Job], H],
+    wait: Callable[[Sequence[H]], Collection[H]],
+    outcome: Callable[[Job, H], Failure | None],
+) -> None:
+    """Carry out jobs in other processes, at most ``workers`` at a time.
+
+    ``start`` starts a job and returns a handle, ``wait`` waits a moment and returns the handles of jobs that ended, and
+    ``outcome`` returns the failure of such a job.
+    """
+    waiting, running, seen = deque(jobs), dict[H, Job](), dict[str, str]()
+    while waiting or running:
+        while waiting and (workers is None or len(running) < workers):
+            job = waiting.popleft()
+            for path in (job.log, job.progress):  # of an earlier attempt
+                path.unlink(missing_ok=True)
+            running[start(job)] = job
+        ended = wait(list(running))
+        for handle, job in list(running.items()):
+            text = job.progress.read_text() if job.progress.exists() else ""
+            if text and seen.get(job.name) != text:
+                seen[job.name] = text
+                done, total = map(int, text.split())
+                tell(JobProgress(job.name, done, total))
+            if handle in ended:
+                del running[handle]
+                job.progress.unlink(missing_ok=True)
+                tell(Ended(job.name, outcome(job, handle)))
+
+
+def to_all(observers: Sequence[Observer]) -> Callable[[Event], None]:
+    """A function that passes an event to all observers."""
+
+    def emit(event: Event, /) -> None:
+        for observer in observers:
+            observer(event)
+
+    return emit

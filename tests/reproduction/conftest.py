@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 from reproduction import Layout, TableColumn, TableRow
+from reproduction.cells import commit
 
 from exml.runs import Ended, Failure
 from exml.runs.jobs import perform
-from exml.scenarios import registry
 from tests import tiny
 
 
@@ -66,20 +66,23 @@ class Here:
         for number, job in enumerate(jobs):
             if number == self.stop_after:
                 raise KeyboardInterrupt
-            self.asked.append(job.call.args[0])
+            self.asked.append(job.call.keywords)
             message = next((message for part, message in self.fails.items() if part in job.name), None)
             failure = perform(job, lambda *_: None) if message is None else Failure(message, "Traceback: it broke")
             assert message is not None or failure is None, failure.details
             tell(Ended(job.name, failure))
 
 
+def prepare(monkeypatch):
+    """Register the tiny scenarios, fix the commit, and leave out the pictures of runs."""
+    tiny.register(monkeypatch)
+    monkeypatch.setenv("EXML_COMMIT", "abc1234")
+    tiny.no_figures(monkeypatch)
+
+
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    for name, factory in tiny.FACTORIES.items():
-        monkeypatch.setitem(registry._FACTORIES, name, factory)
-    monkeypatch.setenv("EXML_COMMIT", "abc1234")
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures_of_runs(monkeypatch):
-    tiny.no_figures(monkeypatch)
+    commit.cache_clear()
+    prepare(monkeypatch)
+    yield
+    commit.cache_clear()

@@ -1,9 +1,6 @@
 """benchmarks/reproduce.py: what it lists, gathers and refuses."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import attrs
@@ -15,8 +12,6 @@ from reproduction import Cell, Outcome, read_cells
 from exml.cli import run_app
 from exml.runs import Environment, LocalProcesses, Resources, Seconds
 from tests.reproduction.conftest import small_layout
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -120,12 +115,11 @@ def test_a_dry_run_lists_and_writes_nothing(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_documented_command(tmp_path):
-    command = [sys.executable, "benchmarks/reproduce.py", "table3", "--dry-run", "--out", str(tmp_path / "out")]
-    environment = {**os.environ, "EXML_DATA": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def test_without_data_nothing_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("EXML_DATA", str(tmp_path))
     names = "core50-joint, core50-nc, core50-ni"
-    assert (done.returncode, done.stdout) == (0, f"Not measured: {names}: needs CORe50 in EXML_DATA.\n"), done.stderr
+    code, out, err = call(capsys, "table3", "--dry-run", "--out", str(tmp_path / "out"))
+    assert (code, out) == (0, f"Not measured: {names}: needs CORe50 in EXML_DATA.\n"), err
 
 
 def test_folders_become_one(tmp_path, capsys):
@@ -149,13 +143,8 @@ def test_folders_become_one(tmp_path, capsys):
     assert "needs CORe50 in EXML_DATA" in text
     assert call(capsys, "gather", *sources, "--out", str(out))[0] == 0
     assert (out / "table.md").read_text() == text
-    assert {path.name for path in out.iterdir()} == {
-        "cells",
-        "figure2.png",
-        "reproduction.json",
-        "table.json",
-        "table.md",
-    }
+    written = {"cells", "figure2.png", "reproduction.json", "table.json", "table.md"}
+    assert {path.name for path in out.iterdir()} == written
 
 
 @pytest.mark.parametrize(

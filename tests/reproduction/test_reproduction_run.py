@@ -1,47 +1,35 @@
 """What a reproduction leaves behind, with cells measured in this process."""
 
 import json
-import os
-import signal
 import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import attrs
 import matplotlib as mpl
 import pytest
 import reproduction
 from reproduction import Reproduction, read_cells
-from reproduction.measured import commit
 
 from exml.core.errors import CheckpointError, DataError, SettingError
 from exml.learning.events import JobEnded, JobsStarted
 from exml.scenarios import registry
 from tests import tiny
-from tests.reproduction.conftest import Here, small_layout
+from tests.reproduction.conftest import Here, prepare, small_layout
 
-ROOT = Path(__file__).resolve().parents[2]
 ASKED = Reproduction(parts=("table2",), seeds=(0, 1))
 
 
-@pytest.fixture(autouse=True)
-def _commit_is_known():
-    commit.cache_clear()
-    yield
-    commit.cache_clear()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Everything measured once: outcome, folder and events."""
+    out, seen = tmp_path_factory.mktemp("whole"), []
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch)
+        outcome = reproduction.run(ASKED, out, executor=Here(), layout=small_layout(), observers=[seen.append])
+    return outcome, out, seen
 
 
-def measured(out):
-    """The bytes of each cell's file, but for the seconds."""
-    files = sorted((out / "cells").glob("*/*.json"))
-    return {str(path.relative_to(out)): json.dumps(tiny.forget_seconds(json.loads(path.read_text()))) for path in files}
-
-
-def test_cells_are_what_single_runs_say(tmp_path):
-    layout, out, seen = small_layout(), tmp_path / "out", []
-    outcome = reproduction.run(ASKED, out, executor=Here(), layout=layout, observers=[seen.append])
+def test_cells_are_what_single_runs_say(whole, tmp_path):
+    outcome, out, seen = whole
     assert outcome.failed == ()
     cells = {cell.name: cell for cell in read_cells(out)}
     rows = ["exml--budget=1", "paper-model-inversion--budget=1", "paper-noise--budget=1", "baselines"]
@@ -67,16 +55,14 @@ def test_cells_are_what_single_runs_say(tmp_path):
     assert max(path.stat().st_size for path in (out / "cells").glob("*/*.json")) < 20_000
 
 
-def test_the_table_has_a_number_or_a_reason_everywhere(tmp_path):
-    layout, out = small_layout(), tmp_path / "out"
-    reproduction.run(ASKED, out, executor=Here(), layout=layout)
+def test_the_table_has_a_number_or_a_reason_everywhere(whole):
+    _, out, _ = whole
     cells = {cell.name: cell for cell in read_cells(out)}
     pair = [100 * cells[f"tiny-nc/paper-model-inversion--budget=1--seed={seed}"].stream_accuracy[-1] for seed in (0, 1)]
     mean = (pair[0] + pair[1]) / 2
     deviation = abs(pair[0] - pair[1]) / 2**0.5
     assert statistics.stdev(pair) == pytest.approx(deviation)
     text = (out / "table.md").read_text(encoding="utf-8")
-    lines = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in text.splitlines() if line.startswith("|")}
     first = text.index("## Table 2"), text.index("## Table 3")
     lines = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
@@ -84,14 +70,14 @@ def test_the_table_has_a_number_or_a_reason_everywhere(tmp_path):
         if line.startswith("|")
     }
     assert lines["MI"][1] == f"**{mean:.1f} ± {deviation:.1f}**<br>n = 2, budget 1<br>paper: 43.23 ± 3.00"
-    alone = "*there is one expert only, nothing to combine*"
+    alone = "*there is only one expert, nothing to combine*"
     assert lines["Param. Avg."][0] == f"{alone}<br>not in the paper"
     assert lines["Oracle"][1].endswith("<br>n = 2<br>paper: 99.40 ± 0.25")
     assert "Noise (reference)" not in lines
     assert text[first[1] :].count("*not asked for*") == 5
     assert "Nothing was measured yet." in text
     assert "abc1234" in text
-    assert layout.note in text
+    assert small_layout().note in text
 
     plain = json.loads((out / "table.json").read_text())["tables"]["table2"]
     row = next(row for row in plain["rows"] if row["name"] == "paper-model-inversion")
@@ -181,7 +167,7 @@ def test_an_own_budget_and_training_are_further_cells(tmp_path):
     changed = small_layout(iterations=6)  # the recipe is another one by now
     again = Here()
     reproduction.run(attrs.evolve(low, seeds=(0,)), out, resume=True, executor=again, layout=changed)
-    assert [task.parts["training"]["iterations"] for task in again.asked] == [3]
+    assert [given["strategies"]["paper-noise"]["training"]["iterations"] for given in again.asked] == [3]
 
 
 def test_a_field_that_came_after_a_measurement_does_not_make_it_another(tmp_path):
@@ -200,7 +186,7 @@ def test_a_field_that_came_after_a_measurement_does_not_make_it_another(tmp_path
     reproduction.gather([], out, layout)
     assert "versions of its recipe" in (out / "table.md").read_text()
     reproduction.run(asked, out, resume=True, executor=again, layout=layout)
-    assert [task.settings.seed for task in again.asked] == [earlier.seed]
+    assert [given["settings"].seed for given in again.asked] == [earlier.seed]
 
 
 def test_pictures(tmp_path):
@@ -253,45 +239,3 @@ def test_what_is_not_there_is_named(tmp_path):
     (tmp_path / "full" / "a.txt").touch()
     with pytest.raises(CheckpointError, match="a new or empty folder"):
         reproduction.run(ASKED, tmp_path / "full", layout=layout)
-
-
-DRIVER = """
-import sys
-
-sys.path[:0] = [{root!r}, {root!r} + "/benchmarks"]
-import reproduction
-from exml.runs import ThisProcess
-from exml.scenarios import registry
-from tests import tiny
-from tests.reproduction.conftest import small_layout
-from tests.reproduction.test_reproduction_run import LONG
-
-registry._FACTORIES.update(tiny.FACTORIES)
-reproduction.run(LONG, sys.argv[1], executor=ThisProcess(), layout=small_layout(iterations=600))
-"""
-LONG = Reproduction(parts=("table2",), scenarios=("tiny-nc",), strategies=("baselines", "noise"), seeds=(0,))
-
-
-@pytest.mark.slow
-def test_kill_9_in_the_middle_of_a_cell(tmp_path):
-    out, log = tmp_path / "out", tmp_path / "log.txt"
-    with log.open("wb") as file:
-        command = [sys.executable, "-c", DRIVER.format(root=str(ROOT)), str(out)]
-        process = subprocess.Popen(command, stdout=file, stderr=file)
-    try:
-        until = time.monotonic() + 600
-        while not list(out.glob("runs/*noise*/checkpoint/checkpoint.safetensors")):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.01)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert "baselines--seed=0.json" in str(list((out / "cells").glob("*/*")))
-    assert not list(out.glob("cells/*/*noise*"))
-
-    layout, rest = small_layout(iterations=600), Here()
-    reproduction.run(LONG, out, resume=True, executor=rest, layout=layout)
-    assert [task.strategy for task in rest.asked] == ["paper-noise"]
-    reproduction.run(LONG, tmp_path / "whole", executor=Here(), layout=layout)
-    assert measured(out) == measured(tmp_path / "whole")

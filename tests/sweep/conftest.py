@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from exml.scenarios import registry
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = f"""
 import os
 import sys
+import time
 
 sys.path.insert(0, {str(ROOT)!r})
 
@@ -28,25 +28,25 @@ registry._FACTORIES.update(tiny.FACTORIES)
 @attrs.frozen
 class Moody:
     mood: str
-    cure: str = ""
+    cure: str
     uses_priors = False
     uses_real_data = False
 
     def __call__(self, expert, count, seed, context, /):
-        if not (self.cure and os.path.exists(self.cure)):
-            print("in the mood to", self.mood)
+        print("in the mood to", self.mood)
+        while not os.path.exists(self.cure):
             if self.mood == "exit":
                 os._exit(3)
             if self.mood == "raise":
                 raise RuntimeError("over two\\nlines")
+            time.sleep(0.05)
         return GaussianNoise()(expert, count, seed, context)
 """
 
 
 @pytest.fixture(autouse=True)
 def _scenarios(monkeypatch):
-    for name, factory in tiny.FACTORIES.items():
-        monkeypatch.setitem(registry._FACTORIES, name, factory)
+    tiny.register(monkeypatch)
 
 
 @pytest.fixture

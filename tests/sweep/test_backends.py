@@ -4,14 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import attrs
 import cloudpickle
 import pytest
 
@@ -25,12 +23,10 @@ from exml.runs import (
     RayCluster,
     Resources,
     ThisProcess,
-    local_processes,
-    ray_cluster,
+    executors,
     sweep,
 )
-from exml.runs.sweep import Choice, Sweep
-from exml.runs.sweep._imports import import_all
+from exml.runs.sweep import Choice, Sweep, import_all
 from tests import tiny
 from tests.sweep.test_sweep_run import table
 
@@ -81,8 +77,8 @@ def light_jobs(tmp_path, monkeypatch):
     """Makes jobs whose workers start in a moment, for what does not depend on the work."""
     here = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(here)
-    monkeypatch.setattr(local_processes, "perform_in_worker", act)
-    monkeypatch.setattr(local_processes, "_follow_parent", do_nothing)
+    monkeypatch.setattr(executors, "perform_in_worker", act)
+    monkeypatch.setattr(executors, "_follow_parent", do_nothing)
 
     def make(acts):
         names = [f"{number}-{name}" for number, name in enumerate(acts)]
@@ -130,8 +126,7 @@ def test_several_at_a_time_and_none_is_left_when_the_caller_stops(light_jobs):
     assert not jobs[5].log.exists()
 
 
-def work(folder, what, report):
-    print("at work on", what)
+def work(what, report):
     report(1, 2)
     if what == "diverge":
         raise NonFiniteError(expected="a finite loss", got="nan", remedy="lower the learning rate")
@@ -140,24 +135,17 @@ def work(folder, what, report):
     report(2, 2)
 
 
-@pytest.mark.parametrize("executor", [ThisProcess(), LocalProcesses(1)])
-def test_a_job_reports_progress_prints_into_its_log_and_may_fail(tmp_path, executor):
-    names, told = ("fine", "diverge", "raise"), []
-    jobs = [Job(name, partial(work, tmp_path, name), tmp_path / "logs" / f"{name}.txt") for name in names]
-    executor(jobs, Resources(), told.append)
+def test_a_job_reports_progress_and_may_fail(tmp_path):
+    jobs, told = [Job(name, partial(work, name), tmp_path / name) for name in ("fine", "diverge", "raise")], []
+    ThisProcess()(jobs, Resources(), told.append)
     fine, diverged, raised = (event for event in told if isinstance(event, Ended))
+    assert told[:3] == [JobProgress("fine", 1, 2), JobProgress("fine", 2, 2), fine]
     assert fine == Ended("fine", None)
     error = diverged.failure.error
     assert (type(error), error.got, error.remedy) == (NonFiniteError, "nan", "lower the learning rate")
     assert diverged.failure.message == str(error)
     assert (raised.failure.message, raised.failure.error) == ("RuntimeError: over two lines", None)
     assert 'raise RuntimeError("over two\\nlines")' in raised.failure.details
-    progress = [event for event in told if isinstance(event, JobProgress)]
-    assert told.index(JobProgress("fine", 2, 2)) < told.index(fine)
-    assert JobProgress("raise", 1, 2) in progress
-    if executor != ThisProcess():
-        assert (tmp_path / "logs" / "raise.txt").read_text() == "at work on raise\n"
-        assert {path.suffix for path in (tmp_path / "logs").iterdir()} == {".txt"}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +162,7 @@ def test_a_job_reports_progress_prints_into_its_log_and_may_fail(tmp_path, execu
     ],
 )
 def test_each_worker_has_cores_and_gpus_of_its_own(monkeypatch, workers, resources, visible, expected):
-    monkeypatch.setattr(local_processes, "cores", lambda: 2)
+    monkeypatch.setattr(executors, "cores", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert LocalProcesses(workers).slots(resources) == expected
     assert LocalProcesses(3, isolate_gpus=False).slots(resources) == [visible] * 3
@@ -193,44 +181,13 @@ def test_without_ray_the_remedy_is_named(tmp_path, monkeypatch):
         RayCluster()([Job("a", print, tmp_path / "a.txt")], Resources(), print)
 
 
-SWEEP = """
-scenarios: [tiny-nc]
-strategies: [noise.yaml, inversion.yaml]
-seeds: [0, 1]
-fields:
-  training.iterations: [4]
-imports: [tiny_module.py]
-"""
-MEMORY = tempfile.TemporaryDirectory()
-
-
-@pytest.fixture
-def asked(folder):
-    """4 runs."""
-    (folder / "sweep.yaml").write_text(SWEEP)
-    return Sweep.load(folder / "sweep.yaml")
-
-
-def with_crashes(asked, folder):
-    """4 runs more, of which 2 raise and 2 end their process, until there is a cure."""
-    import_all(asked.imports)
-    moody = class_of("moody")("raise", str(Path(MEMORY.name) / "cure"))
-    tiny.strategy(generator=moody).save(folder / "moody.yaml")
-    moods = Choice(str(folder / "moody.yaml"), {"generator.mood": ("raise", "exit")})
-    return attrs.evolve(asked, strategies=(*asked.strategies, moods))
-
-
-def on_local_processes(asked, folder):
-    """What local processes make of it, once for all tests."""
-    out = Path(MEMORY.name) / "local"
-    if not out.exists():
-        sweep.run(with_crashes(asked, folder), out, executor=LocalProcesses(2))
-    return out
-
-
-def good(out):
-    """The rows that must be the same for all executors."""
-    return [row for row in table(out) if row["error"] is None]
+def in_moods(folder, *moods):
+    """A run that works, then one run per mood, which lasts until there is a cure."""
+    module = str(folder / "tiny_module.py")
+    import_all([module])
+    tiny.strategy(generator=class_of("moody")("", str(folder / "cure"))).save(folder / "moody.yaml")
+    moody = Choice(str(folder / "moody.yaml"), {"generator.mood": moods})
+    return Sweep(scenarios=("tiny-nc",), strategies=(str(folder / "noise.yaml"), moody), imports=(module,))
 
 
 @pytest.fixture
@@ -240,59 +197,58 @@ def ray():
         warnings.simplefilter("ignore", ResourceWarning)
         warnings.filterwarnings("ignore", module="ray")
         warnings.filterwarnings("ignore", message=".*RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", category=FutureWarning)
-        yield ray_cluster._import_ray()
+        yield executors._import_ray()
 
 
 @pytest.mark.slow
-def test_local_processes_and_ray_give_the_same_table(folder, asked, ray):
-    local = on_local_processes(asked, folder)
-    assert len([row for row in good(local) if row["kind"] == "strategy"]) == 4
-    assert {path.name for path in (local / "experts").iterdir()} == {"tiny-nc-0", "tiny-nc-1"}
+def test_local_processes_and_ray_give_the_same_table(folder, ray):
+    local, out, told = folder / "local", folder / "ray", ([], [])
+    asked = in_moods(folder, "raise", "exit")
+    here = sweep.run(asked, local, executor=LocalProcesses(2), observers=[told[0].append])
+    there = sweep.run(asked, out, executor=RayCluster(), observers=[told[1].append])
+    assert not ray.is_initialized()
+    for events in told:
+        assert {(event.done, event.total) for event in events if isinstance(event, JobProgress)} >= {(2, 2)}
+    assert [row for row in table(out) if not row["error"]] == [row for row in table(local) if not row["error"]]
+    (student,) = local.glob("runs/*/student.safetensors")
+    assert (out / student.relative_to(local)).read_bytes() == student.read_bytes()
+    assert [path.name for path in (local / "experts").iterdir()] == ["tiny-nc-0"]
     assert not list(local.glob("runs/*/experts"))
 
-    out, crashing, told = folder / "ray", with_crashes(asked, folder), []
-    result = sweep.run(crashing, out, executor=RayCluster(), observers=[told.append])
-    assert not ray.is_initialized()
-    assert {(event.done, event.total) for event in told if isinstance(event, JobProgress)} >= {(2, 2)}
-    assert good(out) == good(local)
-    weights = [path.relative_to(local) for path in local.glob("runs/*/student.safetensors")]
-    assert len(weights) == 4
-    assert all((out / path).read_bytes() == (local / path).read_bytes() for path in weights)
-
-    # What crashed is kept, each with its own error, and begun again on request.
-    raised = ["RuntimeError: over two lines"] * 2
-    errors = [row["error"] for row in table(local) if row["error"] is not None]
-    assert errors == [*raised, *["the process of the job ended with exit code 3"] * 2]
-    assert [row.error for row in result.failed[:2]] == raised
-    assert all(row.error.startswith("WorkerCrashedError: ") for row in result.failed[2:])
-    for folder_of in (local, out):
-        name = "tiny-nc--moody--training.iterations=4--generator.mood={}--seed=0.txt"
-        texts = [(folder_of / "failures" / name.format(mood)).read_text() for mood in ("raise", "exit")]
+    # What crashed is kept with its own error, and repeated on request.
+    raised, ended = "RuntimeError: over two lines", "the process of the job ended with exit code 3"
+    assert [row.error for row in here.failed] == [raised, ended]
+    assert there.failed[0].error == raised
+    assert there.failed[1].error.startswith("WorkerCrashedError: ")
+    for kept in (local, out):
+        name = "tiny-nc--moody--generator.mood={}--seed=0.txt"
+        texts = [(kept / "failures" / name.format(mood)).read_text() for mood in ("raise", "exit")]
         assert 'raise RuntimeError("over two\\nlines")' in texts[0]
         assert "in the mood to exit" in texts[1]
-        assert "in the mood to raise" in (folder_of / "logs" / name.format("raise")).read_text()
-    (Path(MEMORY.name) / "cure").touch()
-    cured = sweep.run(crashing, out, resume=True, retry_failed=True, executor=ThisProcess())
+        assert "in the mood to raise" in (kept / "logs" / name.format("raise")).read_text()
+    (folder / "cure").touch()
+    cured = sweep.run(asked, out, resume=True, retry_failed=True, executor=ThisProcess())
     assert cured.failed == ()
-    accuracies = [[row.stream_accuracy for row in cured.rows if row.strategy == "noise"]]
-    moody = [row.stream_accuracy for row in cured.rows if row.strategy == "moody"]
-    assert [moody[:2], moody[2:]] == accuracies * 2
+    assert len({row.stream_accuracy for row in cured.rows if row.kind == "strategy"}) == 1
 
 
 @pytest.mark.slow
-def test_kill_9_of_a_sweep_leaves_no_worker_and_it_resumes(folder, asked):
-    out = folder / "out"
+def test_kill_9_of_a_sweep_leaves_no_worker_and_it_resumes(folder):
+    asked, out = in_moods(folder, "wait"), folder / "out"
+    asked.save(folder / "sweep.yaml")
     command = [sys.executable, "-m", "exml", "sweep", str(folder / "sweep.yaml"), "--out", str(out), "--workers", "1"]
     killed = subprocess.Popen([*command, "--quiet"], start_new_session=True)
-    patient(lambda: killed.poll() is not None or list(out.glob("runs/*/result.json")))
+    patient(lambda: killed.poll() is not None or list(out.glob("runs/*moody*/run.json")))
     children = Path(f"/proc/{killed.pid}/task").glob("*/children")
     workers = [pid for file in children for pid in file.read_text().split()]
     assert workers
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     patient(lambda: not any(alive(pid) for pid in workers))
-    assert 1 <= len(list(out.glob("runs/*/result.json"))) < 4
+    assert len(list(out.glob("runs/*/result.json"))) == 1
 
-    assert sweep.run(asked, out, resume=True, executor=ThisProcess()).failed == ()
-    whole = [row for row in good(on_local_processes(asked, folder)) if row["strategy"] != "moody"]
-    assert [{**row, "generator.mood": None} for row in table(out)] == whole
+    (folder / "cure").touch()
+    resumed = sweep.run(asked, out, resume=True, executor=ThisProcess())
+    assert resumed.failed == ()
+    noise, moody = (row for row in resumed.rows if row.kind == "strategy")
+    assert (noise.stream_accuracy, noise.forgetting) == (moody.stream_accuracy, moody.forgetting)

@@ -6,10 +6,10 @@ import yaml
 
 import exml
 from exml.core.errors import CheckpointError, ConfigError, ExmlError, SettingError, UnknownNameError
+from exml.priors import L2Norm, Sum
 from exml.recipes import for_scenario
 from exml.runs import Resources, sweep
 from exml.runs.sweep import Choice, Sweep
-from exml.runs.sweep._fields import short_names, with_field
 from tests import tiny
 
 
@@ -66,7 +66,6 @@ def test_a_file_and_its_plan(folder):
     assert first == attrs.evolve(base, training=attrs.evolve(base.training, iterations=7))
     assert (last.training.iterations, last.generator.iterations) == (9, 3)
     assert {run.status for run in made.runs} == {"new"}
-    assert {run.experts for run in made.runs} == {2}
 
 
 def test_a_sweep_goes_to_yaml_and_back(folder):
@@ -91,113 +90,94 @@ def test_a_value_may_be_a_whole_part(folder):
         assert len(run.name) < 200
 
 
-def test_a_field_in_a_list():
-    plain = {"prior": {"parts": [{"weight": 1.0}, {"weight": 2.0}]}}
-    changed = with_field(plain, "prior.parts[1].weight", 5.0, "mine")
-    assert changed == {"prior": {"parts": [{"weight": 1.0}, {"weight": 5.0}]}}
-    assert plain["prior"]["parts"][1] == {"weight": 2.0}
+def test_a_field_in_a_list(folder):
+    tiny.inversion(prior=Sum((L2Norm(1.0), L2Norm(2.0)))).save(folder / "inversion.yaml")
+
+    def planned(path):
+        fields = {path: (5.0,)}
+        return sweep.plan(Sweep(scenarios=("tiny-nc",), strategies=(str(folder / "inversion.yaml"),), fields=fields))
+
+    (run,) = planned("prior.priors[1].weight").runs
+    assert [part.weight for part in run.parts.prior.priors] == [1.0, 5.0]
     for path, complaint in {
-        "prior.parts[2].weight": "where prior.parts is a list of 2, got 'prior.parts",
-        "prior.parts.weight": "where prior.parts is a list of 2",
-        "prior.scale": "where prior has the fields parts, got",
-        "prior.parts[0].weight.unit": "is 1.0, which has no fields",
-        "priors": "where it has the fields prior",
+        "prior.priors[2].weight": "where prior.priors is .*, got 'prior.priors",
+        "prior.priors.weight": "where prior.priors is ",
+        "prior.scale": "where prior has the fields kind, priors, got",
+        "prior.priors[0].weight.unit": r"where prior.priors\[0\].weight is 1.0",
+        "priors": "where it has the fields .*prior",
         "": "the path of a field",
         "prior..parts": "the path of a field",
     }.items():
-        with pytest.raises(SettingError, match=complaint.replace("[", r"\[")):
-            with_field(plain, path, 0, "mine")
-
-
-def test_names_are_as_short_as_they_can_be():
-    assert short_names(["a.x", "b.x", "b.y"]) == {"a.x": "a.x", "b.x": "b.x", "b.y": "y"}
+        with pytest.raises(SettingError, match=complaint):
+            planned(path)
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "complaint"),
+    ("changes", "error", "complaint"),
     [
-        ("scenarios: [", ConfigError, "expected YAML in"),
-        ("", ConfigError, "a mapping of Sweep's fields"),
-        ("scenarios: [tiny-nc]", ConfigError, "add the key 'strategies'"),
+        ("strategies: null", ConfigError, "a list at strategies"),
+        ("seed: [1]", ConfigError, "one of the keys .* at seed, got 'seed'"),
+        ("scenarios: tiny-nc", ConfigError, "a list at scenarios, got 'tiny-nc'"),
+        ("scenarios: []", ConfigError, "at least one value for Sweep.scenarios"),
+        ("seeds: []", ConfigError, "at least one value for Sweep.seeds"),
+        ("seeds: [-1]", ConfigError, "an integer >= 0"),
+        ("seeds: [0.5]", ConfigError, r"type int at seeds\[0\], got 0.5"),
+        ("strategies: [3]", ConfigError, r"at strategies\[0\]"),
+        ("strategies: [{strategy: exml, field: {}}]", ConfigError, r"strategies\[0\].field"),
+        ("fields: {a: 3}", ConfigError, r"a list at fields\[a\], got 3"),
+        ("fields: {a: []}", ConfigError, r"one value for Sweep.fields\[a\]"),
+        ("split: train", ConfigError, "'test', 'validation' at split"),
+        ("compile: often", ConfigError, "'auto' at compile"),
+        ("device: abacus", ConfigError, "a device as torch names it"),
+        ("device: cuda", ConfigError, "resources.gpus > 0"),
+        ("resources: {cpus: 0}", ConfigError, ">= 1 for Resources.cpus"),
+        ("resources: {gpus: 1.5}", ConfigError, "or a whole number at resources, got 1.5"),
+        ("scenarios: [mnist-xy]", UnknownNameError, "got 'mnist-xy'"),
+        ("strategies: [magic]", UnknownNameError, "got 'magic'"),
+        ("strategies: [absent.yaml]", ConfigError, "a strategy in .*absent.yaml"),
+        ("strategies: [a/noise.yaml, noise.yaml]", SettingError, "both 'noise'"),
+        ("strategies: [experts.yaml]", SettingError, "names of strategies that a folder can have.*'experts'"),
+        ("strategies: [exml, exml]", SettingError, "each run once, got tiny-nc exml seed 0 twice"),
+        ("seeds: [1, 1]", SettingError, "tiny-nc noise seed 1 twice"),
+        ("fields: {generator.iterations: [1]}", SettingError, "'noise', where generator has the fields kind, std, got"),
         (
-            "{scenarios: [tiny-nc], strategies: [exml], seed: [1]}",
-            ConfigError,
-            "one of the keys .* at seed, got 'seed'",
-        ),
-        ("{scenarios: tiny-nc, strategies: [exml]}", ConfigError, "a list at scenarios, got 'tiny-nc'"),
-        ("{scenarios: [], strategies: [exml]}", ConfigError, "at least one of Sweep.scenarios"),
-        ("{scenarios: [tiny-nc], strategies: [exml], seeds: []}", ConfigError, "at least one of Sweep.seeds"),
-        ("{scenarios: [tiny-nc], strategies: [exml], seeds: [-1]}", ConfigError, "an integer >= 0"),
-        ("{scenarios: [tiny-nc], strategies: [exml], seeds: [0.5]}", ConfigError, r"type int at seeds\[0\], got 0.5"),
-        ("{scenarios: [tiny-nc], strategies: [3]}", ConfigError, r"at strategies\[0\]"),
-        ("{scenarios: [tiny-nc], strategies: [{strategy: exml, field: {}}]}", ConfigError, r"strategies\[0\].field"),
-        ("{scenarios: [tiny-nc], strategies: [exml], fields: {a: 3}}", ConfigError, r"a list at fields\[a\], got 3"),
-        (
-            "{scenarios: [tiny-nc], strategies: [exml], fields: {a: []}}",
-            ConfigError,
-            r"one value for Sweep.fields\[a\]",
-        ),
-        ("{scenarios: [tiny-nc], strategies: [exml], split: train}", ConfigError, "'test', 'validation' at split"),
-        ("{scenarios: [tiny-nc], strategies: [exml], device: abacus}", ConfigError, "a device as torch names it"),
-        ("{scenarios: [tiny-nc], strategies: [exml], device: cuda}", ConfigError, "resources.gpus > 0"),
-        ("{scenarios: [tiny-nc], strategies: [exml], resources: {cpus: 0}}", ConfigError, ">= 1 for Resources.cpus"),
-        (
-            "{scenarios: [tiny-nc], strategies: [exml], resources: {gpus: 1.5}}",
-            ConfigError,
-            "or a whole number at resources, got 1.5",
-        ),
-        ("{scenarios: [mnist-xy], strategies: [exml]}", UnknownNameError, "got 'mnist-xy'"),
-        ("{scenarios: [tiny-nc], strategies: [magic]}", UnknownNameError, "got 'magic'"),
-        ("{scenarios: [tiny-nc], strategies: [absent.yaml]}", ConfigError, "a strategy in .*absent.yaml"),
-        ("{scenarios: [tiny-nc], strategies: [a/noise.yaml, noise.yaml]}", SettingError, "both 'noise'"),
-        (
-            "{scenarios: [tiny-nc], strategies: [experts.yaml]}",
-            SettingError,
-            "names of strategies that a folder can have.*'experts'",
-        ),
-        (
-            "{scenarios: [tiny-nc], strategies: [exml, exml]}",
-            SettingError,
-            "each run once, got tiny-nc exml seed 0 twice",
-        ),
-        ("{scenarios: [tiny-nc], strategies: [exml], seeds: [1, 1]}", SettingError, "tiny-nc exml seed 1 twice"),
-        (
-            "{scenarios: [tiny-nc], strategies: [noise.yaml], fields: {generator.iterations: [1]}}",
-            SettingError,
-            "a field of strategy 'noise', where generator has the fields kind, std, got 'generator.iterations'",
-        ),
-        (
-            "{scenarios: [tiny-nc], strategies: [noise.yaml], fields: {training.iterations: [5, 0]}}",
+            "fields: {training.iterations: [5, 0]}",
             SettingError,
             "an integer >= 1 for Training.iterations .* in strategy 'noise' with training.iterations = 0, got 0",
         ),
         (
-            "{scenarios: [tiny-nc], strategies: [noise.yaml], fields: {training.iterations: [5, many]}}",
+            "fields: {training.iterations: [many]}",
             SettingError,
-            "a value of type int at training.iterations in strategy 'noise' with training.iterations = many",
+            "type int at .*'noise' with training.iterations = many",
         ),
-        (
-            "{scenarios: [tiny-nc], strategies: [noise.yaml], fields: {buffer.size: [1]}}",
-            SettingError,
-            "in strategy 'noise' with buffer.size = 1",
-        ),
-        (
-            "{scenarios: [tiny-nc], strategies: [exml], imports: [absent.py]}",
-            ConfigError,
-            r"to import the module .* at imports\[0\], got FileNotFoundError",
-        ),
-        ("{scenarios: [tiny-nc], strategies: [exml], imports: [no_such_module]}", ConfigError, "ModuleNotFoundError"),
+        ("fields: {buffer.size: [1]}", SettingError, "in strategy 'noise' with buffer.size = 1"),
+        ("imports: [absent.py]", ConfigError, r"to import the module .* at imports\[0\], got ModuleNotFoundError"),
+        ("imports: [no_such_module]", ConfigError, "ModuleNotFoundError"),
     ],
 )
-def test_mistakes_are_named_before_any_work(folder, text, error, complaint):
-    path = write(folder, text)
+def test_mistakes_are_named_before_any_work(folder, changes, error, complaint):
+    sound = {"scenarios": ["tiny-nc"], "strategies": ["noise.yaml"]}
+    path = write(folder, yaml.safe_dump(sound | yaml.safe_load(changes)))
     with pytest.raises(error, match=complaint):
         sweep.run(Sweep.load(path), folder / "out")
     assert not (folder / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("scenarios: [", "expected a sweep as YAML in"),
+        ("", "a mapping of Sweep's fields"),
+        ("scenarios: [tiny-nc]", "add the key 'strategies'"),
+    ],
+)
+def test_a_file_that_is_no_sweep(folder, text, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        Sweep.load(write(folder, text))
+
+
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match=r"a sweep in .*absent\.yaml at the root, got .*No such file"):
+    with pytest.raises(ConfigError, match=r"a sweep as YAML in .*absent\.yaml at the root, got .*No such file"):
         Sweep.load(tmp_path / "absent.yaml")
 
 

@@ -20,7 +20,7 @@ from exml.core.execution import Execution
 from exml.learning.events import JobEnded, JobsStarted, WaitingForProcess
 from exml.learning.strategy import Strategy
 from exml.runs import Ended, Failure, Result, sweep
-from exml.runs.sweep import Sweep, groups_of
+from exml.runs.sweep import Sweep
 from tests import tiny
 
 
@@ -37,17 +37,17 @@ class Here:
         for number, job in enumerate(jobs):
             if number == self.stop_after:
                 raise KeyboardInterrupt
-            (task,) = job.call.args
-            self.asked.append(task)
-            if any(part in task.name for part in self.fails):
-                tell(Ended(task.name, Failure("it, broke", "Traceback: it broke")))
+            self.asked.append(job)
+            if any(part in job.name for part in self.fails):
+                tell(Ended(job.name, Failure("it, broke", "Traceback: it broke")))
                 continue
-            known = Path(self.memory.name) / task.name
+            known, given = Path(self.memory.name) / job.name, job.call.keywords
             if not known.exists():
-                source = attrs.evolve(task.source, folder=None)
-                runs.run(source, {task.strategy: Strategy.from_dict(task.parts)}, known, settings=task.settings)
-            shutil.copytree(known, task.folder)
-            tell(Ended(task.name, None))
+                source = attrs.evolve(given["source"], folder=None)
+                strategies = {name: Strategy.from_dict(plain) for name, plain in given["strategies"].items()}
+                runs.run(source, strategies, known, settings=given["settings"])
+            shutil.copytree(known, given["folder"])
+            tell(Ended(job.name, None))
 
 
 @pytest.fixture(autouse=True)
@@ -77,14 +77,8 @@ def table(out):
 def test_the_table_is_what_the_runs_say(folder, asked):
     out, seen = folder / "out", []
     result = sweep.run(asked, out, executor=Here(), observers=[seen.append])
-    assert {path.name for path in out.iterdir()} == {
-        ".lock",
-        "comparison.png",
-        "results.csv",
-        "results.json",
-        "runs",
-        "sweep.yaml",
-    }
+    written = {"comparison.png", "results.csv", "results.json", "runs", "sweep.yaml"}
+    assert {path.name for path in out.iterdir()} == {".lock", *written}
     records = json.loads((out / "results.json").read_text())
     assert records == result.records()
     runs = [record for record in records if record["kind"] == "strategy"]
@@ -121,7 +115,7 @@ def test_the_table_is_what_the_runs_say(folder, asked):
 
 def test_groups_are_over_seeds(folder, asked):
     result = sweep.run(asked, folder / "out", executor=Here(fails=["nc--noise--training.iterations=4--seed=1"]))
-    groups = {(group.scenario, group.label): group for group in groups_of(result)}
+    groups = {(group.scenario, group.label): group for group in result.groups}
     group = groups["tiny-nc", "noise iterations=6"]
     values = [
         100 * row.stream_accuracy
@@ -148,7 +142,7 @@ def test_failures_are_kept_and_begun_again_on_request_only(folder, asked):
     assert sweep.run(asked, out, resume=True, executor=again) == first
     assert again.asked == []
     assert len(sweep.run(asked, out, resume=True, retry_failed=True, executor=again).failed) == 0
-    assert [task.strategy for task in again.asked] == ["noise"] * 4
+    assert [list(job.call.keywords["strategies"]) for job in again.asked] == [["noise"]] * 4
     assert not list((out / "failures").iterdir())
     sweep.run(asked, folder / "whole", executor=Here())
     assert table(out) == table(folder / "whole")
@@ -232,16 +226,14 @@ def test_every_setting_of_the_file_arrives(folder):
     )
     executor = Here(fails=["seed"])
     sweep.run(asked, folder / "out", executor=executor)
-    (task,) = executor.asked
+    (job,) = executor.asked
     assert executor.resources == asked.resources
     out = folder.resolve() / "out"
-    assert task == sweep.Task(
-        name="tiny-nc--noise--seed=3",
-        source=runs.ScenarioExperts("tiny-nc", "validation", out / "experts" / "tiny-nc-3"),
-        strategy="noise",
-        parts=tiny.strategy().to_dict(),
-        settings=runs.RunSettings(3, "cuda", Execution("capture", "bfloat16")),
-        imports=(str(folder / "tiny_module.py"),),
-        folder=out / "runs" / "tiny-nc--noise--seed=3",
-        log=out / "logs" / "tiny-nc--noise--seed=3.txt",
-    )
+    assert (job.name, job.log) == ("tiny-nc--noise--seed=3", out / "logs" / "tiny-nc--noise--seed=3.txt")
+    assert job.call.keywords == {
+        "source": runs.ScenarioExperts("tiny-nc", "validation", out / "experts" / "tiny-nc-3"),
+        "strategies": {"noise": tiny.strategy().to_dict()},
+        "settings": runs.RunSettings(3, "cuda", Execution("capture", "bfloat16")),
+        "imports": (str(folder / "tiny_module.py"),),
+        "folder": out / "runs" / "tiny-nc--noise--seed=3",
+    }

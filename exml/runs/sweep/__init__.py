@@ -5,16 +5,10 @@
 below.
 """
 
-from exml.runs.sweep._imports import import_all
-from exml.runs.sweep.comparison_figure import comparison_figure
-from exml.runs.sweep.forecast import sweep_forecast
-from exml.runs.sweep.groups import Group, groups_of
-from exml.runs.sweep.plan import Plan, PlannedRun, Status, plan
-from exml.runs.sweep.results import Row, SweepResult
-from exml.runs.sweep.run import run, task_of
-from exml.runs.sweep.sweep import Choice, Sweep
-from exml.runs.sweep.tables import plan_line, plan_table, sweep_table
-from exml.runs.sweep.task import Task, carry_out
+from exml.runs.sweep.plan import Plan, PlannedRun, Status, plan, plan_line, plan_table, sweep_forecast
+from exml.runs.sweep.results import Group, Row, SweepResult, comparison_figure, sweep_table
+from exml.runs.sweep.run import carry_out, hold, job_of, run
+from exml.runs.sweep.sweep import Choice, Sweep, import_all
 
 __all__ = [
     "Choice",
@@ -25,16 +19,15 @@ __all__ = [
     "Status",
     "Sweep",
     "SweepResult",
-    "Task",
     "carry_out",
     "comparison_figure",
-    "groups_of",
+    "hold",
     "import_all",
+    "job_of",
     "plan",
     "plan_line",
     "plan_table",
     "run",
     "sweep_forecast",
     "sweep_table",
-    "task_of",
 ]

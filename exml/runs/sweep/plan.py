@@ -1,29 +1,35 @@
-"""The plan of a sweep: its runs and their status."""
+"""The plan of a sweep: its runs, their status, and the time that they will take."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import attrs
+import torch
+from rich import box
+from rich.table import Table
 
 from exml import scenarios
 from exml.core.errors import CheckpointError, ExmlError, SettingError
 from exml.learning.strategy import Strategy
 from exml.recipes import for_scenario
+from exml.runs.forecast import duration
 from exml.runs.record import read_record
-from exml.runs.run import TAKEN
-from exml.runs.sweep._fields import show, with_field
-from exml.runs.sweep._imports import import_all
-from exml.runs.sweep.sweep import Choice, Sweep, is_file
-from exml.runs.sweep.task import failure_file
+from exml.runs.run import TAKEN, forecasts
+from exml.runs.sources import ScenarioExperts
+from exml.runs.sweep.sweep import Choice, Sweep, import_all, is_file
 
 Status: TypeAlias = Literal["new", "begun", "failed", "done"]
 """Status of a run: ``"begun"`` was stopped before its end, ``"failed"`` ended with an error."""
+Times: TypeAlias = Mapping[tuple[str, str], float | None]
+"""Seconds of one run by scenario and combination; see :func:`sweep_forecast`."""
 LONGEST = 120
 """Maximum length of a folder's name before its digest."""
 
@@ -39,7 +45,6 @@ class PlannedRun:
         fields: values of the varied fields, as plain data.
         seed: of the run.
         parts: the strategy with these values; None for a run that measures only the baselines.
-        experts: number of experts in the scenario.
         status: of the run.
     """
 
@@ -49,13 +54,12 @@ class PlannedRun:
     fields: Mapping[str, Any]
     seed: int
     parts: Strategy | None
-    experts: int
     status: Status = "new"
 
     @property
     def combination(self) -> str:
         """Strategy and fields as text, the same for runs of a scenario that differ only in the seed."""
-        return " ".join([self.strategy, *_settings(self.fields)])
+        return label_of(self.strategy, self.fields)
 
     @property
     def title(self) -> str:
@@ -117,7 +121,7 @@ def plan(sweep: Sweep, out: Path | str | None = None) -> Plan:
     for scenario in sweep.scenarios:
         length = len(scenarios.load(scenario, sweep.seeds[0], sweep.split).experiences)
         for choice, strategy in zip(choices, names, strict=True):
-            bases = {seed: _base(choice.strategy, scenario, seed) for seed in sweep.seeds}
+            bases = {seed: _base(choice.strategy, scenario, seed).to_dict() for seed in sweep.seeds}
             grid = {**sweep.fields, **choice.fields}
             for *values, seed in itertools.product(*grid.values(), sweep.seeds):
                 fields = dict(zip(grid, values, strict=True))
@@ -128,7 +132,6 @@ def plan(sweep: Sweep, out: Path | str | None = None) -> Plan:
                     fields=fields,
                     seed=seed,
                     parts=_made(bases[seed], strategy, fields, length),
-                    experts=length,
                 )
                 if run.name in runs:
                     raise SettingError(expected="each run once", got=f"{run.title} twice", remedy="list no value twice")
@@ -143,56 +146,76 @@ def _names(choices: Sequence[Choice]) -> list[str]:
     for choice in choices:
         name = Path(choice.strategy).stem if is_file(choice.strategy) else choice.strategy
         if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN:
-            raise SettingError(
-                expected="names of strategies that a folder can have and that a run does not use itself",
-                got=repr(name),
-                remedy="rename the file",
-            )
+            expected = "names of strategies that a folder can have and that a run does not use itself"
+            raise SettingError(expected=expected, got=repr(name), remedy="rename the file")
         if origin.setdefault(name, choice.strategy) != choice.strategy:
-            raise SettingError(
-                expected="strategies with different names",
-                got=f"{origin[name]} and {choice.strategy}, both {name!r}",
-                remedy="rename one of the files",
-            )
+            got = f"{origin[name]} and {choice.strategy}, both {name!r}"
+            raise SettingError(expected="strategies with different names", got=got, remedy="rename one of the files")
         names.append(name)
     return names
 
 
-def _base(strategy: str, scenario: str, seed: int) -> Any:
-    """A strategy in plain form, before its fields are set."""
-    made = Strategy.load(strategy) if is_file(strategy) else for_scenario(strategy, scenario, seed).build()
-    return made.to_dict()
+def _base(strategy: str, scenario: str, seed: int) -> Strategy:
+    return Strategy.load(strategy) if is_file(strategy) else for_scenario(strategy, scenario, seed).build()
 
 
 def _made(base: Any, strategy: str, fields: Mapping[str, Any], experts: int) -> Strategy:
     """A strategy with its fields set, whose buffer has room for all experts."""
-    plain = base
+    plain = copy.deepcopy(base)
     for path, value in fields.items():
-        plain = with_field(plain, path, value, strategy)
+        _set_field(plain, path, value, strategy)
     try:
         made = Strategy.from_dict(plain)
         made.buffer.share(experts)
     except ExmlError as error:
         values = ", ".join(f"{path} = {show(value)}" for path, value in fields.items())
-        raise SettingError(
-            expected=f"{error.expected} in strategy {strategy!r}{' with ' if values else ''}{values}",
-            got=error.got,
-            remedy=error.remedy,
-        ) from None
+        expected = f"{error.expected} in strategy {strategy!r}{' with ' if values else ''}{values}"
+        raise SettingError(expected=expected, got=error.got, remedy=error.remedy) from None
     return made
 
 
-def _settings(fields: Mapping[str, Any]) -> list[str]:
-    return [f"{path}={show(value)}" for path, value in fields.items()]
+def _set_field(plain: Any, path: str, value: Any, strategy: str) -> None:
+    """Set a value of a strategy in plain form at a path such as ``prior.priors[0].weight``."""
+    if not re.fullmatch(r"[^.\[\]]+(\.[^.\[\]]+|\[\d+\])*", path):
+        expected = "the path of a field, such as training.iterations or prior.priors[0].weight"
+        raise SettingError(expected=expected, got=repr(path), remedy="correct it")
+    *steps, last = [key or int(place) for key, place in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)]
+    holder, part, walked = plain, plain, ""
+    for step in [*steps, last]:
+        if step not in (part if isinstance(part, dict) else range(len(part)) if isinstance(part, list) else ()):
+            has = f"has the fields {', '.join(part)}" if isinstance(part, dict) else f"is {part!r}"
+            expected = f"a field of strategy {strategy!r}, where {walked or 'it'} {has}"
+            remedy = "correct the path, or set the field only for the strategies that have it"
+            raise SettingError(expected=expected, got=repr(path), remedy=remedy)
+        walked = f"{walked}[{step}]" if isinstance(step, int) else f"{walked}.{step}".lstrip(".")
+        holder, part = part, part[step]
+    holder[last] = copy.deepcopy(value)
+
+
+def show(value: Any) -> str:
+    """A value as short text: JSON, except for strings, which have no quotes."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def label_of(strategy: str, fields: Mapping[str, Any]) -> str:
+    """Strategy and fields as text."""
+    return " ".join([strategy, *(f"{name}={show(value)}" for name, value in fields.items())])
 
 
 def _folder_name(scenario: str, strategy: str, fields: Mapping[str, Any], seed: int) -> str:
-    """All that is varied; with a digest if it is too long or has other characters than a folder's name."""
-    whole = "--".join([scenario, strategy, *_settings(fields), f"seed={seed}"])
+    """All that is varied; with a digest if it is too long or has characters that a folder's name should not have."""
+    whole = "--".join(
+        [scenario, strategy, *(f"{path}={show(value)}" for path, value in fields.items()), f"seed={seed}"]
+    )
     name = re.sub(r"[^\w.=+-]+", "_", whole)
     if name == whole and len(name) <= LONGEST:
         return name
     return f"{name[:LONGEST]}--{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def failure_file(folder: Path, name: str) -> Path:
+    """The file with a run's failure: its message in the first line, the details below."""
+    return folder / "failures" / f"{name}.txt"
 
 
 def _status(run: PlannedRun, sweep: Sweep, out: Path) -> Status:
@@ -200,19 +223,76 @@ def _status(run: PlannedRun, sweep: Sweep, out: Path) -> Status:
     begun = (folder / "run.json").exists()
     if begun and run.parts is not None:
         request = read_record(folder / "run.json").request
-        pairs = {
-            "strategy": (request.strategies, {run.strategy: run.parts.to_dict()}),
-            "split": (request.split, sweep.split),
+        same = {
+            "strategy": request.strategies == {run.strategy: run.parts.to_dict()},
+            "split": request.split == sweep.split,
         }
-        for what, (there, asked) in pairs.items():
-            if there != asked:
-                raise CheckpointError(
-                    expected=f"the {what} that the run in {folder} was begun with",
-                    got="another one",
-                    remedy="sweep into another folder, or undo the change",
-                )
+        for what in (name for name, equal in same.items() if not equal):
+            expected, remedy = f"the {what} that the run in {folder} was begun with", "sweep into another folder"
+            raise CheckpointError(expected=expected, got="another one", remedy=f"{remedy}, or undo the change")
     if (folder / "result.json").exists():
         return "done"
-    if failure_file(out, run.name).exists():
-        return "failed"
-    return "begun" if begun else "new"
+    return "failed" if failure_file(out, run.name).exists() else "begun" if begun else "new"
+
+
+def sweep_forecast(sweep: Sweep, left: Sequence[PlannedRun]) -> dict[tuple[str, str], float | None]:
+    """Time a few steps of each remaining strategy on this machine, with the threads of a run and one of the seeds.
+
+    Returns:
+        Seconds of generation and distillation in one run, by scenario and combination; None if it cannot be measured
+        here.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(sweep.resources.cpus)
+    try:
+        one_of_each = {(run.scenario, run.combination): run for run in reversed(left)}
+        return {kind: _seconds(run, sweep) for kind, run in one_of_each.items()}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seconds(run: PlannedRun, sweep: Sweep) -> float | None:
+    if run.parts is None:
+        return 0.0
+    source = ScenarioExperts(run.scenario, sweep.split)
+    try:
+        return forecasts(source, {run.strategy: run.parts}, sweep.settings(run.seed))[run.strategy].seconds
+    except Exception:  # the run itself reports what is wrong with its strategy
+        return None
+
+
+def plan_table(plan: Plan, seconds: Times) -> Table:
+    """One line per scenario and combination: runs, their status, and the time of one by :func:`sweep_forecast`."""
+    table = new_table("runs", "done", "failed", "one run")
+    for kind in dict.fromkeys((run.scenario, run.combination) for run in plan.runs):
+        runs = [run for run in plan.runs if (run.scenario, run.combination) == kind]
+        counts = [str(sum(run.status == status for run in runs)) for status in ("done", "failed")]
+        known = seconds.get(kind)
+        time = "" if kind not in seconds or runs[0].parts is None else "?" if known is None else duration(known)
+        table.add_row(*kind, str(len(runs)), *counts, time)
+    return table
+
+
+def plan_line(plan: Plan, left: Sequence[PlannedRun], seconds: Times, workers: int | None) -> str:
+    """The plan in one sentence, with the remaining runs, their time by :func:`sweep_forecast`, and runs at a time."""
+    counts = [f"{plan.count(status)} {status}" for status in ("done", "begun", "failed") if plan.count(status)]
+    line = f"{len(plan.runs)} run(s){', of which ' if counts else ''}{', '.join(counts)}; {len(left)} to do"
+    times = [seconds[run.scenario, run.combination] for run in left]
+    known = [time for time in times if time is not None]
+    if known:
+        line += f": about {duration(sum(known))} of generation and distillation"
+        if workers is not None and workers > 1:
+            line += f", {duration(max(sum(known) / workers, *known))} with {workers} at a time"
+    if len(known) < len(times):
+        line += f"; {len(times) - len(known)} run(s) cannot be measured here"
+    return f"{line}."
+
+
+def new_table(*right: str) -> Table:
+    """A table with columns for scenario and strategy, and further columns of numbers."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("strategy")
+    for head in right:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 from exml.core.errors import CheckpointError
-from exml.learning.events import Event, Observer, WaitingForProcess
+from exml.core.files import write_text
+from exml.learning import events
+from exml.learning.events import Event, JobProgress, Observer
+from exml.learning.strategy import Strategy
+from exml.runs.executors import LocalProcesses
 from exml.runs.figures import save_figure
 from exml.runs.folder_lock import lock, require_free
-from exml.runs.jobs import Executor, Failure
-from exml.runs.local_processes import LocalProcesses
+from exml.runs.jobs import Ended, Executor, Failure, Job, Report, Resources, to_all
+from exml.runs.run import RunSettings
+from exml.runs.run import run as run_scenario
 from exml.runs.sources import ScenarioExperts
-from exml.runs.sweep.comparison_figure import comparison_figure
-from exml.runs.sweep.plan import PlannedRun, plan
-from exml.runs.sweep.results import Gathering, SweepResult
-from exml.runs.sweep.sweep import Sweep
-from exml.runs.sweep.task import Task, carry_out
+from exml.runs.sweep.plan import PlannedRun, failure_file, plan
+from exml.runs.sweep.results import Row, SweepResult, comparison_figure, gather
+from exml.runs.sweep.sweep import Sweep, import_all
 
 
 def run(
@@ -32,7 +37,7 @@ def run(
 
     The folder gets ``sweep.yaml``, ``runs/`` with the folder of each :func:`exml.runs.run`, ``experts/``, which runs of
     the same scenario and seed share, ``logs/`` with the output of the runs, ``failures/`` with the errors of failed
-    runs, ``results.csv`` and ``results.json``, rewritten whenever a run is over, and finally ``comparison.png``. A
+    runs, ``results.csv`` and ``results.json``, rewritten at the end of every run, and finally ``comparison.png``. A
     killed sweep resumes with ``resume=True``, each of its runs from the last checkpoint. A run that fails does not stop
     the others.
 
@@ -45,52 +50,122 @@ def run(
         observers: called with every event.
 
     Raises:
-        CheckpointError: when the folder holds something else, has nothing to resume, or cannot be written.
-        ExmlError: when :func:`plan` raises it.
+        CheckpointError: the folder holds something else, has nothing to resume, or cannot be written.
+        ExmlError: :func:`plan` raises it.
     """
-    out = Path(out)
+    out, emit = Path(out), to_all(observers)
     plan(sweep)  # raises before anything is written
-    if not resume:
-        require_free(out, "sweep.yaml", "sweep")
-    elif not (out / "sweep.yaml").exists():
-        raise CheckpointError(
-            expected=f"a sweep in {out}", got="none", remedy="check the path, or begin the sweep without resuming"
-        )
-
-    def emit(event: Event) -> None:
-        for observer in observers:
-            observer(event)
-
-    with lock(out, (lambda: emit(WaitingForProcess(out))) if resume else None):
+    with hold(out, "sweep.yaml", "sweep", emit, resume=resume):
         made = plan(sweep, out)
-        for part in out.glob(".*.part"):  # half-written files of a killed process
-            part.unlink(missing_ok=True)
         sweep.save(out / "sweep.yaml")
-        gather = Gathering(made, out)
+        rows: dict[str, list[Row]] = {}
 
-        def finish(task: Task, failure: Failure | None) -> str:
-            result = gather()
+        def gathered() -> SweepResult:
+            result = gather(made, out, rows)
             result.save(out)
-            return result.summary(task.name)
+            return result
 
-        tasks = [task_of(run, sweep, out) for run in made.left(retry_failed=retry_failed)]
-        carry_out(tasks, len(made.runs), executor or LocalProcesses(), sweep.resources, out, finish, emit)
-        result = gather()
-        result.save(out)
+        def finish(name: str, _: Failure | None) -> str:
+            return gathered().summary(name)
+
+        jobs = [job_of(run, sweep, out) for run in made.left(retry_failed=retry_failed)]
+        carry_out(jobs, len(made.runs), executor or LocalProcesses(), sweep.resources, out, finish, emit)
+        result = gathered()
         save_figure(comparison_figure(result), out / "comparison.png")
         return result
 
 
-def task_of(run: PlannedRun, sweep: Sweep, out: Path) -> Task:
-    """A run as plain data, with absolute paths: its process may work in another folder."""
+def hold(out: Path, record: str, what: str, emit: Callable[[Event], None], *, resume: bool) -> IO[bytes]:
+    """Lock a new or empty folder or, to resume, one with the file ``record``, until the result is closed.
+
+    Raises:
+        CheckpointError: the folder holds something else, has nothing to resume, or cannot be written.
+    """
+    if not resume:
+        require_free(out, record, what)
+    elif not (out / record).exists():
+        remedy = f"check the path, or begin the {what} without resuming"
+        raise CheckpointError(expected=f"a {what} in {out}", got="none", remedy=remedy)
+    return lock(out, partial(emit, events.WaitingForProcess(out)) if resume else None)
+
+
+def job_of(run: PlannedRun, sweep: Sweep, out: Path, source: ScenarioExperts | None = None) -> Job:
+    """The job of a run; by default, all runs of its scenario and seed share their experts.
+
+    Paths are absolute, since the process of the job may work in another folder.
+    """
     out = out.resolve()
-    return Task(
-        name=run.name,
-        source=ScenarioExperts(run.scenario, sweep.split, out / "experts" / f"{run.scenario}-{run.seed}"),
-        strategy=run.strategy,
-        parts={} if run.parts is None else run.parts.to_dict(),
+    if source is None:
+        source = ScenarioExperts(run.scenario, sweep.split, out / "experts" / f"{run.scenario}-{run.seed}")
+    call = partial(
+        _work,
+        source=source,
+        strategies={} if run.parts is None else {run.strategy: run.parts.to_dict()},
         settings=sweep.settings(run.seed),
         imports=tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in sweep.imports),
         folder=out / "runs" / run.name,
-        log=out / "logs" / f"{run.name}.txt",
     )
+    return Job(run.name, call, out / "logs" / f"{run.name}.txt")
+
+
+def _work(
+    report: Report,
+    source: ScenarioExperts,
+    strategies: Mapping[str, Any],
+    settings: RunSettings,
+    imports: tuple[str, ...],
+    folder: Path,
+) -> None:
+    """Carry out a run, from its last checkpoint if it was begun before; strategies arrive as plain data."""
+    import_all(imports)
+    total = 0
+
+    def observe(event: Event, /) -> None:
+        nonlocal total
+        if isinstance(event, events.StrategyStarted):
+            total = event.experiences or 0
+        elif isinstance(event, events.StudentEvaluated):
+            report(event.experience, total)
+
+    made = {name: Strategy.from_dict(plain) for name, plain in strategies.items()}
+    begun = (folder / "run.json").exists()
+    run_scenario(source, made, folder, settings=settings, resume=begun, observers=[observe])
+
+
+def carry_out(
+    jobs: Sequence[Job],
+    total: int,
+    executor: Executor,
+    resources: Resources,
+    out: Path,
+    finish: Callable[[str, Failure | None], str],
+    emit: Callable[[Event], None],
+) -> None:
+    """Carry out the jobs of runs, several at a time, and write the errors of those that fail into ``out/failures/``.
+
+    Args:
+        jobs: from :func:`job_of`, in the order in which they are started.
+        total: number of runs, including those that were done before.
+        executor: carries out the jobs.
+        resources: of each run.
+        out: folder of the sweep.
+        finish: called with the name and the failure of a run that ended; returns the outcome in a few words.
+        emit: called with each event.
+    """
+
+    def tell(told: JobProgress | Ended) -> None:
+        if isinstance(told, JobProgress):
+            emit(told)
+            return
+        failure = told.failure
+        if failure is None and not (out / "runs" / told.name / "result.json").exists():
+            failure = Failure("the run left no result.json; do all machines see the same folder?", "")
+        if failure is not None:
+            write_text(failure_file(out, told.name), f"{failure.message}\n\n{failure.details}")
+        emit(events.JobEnded(told.name, finish(told.name, failure), None if failure is None else failure.message))
+
+    for job in jobs:
+        failure_file(out, job.name).unlink(missing_ok=True)
+    emit(events.JobsStarted(tuple(job.name for job in jobs), total))
+    if jobs:
+        executor(jobs, resources, tell)

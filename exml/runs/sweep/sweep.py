@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,28 +18,20 @@ from exml.core.execution import Execution
 from exml.core.files import write_text
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
-from exml.core.validators import in_range, one_of
+from exml.core.validators import in_range
 from exml.runs.jobs import Resources
 from exml.runs.run import RunSettings
 
 
 def _not_empty(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not value:
-        raise SettingError(
-            expected=f"at least one of {type(instance).__name__}.{attribute.name}",
-            got="none",
-            remedy=f"list one in {attribute.name}",
-        )
-
-
-def _each_with_values(instance: Any, attribute: attrs.Attribute[Any], value: Mapping[str, tuple[Any, ...]]) -> None:
-    for path, values in value.items():
+    """Refuse an empty tuple, and a field without values."""
+    name = f"{type(instance).__name__}.{attribute.name}"
+    lists = (
+        {f"{name}[{path}]": values for path, values in value.items()} if attribute.name == "fields" else {name: value}
+    )
+    for name, values in lists.items():
         if not values:
-            raise SettingError(
-                expected=f"at least one value for {type(instance).__name__}.{attribute.name}[{path}]",
-                got="none",
-                remedy="list one, or omit the field",
-            )
+            raise SettingError(expected=f"at least one value for {name}", got="none", remedy="list one")
 
 
 @component(kind="sweep-choice")
@@ -51,7 +45,7 @@ class Choice:
     """
 
     strategy: str
-    fields: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict[str, tuple[Any, ...]], validator=_each_with_values)
+    fields: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict[str, tuple[Any, ...]], validator=_not_empty)
 
 
 @component
@@ -64,7 +58,7 @@ class Sweep:
         strategies: each the name of a recipe, the path of a YAML or JSON file, or a :class:`Choice`.
         seeds: of scenarios, experts and students.
         fields: values to try for fields of the strategies, by their paths in the plain form of a strategy, such as
-            ``training.iterations`` or ``prior.parts[0].weight``. A value may be a whole part with its ``kind``. Every
+            ``training.iterations`` or ``prior.priors[0].weight``. A value may be a whole part with its ``kind``. Every
             strategy must have each field.
         split: the images that the accuracies are measured on.
         device: of each run, as torch names it. ``"cuda"`` is the first GPU of a run with its own GPUs.
@@ -79,10 +73,6 @@ class Sweep:
     >>> sweep = Sweep(scenarios=("digits-nc",), strategies=("exml",), fields={"generator.iterations": (5, 10)})
     >>> sweep.split, sweep.resources.cpus
     ('test', 1)
-    >>> Sweep.from_dict({"scenarios": ["digits-nc"], "strategy": ["exml"]})
-    Traceback (most recent call last):
-    exml.core.errors.ConfigError: expected one of the keys scenarios, strategies, seeds, fields, split, device, compile,
-        precision, resources, imports at strategy, got 'strategy'; remedy: remove or rename it
     """
 
     scenarios: tuple[str, ...] = attrs.field(validator=_not_empty)
@@ -90,47 +80,32 @@ class Sweep:
     seeds: tuple[int, ...] = attrs.field(
         default=(0,), validator=[_not_empty, attrs.validators.deep_iterable(in_range(0, integer=True))]
     )
-    fields: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict[str, tuple[Any, ...]], validator=_each_with_values)
-    split: Literal["test", "validation"] = attrs.field(default="test", validator=one_of("test", "validation"))
+    fields: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict[str, tuple[Any, ...]], validator=_not_empty)
+    split: Literal["test", "validation"] = "test"
     device: str = "cpu"
-    compile: Literal["never", "capture", "always", "auto"] = attrs.field(
-        default="never", validator=one_of("never", "capture", "always", "auto")
-    )
-    precision: Literal["float32", "bfloat16"] = attrs.field(default="float32", validator=one_of("float32", "bfloat16"))
+    compile: Literal["never", "capture", "always", "auto"] = "never"
+    precision: Literal["float32", "bfloat16"] = "float32"
     resources: Resources = attrs.field(factory=Resources)
     imports: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        got = f"device {self.device!r}"
+        self.settings(0)  # raises for unknown values of compile and precision
+        expected = "a device as torch names it, such as 'cpu' or 'cuda'"
         try:
-            kind = self.device if self.device == "auto" else torch.device(self.device).type
-        except RuntimeError:
-            expected = "a device as torch names it, such as 'cpu' or 'cuda'"
-            raise SettingError(expected=expected, got=got, remedy="correct it") from None
-        if kind == "cuda" and not self.resources.gpus:
+            if self.device == "auto" or torch.device(self.device).type != "cuda" or self.resources.gpus:
+                return
             expected = "resources.gpus > 0 for a sweep on GPUs"
-            raise SettingError(expected=expected, got=got, remedy="set the number of GPUs of each run")
+        except RuntimeError:
+            pass
+        raise SettingError(expected=expected, got=f"device {self.device!r}", remedy="correct one of them")
 
     def settings(self, seed: int) -> RunSettings:
         """The settings of a run with a seed."""
         return RunSettings(seed, self.device, Execution(self.compile, self.precision))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; :meth:`from_dict` is the inverse."""
-        return to_plain(self)
-
-    @classmethod
-    def from_dict(cls, plain: Any, /) -> Sweep:
-        """A sweep from plain data.
-
-        Raises:
-            ConfigError: with the path of the fault.
-        """
-        return from_plain(plain, cls)
-
     def save(self, path: Path | str) -> None:
         """Write the sweep atomically, as YAML."""
-        write_text(Path(path), yaml.safe_dump(self.to_dict(), sort_keys=False))
+        write_text(Path(path), yaml.safe_dump(to_plain(self), sort_keys=False))
 
     @classmethod
     def load(cls, path: Path | str) -> Sweep:
@@ -141,32 +116,49 @@ class Sweep:
         """
         path = Path(path)
         try:
-            plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                "", expected=f"a sweep in {path}", got=str(error), remedy="name a YAML file that exists"
-            ) from None
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                "", expected=f"YAML in {path}", got=" ".join(str(error).split()), remedy="correct the syntax"
-            ) from None
-        sweep = cls.from_dict(plain)
+            sweep = from_plain(yaml.safe_load(path.read_text(encoding="utf-8")), cls)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            got, remedy = " ".join(str(error).split()), "name a YAML file that exists, or correct its syntax"
+            raise ConfigError("", expected=f"a sweep as YAML in {path}", got=got, remedy=remedy) from None
 
-        def absolute(name: str) -> str:
+        def absolute(name: Any) -> Any:
+            if isinstance(name, Choice):
+                return attrs.evolve(name, strategy=absolute(name.strategy))
             return str((path.parent / name).resolve()) if is_file(name) else name
 
-        def move(choice: Choice | str) -> Choice | str:
-            if isinstance(choice, str):
-                return absolute(choice)
-            return attrs.evolve(choice, strategy=absolute(choice.strategy))
-
-        return attrs.evolve(
-            sweep,
-            strategies=tuple(move(choice) for choice in sweep.strategies),
-            imports=tuple(absolute(name) for name in sweep.imports),
-        )
+        paths = {name: tuple(map(absolute, getattr(sweep, name))) for name in ("strategies", "imports")}
+        return attrs.evolve(sweep, **paths)
 
 
 def is_file(name: str) -> bool:
     """Whether the name of a strategy or module is the path of a file."""
     return name.endswith((".yaml", ".yml", ".json", ".py")) or os.sep in name
+
+
+def import_all(names: Sequence[str]) -> None:
+    """Import modules by name, and files by path, unless they have been imported before.
+
+    Raises:
+        ConfigError: an import failed.
+    """
+    for place, name in enumerate(names):
+        try:
+            _import_file(Path(name).resolve()) if name.endswith(".py") else importlib.import_module(name)
+        except Exception as error:  # a module may raise anything
+            raise ConfigError(
+                f"imports[{place}]",
+                expected=f"to import the module {name}",
+                got=f"{type(error).__name__}: {error}",
+                remedy="correct the module or its name",
+            ) from error
+
+
+def _import_file(path: Path) -> None:
+    if getattr(sys.modules.get(path.stem), "__file__", None) != str(path):
+        sys.modules.pop(path.stem, None)
+        importlib.invalidate_caches()
+        sys.path.insert(0, str(path.parent))
+        try:
+            importlib.import_module(path.stem)
+        finally:
+            sys.path.remove(str(path.parent))

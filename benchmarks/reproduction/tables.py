@@ -1,15 +1,16 @@
-"""The tables, made of the measured cells."""
+"""The tables, made of the measured cells, as Markdown and as JSON."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+from pages import table as grid
 
-from exml.runs import Environment
-from reproduction.cell import Cell, in_full
+from exml.runs import Environment, duration
+from reproduction.cells import Cell, in_full
 from reproduction.layout import BASELINES, Layout, TableRow
 
 Reasons = Mapping[tuple[str, str], str | None]
@@ -20,15 +21,9 @@ Reasons = Mapping[tuple[str, str], str | None]
 class Entry:
     """One row in one column.
 
-    Args:
-        seeds: those that were measured.
-        accuracies: stream accuracy (Eq. 2) of each seed, in percent.
-        forgetting: mean over the seeds, in points; None for baselines and single experiences.
-        seconds: mean over the seeds; None for baselines.
-        budget: None for baselines.
-        failed: errors of failed seeds.
-        reason: why no seed was measured.
-        paper: mean and standard deviation in the paper.
+    Stream accuracies (Eq. 2) in percent and forgetting in points; means over the seeds of forgetting and seconds, which
+    baselines do not have; the errors of failed seeds, or the reason why no seed was measured; the paper's mean and
+    deviation.
     """
 
     seeds: tuple[int, ...] = ()
@@ -42,7 +37,6 @@ class Entry:
 
     @property
     def mean(self) -> float | None:
-        """Mean accuracy."""
         return statistics.fmean(self.accuracies) if self.accuracies else None
 
     @property
@@ -53,16 +47,7 @@ class Entry:
 
 @attrs.frozen(kw_only=True)
 class Column:
-    """One scenario and the training of its experts.
-
-    Args:
-        name: of the scenario, without settings.
-        title: its heading.
-        scenario: name with settings; None if nothing was measured.
-        training: of the experts, as plain data; None if nothing was measured.
-        environments: of all its cells.
-        commits: of all its cells.
-    """
+    """One scenario: its name without settings, heading, and if anything was measured, its settings and conditions."""
 
     name: str
     title: str
@@ -74,15 +59,7 @@ class Column:
 
 @attrs.frozen(kw_only=True)
 class Table:
-    """Rows by columns.
-
-    Args:
-        name: such as ``"table2"``.
-        columns: in their order.
-        rows: in their order; those of the reference recipes only if they were requested or measured.
-        entries: by the names of row and column.
-        notes: caveats.
-    """
+    """Entries by the names of row and column, and notes; reference recipes only if they were requested or measured."""
 
     name: str
     columns: tuple[Column, ...]
@@ -97,11 +74,6 @@ def tables_of(cells: Sequence[Cell], reasons: Reasons, layout: Layout) -> tuple[
     The cells of a column have one training of experts, so that all rows use the same streams: the training with the
     most cells of strategies, or else with more epochs. The cells of a row have its highest budget; failed cells count
     only where nothing was measured. Cells of Figure 3 are left out.
-
-    Args:
-        cells: of a folder.
-        reasons: of all requests.
-        layout: of the tables.
     """
     return tuple(
         _table(name, [cell for cell in cells if cell.buffer is None], reasons, layout) for name in layout.tables
@@ -119,10 +91,23 @@ def _table(name: str, cells: Sequence[Cell], reasons: Reasons, layout: Layout) -
             entry, shown = _entry(row, head.name, here, reasons, layout)
             entries[row.name, head.name] = entry
             used += shown
-        columns.append(_column(head.name, head.title, used))
+        column = Column(name=head.name, title=head.title)
+        if used:
+            column = attrs.evolve(
+                column,
+                scenario=used[0].scenario,
+                training=used[0].training,
+                environments=tuple({repr(place): place for cell in used for place in cell.environments}.values()),
+                commits=tuple(sorted({cell.commit for cell in used if cell.commit is not None})),
+            )
+        columns.append(column)
         notes += _differences(head.title, used)
         notes += _versions(head.title, used, layout)
-    rows = tuple(row for row in layout.rows if row.family in (None, "paper") or _is_there(row, columns, entries))
+    rows = tuple(
+        row
+        for row in layout.rows
+        if row.family != "reference" or any(entries[row.name, each.name].reason != "not asked for" for each in columns)
+    )
     return Table(name=name, columns=tuple(columns), rows=rows, entries=entries, notes=tuple(notes))
 
 
@@ -187,27 +172,6 @@ def _nothing(name: str, column: str, failed: Sequence[str], reasons: Reasons) ->
     return "not measured yet" if reason is None else f"not measured: {reason}"
 
 
-def _column(name: str, title: str, used: Sequence[Cell]) -> Column:
-    if not used:
-        return Column(name=name, title=title)
-    return Column(
-        name=name,
-        title=title,
-        scenario=used[0].scenario,
-        training=used[0].training,
-        environments=_distinct(environment for cell in used for environment in cell.environments),
-        commits=tuple(sorted({cell.commit for cell in used if cell.commit is not None})),
-    )
-
-
-def _distinct(environments: Iterable[Environment]) -> tuple[Environment, ...]:
-    found: list[Environment] = []  # they hold mappings, and have no hash
-    for environment in environments:
-        if environment not in found:
-            found.append(environment)
-    return tuple(found)
-
-
 def _differences(title: str, used: Sequence[Cell]) -> list[str]:
     """A note if the rows of a column used different experts."""
     experts: dict[int, set[tuple[str, ...]]] = {}
@@ -241,5 +205,113 @@ def _without_seed(plain: Any) -> Any:
     return [_without_seed(part) for part in plain] if isinstance(plain, list) else plain
 
 
-def _is_there(row: TableRow, columns: Sequence[Column], entries: Mapping[tuple[str, str], Entry]) -> bool:
-    return any(entries[row.name, column.name].reason != "not asked for" for column in columns)
+def spread(mean: float, deviation: float | None, digits: int = 1) -> str:
+    """Mean ± standard deviation.
+
+    >>> spread(82.04, 2.83), spread(80, None)
+    ('82.0 ± 2.8', '80.0')
+    """
+    return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+
+
+def entry_text(entry: Entry) -> str:
+    """An entry as Markdown: our number or the reason for its absence, n and budget, the paper's number."""
+    lines: list[str] = []
+    if entry.mean is None:
+        lines.append(f"*{entry.reason}*")
+    else:
+        lines.append(f"**{spread(entry.mean, entry.deviation)}**")
+        budget = "" if entry.budget is None else f", budget {entry.budget:g}"
+        lines.append(f"n = {len(entry.seeds)}{budget}")
+        if entry.failed:
+            lines.append(f"*{len(entry.failed)} failed: {entry.failed[0]}*")
+    lines.append("not in the paper" if entry.paper is None else f"paper: {spread(*entry.paper, digits=2)}")
+    return "<br>".join(line.replace("|", "\\|") for line in lines)
+
+
+def table_text(table: Table) -> str:
+    """One table as Markdown, without its conditions."""
+    rows = [
+        [row.title, *(entry_text(table.entries[row.name, column.name]) for column in table.columns)]
+        for row in table.rows
+    ]
+    heads = ["|", *(f"{column.title}|" for column in table.columns)]
+    return "".join(f"{line}\n" for line in grid(heads, rows))
+
+
+def conditions_text(table: Table) -> str:
+    """The conditions of the measurements in each column, as Markdown."""
+    items: list[str] = []
+    for column in table.columns:
+        if column.scenario is None:
+            continue
+        entries = [(row, table.entries[row.name, column.name]) for row in table.rows]
+        seconds = [f"{row.title} {duration(entry.seconds)}" for row, entry in entries if entry.seconds is not None]
+        items += [
+            f"- **{column.title}**, `{column.scenario}`",
+            f"  - experts: {training_text(column)}",
+            f"  - a cell took: {', '.join(seconds)}",
+            *(f"  - on: {place}" for place in places(column)),
+        ]
+        items += [f"  - at commit {', '.join(column.commits)}"] if column.commits else []
+    return "\n".join(items) + "\n" if items else "Nothing was measured yet.\n"
+
+
+def training_text(column: Column) -> str:
+    """The training of the experts of a column."""
+    training = column.training or {}
+    parts = [f"{training[name]} {name.replace('_', ' ')}" for name in ("epochs",) if name in training]
+    parts += [
+        f"{name.replace('_', ' ')} {training[name]:g}"
+        if isinstance(training[name], float)
+        else f"{name} {training[name]}"
+        for name in ("learning_rate", "schedule")
+        if training.get(name) is not None
+    ]
+    parts += ["augmented images"] if training.get("augmentation") is not None else []
+    parts += [training["precision"]] if training.get("precision", "float32") != "float32" else []
+    return ", ".join(parts)
+
+
+def places(column: Column) -> list[str]:
+    """Hardware and versions of a column, without repetitions."""
+    lines: list[str] = []
+    for environment in column.environments:
+        how = "" if environment.compile == "never" else f", compile {environment.compile}"
+        how += "" if environment.precision == "float32" else f", {environment.precision}"
+        versions = ", ".join(f"{name} {environment.versions[name]}" for name in ("exml", "torch"))
+        threads = f"{environment.threads} thread{'s' if environment.threads > 1 else ''}"
+        lines.append(f"{environment.hardware}, {environment.device}, {threads}{how}; {versions}")
+    return list(dict.fromkeys(lines))
+
+
+def markdown(tables: Sequence[Table], layout: Layout) -> str:
+    """``table.md``."""
+    parts = [
+        "Stream accuracy (Eq. 2) in percent, mean ± standard deviation over n streams of experts; the paper's below. "
+        "All rows of a column were measured on the same experts. What a budget below 1 means, "
+        "`exml.recipes.at_budget` says.\n"
+    ]
+    for table in tables:
+        parts += [f"## {table.name.replace('table', 'Table ')}\n", table_text(table), conditions_text(table)]
+        parts += [f"{note}\n" for note in table.notes]
+    if layout.note is not None:
+        parts.append(f"{layout.note}\n")
+    return "\n".join(parts)
+
+
+def as_json(tables: Sequence[Table], layout: Layout) -> dict[str, Any]:
+    """``table.json``: all numbers and reasons."""
+    found: dict[str, Any] = {}
+    for table in tables:
+        rows: list[Mapping[str, Any]] = []
+        for row in table.rows:
+            entries = {column.name: _entry_json(table.entries[row.name, column.name]) for column in table.columns}
+            rows.append({"name": row.name, "title": row.title, "entries": entries})
+        columns = [attrs.asdict(column) for column in table.columns]
+        found[table.name] = {"columns": columns, "rows": rows, "notes": list(table.notes)}
+    return {"version": 1, "tables": found, "paper_note": layout.note}
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    return {"mean": entry.mean, "deviation": entry.deviation, "n": len(entry.seeds), **attrs.asdict(entry)}

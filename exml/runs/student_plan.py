@@ -27,7 +27,7 @@ class StudentPlan:
     std: tuple[float, ...]
 
     def make(self, seed: int) -> Normalized:
-        """The student with its initial weights, which depend on the seed; an ExmlError if the architecture does not fit."""
+        """The student with its initial weights, which depend on the seed; an ExmlError if it cannot be built."""
         with global_seed(seed, "initialisation", "student"):
             module = models.build(self.architecture["name"], **self.architecture["settings"])
         student = Normalized(module, self.mean, self.std)

@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import pytest
@@ -55,7 +55,7 @@ def test_accuracy_is_scikit_learns_and_torchmetrics(labels: list[int], seed: int
     assert accuracy(table(scores), samples) == pytest.approx(float(theirs), abs=1e-7)
 
 
-def test_no_answer_is_never_right() -> None:
+def test_a_row_without_logits_is_never_right() -> None:
     """argmax of a row of minus infinity is class 0, by chance the right one."""
     scores = torch.tensor([[-math.inf, -math.inf], [1.0, -math.inf]])
     assert accuracy(table(scores), make([0, 0])) == 0.5
@@ -94,7 +94,7 @@ def test_a_stream_cut_short_forgets_only_what_it_learned() -> None:
     assert forgetting([[0.9, 0.1, 0.2], [0.6, 0.8, 0.9]]) == pytest.approx(0.3)
 
 
-def test_a_student_is_asked_as_it_is_in_evaluation_mode_and_left_alone() -> None:
+def test_a_student_runs_in_evaluation_mode_and_is_unchanged() -> None:
     student = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(), nn.Flatten(), nn.Linear(9, 3))
     student[0].running_mean.fill_(0.5)
     images = torch.rand(1100, *SHAPE)
@@ -126,7 +126,7 @@ def test_an_image_without_a_task_is_a_typed_error(labels: Tensor | None) -> None
 
 
 class Spy:
-    """Counts its calls, remembers what it was told, and always says class 0."""
+    """A predictor of class 0 that records the task labels of each call."""
 
     def __init__(self) -> None:
         self.told: list[Tensor | None] = []
@@ -158,9 +158,12 @@ def test_the_predictor_is_called_once_and_told_what_it_may_know(name: str, tell:
     assert (None if told is None else told.tolist()) == expected[name]
 
 
+Trained: TypeAlias = dict[str, tuple[scenarios.Scenario, ExpertStream]]
+
+
 @pytest.fixture(scope="module")
-def trained() -> dict[str, tuple[scenarios.Scenario, ExpertStream]]:
-    found: dict[str, tuple[scenarios.Scenario, ExpertStream]] = {}
+def trained() -> Trained:
+    found: Trained = {}
     for name in ("digits-nc", "digits-mt", "digits-ni"):
         scenario = attrs.evolve(scenarios.load(name), training=ExpertTraining(epochs=2, learning_rate=0.01))
         found[name] = scenario, scenario.train_experts(0)
@@ -168,9 +171,7 @@ def trained() -> dict[str, tuple[scenarios.Scenario, ExpertStream]]:
 
 
 @pytest.mark.parametrize("name", ["digits-nc", "digits-mt"])
-def test_the_oracle_is_the_mean_of_the_experts_on_their_own_test_sets(
-    trained: dict[str, tuple[scenarios.Scenario, ExpertStream]], name: str
-) -> None:
+def test_the_oracle_is_the_mean_of_the_experts_on_their_own_test_sets(trained: Trained, name: str) -> None:
     scenario, experts = trained[name]
     found = evaluate_baseline(Oracle(), experts, scenario)
     with torch.no_grad():
@@ -182,9 +183,7 @@ def test_the_oracle_is_the_mean_of_the_experts_on_their_own_test_sets(
     assert min(found.accuracies) > 0.8
 
 
-def test_the_oracle_does_not_apply_where_the_test_set_is_shared(
-    trained: dict[str, tuple[scenarios.Scenario, ExpertStream]],
-) -> None:
+def test_the_oracle_does_not_apply_where_the_test_set_is_shared(trained: Trained) -> None:
     scenario, experts = trained["digits-ni"]
     with pytest.raises(BaselineError, match="omit the oracle"):
         evaluate_baseline(Oracle(), experts, scenario)
@@ -195,7 +194,7 @@ def test_the_oracle_does_not_apply_where_the_test_set_is_shared(
 )
 @pytest.mark.parametrize("name", ["digits-nc", "digits-mt", "digits-ni"])
 def test_baselines_apply_to_every_scenario_and_are_better_than_chance_with_tasks(
-    trained: dict[str, tuple[scenarios.Scenario, ExpertStream]], name: str, baseline: Any
+    trained: Trained, name: str, baseline: Any
 ) -> None:
     scenario, experts = trained[name]
     found = evaluate_baseline(baseline, experts, scenario)
@@ -218,10 +217,10 @@ def test_a_student_is_evaluated_on_pixels_within_its_tasks() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 9 * 7, 9 * 1000])
-def test_test_sets_of_bytes_are_asked_about_in_chunks_across_experiences(
+def test_test_sets_of_bytes_are_evaluated_in_chunks_across_experiences(
     monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    """Seven images at a time, or one, or all: the same accuracies, with the right task label beside each image."""
+    """Seven images at a time, or one, or all: the same accuracies, with the right task label for each image."""
     monkeypatch.setitem(inspect.unwrap(evaluate).__globals__, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (40, *SHAPE), generator=generator, dtype=torch.uint8)

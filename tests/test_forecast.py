@@ -1,4 +1,4 @@
-"""The forecast: linear where the loops are, for every kind of strategy, on copies of the models."""
+"""The forecast: exact for linear loops, for every kind of strategy, on copies of the models."""
 
 import attrs
 import pytest
@@ -81,7 +81,7 @@ def test_it_is_exact_where_time_is_linear(count, policy):
     ],
     ids=["no iterations", "mixture", "buffered", "bank", "first expert"],
 )
-def test_every_kind_of_strategy_has_one(changes):
+def test_every_kind_of_strategy_has_a_forecast(changes):
     chosen = tiny.strategy(**changes)
     expert, student = experts(1)[0], network(2)
     before = weights(expert.module), weights(student)
@@ -97,7 +97,7 @@ def test_every_kind_of_strategy_has_one(changes):
     assert same(weights(student), before[1])
 
 
-def test_what_cannot_be_run_has_none():
+def test_a_run_that_would_fail_has_no_forecast():
     with pytest.raises(BufferSizeError):
         forecast(tiny.strategy(buffer=Cumulative(3)), experts(1)[0], network(2), experts=4)
     with pytest.raises(ShapeError, match="student that takes images"):
@@ -105,7 +105,7 @@ def test_what_cannot_be_run_has_none():
 
 
 def test_it_is_near_the_truth_and_recorded(tmp_path):
-    """A run of a moment: the order of magnitude is right. The benchmark states the error."""
+    """The order of magnitude of a short run is right; the benchmark states the error."""
     chosen = {"a": tiny.strategy(buffer=Cumulative(64), generator=ModelInversion(iterations=100, batch_size=32))}
     source = runs.FolderExperts(tmp_path / "experts")
     for order in range(3):

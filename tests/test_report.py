@@ -1,4 +1,4 @@
-"""What people look at: the schema of a result, its table, its pictures, and the display."""
+"""The schema of a result, its table, its figures, and the display."""
 
 import io
 import json
@@ -17,20 +17,6 @@ from rich.console import Console
 import exml
 from exml.core.errors import CheckpointError, ConfigError, SettingError
 from exml.learning import events
-from exml.learning.events import (
-    BaselineEvaluated,
-    BaselinesStarted,
-    Event,
-    ExpertRefused,
-    ExpertsProgress,
-    JobEnded,
-    JobProgress,
-    JobsStarted,
-    StrategyStarted,
-    StudentEvaluated,
-    WaitingForExpert,
-    WaitingForProcess,
-)
 from exml.runs import (
     BaselineResult,
     Environment,
@@ -96,7 +82,7 @@ def make(strategies=NAMES, length=5, classes=2, shared=False, seed=0):
     )
 
 
-def test_a_result_there_and_back(tmp_path):
+def test_a_saved_result_is_loaded_equal(tmp_path):
     for result in (make(), make(shared=True), make(length=1, classes=10)):
         result.save(tmp_path / "result.json")
         assert Result.load(tmp_path / "result.json") == result
@@ -104,44 +90,20 @@ def test_a_result_there_and_back(tmp_path):
 
 
 def test_the_first_version_of_the_schema():
-    """Other people's programs read these files: whoever changes a name here raises the version.
-
-    A new name with a default does not: older files are read as before.
-    """
+    """Other programs read these files: a changed name needs a new version; a new name with a default does not."""
     plain = json.loads(json.dumps(make().to_dict()))
     assert (plain["kind"], plain["version"]) == ("result", 1)
-    assert list(plain)[2:] == [
-        "scenario",
-        "seed",
-        "split",
-        "shared_test",
-        "experiences",
-        "strategies",
-        "baselines",
-        "seconds",
-        "environments",
-        "stopped",
-    ]
+    whole = "scenario seed split shared_test experiences strategies baselines seconds environments stopped"
+    assert list(plain)[2:] == whole.split()
     parts = {
-        "experiences": ["index", "classes", "task", "images"],
-        "strategies": [
-            "name",
-            "strategy",
-            "ex_model",
-            "accuracy",
-            "stream_accuracy",
-            "forgetting",
-            "seconds",
-            "folder",
-            "experiences",
-            "classes",
-            "forecast",
-        ],
-        "baselines": ["name", "ex_model", "accuracy", "stream_accuracy", "reason"],
-        "environments": ["versions", "device", "hardware", "threads", "compile", "precision", "ranks"],
+        "experiences": "index classes task images",
+        "strategies": "name strategy ex_model accuracy stream_accuracy forgetting seconds folder experiences classes "
+        "forecast",
+        "baselines": "name ex_model accuracy stream_accuracy reason",
+        "environments": "versions device hardware threads compile precision ranks",
     }
     for name, keys in parts.items():
-        assert list(plain[name][0])[1:] == keys
+        assert list(plain[name][0])[1:] == keys.split()
     assert list(plain["seconds"])[1:] == ["experts", "generation", "distillation", "evaluation"]
 
 
@@ -174,7 +136,7 @@ def test_faults_are_named_by_their_path(change, complaint):
 
 
 @pytest.mark.parametrize("text", [None, "", "[1]", '"result"', "\xff\xfe"])
-def test_a_file_that_is_no_result(tmp_path, text):
+def test_a_file_that_is_not_a_result(tmp_path, text):
     path = tmp_path / "result.json"
     if text is not None:
         path.write_text(text, encoding="latin-1")
@@ -221,10 +183,10 @@ def test_a_baseline_that_does_not_apply_says_why():
     (line,) = [line for line in text if line.startswith("Oracle  ")]
     assert line.split() == ["Oracle", "no", "-"]
     assert "Oracle does not apply: there is one test set." in text
-    assert not any("e1" in line for line in text)  # five equal columns would say nothing
+    assert not any("e1" in line for line in text)  # all columns are equal
 
 
-def test_the_best_strategy_that_keeps_the_rules_is_bold():
+def test_the_best_ex_model_strategy_is_bold():
     result = make()
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
     console.print(result_table(result, 80))
@@ -274,8 +236,8 @@ def test_panels_and_bars_of_the_accuracies(result, panels):
     ]
 
 
-def test_a_long_title_is_in_sight():
-    """The name of a scenario has the training of its experts in it."""
+def test_a_long_title_is_inside_the_figure():
+    """The name of a scenario includes the training of its experts."""
     scenario = "cifar10-joint:epochs=8,learning_rate=0.05,schedule=cosine,augmentation=cifar10,precision=bfloat16"
     result = make(length=1)
     experiences = result.experiences
@@ -293,7 +255,7 @@ def test_a_long_title_is_in_sight():
         assert all(axis.get_tightbbox().y1 <= extent.y0 for axis in figure.axes)
 
 
-def test_every_bar_is_in_sight():
+def test_every_bar_is_inside_the_figure():
     axis = accuracy_figure(make(shared=True)).axes[0]
     bottom, top = axis.get_ylim()
     assert bottom > len(NAMES) + len(BASELINES) - 1
@@ -307,7 +269,7 @@ def test_lines_are_the_stream_accuracies():
         assert line.get_xdata().tolist() == [1, 2, 3, 4, 5]
         assert line.get_ydata() == pytest.approx([100 * value for value in row.stream_accuracy])
         assert line.get_linestyle() == ("-" if row.ex_model else "--")
-    # Neither colour nor shape alone tells two strategies apart.
+    # Strategies differ in color and in shape.
     assert len({line.get_color() for line in axis.lines}) == len({line.get_marker() for line in axis.lines}) == 3
     assert [text.get_text() for text in axis.get_legend().get_texts()] == list(NAMES)
     assert axis.get_xlabel()
@@ -325,14 +287,14 @@ def test_the_matrix_of_a_single_student():
     assert axis.get_ylabel()
 
 
-def test_a_long_stream_has_a_scale_in_place_of_numbers():
+def test_a_long_stream_has_a_color_scale_instead_of_numbers():
     figure = accuracy_figure(make(("exml",), length=13))
     assert len(figure.axes) == 4
     assert not figure.axes[2].texts
 
 
 def memory(experiences, each=3, shape=(1, 4, 5), skip=()):
-    """Samples whose images tell who they are: constant, but for the first pixel."""
+    """Samples whose constant pixels name their experience and label, and whose first pixel numbers them."""
     parts = []
     for experience in experiences:
         for label in experience.classes:
@@ -345,7 +307,7 @@ def memory(experiences, each=3, shape=(1, 4, 5), skip=()):
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 5), (3, 4, 5), (2, 4, 5)])
-def test_one_cell_an_expert_and_class(shape):
+def test_one_cell_per_expert_and_class(shape):
     experiences = make(length=3, classes=2).experiences
     figure = samples_figure(memory(experiences, shape=shape), experiences, "title")
     assert len(figure.axes) == 6
@@ -389,7 +351,7 @@ def test_images_out_of_range_are_clamped():
     assert np.asarray(axis.images[0].get_array())[0, :3, 0].tolist() == [0, 1, 1]
 
 
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
+def test_figures_are_written_atomically(tmp_path):
     figure = samples_figure(memory(make().experiences), make().experiences, "title")
     save_figure(figure, tmp_path / "new" / "a.png")
     assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG\r\n")
@@ -400,34 +362,34 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
 
 
 EVENTS = (
-    ExpertsProgress(5, 10),
-    StrategyStarted("exml", 4),
+    events.ExpertsProgress(5, 10),
+    events.StrategyStarted("exml", 4),
     events.ExperienceStarted(2, "e2", (2, 3), False),
     events.GenerationProgress(2, 30, 60, 600),
     events.BufferUpdated(2, memory(make().experiences), memory(make().experiences)),
     events.DistillationProgress(2, 100, 100, torch.tensor(0.125), 32),
     events.CheckpointWritten(2, "path"),
     events.ExperienceFinished(2, torch.nn.Identity(), memory(make().experiences)),
-    StudentEvaluated("exml", 2, (0.5, 0.75), 0.625),
-    BaselinesStarted(5),
-    BaselineEvaluated("Oracle"),
+    events.StudentEvaluated("exml", 2, (0.5, 0.75), 0.625),
+    events.BaselinesStarted(5),
+    events.BaselineEvaluated("Oracle"),
 )
-WAITING = WaitingForProcess(Path("runs/first"))
+WAITING = events.WaitingForProcess(Path("runs/first"))
 
 
 JOBS = (
-    JobsStarted(("a", "b", "c"), 4),
-    JobProgress("a", 2, 4),
-    JobProgress("b", 1, 4),
-    JobEnded("a", "stream accuracy 81.2%"),
-    JobEnded("b", error="no space left"),
-    JobEnded("c"),
+    events.JobsStarted(("a", "b", "c"), 4),
+    events.JobProgress("a", 2, 4),
+    events.JobProgress("b", 1, 4),
+    events.JobEnded("a", "stream accuracy 81.2%"),
+    events.JobEnded("b", error="no space left"),
+    events.JobEnded("c"),
 )
-OF_STREAMS = (WaitingForExpert(), ExpertRefused("theirs", "NaN in its weights"))
+OF_STREAMS = (events.WaitingForExpert(), events.ExpertRefused("theirs", "NaN in its weights"))
 
 
 def test_these_are_all_events():
-    assert {type(event) for event in (*EVENTS, WAITING, *OF_STREAMS, *JOBS)} == set(typing.get_args(Event))
+    assert {type(event) for event in (*EVENTS, WAITING, *OF_STREAMS, *JOBS)} == set(typing.get_args(events.Event))
 
 
 def last_line(text):
@@ -458,18 +420,18 @@ def show(upto, width=80, **settings):
         (11, "baselines", 20, ""),
     ],
 )
-def test_the_display_says_where_the_run_is(upto, name, percent, note):
+def test_the_display_shows_the_progress(upto, name, percent, note):
     last = last_line(show(upto, force_terminal=True))
     assert re.fullmatch(rf"{name} +\S* +{percent}% *(ETA [0-9:]+)? *{re.escape(note)} *", last), last
 
 
 def test_time_left_and_images_per_second(monkeypatch):
-    """A step a second, of 32 images: after 30 of 100 steps in the second of four experiences."""
+    """One step per second, of 32 images, in the second of four experiences."""
     now = [0.0]
     monkeypatch.setattr("exml.runs.display.time.monotonic", lambda: now[0])
     console = Console(file=io.StringIO(), width=80, color_system=None, force_terminal=True)
     with ProgressDisplay(console) as display:
-        display(StrategyStarted("exml", 4))
+        display(events.StrategyStarted("exml", 4))
         display(events.ExperienceStarted(2, "e2", (2, 3), True))
         for step in range(1, 32):
             display(events.DistillationProgress(2, step, 100, torch.tensor(0.5), 32))
@@ -481,7 +443,7 @@ def test_time_left_and_images_per_second(monkeypatch):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_jobs(terminal):
-    """A line per job that ended in any case; on a terminal, one per running job and one for all."""
+    """One line per ended job; on a terminal, also one per running job and one for all."""
     console = Console(file=io.StringIO(), width=80, color_system=None, force_terminal=terminal)
     with ProgressDisplay(console) as display:
         for event in JOBS[:4]:
@@ -508,24 +470,12 @@ def test_the_display_is_silent_without_a_terminal():
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_wait_is_said_in_any_case(terminal):
+def test_waits_and_refused_experts_are_printed_in_any_case(terminal):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
     with ProgressDisplay(console) as display:
-        display(WAITING)
-    assert "Another process works in runs/first; waiting for it." in console.file.getvalue()
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_refused_expert_is_said_in_any_case(terminal):
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
-    with ProgressDisplay(console) as display:
-        for event in (StrategyStarted("stream", None), *OF_STREAMS):
+        for event in (WAITING, events.StrategyStarted("stream", None), *OF_STREAMS):
             display(event)
-    assert "Not learned from: theirs: NaN in its weights" in console.file.getvalue()
-    assert ("waiting for an expert" in console.file.getvalue()) == terminal
-
-
-def test_seconds_add():
-    one = Seconds(1, 2, 3, 4)
-    assert one + Seconds(10, 20, 30, 40) == Seconds(11, 22, 33, 44)
-    assert one.total == 10
+    text = console.file.getvalue()
+    assert "Another process works in runs/first; waiting for it." in text
+    assert "Not learned from: theirs: NaN in its weights" in text
+    assert ("waiting for an expert" in text) == terminal

@@ -20,14 +20,6 @@ from exml.core.ranks import ALONE
 from exml.engine import Execution
 from exml.experts import ExpertStream, load_expert
 from exml.learning import events
-from exml.learning.events import (
-    BaselineEvaluated,
-    BaselinesStarted,
-    ExpertsProgress,
-    StrategyStarted,
-    StudentEvaluated,
-    WaitingForProcess,
-)
 from exml.runs import Environment, Result, Seconds
 from exml.runs.evaluation import evaluate_baseline
 from exml.runs.record import Request, RunFolder
@@ -233,15 +225,15 @@ def test_validation_looks_at_no_test_image(tmp_path, monkeypatch):
 
 def test_events_come_in_order(finished):
     seen, kinds = finished.seen, [type(event) for event in finished.seen]
-    assert [event.done for event in seen if isinstance(event, ExpertsProgress)] == [0, 1, 2, 3, 4]
-    assert kinds[: kinds.index(StrategyStarted)] == [ExpertsProgress] * 5
-    assert [event.name for event in seen if isinstance(event, StrategyStarted)] == list(CHOSEN)
-    evaluated = [event for event in seen if isinstance(event, StudentEvaluated)]
+    assert [event.done for event in seen if isinstance(event, events.ExpertsProgress)] == [0, 1, 2, 3, 4]
+    assert kinds[: kinds.index(events.StrategyStarted)] == [events.ExpertsProgress] * 5
+    assert [event.name for event in seen if isinstance(event, events.StrategyStarted)] == list(CHOSEN)
+    evaluated = [event for event in seen if isinstance(event, events.StudentEvaluated)]
     assert [(event.name, event.experience) for event in evaluated] == [(name, i) for name in CHOSEN for i in (1, 2)]
     row = finished.result.strategies[0]
     assert [event.accuracy for event in evaluated[:2]] == list(row.accuracy)
     assert [event.stream_accuracy for event in evaluated[:2]] == list(row.stream_accuracy)
-    assert kinds[-6:] == [BaselinesStarted, *[BaselineEvaluated] * 5]
+    assert kinds[-6:] == [events.BaselinesStarted, *[events.BaselineEvaluated] * 5]
     assert kinds.count(events.DistillationProgress) == 2 * 2 * 8
 
 
@@ -280,7 +272,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_if_it_never_was(tmp_path,
     assert_same_end(tmp_path, finished)
 
 
-@pytest.mark.parametrize("kind", [events.CheckpointWritten, events.ExperienceFinished, StudentEvaluated])
+@pytest.mark.parametrize("kind", [events.CheckpointWritten, events.ExperienceFinished, events.StudentEvaluated])
 def test_a_stop_between_the_last_step_and_its_evaluation(tmp_path, finished, kind):
     # The checkpoint of a finished experience is written before its evaluation.
     with pytest.raises(Stop):
@@ -314,7 +306,7 @@ def test_runs_share_their_experts_and_wait_for_the_process_that_trains_them(tmp_
     def run():
         def watch(event):
             seen.append(event)
-            if isinstance(event, WaitingForProcess):
+            if isinstance(event, events.WaitingForProcess):
                 waits.set()
 
         chosen = {"replay": CHOSEN["replay"]}
@@ -327,8 +319,12 @@ def test_runs_share_their_experts_and_wait_for_the_process_that_trains_them(tmp_
         assert waits.wait(60)
         exml.scenarios.load("tiny-nc").train_experts(0, shared)
     other.join(60)
-    assert seen[1] == WaitingForProcess(shared)
-    assert [event.done for event in seen if isinstance(event, ExpertsProgress)] == [0, 2, 4]  # no epoch of its own
+    assert seen[1] == events.WaitingForProcess(shared)
+    assert [event.done for event in seen if isinstance(event, events.ExpertsProgress)] == [
+        0,
+        2,
+        4,
+    ]  # no epoch of its own
     assert seen[-1].strategies[0].accuracy == finished.result.strategies[1].accuracy
     assert not (tmp_path / "a" / "experts").exists()
     assert not (shared / ".expert-1.json.123.part").exists()
@@ -344,7 +340,7 @@ def test_a_finished_run_is_read_and_not_repeated(finished):
 
 def test_checkpoint_every_may_change_and_the_order_of_strategies_may_not(tmp_path, finished):
     with pytest.raises(Stop):
-        tiny.run("tiny-nc", CHOSEN, tmp_path, observers=[stop_at(StudentEvaluated)])
+        tiny.run("tiny-nc", CHOSEN, tmp_path, observers=[stop_at(events.StudentEvaluated)])
     turned = dict(reversed(CHOSEN.items()))
     result = tiny.run("tiny-nc", turned, tmp_path, resume=True, checkpoint_every=2)
     assert [row.name for row in result.strategies] == list(CHOSEN)
@@ -411,13 +407,13 @@ def test_a_process_that_resumes_an_active_run_waits_for_it(tmp_path):
     other = threading.Thread(target=resume, daemon=True)
 
     def begin_the_other(event):
-        if isinstance(event, StrategyStarted):
+        if isinstance(event, events.StrategyStarted):
             other.start()
             assert waits.wait(60)
 
     result = tiny.run("tiny-nc", chosen, tmp_path, observers=[begin_the_other])
     other.join(60)
-    assert late == [WaitingForProcess(tmp_path), result]
+    assert late == [events.WaitingForProcess(tmp_path), result]
 
 
 def test_two_processes_do_not_start_in_one_folder(tmp_path):

@@ -31,7 +31,6 @@ from exml.core.rng import global_seed
 from exml.engine import Training
 from exml.experts import Expert, load_expert, read_cards, save_expert
 from exml.learning import Stop, events
-from exml.learning.events import ExpertRefused, StrategyStarted, WaitingForExpert
 from exml.models import ConvNet
 from exml.runs import FolderExperts, ProgressDisplay, RunSettings
 from exml.runs.folder_watcher import FolderWatcher, Refused
@@ -161,10 +160,8 @@ def test_the_files_of_a_run(folder, tmp_path):
 
 def test_the_student_is_that_of_a_learner(folder, whole):
     architecture = json.loads((whole / "run.json").read_text())["request"]["student"]["architecture"]
-    assert architecture == {
-        "name": "conv-net",
-        "settings": {"channels": 1, "classes": CLASSES, "image_size": 4, "widths": [2], "batch_norm": True},
-    }
+    settings = {"channels": 1, "classes": CLASSES, "image_size": 4, "widths": [2], "batch_norm": True}
+    assert architecture == {"name": "conv-net", "settings": settings}
     ours = load_expert(whole / "student.json").module
     with global_seed(0, "initialisation", "student"):
         module = ConvNet(1, CLASSES, 4, widths=(2,))
@@ -377,7 +374,7 @@ class Following:
             time.sleep(0.005)
 
     def refused(self):
-        return [event.file for event in self.seen if isinstance(event, ExpertRefused)]
+        return [event.file for event in self.seen if isinstance(event, events.ExpertRefused)]
 
 
 def test_experts_are_learned_as_they_arrive(tmp_path):
@@ -394,8 +391,8 @@ def test_experts_are_learned_as_they_arrive(tmp_path):
         run.until(lambda: count(out) == 3)
     assert run.result.experiences == 3
     assert learned(out) == ["e4", "e2", "e1"]
-    assert StrategyStarted("one", None) in run.seen
-    assert WaitingForExpert() in run.seen
+    assert events.StrategyStarted("one", None) in run.seen
+    assert events.WaitingForExpert() in run.seen
     assert (out / "samples.png").exists()
 
     make(folder, 0)  # a resumed run keeps that order, also without following
@@ -623,10 +620,7 @@ def test_the_command(folder, tmp_path, capsys):
         ("run digits-nc --follow --out new", "--stream with --follow.*'digits-nc'"),
         ("run --classes 3 --out new", "got neither"),
         ("run --stream experts --split validation --out new", "no --split"),
-        (
-            "run --stream experts --strategy exml,noise --follow --out new",
-            "one strategy to follow a folder",
-        ),
+        ("run --stream experts --strategy exml,noise --follow --out new", "one strategy to follow a folder"),
         ("run --stream experts --strategy replay --out new", "real_data"),
         ("run --stream experts --classes few --out new", "few"),
         ("run --stream experts --student oak --out new", "conv-net.*got 'oak'"),

@@ -1,4 +1,4 @@
-"""A scenario and strategies so small that a whole run takes a moment."""
+"""Scenarios and strategies so small that a whole run takes a moment."""
 
 import json
 from functools import partial
@@ -46,7 +46,7 @@ def make(name, seed, split):
 
 
 FACTORIES = {name: partial(make, name) for name in MAKERS}
-"""To be put among those that :mod:`exml.scenarios` knows."""
+"""Tests register these with :mod:`exml.scenarios`."""
 
 
 def register(monkeypatch):
@@ -90,7 +90,7 @@ def no_figures(monkeypatch):
 
 
 def measured(folder):
-    """A result without its seconds: what must be the same however often the run was killed."""
+    """A result without its seconds, which must not depend on kills."""
     return forget_seconds(json.loads((Path(folder) / "result.json").read_text()))
 
 

@@ -1,6 +1,7 @@
 """Algorithm 1: what a step does, what it refuses, and that a run killed anywhere resumes to the same student."""
 
 import copy
+import gc
 import shutil
 
 import attrs
@@ -479,3 +480,30 @@ def test_partial_files_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / ".checkpoint.safetensors.123.part").write_bytes(b"half")
     exml.Learner(noise(), network()).resume(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.safetensors", "memory-3.safetensors"]
+
+
+def test_memory_does_not_grow_with_the_stream():
+    """120 experts, one at a time: neither Python objects nor tensors accumulate after the tenth."""
+    quick = noise(
+        training=Training(iterations=1, batch_size=2, learning_rate=0.01), buffer=exml.buffers.Cumulative(120)
+    )
+
+    def load(i):
+        return exml.Expert(network(6, seed=i), (i % 6, (i + 1) % 6), SHAPE, outputs=range(6))
+
+    stream = exml.ExpertStream([lambda i=i: load(i) for i in range(120)])
+    held = {}
+
+    def measure(event):
+        if isinstance(event, events.ExperienceFinished) and event.experience in (10, 120):
+            gc.collect()
+            things = gc.get_objects()
+            # Of these types alone: a compiler that ran before may have left tensors without memory.
+            tensors = [thing for thing in things if type(thing) in (torch.Tensor, nn.Parameter)]
+            held[event.experience] = len(things), len(tensors), sum(tensor.nbytes for tensor in tensors)
+
+    exml.Learner(quick, network(), observers=[measure]).learn_stream(stream)
+    (objects, tensors, size), (later_objects, later_tensors, later_size) = held[10], held[120]
+    assert later_tensors <= tensors
+    assert later_size <= size
+    assert later_objects - objects < 110  # not even one small object per expert

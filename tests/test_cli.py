@@ -250,11 +250,14 @@ def test_ctrl_c_prints_how_to_resume(tmp_path, plain, capsys, monkeypatch, times
 # Processes that are killed are forked from one that has imported everything, so that their time is spent at work.
 NURSERY = """
 import json, os, sys
-import torch
+import pytest
+import torch._dynamo  # otherwise, each process imports it in its first optimizer
+import exml.runs
 from exml import cli
 from exml.scenarios import registry
 from tests import tiny
 registry._FACTORIES.update(tiny.FACTORIES)
+tiny.no_figures(pytest.MonkeyPatch())
 torch.set_num_threads(1)
 print("ready", flush=True)
 for line in sys.stdin:

@@ -72,7 +72,9 @@ SUITES = {
 
 
 @pytest.mark.parametrize(
-    ("check", "part"), [(check, part) for check, parts in SUITES.items() for part in parts], ids=repr
+    ("check", "part"),
+    [(check, part) for check, parts in SUITES.items() for part in parts],
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_components_conform(check, part):
     check(part)

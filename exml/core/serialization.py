@@ -1,13 +1,17 @@
-"""Conversion of components to plain data (dicts, lists, numbers, strings) and back; errors name the path."""
+"""Conversion of components to plain data (dicts, lists, numbers, strings) and back; faults are named by their path."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
+import cattrs
+from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from exml.core.errors import ConfigError, ExmlError, SettingError
 from exml.core.registry import class_of, kind_of, noun_of
@@ -18,10 +22,10 @@ Plain = Any
 
 
 class Settings(Mapping[str, Any]):
-    """Immutable, hashable settings by name; lists become tuples.
+    """Immutable settings by name, for components with a variable number of them; lists become tuples.
 
     Raises:
-        SettingError: a value is not a number, a string, a list, a bool or None.
+        SettingError: for a value that is no number, string or list, nor True, False or None.
 
     >>> Settings({"degrees": [-10, 10]})
     {'degrees': (-10, 10)}
@@ -57,18 +61,13 @@ def to_plain(part: object) -> Plain:
     """A component as plain data, tagged with its ``kind``.
 
     Raises:
-        UnknownNameError: a component is not registered with ``@exml.component``.
+        UnknownNameError: when the component, or one inside it, is not registered with ``@exml.component``.
 
     >>> from exml.priors import L2Norm
     >>> to_plain(L2Norm(0.5))
     {'kind': 'l2-norm', 'weight': 0.5}
     """
-    if attrs.has(type(part)):
-        fields = [field for field in attrs.fields(type(part)) if field.init]
-        return {"kind": kind_of(type(part)), **{f.alias: to_plain(getattr(part, f.name)) for f in fields}}
-    if isinstance(part, Mapping):
-        return {name: to_plain(value) for name, value in part.items()}
-    return [to_plain(item) for item in part] if isinstance(part, tuple | list) else part
+    return _converter().unstructure(part)
 
 
 def from_plain(plain: Plain, cls: type[T], path: str = "") -> T:
@@ -80,104 +79,164 @@ def from_plain(plain: Plain, cls: type[T], path: str = "") -> T:
         path: of ``plain``, for messages.
 
     Raises:
-        ConfigError: the first unknown or missing key, wrong type or unknown kind, with its path.
+        ConfigError: naming the path of the first fault: an unknown key, a missing one, a wrong type, an unknown kind.
     """
-    return _parse(plain, cls, path)
-
-
-def _parse(value: Any, cls: Any, path: str) -> Any:
-    origin, members = get_origin(cls), get_args(cls)
-    if cls is Any:
-        return value
-    if origin in (Union, UnionType):
-        return _parse_union(value, members, path)
-    if origin is Literal:
-        _require(value in members, path, "one of " + ", ".join(map(repr, members)), value)
-        return value
-    if origin is tuple:
-        return _parse_tuple(value, members, path)
-    if origin in (Mapping, dict):
-        named = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
-        _require(named, path, "a mapping of settings", value)
-        return {name: _parse(item, members[1], f"{path}[{name}]") for name, item in value.items()}
-    if getattr(cls, "_is_protocol", False):
-        tagged = isinstance(value, Mapping) and isinstance(value.get("kind"), str)
-        _require(tagged, path, f"a {noun_of(cls)}: a mapping with its kind", value)
-        with _located(path):
-            cls = class_of(value["kind"], cls)
-    if attrs.has(cls):
-        return _parse_component(value, cls, path)
-    return _parse_scalar(value, cls, path)
-
-
-def _parse_scalar(value: Any, cls: Any, path: str) -> Any:
-    accepted = (int, float) if cls is float else cls  # no conversion: "3" and 2.5 are not integers
-    fits = isinstance(value, accepted) and (cls is bool or not isinstance(value, bool))
-    _require(fits, path, f"a value of type {cls.__name__}", value)
-    return cls(value)
-
-
-def _parse_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
-    """The first member of the union that fits; literals come before types."""
-    if value is None and NoneType in members:
-        return None
-    members = tuple(member for member in members if member is not NoneType)
-    types = [member for member in members if get_origin(member) is not Literal]
-    if isinstance(value, Mapping) or len(members) == 1:
-        return _parse(value, (types or members)[0], path)  # the only member that can be meant, so name its fault
-    for member in sorted(members, key=types.__contains__):
-        try:
-            return _parse(value, member, path)
-        except ConfigError:
-            continue
-    listed = " or ".join(getattr(member, "__name__", str(member)) for member in members)
-    raise ConfigError(path, expected=listed, got=repr(value), remedy="correct the value")
-
-
-def _parse_tuple(value: Any, members: tuple[Any, ...], path: str) -> tuple[Any, ...]:
-    _require(isinstance(value, Sequence) and not isinstance(value, str), path, "a list", value)
-    if len(members) == 2 and members[1] is Ellipsis:
-        members = members[:1] * len(value)
-    _require(len(members) == len(value), path, f"a list of {len(members)}", value)
-    items = enumerate(zip(value, members, strict=True))
-    return tuple(_parse(item, member, f"{path}[{index}]") for index, (item, member) in items)
-
-
-def _parse_component(value: Any, cls: Any, path: str) -> Any:
-    _require(isinstance(value, Mapping), path, f"a mapping of {cls.__name__}'s fields", value)
-    given = dict(value)
-    kind = given.pop("kind", None)
-    if kind is not None:
-        _require(kind == kind_of(cls), path, f"kind {kind_of(cls)!r}", kind)
-    fields = {field.alias: field for field in attrs.fields(attrs.resolve_types(cls)) if field.init}
-    if unknown := given.keys() - fields.keys():
-        first, keys = min(unknown, key=str), ", ".join(fields)
-        raise ConfigError(
-            _join(path, first), expected=f"one of the keys {keys}", got=repr(first), remedy="remove or rename it"
-        )
-    arguments: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name in given:
-            arguments[name] = _parse(given[name], field.type, _join(path, name))
-        elif field.default is attrs.NOTHING:
-            raise ConfigError(_join(path, name), expected="a value", got="no such key", remedy=f"add the key {name!r}")
-    with _located(path):
-        return cls(**arguments)
-
-
-def _require(fits: bool, path: str, expected: str, value: object) -> None:
-    if not fits:
-        raise ConfigError(path, expected=expected, got=repr(value), remedy="correct the value")
-
-
-@contextmanager
-def _located(path: str) -> Generator[None]:
-    """Add a path to an error."""
     try:
-        yield
-    except ExmlError as error:
-        raise ConfigError(path, expected=error.expected, got=error.got, remedy=error.remedy) from None
+        return _converter().structure(plain, cls)
+    except Exception as error:
+        raise _first_fault(error, path) from None
+
+
+class _MisfitError(TypeError):
+    """A value of the wrong type."""
+
+    def __init__(self, expected: str, value: object) -> None:
+        super().__init__(f"expected {expected}, got {value!r}")
+        self.expected = expected
+        self.value = value
+
+
+def _first_fault(error: BaseException, path: str) -> ConfigError:
+    """Descend cattrs' groups of errors to the first leaf, and collect the path on the way."""
+    if isinstance(error, ForbiddenExtraKeysError):
+        extra = min(error.extra_fields)
+        allowed = ", ".join(field.name for field in attrs.fields(error.cl))
+        return ConfigError(
+            _join(path, extra), expected=f"one of the keys {allowed}", got=f"{extra!r}", remedy="remove or rename it"
+        )
+    if isinstance(error, ExceptionGroup):
+        faults = error.exceptions  # an unknown key explains a missing one, so it comes first
+        first = next((fault for fault in faults if isinstance(fault, ForbiddenExtraKeysError)), faults[0])
+        for note in getattr(first, "__notes__", ()):
+            if isinstance(note, IterableValidationNote):
+                path = f"{path}[{note.index}]"
+            elif isinstance(note, AttributeValidationNote):
+                path = _join(path, note.name)
+        return _first_fault(first, path)
+    if isinstance(error, ExmlError):
+        return ConfigError(path, expected=error.expected, got=error.got, remedy=error.remedy)
+    if isinstance(error, _MisfitError):
+        return ConfigError(path, expected=error.expected, got=repr(error.value), remedy="correct the value")
+    if isinstance(error, KeyError):
+        return ConfigError(path, expected="a value", got="no such key", remedy=f"add the key {error.args[0]!r}")
+    raise error
 
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def _strict(cls: type[Any], *accepted: type[Any]) -> Callable[[Any, Any], Any]:
+    """Accept only the types themselves, where cattrs would convert (``int("3")``, ``int(2.5)``)."""
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, accepted) or (isinstance(value, bool) and cls is not bool):
+            raise _MisfitError(f"a value of type {cls.__name__}", value)
+        return cls(value)
+
+    return structure
+
+
+def _structure_protocol(value: Any, protocol: Any) -> Any:
+    """Any registered component that fits a protocol, by its kind."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+        raise _MisfitError(f"a {noun_of(protocol)}: a mapping with its kind", value)
+    return _converter().structure(value, class_of(value["kind"], protocol))
+
+
+def _structure_union(value: Any, union: Any) -> Any:
+    """The first member of the union that fits; literals come before types."""
+    if value is None and NoneType in get_args(union):
+        return None
+    members = [member for member in get_args(union) if member is not NoneType]
+    members.sort(key=lambda member: get_origin(member) is not Literal)
+    if isinstance(value, Mapping):  # only one member can be meant, so name its fault
+        members = [member for member in members if get_origin(member) is not Literal][:1]
+    for member in members:
+        try:
+            return _converter().structure(value, member)
+        except Exception:
+            if len(members) == 1:
+                raise
+    raise _MisfitError(" or ".join(getattr(member, "__name__", str(member)) for member in members), value)
+
+
+def _structure_tuple(value: Any, cls: Any) -> Any:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise _MisfitError("a list", value)
+    kinds = get_args(cls)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise _MisfitError(f"a list of {len(kinds)}", value)
+    faults: list[Exception] = []
+    parts: list[Any] = []
+    for index, (item, kind) in enumerate(zip(value, kinds, strict=True)):
+        try:
+            parts.append(_converter().structure(item, kind))
+        except Exception as fault:
+            fault.add_note(IterableValidationNote(f"at index {index}", index, kind))
+            faults.append(fault)
+    if faults:
+        raise ExceptionGroup("in a list", faults)
+    return tuple(parts)
+
+
+def _structure_mapping(value: Any, _: Any) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise _MisfitError("a mapping of settings", value)
+    return value
+
+
+def _structure_literal(value: Any, literal: Any) -> Any:
+    if value not in get_args(literal):
+        raise _MisfitError("one of " + ", ".join(map(repr, get_args(literal))), value)
+    return value
+
+
+def _structure_attrs(cls: type[Any]) -> Callable[[Any, Any], Any]:
+    inner = make_dict_structure_fn(cls, _converter(), _cattrs_forbid_extra_keys=True, _cattrs_use_alias=True)
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _MisfitError(f"a mapping of {cls.__name__}'s fields", value)
+        fields = dict(value)
+        kind = fields.pop("kind", None)
+        if kind is not None and kind != kind_of(cls):
+            raise _MisfitError(f"kind {kind_of(cls)!r}", kind)
+        return inner(fields, cls)
+
+    return structure
+
+
+def _unstructure_attrs(cls: type[Any]) -> Callable[[Any], Any]:
+    inner = make_dict_unstructure_fn(cls, _converter(), _cattrs_use_alias=True)
+    kind = kind_of(cls)
+    return lambda part: {"kind": kind, **inner(part)}
+
+
+@cache
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook_factory(attrs.has, _structure_attrs)
+    converter.register_unstructure_hook_factory(attrs.has, _unstructure_attrs)
+    converter.register_structure_hook_func(lambda cls: get_origin(cls) is tuple, _structure_tuple)
+    converter.register_unstructure_hook_func(
+        lambda cls: get_origin(cls) is tuple, lambda parts: [converter.unstructure(part) for part in parts]
+    )
+    converter.register_structure_hook_func(lambda cls: cls == Mapping[str, Any], _structure_mapping)
+    converter.register_unstructure_hook_func(
+        lambda cls: cls == Mapping[str, Any], lambda settings: json.loads(json.dumps(dict(settings)))
+    )
+    converter.register_structure_hook_func(lambda cls: get_origin(cls) is Literal, _structure_literal)
+    converter.register_structure_hook_func(lambda cls: get_origin(cls) in (Union, UnionType), _structure_union)
+    converter.register_unstructure_hook_func(
+        lambda cls: get_origin(cls) in (Union, UnionType) or getattr(cls, "_is_protocol", False),
+        lambda part: converter.unstructure(part, unstructure_as=type(part)),
+    )
+    converter.register_structure_hook_func(lambda cls: getattr(cls, "_is_protocol", False), _structure_protocol)
+    converter.register_structure_hook(int, _strict(int, int))
+    converter.register_structure_hook(float, _strict(float, int, float))
+    converter.register_structure_hook(bool, _strict(bool, bool))
+    converter.register_structure_hook(str, _strict(str, str))
+    return converter

@@ -17,7 +17,7 @@ from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
 from exml.core.rng import derive_seed, global_seed, make_generator
 from exml.core.samples import Samples
-from exml.core.shapes import ClassMask, Scalar, State
+from exml.core.shapes import Scalar, State
 from exml.engine import DistillationContext, PreviousStudent, Teachers, distill, ridge_head
 from exml.experts import ExpertStream, OpenStream
 from exml.learning.checkpoint import (
@@ -317,7 +317,9 @@ class Learner:
             module = copy.deepcopy(self.student)
             module.load_state_dict(self._restored["previous"])
             module.eval().requires_grad_(False)
-            previous = PreviousStudent(module, self._mask(self._run.known), self._mask(self._run.present))
+            ids = torch.arange(self._classes)
+            masks = [torch.isin(ids, torch.tensor(known)) for known in (self._run.known, self._run.present)]
+            previous = PreviousStudent(module, *(mask.to(self.device) for mask in masks))
         optimizer = training.make_optimizer(self.student)
         if "optimizer" in self._restored:
             load_optimizer(optimizer, self._restored.pop("optimizer"))
@@ -345,9 +347,6 @@ class Learner:
             ),
         )
         check_finite(self.student, "the student")
-
-    def _mask(self, classes: Sequence[int]) -> ClassMask:
-        return torch.isin(torch.arange(self._classes), torch.tensor(classes)).to(self.device)
 
     def _emit(self, event: events.Event) -> None:
         for observer in self.observers:

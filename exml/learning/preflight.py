@@ -120,6 +120,5 @@ def check_samples(samples: Samples, expert: Expert, share: int, generator: objec
             remedy="return global class ids that the expert knows",
         )
     if not bool(samples.images.isfinite().all()):
-        raise NonFiniteError(
-            expected=f"finite images from {name}", got="NaN or infinity", remedy="lower its learning rate or clamp"
-        )
+        remedy = "lower its learning rate or clamp the images"
+        raise NonFiniteError(expected=f"finite images from {name}", got="NaN or infinity", remedy=remedy)

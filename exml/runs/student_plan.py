@@ -18,7 +18,7 @@ from exml.models import Normalized
 
 @attrs.frozen
 class StudentPlan:
-    """A student to be built, which also decides which experts it can learn from."""
+    """A student to be built, and the experts that it can learn from."""
 
     architecture: Any
     classes: int
@@ -27,7 +27,7 @@ class StudentPlan:
     std: tuple[float, ...]
 
     def make(self, seed: int) -> Normalized:
-        """The student with its initial weights, which depend on the seed; an ExmlError says that it does not fit."""
+        """The student with its initial weights, which depend on the seed; an ExmlError if the architecture does not fit."""
         with global_seed(seed, "initialisation", "student"):
             module = models.build(self.architecture["name"], **self.architecture["settings"])
         student = Normalized(module, self.mean, self.std)
@@ -76,7 +76,7 @@ class StudentPlan:
 def plan_student(
     cards: Mapping[str, ExpertCard], architecture: Mapping[str, Any] | None, classes: int | None
 ) -> StudentPlan:
-    """Plan a student; the first card decides the images and, unless there is another architecture, the architecture."""
+    """Plan a student from the first card; ``architecture`` and ``classes`` override the card."""
     file, card = next(iter(cards.items()))
     outputs = 1 + max(max(_ids(each)) for each in cards.values()) if classes is None else classes
     if outputs < 1:

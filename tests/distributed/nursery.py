@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 
-import torch
+import torch._dynamo  # otherwise, each process imports it in its first optimizer
 
 import exml
 from exml import cli

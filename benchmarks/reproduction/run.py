@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
 
 from exml.core.errors import CheckpointError
 from exml.core.files import write_json, write_text
-from exml.learning.events import Observer
+from exml.learning.events import Observer, WaitingForProcess
 from exml.runs import Executor, Failure, LocalProcesses
+from exml.runs.folder_lock import lock
 from exml.runs.jobs import to_all
-from exml.runs.sweep import carry_out, hold
+from exml.runs.sweep import carry_out, require_usable
 from reproduction.cells import FILE, Cell, cell_files, measured, read_cell, read_cells, read_record
 from reproduction.layout import PAPER_LAYOUT, Layout
 from reproduction.pictures import draw, draw_figure3
@@ -52,8 +54,9 @@ def run(
     """
     out = Path(out)
     emit = to_all(observers)
+    require_usable(out, FILE, "reproduction", resume=resume)
     made = plan(asked, layout=layout)  # raises before anything is written
-    with hold(out, FILE, "reproduction", emit, resume=resume):
+    with lock(out, partial(emit, WaitingForProcess(out)) if resume else None):
         made = made.seen_in(out)
         record = read_record(out)
         record.add({key: made.absent.get(key) for key in made.wanted})

@@ -7,7 +7,7 @@ below.
 
 from exml.runs.sweep.plan import Plan, PlannedRun, Status, plan, plan_line, plan_table, sweep_forecast
 from exml.runs.sweep.results import Group, Row, SweepResult, comparison_figure, sweep_table
-from exml.runs.sweep.run import carry_out, hold, job_of, run
+from exml.runs.sweep.run import carry_out, job_of, require_usable, run
 from exml.runs.sweep.sweep import Choice, Sweep, import_all
 
 __all__ = [
@@ -21,12 +21,12 @@ __all__ = [
     "SweepResult",
     "carry_out",
     "comparison_figure",
-    "hold",
     "import_all",
     "job_of",
     "plan",
     "plan_line",
     "plan_table",
+    "require_usable",
     "run",
     "sweep_forecast",
     "sweep_table",

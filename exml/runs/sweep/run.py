@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from exml.core.errors import CheckpointError
 from exml.core.files import write_text
@@ -54,8 +54,9 @@ def run(
         ExmlError: :func:`plan` raises it.
     """
     out, emit = Path(out), to_all(observers)
+    require_usable(out, "sweep.yaml", "sweep", resume=resume)
     plan(sweep)  # raises before anything is written
-    with hold(out, "sweep.yaml", "sweep", emit, resume=resume):
+    with lock(out, partial(emit, events.WaitingForProcess(out)) if resume else None):
         made = plan(sweep, out)
         sweep.save(out / "sweep.yaml")
         rows: dict[str, list[Row]] = {}
@@ -75,18 +76,17 @@ def run(
         return result
 
 
-def hold(out: Path, record: str, what: str, emit: Callable[[Event], None], *, resume: bool) -> IO[bytes]:
-    """Lock a new or empty folder or, to resume, one with the file ``record``, until the result is closed.
+def require_usable(out: Path, record: str, what: str, *, resume: bool) -> None:
+    """Require a new or empty folder or, to resume, one with the file ``record``.
 
     Raises:
-        CheckpointError: the folder holds something else, has nothing to resume, or cannot be written.
+        CheckpointError: the folder holds something else, or has nothing to resume.
     """
     if not resume:
         require_free(out, record, what)
     elif not (out / record).exists():
         remedy = f"check the path, or begin the {what} without resuming"
         raise CheckpointError(expected=f"a {what} in {out}", got="none", remedy=remedy)
-    return lock(out, partial(emit, events.WaitingForProcess(out)) if resume else None)
 
 
 def job_of(run: PlannedRun, sweep: Sweep, out: Path, source: ScenarioExperts | None = None) -> Job:

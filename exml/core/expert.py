@@ -147,11 +147,9 @@ class Expert:
         try:
             logits = self.logits(torch.zeros(2, *self.image_shape, device=self.device))
         except (RuntimeError, ValueError) as error:
-            raise ExpertError(
-                expected=f"a module that takes images {self.image_shape} (expert {self.name!r})",
-                got=str(error).splitlines()[0],
-                remedy="correct image_shape on its card",
-            ) from error
+            expected = f"a module that takes images {self.image_shape} (expert {self.name!r})"
+            remedy = "correct image_shape on its card"
+            raise ExpertError(expected=expected, got=str(error).splitlines()[0], remedy=remedy) from error
         finally:
             self.module.train(training)
         shape, wanted = tuple(logits.shape), (2, len(self.outputs))

@@ -79,11 +79,10 @@ def class_of(kind: str, protocol: type[Any] | None = None, /) -> type[Any]:
         return cls
     fitting = [name for name, known in _KINDS.items() if protocol is None or _class_fits(known, protocol)]
     families = [f"a {noun}" for noun, known in ROLES.items() if cls is not None and _class_fits(cls, known)]
-    raise UnknownNameError(
-        expected=f"a {noun_of(protocol) if protocol else 'component'}, one of {', '.join(nearest(kind, fitting))}",
-        got=f"{kind!r}, {' and '.join(families)}" if families else repr(kind),
-        remedy="check the spelling, or import the module that defines it before reading the strategy",
-    )
+    expected = f"a {noun_of(protocol) if protocol else 'component'}, one of {', '.join(nearest(kind, fitting))}"
+    got = f"{kind!r}, {' and '.join(families)}" if families else repr(kind)
+    remedy = "check the spelling, or import the module that defines it before reading the strategy"
+    raise UnknownNameError(expected=expected, got=got, remedy=remedy)
 
 
 @overload
@@ -113,11 +112,9 @@ def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
             raise SettingError(expected="a frozen attrs class", got=cls.__name__, remedy=remedy)
         known = _KINDS.get(name)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise SettingError(
-                expected=f"an unused kind for {cls.__qualname__}",
-                got=f"{name!r}, which is {known.__module__}.{known.__qualname__}",
-                remedy="name it with @exml.component(kind=...)",
-            )
+            got = f"{name!r}, which is {known.__module__}.{known.__qualname__}"
+            remedy = "name it with @exml.component(kind=...)"
+            raise SettingError(expected=f"an unused kind for {cls.__qualname__}", got=got, remedy=remedy)
         _KINDS[name] = cls
         return cls
 

@@ -70,11 +70,9 @@ def _connect(timeout: float) -> tuple[Store, Heartbeat]:
         heartbeat = Heartbeat(PrefixStore("heartbeat", store.clone()), rank, size, timeout)
         heartbeat.start()
     except (RuntimeError, ValueError) as error:
-        raise RankError(
-            expected=f"{os.environ['WORLD_SIZE']} ranks that reach each other",
-            got=str(error).strip().splitlines()[0],
-            remedy="start all of them with torchrun, and check the network between them",
-        ) from error
+        expected = f"{os.environ['WORLD_SIZE']} ranks that reach each other"
+        remedy = "start all of them with torchrun, and check the network between them"
+        raise RankError(expected=expected, got=str(error).strip().splitlines()[0], remedy=remedy) from error
     return PrefixStore("meetings", store), heartbeat
 
 

@@ -29,11 +29,9 @@ def _translated() -> Generator[None]:
     except RuntimeError as error:  # of which torch's DistError is one
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise RankError(
-            expected="a message from every rank",
-            got=_first_line(str(error)) or type(error).__name__,
-            remedy="look at the errors of the other ranks, then resume from the last checkpoint (--resume)",
-        ) from error
+        got = _first_line(str(error)) or type(error).__name__
+        remedy = "look at the errors of the other ranks, then resume from the last checkpoint (--resume)"
+        raise RankError(expected="a message from every rank", got=got, remedy=remedy) from error
 
 
 class ProcessGroup(Ranks):

@@ -74,11 +74,9 @@ class CheckpointFolder:
         """The record and all groups, including those of the memory file."""
         record, groups = _read(self.file)
         if record.get("version") != VERSION:
-            raise CheckpointError(
-                expected=f"a checkpoint of version {VERSION} in {self.file}",
-                got=repr(record.get("version")),
-                remedy="resume with the version of exml that wrote it",
-            )
+            expected = f"a checkpoint of version {VERSION} in {self.file}"
+            remedy = "resume with the version of exml that wrote it"
+            raise CheckpointError(expected=expected, got=repr(record.get("version")), remedy=remedy)
         memory = record["run"]["memory"]
         if memory is not None:
             groups |= _read(self.path / memory)[1]
@@ -103,11 +101,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, State]]:
                 group, name = key.split("/", 1)
                 groups.setdefault(group, {})[name] = file.get_tensor(key)
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(
-            expected=f"a complete checkpoint in {path}",
-            got=str(error) or type(error).__name__,
-            remedy="check the path; if the file is damaged, start again in another folder",
-        ) from None
+        expected = f"a complete checkpoint in {path}"
+        remedy = "check the path; if the file is damaged, start again in another folder"
+        raise CheckpointError(expected=expected, got=str(error) or type(error).__name__, remedy=remedy) from None
     return record, dict(groups)
 
 
@@ -127,11 +123,9 @@ class RunState:
         """Note the current expert, which must be the one with which the experience was started."""
         fingerprint = expert.fingerprint()
         if self.phase != "idle" and fingerprint != self.in_flight:
-            raise StreamError(
-                expected=f"the expert with which experience {self.experience + 1} was started",
-                got=f"another one ({expert.name!r})",
-                remedy="resume with the same stream",
-            )
+            expected = f"the expert with which experience {self.experience + 1} was started"
+            remedy = "resume with the same stream"
+            raise StreamError(expected=expected, got=f"another one ({expert.name!r})", remedy=remedy)
         self.in_flight = fingerprint
 
     def finish(self, expert: Expert) -> None:
@@ -157,11 +151,9 @@ def load_student(student: nn.Module, state: State, where: str) -> None:
     theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if ours != theirs:
         name = min(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-        raise CheckpointError(
-            expected=f"the student of {where}",
-            got=f"another architecture: {name} is {ours.get(name)} here and {theirs.get(name)} there",
-            remedy="make the learner with a student of the same architecture",
-        )
+        got = f"another architecture: {name} is {ours.get(name)} here and {theirs.get(name)} there"
+        remedy = "make the learner with a student of the same architecture"
+        raise CheckpointError(expected=f"the student of {where}", got=got, remedy=remedy)
     student.load_state_dict(dict(state))
 
 

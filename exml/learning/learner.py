@@ -83,11 +83,9 @@ class Learner:
         stop: Stop | None = None,
     ) -> None:
         if strategy.training.batch_size < ranks.size:
-            raise SettingError(
-                expected=f"a mini-batch of at least {ranks.size} images, one for each rank",
-                got=f"batch_size={strategy.training.batch_size}",
-                remedy="start fewer ranks, or enlarge the mini-batch",
-            )
+            expected = f"a mini-batch of at least {ranks.size} images, one for each rank"
+            remedy = "start fewer ranks, or enlarge the mini-batch"
+            raise SettingError(expected=expected, got=f"batch_size={strategy.training.batch_size}", remedy=remedy)
         self.strategy = strategy
         self.student = student
         self.seed = seed
@@ -143,11 +141,9 @@ class Learner:
             CheckpointError: a checkpoint cannot be written; the previous one is unchanged.
         """
         if self._broken:
-            raise StreamError(
-                expected="a learner that was not interrupted",
-                got=f"one interrupted in the distillation of experience {self.experience + 1}",
-                remedy="call resume(folder) to continue from the last checkpoint, or make a new learner",
-            )
+            got = f"one interrupted in the distillation of experience {self.experience + 1}"
+            remedy = "call resume(folder) to continue from the last checkpoint, or make a new learner"
+            raise StreamError(expected="a learner that was not interrupted", got=got, remedy=remedy)
         expert = expert.to(self.device)
         number, resumed = self.experience + 1, self._run.phase != "idle"
         share = self.strategy.buffer.share(number)
@@ -206,11 +202,9 @@ class Learner:
         record, groups = opened.read()
         for name, value in identity(self.strategy, self.seed).items():
             if record[name] != value:
-                raise CheckpointError(
-                    expected=f"a checkpoint of this {name}, {value}",
-                    got=f"{record[name]} in {opened.path}",
-                    remedy=f"make the learner with that {name}, or start again in another folder",
-                )
+                expected = f"a checkpoint of this {name}, {value}"
+                remedy = f"make the learner with that {name}, or start again in another folder"
+                raise CheckpointError(expected=expected, got=f"{record[name]} in {opened.path}", remedy=remedy)
         load_student(self.student, groups["student"], str(opened.path))
         if self._initial is not None:
             self._initial = {name: tensor.to(self.device) for name, tensor in groups["initial"].items()}
@@ -227,11 +221,10 @@ class Learner:
         """Check that all ranks have the same expert, and copy the leader's student to them."""
         ours = self._run.in_flight or ""
         if self.ranks.tell(ours) != ours:
-            raise StreamError(
-                expected=f"the leader's expert on every rank in experience {self.experience + 1}",
-                got=f"another expert ({expert.name!r}) on rank {self.ranks.rank}",
-                remedy="give all ranks the same stream",
-            )
+            expected = f"the leader's expert on every rank in experience {self.experience + 1}"
+            got = f"another expert ({expert.name!r}) on rank {self.ranks.rank}"
+            remedy = "give all ranks the same stream"
+            raise StreamError(expected=expected, got=got, remedy=remedy)
         for tensor in self.student.state_dict().values():
             self.ranks.share(tensor)
 

@@ -31,17 +31,12 @@ def check_student(student: nn.Module, image_shape: tuple[int, int, int]) -> int:
         with frozen(student):
             logits = student(torch.zeros(2, *image_shape, device=device_of(student)))
     except (RuntimeError, ValueError) as error:
-        raise ShapeError(
-            expected=f"a student that takes images {image_shape}, as the experts do",
-            got=str(error).splitlines()[0],
-            remedy="give the student the image shape of the experts",
-        ) from error
+        expected = f"a student that takes images {image_shape}, as the experts do"
+        remedy = "give the student the image shape of the experts"
+        raise ShapeError(expected=expected, got=str(error).splitlines()[0], remedy=remedy) from error
     if logits.ndim != 2 or len(logits) != 2:
-        raise ShapeError(
-            expected="a student that returns logits (batch, classes)",
-            got=str(tuple(logits.shape)),
-            remedy="give the student one flat classifier",
-        )
+        expected = "a student that returns logits (batch, classes)"
+        raise ShapeError(expected=expected, got=str(tuple(logits.shape)), remedy="give the student one flat classifier")
     return logits.shape[1]
 
 
@@ -55,21 +50,17 @@ def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: in
         for name in ("logits", "defined", "candidates"):
             shape = tuple(getattr(target, name).shape)
             if shape != (2, classes):
-                raise ShapeError(
-                    expected=f"a target with {name} {(2, classes)} from {type(strategy.combiner).__name__}",
-                    got=str(shape),
-                    remedy="make the combiner, and the normalizer before it, keep (batch, classes)",
-                )
+                expected = f"a target with {name} {(2, classes)} from {type(strategy.combiner).__name__}"
+                remedy = "make the combiner, and the normalizer before it, keep (batch, classes)"
+                raise ShapeError(expected=expected, got=str(shape), remedy=remedy)
         value = strategy.loss(student(images), target, labels)
     name = type(strategy.loss).__name__
     if value.shape != ():
         raise ShapeError(expected=f"a 0-dimensional loss from {name}", got=str(tuple(value.shape)), remedy="average it")
     if not bool(value.isfinite()):
-        raise NonFiniteError(
-            expected=f"a finite loss of two black images from {name}",
-            got=str(value.item()),
-            remedy="check the normalizer, the combiner and the loss for divisions by 0",
-        )
+        expected = f"a finite loss of two black images from {name}"
+        remedy = "check the normalizer, the combiner and the loss for divisions by 0"
+        raise NonFiniteError(expected=expected, got=str(value.item()), remedy=remedy)
 
 
 def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
@@ -84,41 +75,33 @@ def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
             target.load_state_dict(expert.module.state_dict())
             fits = torch.allclose(student(probe), expert.logits(probe), rtol=1e-4, atol=1e-5)
     if not fits:
-        raise ExpertError(
-            expected=f"a first expert ({expert.name!r}) of the student's architecture, normalization and outputs",
-            got=f"{type(expert.module).__name__} with outputs {expert.outputs}, mean {expert.mean}, std {expert.std}",
-            remedy="wrap the student in exml.models.Normalized with the expert's mean and std, or do not start from it",
-        )
+        expected = f"a first expert ({expert.name!r}) of the student's architecture, normalization and outputs"
+        got = f"{type(expert.module).__name__} with outputs {expert.outputs}, mean {expert.mean}, std {expert.std}"
+        remedy = "wrap the student in exml.models.Normalized with the expert's mean and std, or do not start from it"
+        raise ExpertError(expected=expected, got=got, remedy=remedy)
 
 
 def check_finite(module: nn.Module, name: str) -> None:
     """Raise :class:`exml.core.errors.NonFiniteError` if a weight is NaN or infinite."""
     for key, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise NonFiniteError(
-                expected=f"finite weights in {name}",
-                got=f"NaN or infinity in {key}",
-                remedy="lower the learning rate, clip the gradient (clip_norm), or start from a finite student",
-            )
+            remedy = "lower the learning rate, clip the gradient (clip_norm), or start from a finite student"
+            raise NonFiniteError(expected=f"finite weights in {name}", got=f"NaN or infinity in {key}", remedy=remedy)
 
 
 def check_samples(samples: Samples, expert: Expert, share: int, generator: object) -> None:
     """Check the samples of a generator before the student learns from them."""
     name = type(generator).__name__
     if samples.images.shape != (share, *expert.image_shape):
-        raise ShapeError(
-            expected=f"images {(share, *expert.image_shape)} from {name}",
-            got=str(tuple(samples.images.shape)),
-            remedy="return the requested number of images, of the expert's image shape",
-        )
+        expected = f"images {(share, *expert.image_shape)} from {name}"
+        remedy = "return the requested number of images, of the expert's image shape"
+        raise ShapeError(expected=expected, got=str(tuple(samples.images.shape)), remedy=remedy)
     # Soft targets drawn over all outputs, as in the paper's code, may name a class that was never trained.
     known = expert.classes if samples.targets is None else tuple(unit for unit in expert.outputs if unit is not None)
     if not bool(torch.isin(samples.labels, torch.tensor(known, device=samples.labels.device)).all()):
-        raise ShapeError(
-            expected=f"labels among the expert's classes {known} from {name}",
-            got=str(samples.labels.unique().tolist()),
-            remedy="return global class ids that the expert knows",
-        )
+        expected = f"labels among the expert's classes {known} from {name}"
+        remedy = "return global class ids that the expert knows"
+        raise ShapeError(expected=expected, got=str(samples.labels.unique().tolist()), remedy=remedy)
     if not bool(samples.images.isfinite().all()):
         remedy = "lower its learning rate or clamp the images"
         raise NonFiniteError(expected=f"finite images from {name}", got="NaN or infinity", remedy=remedy)

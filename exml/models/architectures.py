@@ -39,11 +39,9 @@ class ConvNet(nn.Module):
         _require_positive("ConvNet", **{f"widths[{index}]": width for index, width in enumerate(widths)})
         if not widths or image_size < 2 ** len(widths):
             most = max(image_size.bit_length() - 1, 1)
-            raise SettingError(
-                expected=f"between 1 and {most} ConvNet.widths for images of {image_size} pixels",
-                got=str(tuple(widths)),
-                remedy="each block halves the image; remove some, or use larger images",
-            )
+            expected = f"between 1 and {most} ConvNet.widths for images of {image_size} pixels"
+            remedy = "each block halves the image; remove some, or use larger images"
+            raise SettingError(expected=expected, got=str(tuple(widths)), remedy=remedy)
         layers: list[nn.Module] = []
         for inputs, width in zip((channels, *widths), widths, strict=False):
             layers.append(nn.Conv2d(inputs, width, 3, padding=1, bias=not batch_norm))
@@ -190,11 +188,9 @@ class Normalized(nn.Module):
     def __init__(self, module: nn.Module, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> None:
         super().__init__()
         if len(mean) != len(std) or not mean or min(std) <= 0:
-            raise SettingError(
-                expected="the same number of means and stds, one per channel or one for all, every std > 0",
-                got=f"mean {tuple(mean)}, std {tuple(std)}",
-                remedy="use those of the training images",
-            )
+            expected = "the same number of means and stds, one per channel or one for all, every std > 0"
+            remedy = "use those of the training images"
+            raise SettingError(expected=expected, got=f"mean {tuple(mean)}, std {tuple(std)}", remedy=remedy)
         self.module = module
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))

@@ -43,11 +43,9 @@ def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
     def decorate(factory: FactoryT) -> FactoryT:
         known = _FACTORIES.get(name)
         if known is not None and _place(known) != _place(factory):
-            raise SettingError(
-                expected=f"an unused name for {_place(factory)}",
-                got=f"{name!r}, which is {_place(known)}",
-                remedy="register it under another name",
-            )
+            expected = f"an unused name for {_place(factory)}"
+            remedy = "register it under another name"
+            raise SettingError(expected=expected, got=f"{name!r}, which is {_place(known)}", remedy=remedy)
         _FACTORIES[name] = recording = _recording(factory, name)
         return recording
 
@@ -76,11 +74,9 @@ def build(name: str, /, **settings: Any) -> nn.Module:
     except ExmlError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SettingError(
-            expected=f"settings {name}{signature}".split(" -> ")[0],
-            got=f"{settings} ({error})",
-            remedy="correct the architecture's settings",
-        ) from error
+        expected = f"settings {name}{signature}".split(" -> ")[0]
+        remedy = "correct the architecture's settings"
+        raise SettingError(expected=expected, got=f"{settings} ({error})", remedy=remedy) from error
 
 
 def settings(name: str, /) -> tuple[str, ...]:
@@ -104,22 +100,17 @@ def describe(module: nn.Module, /) -> dict[str, Any]:
     """
     record = getattr(module, _RECORD, None)
     if record is None:
-        raise UnknownNameError(
-            expected="a module of a registered architecture",
-            got=type(module).__name__,
-            remedy="decorate its class, or a function that returns it, with @exml.models.register(name)",
-        )
+        expected = "a module of a registered architecture"
+        remedy = "decorate its class, or a function that returns it, with @exml.models.register(name)"
+        raise UnknownNameError(expected=expected, got=type(module).__name__, remedy=remedy)
     name, settings = record
     return {"name": name, "settings": {key: _plain(value) for key, value in settings.items()}}
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
     if name not in _FACTORIES:
-        raise UnknownNameError(
-            expected=f"one of {', '.join(nearest(name, names()))}",
-            got=repr(name),
-            remedy="check the spelling, or import the module that registers it with exml.models.register",
-        )
+        remedy = "check the spelling, or import the module that registers it with exml.models.register"
+        raise UnknownNameError(expected=f"one of {', '.join(nearest(name, names()))}", got=repr(name), remedy=remedy)
     return _FACTORIES[name]
 
 
@@ -154,11 +145,9 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise SettingError(
-        expected="settings for JSON: numbers, strings, lists, or modules of registered architectures",
-        got=repr(value),
-        remedy="register a function that returns the module from such arguments",
-    )
+    expected = "settings for JSON: numbers, strings, lists, or modules of registered architectures"
+    remedy = "register a function that returns the module from such arguments"
+    raise SettingError(expected=expected, got=repr(value), remedy=remedy)
 
 
 def _built(value: Any) -> Any:

@@ -106,9 +106,10 @@ def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
     cards = {path.stem for path in folder.glob("*.json")}
     weights = {path.stem for path in folder.glob("*.safetensors")}
     if not cards and not weights:
-        expected, remedy = "experts (NAME.safetensors and NAME.json)", "exml.experts.save_expert writes an expert"
+        expected = f"experts (NAME.safetensors and NAME.json) in {folder}"
         got = "an empty folder" if folder.is_dir() else "no such folder"
-        raise StreamError(expected=f"{expected} in {folder}", got=got, remedy=f"check the path; {remedy}")
+        remedy = "check the path; exml.experts.save_expert writes an expert"
+        raise StreamError(expected=expected, got=got, remedy=remedy)
     for alone, other in ((cards - weights, "safetensors"), (weights - cards, "json")):
         if alone:
             remedy = "an expert is a pair of files: add the missing file, or move the other one away"

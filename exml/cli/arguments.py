@@ -55,9 +55,8 @@ def student_of(text: str) -> dict[str, Any]:
         try:
             plain = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                "", expected=f"a student in {path}", got=str(error), remedy="name a YAML or JSON file that exists"
-            ) from None
+            expected, remedy = f"a student in {path}", "name a YAML or JSON file that exists"
+            raise ConfigError("", expected=expected, got=str(error), remedy=remedy) from None
     else:
         name, _, values = text.partition(":")
         plain = f"{{name: {name}, settings: {{{values.replace('=', ': ')}}}}}"
@@ -69,10 +68,7 @@ def student_of(text: str) -> dict[str, Any]:
     settings = found.get("settings") or {}
     fits = isinstance(found.get("name"), str) and set(found) <= {"name", "settings"} and isinstance(settings, dict)
     if not fits or not all(isinstance(key, str) and value is not None for key, value in settings.items()):
-        raise SettingError(
-            expected="a student such as conv-net or conv-net:widths=[8,16],batch_norm=false, or a YAML file with "
-            "name and settings",
-            got=repr(text),
-            remedy="correct it; exml.models.names() lists the names",
-        )
+        examples = "conv-net or conv-net:widths=[8,16],batch_norm=false"
+        expected = f"a student such as {examples}, or a YAML file with name and settings"
+        raise SettingError(expected=expected, got=repr(text), remedy="correct it; exml.models.names() lists the names")
     return {"name": found["name"], "settings": settings}

@@ -52,11 +52,7 @@ class SourceOptions:
     split: Literal["test", "validation"] = "test"
 
     def source(self, scenario: str | None) -> ScenarioExperts | FolderExperts:
-        """The source that these options and a scenario name.
-
-        Raises:
-            SettingError: options that contradict each other.
-        """
+        """The source that these options and a scenario name; raises SettingError when they contradict each other."""
         lists = "'exml scenarios' lists the scenarios; --stream names a folder of experts"
         for_folders = self.follow or self.student is not None or self.classes is not None
         if self.stream is None:
@@ -150,15 +146,9 @@ def run(
             if dry_run:
                 return
             with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
+                shown = [_print_refused if quiet else display]
                 result = runs.run(
-                    experts,
-                    strategies,
-                    out,
-                    settings=settings,
-                    resume=resume,
-                    stop=stop,
-                    observers=[_print_refused if quiet else display],
-                    ranks=ranks,
+                    experts, strategies, out, settings=settings, resume=resume, stop=stop, observers=shown, ranks=ranks
                 )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"; resume with: {again(resumed=resume)}") from None

@@ -50,11 +50,9 @@ def from_arrays(images: np.ndarray, labels: np.ndarray, path: Path, remedy: str)
     labels = labels.reshape(-1)
     fits = images.dtype == np.uint8 and images.shape == (len(labels), 32, 32, 3) and labels.dtype.kind in "iu"
     if not fits or not bool(((labels >= 0) & (labels < 10)).all()):
-        raise DataError(
-            expected=f"images (n, 32, 32, 3) uint8 with labels 0 to 9 in {path}",
-            got=f"{images.shape} {images.dtype} and {labels.shape} {labels.dtype}",
-            remedy=remedy,
-        )
+        expected = f"images (n, 32, 32, 3) uint8 with labels 0 to 9 in {path}"
+        got = f"{images.shape} {images.dtype} and {labels.shape} {labels.dtype}"
+        raise DataError(expected=expected, got=got, remedy=remedy)
     pixels = rearrange(torch.from_numpy(images), "n h w c -> n c h w").contiguous()
     return Samples.of(pixels, torch.from_numpy(labels.astype(np.int64)))
 
@@ -66,7 +64,6 @@ def hold_out(train: Samples, per_class: int, name: str) -> tuple[Samples, Sample
     the version of a library. Both parts keep the order.
 
     Args:
-        train: all training images.
         per_class: the number of images of each class to hold out.
         name: of the dataset; another name holds out other images.
 
@@ -89,11 +86,8 @@ def held_out(labels: Labels, per_class: int, name: str) -> Bool[Tensor, " batch"
     for label in classes:
         own: list[int] = (labels == label).nonzero().flatten().tolist()
         if len(own) <= per_class:
-            raise DataError(
-                expected=f"more than {per_class} training images of class {label} of {name}",
-                got=str(len(own)),
-                remedy="give all of its files, or hold fewer out",
-            )
+            expected = f"more than {per_class} training images of class {label} of {name}"
+            raise DataError(expected=expected, got=str(len(own)), remedy="give all of its files, or hold fewer out")
         own.sort(key=partial(derive_seed, 0, name))
         mask[own[:per_class]] = True
     return mask

@@ -109,11 +109,10 @@ def _frames(folder: Path) -> list[_Frame]:
         if match is not None and 1 <= int(match[2]) <= 50:
             frames.append(_Frame(int(match[1]), int(match[2]), int(match[3]), file.relative_to(folder).as_posix()))
     if not frames:
-        raise DataError(
-            expected=f"frames sN/oM/C_SS_OO_FFF.png of CORe50 in {folder}",
-            got="none" if folder.is_dir() else "no such folder",
-            remedy="unpack the published core50_128x128.zip there, or set EXML_DATA to the folder that holds it",
-        )
+        expected = f"frames sN/oM/C_SS_OO_FFF.png of CORe50 in {folder}"
+        got = "none" if folder.is_dir() else "no such folder"
+        remedy = "unpack the published core50_128x128.zip there, or set EXML_DATA to the folder that holds it"
+        raise DataError(expected=expected, got=got, remedy=remedy)
     return sorted(frames)
 
 
@@ -122,11 +121,9 @@ def _read_lists(folder: Path, lists: str, frames: list[_Frame]) -> dict[tuple[bo
     place = next((place / lists for place in _places(folder) if (place / lists).is_dir()), None)
     files = [] if place is None else sorted(file for file in place.iterdir() if _BATCH.fullmatch(file.name))
     if place is None or not files:
-        raise DataError(
-            expected=f"train_batch_NN_filelist.txt in batches_filelists/{lists}, in {folder} or next to it",
-            got="none",
-            remedy="unpack the published batches_filelists.zip there; core50_lists returns those that are there",
-        )
+        expected = f"train_batch_NN_filelist.txt in batches_filelists/{lists}, in {folder} or next to it"
+        remedy = "unpack the published batches_filelists.zip there; core50_lists returns those that are there"
+        raise DataError(expected=expected, got="none", remedy=remedy)
     sessions = {frame.name.split("/")[-1]: frame.session for frame in frames}
     found: dict[tuple[bool, str], int] = {}
     for number, file in enumerate([place / "test_filelist.txt", *files]):

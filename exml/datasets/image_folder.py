@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +39,6 @@ def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Sa
     until a file is added or removed, or its size changes.
 
     Args:
-        path: of the folder.
         size: height and width, >= 1.
         limit: the maximum number of files, >= 1, taken evenly from the list.
 
@@ -62,11 +62,8 @@ def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Sa
         raise SettingError(expected="a size and a limit from 1", got=f"{size} and {limit}", remedy="set them within it")
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not names:
-        raise DataError(
-            expected=f"PNG or JPEG files in {path} or below it",
-            got="none" if path.is_dir() else "no such folder",
-            remedy="give the folder that holds them",
-        )
+        expected, got = f"PNG or JPEG files in {path} or below it", "none" if path.is_dir() else "no such folder"
+        raise DataError(expected=expected, got=got, remedy="give the folder that holds them")
     if limit is not None and limit < len(names):
         names = [names[place * len(names) // limit] for place in range(limit)]
     folders = sorted({name.split("/")[0] for name in names if "/" in name})
@@ -76,14 +73,7 @@ def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Sa
 
 
 def decoded(root: Path, names: Sequence[str], size: int, *, fit: bool) -> Tensor:
-    """All images ``(n, 3, size, size)`` uint8, in order, memory-mapped from the cache.
-
-    Images of other sizes are center-cropped and resized with ``fit``, and refused without.
-
-    Raises:
-        DataError: naming the first file that is missing, broken, or of another size.
-        CheckpointError: when the cache cannot be written.
-    """
+    """All images ``(n, 3, size, size)`` uint8, memory-mapped; without ``fit``, another size is a DataError."""
     digest = hashlib.sha256(repr((_LAYOUT, str(root.resolve()), size, fit)).encode())
     for name in names:
         try:
@@ -92,19 +82,12 @@ def decoded(root: Path, names: Sequence[str], size: int, *, fit: bool) -> Tensor
             raise _fault(root / name, str(error)) from error
     path = cache_folder() / "decoded" / f"{digest.hexdigest()[:24]}.safetensors"
     shape = (len(names), 3, size, size)
-    if (found := _cached(path, shape)) is not None:
-        return found
+    with suppress(OSError, SafetensorError, KeyError):
+        if (images := load_file(path)["images"]).shape == shape:
+            return images
     read = partial(_read, size=size, fit=fit)
     write_atomically(path, partial(_write, files=[root / name for name in names], shape=shape, read=read))
     return load_file(path)["images"]
-
-
-def _cached(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    try:
-        images = load_file(path)["images"]
-    except (OSError, SafetensorError, KeyError):
-        return None
-    return images if images.shape == shape else None
 
 
 def _write(temporary: Path, files: Sequence[Path], shape: tuple[int, ...], read: partial[bytes]) -> None:
@@ -129,11 +112,8 @@ def _read(path: Path, *, size: int, fit: bool) -> bytes:
     if fit:
         image = fitted(image, size)
     elif image.shape != (3, size, size):
-        raise DataError(
-            expected=f"{size}x{size} pixels in {path}",
-            got=f"{image.shape[2]}x{image.shape[1]}",
-            remedy=f"get the files of {size}x{size} pixels",
-        )
+        got, pixels = f"{image.shape[2]}x{image.shape[1]}", f"{size}x{size} pixels"
+        raise DataError(expected=f"{pixels} in {path}", got=got, remedy=f"get the files of {pixels}")
     return image.contiguous().numpy().tobytes()
 
 

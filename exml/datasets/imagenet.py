@@ -48,11 +48,9 @@ def imagenet(size: int, *, limit: int = 50_000, folder: Path | None = None) -> S
     for name in FOLDERS:
         if (folder / name).is_dir():
             return image_folder(folder / name, size, limit=limit)
-    raise DataError(
-        expected=f"photographs of ImageNet in {folder / FOLDERS[0]}",
-        got="no such folder",
-        remedy="put or link a copy there (any folder of JPEG files works), or set EXML_DATA to another folder",
-    )
+    expected = f"photographs of ImageNet in {folder / FOLDERS[0]}"
+    remedy = "put or link a copy there (any folder of JPEG files works), or set EXML_DATA to another folder"
+    raise DataError(expected=expected, got="no such folder", remedy=remedy)
 
 
 def imagenet_weights(architecture: str) -> State:
@@ -68,11 +66,9 @@ def imagenet_weights(architecture: str) -> State:
         DataError: when the file is missing and cannot be downloaded, or is broken.
     """
     if architecture != "mobilenet-v2":
-        raise SettingError(
-            expected="mobilenet-v2, which has pretrained weights",
-            got=repr(architecture),
-            remedy="start from random weights, or use this architecture",
-        )
+        expected = "mobilenet-v2, which has pretrained weights"
+        remedy = "start from random weights, or use this architecture"
+        raise SettingError(expected=expected, got=repr(architecture), remedy=remedy)
     return _mobilenet_v2(dataset_folder() / "mobilenet_v2_imagenet1k_v1.safetensors")
 
 
@@ -82,11 +78,9 @@ def _mobilenet_v2(path: Path) -> State:
         state: dict[str, Any] = load_file(path) if path.exists() else _download(cache_folder() / "weights")
         return {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}
     except (OSError, RuntimeError, URLError, SafetensorError) as error:
-        raise DataError(
-            expected=f"the weights of MobileNetV2 for ImageNet in {path}",
-            got=one_line(error),
-            remedy="download them once, online, or set EXML_DATA to a folder that holds them",
-        ) from error
+        expected = f"the weights of MobileNetV2 for ImageNet in {path}"
+        remedy = "download them once, online, or set EXML_DATA to a folder that holds them"
+        raise DataError(expected=expected, got=one_line(error), remedy=remedy) from error
 
 
 def _download(folder: Path) -> dict[str, Any]:

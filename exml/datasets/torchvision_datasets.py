@@ -26,38 +26,31 @@ def mnist(folder: Path | None = None) -> Mapping[str, Samples]:
     the order of the files, and the classes of the validation part are equally frequent. A process reads them once.
 
     Args:
-        folder: holds ``MNIST/raw`` with the four files, as torchvision lays them out; by default
-            :func:`dataset_folder`.
+        folder: holds ``MNIST/raw`` as torchvision lays it out; by default :func:`dataset_folder`.
 
     Raises:
-        DataError: when the files are missing and cannot be downloaded, or are not MNIST's.
+        DataError: when the files are missing and cannot be downloaded, or are not those of the dataset.
     """
     return _parts(folder or dataset_folder(), "MNIST", "mnist")
 
 
 def fashion_mnist(folder: Path | None = None) -> Mapping[str, Samples]:
-    """Fashion-MNIST: pictures of clothes (Xiao et al. 2017), in parts like those of :func:`mnist`.
+    """Fashion-MNIST: pictures of clothes (Xiao et al. 2017), with the parts and errors of :func:`mnist`.
 
     Args:
-        folder: holds ``FashionMNIST/raw``, as torchvision lays it out; by default :func:`dataset_folder`.
-
-    Raises:
-        DataError: as :func:`mnist`.
+        folder: holds ``FashionMNIST/raw`` as torchvision lays it out; by default :func:`dataset_folder`.
     """
     return _parts(folder or dataset_folder(), "FashionMNIST", "fashion-mnist")
 
 
 def cifar10(folder: Path | None = None) -> Mapping[str, Samples]:
-    """CIFAR-10: color photographs (Krizhevsky 2009), 3x32x32 uint8, in parts like those of :func:`mnist`.
+    """CIFAR-10: color photographs (Krizhevsky 2009), 3x32x32 uint8, with the parts and errors of :func:`mnist`.
 
     The ``train`` part has 45,000 images.
 
     Args:
         folder: holds ``cifar10.npz`` with ``x_train`` ``(n, 32, 32, 3)`` uint8, ``y_train`` ``(n,)``, ``x_test`` and
             ``y_test``, or ``cifar-10-batches-py`` as torchvision lays it out; :func:`dataset_folder` by default.
-
-    Raises:
-        DataError: when the files are missing and cannot be downloaded, or are not CIFAR-10's.
     """
     return _parts(folder or dataset_folder(), "CIFAR-10", "cifar10")
 
@@ -83,11 +76,9 @@ def _read(folder: Path, name: str, *, train: bool) -> Samples:
         part = getattr(datasets, name.replace("-", ""))(folder, train=train, download=folder == cache_folder())
     # torchvision has no error of its own.
     except (RuntimeError, OSError, ValueError, AssertionError, IndexError, KeyError, TypeError) as error:
-        raise DataError(
-            expected=f"{name} in {place}, as torchvision lays it out",
-            got=one_line(error),
-            remedy="set EXML_DATA to a folder that holds it, or unset it and download it once, online",
-        ) from error
+        expected = f"{name} in {place}, as torchvision lays it out"
+        remedy = "set EXML_DATA to a folder that holds it, or unset it and download it once, online"
+        raise DataError(expected=expected, got=one_line(error), remedy=remedy) from error
     if name == "CIFAR-10":
         return from_arrays(part.data, np.asarray(part.targets), place, REMEDY)
     return Samples.of(part.data[:, None], part.targets)

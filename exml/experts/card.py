@@ -26,10 +26,9 @@ from exml.models import build, describe
 
 
 def _is_json(card: ExpertCard, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, Mapping):
-        return
-    expected = f"a JSON object for ExpertCard.{attribute.name}"
-    raise SettingError(expected=expected, got=repr(value), remedy="write it in braces")
+    if not isinstance(value, Mapping):
+        expected = f"a JSON object for ExpertCard.{attribute.name}"
+        raise SettingError(expected=expected, got=repr(value), remedy="write it in braces")
 
 
 def _is_architecture(card: ExpertCard, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -47,8 +46,7 @@ class ExpertCard:
     Args:
         outputs: None means ``classes``.
         order: position in the stream, on all cards of a folder or on none.
-        architecture: name and settings in :mod:`exml.models`; None if the caller passes the module to
-            :func:`load_expert`.
+        architecture: name and settings in :mod:`exml.models`; None if :func:`load_expert` is given the module.
         sha256: checksum of the weights file; None skips the check.
         accuracy: on held-out images of its own classes, 0 to 1.
         training: free-form notes on how it was trained.
@@ -74,24 +72,16 @@ class ExpertCard:
 
     def expert(self, module: nn.Module, /) -> Expert:
         """The expert with this metadata; raises ExpertError when the card contradicts itself."""
-        return Expert(
-            module,
-            self.classes,
-            self.image_shape,
-            outputs=self.classes if self.outputs is None else self.outputs,
-            mean=self.mean,
-            std=self.std,
-            task=self.task,
-            name=self.name,
-        )
+        known = self.classes, self.image_shape
+        outputs = self.classes if self.outputs is None else self.outputs
+        return Expert(module, *known, outputs=outputs, mean=self.mean, std=self.std, task=self.task, name=self.name)
 
 
 def read_card(path: Path | str, /) -> ExpertCard:
     """Read and check a card, without its weights.
 
     Raises:
-        ExpertError: when the file is absent or not JSON, a key is unknown or missing, a value has the wrong type, or
-            the card contradicts itself.
+        ExpertError: when the file is missing, not JSON, lacks a key, or has an unknown key or an invalid value.
     """
     path = Path(path)
     try:
@@ -116,18 +106,14 @@ def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
     cards = {path.stem for path in folder.glob("*.json")}
     weights = {path.stem for path in folder.glob("*.safetensors")}
     if not cards and not weights:
-        raise StreamError(
-            expected=f"experts (NAME.safetensors and NAME.json) in {folder}",
-            got="an empty folder" if folder.is_dir() else "no such folder",
-            remedy="check the path; exml.experts.save_expert writes an expert",
-        )
+        expected = f"experts (NAME.safetensors and NAME.json) in {folder}"
+        got = "an empty folder" if folder.is_dir() else "no such folder"
+        remedy = "check the path; exml.experts.save_expert writes an expert"
+        raise StreamError(expected=expected, got=got, remedy=remedy)
     for alone, other in ((cards - weights, "safetensors"), (weights - cards, "json")):
         if alone:
-            raise ExpertError(
-                expected=f"{folder / min(alone)}.{other}",
-                got="no such file",
-                remedy="an expert is a pair of files: add the missing file, or move the other one away",
-            )
+            remedy = "an expert is a pair of files: add the missing file, or move the other one away"
+            raise ExpertError(expected=f"{folder / min(alone)}.{other}", got="no such file", remedy=remedy)
     found = {name: read_card(folder / f"{name}.json") for name in sorted(cards, key=natural)}
     orders = {name: card.order for name, card in found.items()}
     given = {order for order in orders.values() if order is not None}
@@ -143,7 +129,6 @@ class ExpertFiles:
 
     Args:
         path: of the card.
-        card: the metadata.
         weights: tensors by name, on the CPU.
     """
 
@@ -193,8 +178,7 @@ def load_expert(path: Path | str, module: nn.Module | None = None) -> Expert:
         module: the module for the weights, for a card without an architecture or in place of that architecture.
 
     Raises:
-        ExpertError: when the card is faulty (:func:`read_card`), or the weights are missing, truncated, different from
-            the card's checksum, or do not fit the architecture.
+        ExpertError: when the card is faulty, or the weights are missing, damaged, or do not fit the architecture.
     """
     return read_expert(path).expert(module)
 
@@ -214,9 +198,7 @@ def save_expert(
         expert: of a registered architecture.
         folder: created if it does not exist.
         name: of the two files; by default the expert's.
-        order: see :class:`ExpertCard`.
-        accuracy: see :class:`ExpertCard`.
-        training: see :class:`ExpertCard`; JSON.
+        order: like ``accuracy`` and ``training`` (JSON), see :class:`ExpertCard`.
 
     Raises:
         ExpertError: when the name is not a valid file name, or ``training`` is not JSON.
@@ -227,22 +209,16 @@ def save_expert(
     if not name or Path(name).name != name:
         raise ExpertError(expected="a name for two files", got=repr(name), remedy="give a name without any '/'")
     weights, card_path = Path(folder) / f"{name}.safetensors", Path(folder) / f"{name}.json"
-    architecture = describe(expert.module)
+    architecture, training = describe(expert.module), dict(training or {})
     try:
         json.dumps(training, allow_nan=False)
     except (TypeError, ValueError) as error:
         expected = f"training as JSON (expert {expert.name!r})"
         raise ExpertError(expected=expected, got=str(error), remedy="give finite numbers and text") from error
     write_tensors(weights, expert.module.state_dict())
-    with weights.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     card = ExpertCard(
-        **metadata(expert),
-        order=order,
-        architecture=architecture,
-        sha256=checksum,
-        accuracy=accuracy,
-        training=dict(training or {}),
+        **metadata(expert), order=order, architecture=architecture, sha256=digest, accuracy=accuracy, training=training
     )
     write_json(card_path, to_plain(card))
     return card_path

@@ -18,7 +18,6 @@ def ahead(reads: Iterator[Callable[[], T]], *, daemon: bool = False) -> Generato
     so an abandoned iteration leaves no thread waiting.
 
     Args:
-        reads: the iterator.
         daemon: whether the program may end without waiting for the next item.
     """
 

@@ -118,11 +118,9 @@ class ExpertProfile:
     def image_shape(self) -> tuple[int, int, int]:
         """The image shape of all experts; raises ShapeError when they differ."""
         if len(self.image_shapes) != 1:
-            raise ShapeError(
-                expected="experts with images of one shape",
-                got=", ".join(map(str, self.image_shapes)),
-                remedy="put experts with images of another shape into a stream of their own",
-            )
+            got = ", ".join(map(str, self.image_shapes))
+            remedy = "put experts with images of another shape into a stream of their own"
+            raise ShapeError(expected="experts with images of one shape", got=got, remedy=remedy)
         return self.image_shapes[0]
 
     @property

@@ -43,13 +43,9 @@ class ExpertStream:
 
     @classmethod
     def from_folder(cls, folder: Path | str, /) -> ExpertStream:
-        """All experts of a folder, in the order of :func:`read_cards`.
+        """All experts of a folder, in the order of :func:`read_cards`, which documents the errors.
 
         The cards are checked at once, the weights when they are loaded.
-
-        Raises:
-            StreamError: when the folder is missing or empty, or the order is contradictory.
-            ExpertError: when a card is faulty, or one file of a pair is missing.
         """
         return cls([Path(folder) / f"{name}.json" for name in read_cards(folder)])
 
@@ -77,10 +73,9 @@ class ExpertStream:
 class OpenStream:
     """Experts from an iterable, such as a generator: a stream of unknown length.
 
-    While one expert is in use, another thread takes the next one from the iterable. Prefer paths of cards: the files
-    are then read in the background, and the module is built in its turn. An iterable that makes experts itself must not
-    draw from torch's global generator (constructing a module does): all threads share it, and the same seed would no
-    longer give the same student. If it draws, set ``read_ahead=False``.
+    While one expert is in use, another thread takes the next one from the iterable. Prefer paths of cards: the module
+    is then built in its turn. If the iterable draws from torch's global generator (constructing a module does), set
+    ``read_ahead=False``: all threads share the generator, and the same seed would no longer give the same student.
 
     Args:
         experts: experts, or paths of their cards.
@@ -100,19 +95,12 @@ class OpenStream:
         return self.after(0)
 
     def after(self, experiences: int, /) -> Iterator[Expert]:
-        """Skip a number of experts, whose files are not read.
-
-        Raises:
-            StreamError: when the stream is shorter.
-        """
+        """Skip a number of experts, whose files are not read; raises StreamError when the stream is shorter."""
         items = iter(self.experts)
         skipped = sum(1 for _ in islice(items, experiences))
         if skipped < experiences:
-            raise StreamError(
-                expected=f"a stream of at least {experiences} expert(s)",
-                got=str(skipped),
-                remedy="give the whole stream, including the experts that were learned before",
-            )
+            remedy = "give the whole stream, including the experts that were learned before"
+            raise StreamError(expected=f"a stream of at least {experiences} expert(s)", got=str(skipped), remedy=remedy)
         reads = map(_read, items)
         # An iterable may block forever, for example on a network. The program must still be able to end.
         return ahead(reads, daemon=True) if self.read_ahead else map(operator.call, reads)

@@ -28,8 +28,6 @@ class ExpertTraining:
     """Plain stochastic gradient descent on the cross-entropy over all output units (appendix A).
 
     Args:
-        epochs: passes over the data.
-        batch_size: images per step.
         learning_rate: the initial learning rate, > 0.
         momentum: in [0, 1].
         weight_decay: >= 0.
@@ -80,12 +78,10 @@ class ExpertTraining:
         device = expert.device
         samples = samples.to(device)
         units = _units(expert, samples)
+        parameters = [parameter for parameter in expert.module.parameters() if parameter.requires_grad]
+        fused = device.type in ("cpu", "cuda")
         optimizer = torch.optim.SGD(
-            [parameter for parameter in expert.module.parameters() if parameter.requires_grad],
-            self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            fused=device.type in ("cpu", "cuda"),
+            parameters, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
         )
         saved = None if checkpoint is None else TrainingCheckpoint(checkpoint, self, expert, samples, seed)
         draws = torch.Generator(device)
@@ -175,11 +171,8 @@ def untrained_expert(
     Args:
         module: takes normalized images. Its head has one unit per class among the labels, in ascending order of ids,
             or more: then unit k is class k.
-        samples: labeled images.
-        mean: of each channel, in pixel units; one number for all channels is enough.
-        std: of each channel, in pixel units, > 0.
+        mean: like ``std`` (> 0), of each channel, in pixel units; one number for all channels is enough.
         task: the task label t_i.
-        name: for reports.
 
     Raises:
         ExpertError: when the module does not take the images, or its head has no unit for one of the classes.
@@ -197,11 +190,9 @@ def untrained_expert(
         with torch.no_grad():
             width = expert.logits(samples[:1].to(expert.device).pixels()).shape[1]
     except (RuntimeError, ValueError, IndexError) as error:
-        raise ExpertError(
-            expected=f"a module that takes images {expert.image_shape} and returns logits (expert {expert.name!r})",
-            got=str(error).splitlines()[0],
-            remedy="choose a module for images of this shape",
-        ) from error
+        expected = f"a module that takes images {expert.image_shape} and returns logits (expert {expert.name!r})"
+        got, remedy = str(error).splitlines()[0], "choose a module for images of this shape"
+        raise ExpertError(expected=expected, got=got, remedy=remedy) from error
     return expert if width == len(classes) else attrs.evolve(expert, outputs=tuple(range(width)))
 
 
@@ -216,11 +207,9 @@ def _units(expert: Expert, samples: Samples) -> Tensor:
     """The output unit of each sample's class."""
     found = set(samples.labels.tolist())
     if not found or not found <= set(expert.classes):
-        raise ExpertError(
-            expected=f"samples of the classes {expert.classes} (expert {expert.name!r})",
-            got=f"samples of {sorted(found)}" if found else "none",
-            remedy="give it all samples of its own classes and no others",
-        )
+        expected = f"samples of the classes {expert.classes} (expert {expert.name!r})"
+        got = f"samples of {sorted(found)}" if found else "none"
+        raise ExpertError(expected=expected, got=got, remedy="give it all samples of its own classes and no others")
     unit_of = torch.full((max(expert.classes) + 1,), -1)
     unit_of[expert.class_ids] = expert.own_units
     return unit_of.to(samples.labels.device)[samples.labels]

@@ -33,8 +33,7 @@ def at_budget(strategy: Strategy, budget: float) -> Strategy:
         SettingError: for a budget outside (0, 1].
 
     >>> import exml
-    >>> profile = exml.scenarios.load("digits-nc").profile()
-    >>> strategy = exml.recipes.model_inversion(profile).build()
+    >>> strategy = exml.recipes.model_inversion(exml.scenarios.load("digits-nc").profile()).build()
     >>> strategy.training.iterations, strategy.buffer.size, strategy.generator.iterations
     (800, 2000, 150)
     >>> strategy = at_budget(strategy, 0.25)

@@ -89,9 +89,7 @@ def statistics_for(profile: ExpertProfile, weight: float) -> tuple[BatchNormStat
 def required(real_data: Source | None) -> Source:
     """The source, for recipes that replay it."""
     if real_data is None:
-        raise SettingError(
-            expected="real_data, the source of the images to replay",
-            got="None",
-            remedy="pass a source such as exml.scenarios.ScenarioSource(name, seed), or choose another recipe",
-        )
+        expected = "real_data, the source of the images to replay"
+        remedy = "pass a source such as exml.scenarios.ScenarioSource(name, seed), or choose another recipe"
+        raise SettingError(expected=expected, got="None", remedy=remedy)
     return real_data

@@ -70,15 +70,7 @@ def recipe(
 def for_scenario(name: str, scenario: str, seed: int = 0) -> CompleteBuilder:
     """The recipe of this name for the experts of a scenario. Recipes with replay draw from its training data.
 
-    Args:
-        name: one of :data:`RECIPES`.
-        scenario: as for :func:`exml.scenarios.load`.
-        seed: of the scenario.
-
-    Raises:
-        UnknownNameError: for an unknown recipe or scenario.
-        SettingError: when the recipe does not fit the scenario's experts.
-        DataError: when the scenario's data are missing.
+    Names and errors are those of :func:`recipe` and :func:`exml.scenarios.load`.
 
     >>> for_scenario("replay", "digits-nc", 3).build().generator
     Replay(source=ScenarioSource(name='digits-nc', seed=3))

@@ -40,34 +40,18 @@ MULTI_TASK_BATCH = 128
 
 @attrs.frozen(kw_only=True)
 class _Rows:
-    """The settings of a dataset. Fields that begin with ``code`` are in the published code and not in the text.
-
-    Args:
-        training: of the distillation.
-        generators: by strategy.
-        priors: the weights of blur, batch-norm statistics and L2 norm.
-        auxiliary: the dataset that replaces the experts' data (Sec. 5).
-        code_auxiliary_images: the size of its buffer. The code keeps the whole dataset, but ImageNet does not fit in
-            memory.
-        augmentation: "depending on the dataset, small displacements, rotations, and horizontal flip" (Sec. 4.1). The
-            sizes are the code's.
-        code_augmentation: pads with the value 0 in normalized units. A scale approximates the code's random resized
-            crops, which change the aspect ratio too.
-        code_auxiliary: augmentation of auxiliary images.
-        code_replay: augmentation of replayed images, as in the experts' training: 0 is black.
-        mean: of each channel, from the normalization of our scenarios' experts.
-    """
+    """The settings of a dataset. Fields that begin with ``code`` are in the published code and not in the text."""
 
     training: Training
     generators: Mapping[str, ModelInversion | DataImpression]
-    priors: tuple[float, float, float]
+    priors: tuple[float, float, float]  # the weights of blur, batch-norm statistics and L2 norm
     auxiliary: Literal["fashion-mnist", "imagenet"] = "imagenet"
-    code_auxiliary_images: int = BUFFER
-    augmentation: Augmentation
-    code_augmentation: Augmentation
+    code_auxiliary_images: int = BUFFER  # the code keeps the whole dataset, but ImageNet does not fit in memory
+    augmentation: Augmentation  # the kinds are those of Sec. 4.1, the sizes those of the code
+    code_augmentation: Augmentation  # the scale approximates random resized crops, which change the aspect ratio too
     code_auxiliary: Augmentation | None
-    code_replay: Augmentation | None
-    mean: tuple[float, ...]
+    code_replay: Augmentation | None  # as in the training of the experts
+    mean: tuple[float, ...]  # of each channel, from the normalization of the experts
 
 
 def _generators(temperature: float, beta: float, **settings: Any) -> dict[str, ModelInversion | DataImpression]:
@@ -145,8 +129,6 @@ def paper(
     >>> strategy = paper(scenarios.load("digits-nc").profile(), "model-inversion").build()
     >>> strategy.generator
     ModelInversion(iterations=3000, learning_rate=0.01, temperature=2.0, batch_size=512, ...)
-    >>> strategy.buffer, strategy.training.iterations
-    (Cumulative(size=5000), 30000)
     """
     if strategy not in PAPER_STRATEGIES:
         expected = f"one of {', '.join(PAPER_STRATEGIES)}"
@@ -181,19 +163,14 @@ def reference(
 
     >>> from exml import scenarios
     >>> strategy = reference(scenarios.load("digits-nc").profile(), "model-inversion").build()
-    >>> strategy.combiner, strategy.buffer
-    (SideBySide(...), EqualParts(size=5000))
     >>> strategy.generator.clamp, strategy.generator.augmentation.parameters
     (3.0, 'batch')
     """
     text = paper(profile, strategy, dataset=dataset, real_data=real_data).build()
     rows, has_tasks = _rows_for(profile, dataset), profile.tasks is not None
-    loss = Distillation(
-        cross_entropy=1.0,
-        classes="seen" if has_tasks else "all",
-        reduction="mean",
-        labels="target" if strategy in ("auxiliary", "noise") else "given",
-    )
+    classes = "seen" if has_tasks else "all"
+    labels = "target" if strategy in ("auxiliary", "noise") else "given"
+    loss = Distillation(cross_entropy=1.0, classes=classes, reduction="mean", labels=labels)
     builder = (
         StrategyBuilder()
         .generator(_generator(text.generator, rows))
@@ -244,9 +221,8 @@ def _rows_for(profile: ExpertProfile, dataset: str | None) -> _Rows:
     color = {(3, 32, 32): "cifar10", (3, 128, 128): "core50"}
     found = dataset or ("mnist" if shape[0] == 1 else color.get(shape, ""))
     if found not in _ROWS:
-        raise SettingError(
-            expected="images 1xHxW (the rows of MNIST), 3x32x32 (CIFAR-10) or 3x128x128 (CORe50)",
-            got="x".join(map(str, shape)) + ("" if dataset is None else f" and dataset={dataset!r}"),
-            remedy=f"pass dataset={' or '.join(map(repr, _ROWS))}, or choose a recipe that fits every stream",
-        )
+        expected = "images 1xHxW (the rows of MNIST), 3x32x32 (CIFAR-10) or 3x128x128 (CORe50)"
+        got = "x".join(map(str, shape)) + ("" if dataset is None else f" and dataset={dataset!r}")
+        remedy = f"pass dataset={' or '.join(map(repr, _ROWS))}, or choose a recipe that fits every stream"
+        raise SettingError(expected=expected, got=got, remedy=remedy)
     return _ROWS[found]

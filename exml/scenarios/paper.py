@@ -48,11 +48,7 @@ RUNS = 10
 
 
 def mnist_images() -> dict[str, Samples]:
-    """The parts of :func:`exml.datasets.mnist`, padded to 1x32x32 uint8.
-
-    Raises:
-        DataError: when the files are missing and cannot be downloaded.
-    """
+    """The parts of :func:`exml.datasets.mnist`, which documents the errors, padded to 1x32x32 uint8."""
     return {part: _padded(samples) for part, samples in mnist().items()}
 
 

@@ -43,31 +43,25 @@ def register(name: str, /, *, description: str | None = None) -> Callable[[Facto
     """Register a function ``(seed, split)`` that makes a scenario, for code and the command line.
 
     Args:
-        name: the scenario's name.
         description: the text of :func:`describe`; without it, the scenario is loaded to be described.
 
     Raises:
         SettingError: when another function has this name.
 
-    >>> @register("digits-backwards")
-    ... def digits_backwards(seed: int, split: Split) -> Scenario:
-    ...     import attrs
-    ...     digits = load("digits-nc", seed, split)
-    ...     return attrs.evolve(digits, experiences=digits.experiences[::-1])
-    >>> load("digits-backwards").experiences[-1].index
-    1
-    >>> del _FACTORIES["digits-backwards"]
+    >>> @register("digits-one-order")
+    ... def digits_one_order(seed: int, split: Split) -> Scenario:
+    ...     return load("digits-nc", 0, split)
+    >>> load("digits-one-order", seed=7)
+    Scenario('digits-nc', 5 experiences, 10 classes, images 1x8x8)
+    >>> del _FACTORIES["digits-one-order"]
     """
 
     def decorate(factory: FactoryT) -> FactoryT:
         known = _FACTORIES.get(name, factory)
         own, other = (f"{function.__module__}.{function.__qualname__}" for function in (factory, known))
         if own != other:
-            raise SettingError(
-                expected=f"a name of its own for {own}",
-                got=f"{name!r}, which is {other}",
-                remedy="register it under another name",
-            )
+            got, remedy = f"{name!r}, which is {other}", "register it under another name"
+            raise SettingError(expected=f"a name of its own for {own}", got=got, remedy=remedy)
         _FACTORIES[name] = factory
         if description is not None:
             _DESCRIPTIONS[name] = description
@@ -94,8 +88,7 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
     >>> len(load("digits-joint").experiences), len(load("digits-nc", split="validation").experiences)
     (1, 5)
     >>> load("digits-nc:epochs=4,learning_rate=0.05,schedule=cosine").training
-    ExpertTraining(epochs=4, batch_size=32, learning_rate=0.05, momentum=0.9, weight_decay=0.0005, schedule='cosine',
-        augmentation=None, precision='float32')
+    ExpertTraining(epochs=4, batch_size=32, learning_rate=0.05, ..., schedule='cosine', ...)
     """
     base, settings = _parse(name)
     if split not in ("test", "validation"):
@@ -107,14 +100,7 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
 
 
 def describe(name: str) -> str:
-    """One line about a scenario with seed 0, without the settings of its training.
-
-    Args:
-        name: as for :func:`load`.
-
-    Raises:
-        UnknownNameError: for an unregistered name, listing the nearest first.
-        SettingError: for a setting that the training does not have.
+    """One line about a scenario with seed 0, without the settings of its training; for errors, see :func:`load`.
 
     >>> describe("digits-mt")
     '5 experiences of 2 classes (10 in all), task labels, images 1x8x8'
@@ -140,7 +126,6 @@ class ScenarioSource:
     """The real training data of a scenario, for Replay ED (Sec. 5). An ex-model learner does not have them.
 
     Args:
-        name: of the scenario.
         seed: of the scenario; use the seed that its experts were trained with.
 
     >>> images, labels = ScenarioSource("digits-nc", seed=0)(1)
@@ -161,11 +146,9 @@ class ScenarioSource:
         """
         experiences = load(self.name, self.seed).experiences
         if not 1 <= experience <= len(experiences):
-            raise DataError(
-                expected=f"an experience from 1 to {len(experiences)}, those of {self.name}",
-                got=str(experience),
-                remedy="learn from the experts of this scenario, each once",
-            )
+            expected = f"an experience from 1 to {len(experiences)}, those of {self.name}"
+            remedy = "learn from the experts of this scenario, each once"
+            raise DataError(expected=expected, got=str(experience), remedy=remedy)
         train = experiences[experience - 1].train
         return train.images, train.labels
 
@@ -176,11 +159,9 @@ def _parse(name: str) -> tuple[str, str | None]:
     if name in _FACTORIES:
         return name, None
     if base not in _FACTORIES:
-        raise UnknownNameError(
-            expected=f"one of {', '.join(nearest(base, names()))}",
-            got=repr(base),
-            remedy="check the spelling, or import the module that registers it with exml.scenarios.register",
-        )
+        expected = f"one of {', '.join(nearest(base, names()))}"
+        remedy = "check the spelling, or import the module that registers it with exml.scenarios.register"
+        raise UnknownNameError(expected=expected, got=repr(base), remedy=remedy)
     return base, settings if colon else None
 
 
@@ -192,11 +173,9 @@ def _changed(training: ExpertTraining, settings: str, name: str) -> ExpertTraini
     for part in settings.split(","):
         field, _, text = (piece.strip() for piece in part.partition("="))
         if not text or field not in fields or field in seen:
-            raise SettingError(
-                expected=f"settings field=value, each once, separated by commas, of {', '.join(fields)}",
-                got=f"{part!r} in {name!r}",
-                remedy="correct the part of the scenario's name after the colon",
-            )
+            expected = f"settings field=value, each once, separated by commas, of {', '.join(fields)}"
+            remedy = "correct the part of the scenario's name after the colon"
+            raise SettingError(expected=expected, got=f"{part!r} in {name!r}", remedy=remedy)
         seen.add(field)
         plain[field] = _augmentation(text, name) if field == "augmentation" else _value(text)
     try:
@@ -207,11 +186,9 @@ def _changed(training: ExpertTraining, settings: str, name: str) -> ExpertTraini
 
 def _augmentation(text: str, name: str) -> Any:
     if text not in _AUGMENTATIONS:
-        raise SettingError(
-            expected=f"one of {', '.join(_AUGMENTATIONS)} for augmentation",
-            got=f"{text!r} in {name!r}",
-            remedy="choose one, or make the scenario in code with an augmentation of your own",
-        )
+        expected = f"one of {', '.join(_AUGMENTATIONS)} for augmentation"
+        remedy = "choose one, or make the scenario in code with an augmentation of your own"
+        raise SettingError(expected=expected, got=f"{text!r} in {name!r}", remedy=remedy)
     make = _AUGMENTATIONS[text]
     return None if make is None else to_plain(make())
 

@@ -59,16 +59,13 @@ class Scenario:
     """A stream of experiences, and how its experts are made.
 
     Args:
-        name: for reports.
         experiences: in the order of the stream.
         classes: the number of classes; global ids are below it.
         image_shape: ``(channels, height, width)``.
-        mean: of each channel over all training images, in pixel units.
-        std: of each channel over all training images, in pixel units.
+        mean: like ``std``, of each channel over all training images, in pixel units.
         architecture: name and settings in :mod:`exml.models`, of experts and student alike; ``classes`` output units.
         training: of the experts.
-        pretrained: whether modules start with weights for ImageNet, :func:`exml.datasets.imagenet_weights`, except for
-            their head.
+        pretrained: whether modules start with :func:`exml.datasets.imagenet_weights`, except for their head.
 
     >>> from exml import scenarios
     >>> scenario = scenarios.load("digits-nc")
@@ -116,12 +113,7 @@ class Scenario:
         return Normalized(self.make_module(seed, "student"), self.mean, self.std)
 
     def profile(self) -> ExpertProfile:
-        """The profile of the scenario's experts, which are not trained for it. Pretrained weights are not needed.
-
-        >>> from exml import scenarios
-        >>> scenarios.load("digits-mt").profile().tasks
-        ((0, 5), (2, 3), (1, 7), (4, 6), (8, 9))
-        """
+        """The profile of the scenario's experts, which are not trained for it. Pretrained weights are not needed."""
         module = self._blank_module(0)
         return ExpertProfile.from_experts(self._untrained(lambda: module, part) for part in self.experiences)
 
@@ -139,10 +131,8 @@ class Scenario:
 
         Args:
             seed: for the initial weights and the training.
-            folder: where experts are saved, and loaded from in their turn. An expert that was trained there before, on
-                the same data with the same settings and seed, is not trained again, and interrupted training resumes.
-                Without a folder, all experts stay in memory.
-            device: where to train.
+            folder: where experts are saved; by default they stay in memory. A finished expert with the same data,
+                settings and seed is not trained again, and interrupted training resumes.
             progress: called with the number of epochs done and of all, over the whole stream.
             ranks: each trains a part of the experts, into a folder that all can read; without a folder each trains all.
             validation: this scenario with the validation parts as test sets, to write accuracies onto the cards.

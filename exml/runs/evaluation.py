@@ -51,7 +51,7 @@ class Evaluation:
 
     @property
     def stream(self) -> float:
-        """The stream accuracy: (1 / Σ_i n_i) Σ_i n_i a_i (Eq. 2 with the 0/1 loss), the mean over all test images."""
+        """Eq. 2 with the 0/1 loss, (1 / Σ_i n_i) Σ_i n_i a_i, which is the mean over all test images."""
         return self.stream_until(len(self.sizes))
 
     def stream_until(self, experience: int) -> float:

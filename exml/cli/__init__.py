@@ -1,6 +1,6 @@
 """The ``exml`` command: names and files become objects; the work is done in :mod:`exml.runs`.
 
-Importing this room imports no torch. Each command is imported when it is called.
+Importing this package does not import torch. Each command is imported when it is called.
 """
 
 from exml.cli._main import main, run_app

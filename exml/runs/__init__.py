@@ -1,7 +1,7 @@
 """Whole runs: what the ``exml`` command does, for use from Python.
 
-Here live the run loop over a source of experts, with its record, result, display, figures and forecast, and the zoo.
-:mod:`exml.runs.sweep` runs grids. This room imports every floor below; only the command line imports it.
+Contains the run loop over a source of experts with its record, result, display, figures and forecast, and the training
+of many experts. :mod:`exml.runs.sweep` runs grids. May import everything except the command line.
 """
 
 from exml.learning.stop import Stop

@@ -12,9 +12,7 @@ from torch import Tensor
 class Ranks(ABC):
     """The ranks as seen by one of them; all ranks call the same methods in the same order.
 
-    Attributes:
-        rank: of this process, from 0.
-        size: the number of ranks.
+    ``rank`` is the number of this process, from 0; ``size`` is the number of ranks.
     """
 
     rank: int

@@ -22,10 +22,7 @@ Plain = Any
 
 
 class Settings(Mapping[str, Any]):
-    """Immutable settings by name, for components with a variable number of them; lists become tuples.
-
-    Raises:
-        SettingError: for a value that is no number, string or list, nor True, False or None.
+    """Immutable settings by name: numbers, strings, booleans, None, and lists of these, which become tuples.
 
     >>> Settings({"degrees": [-10, 10]})
     {'degrees': (-10, 10)}
@@ -58,10 +55,7 @@ class Settings(Mapping[str, Any]):
 
 
 def to_plain(part: object) -> Plain:
-    """A component as plain data, tagged with its ``kind``.
-
-    Raises:
-        UnknownNameError: when the component, or one inside it, is not registered with ``@exml.component``.
+    """A component as plain data, tagged with its ``kind``; it must be registered with ``@exml.component``.
 
     >>> from exml.priors import L2Norm
     >>> to_plain(L2Norm(0.5))
@@ -71,15 +65,10 @@ def to_plain(part: object) -> Plain:
 
 
 def from_plain(plain: Plain, cls: type[T], path: str = "") -> T:
-    """The inverse of :func:`to_plain`.
+    """The inverse of :func:`to_plain`; ``cls`` is a class, or the protocol of a component family.
 
-    Args:
-        plain: from a YAML or JSON parser.
-        cls: the class, or the protocol of a component family.
-        path: of ``plain``, for messages.
-
-    Raises:
-        ConfigError: naming the path of the first fault: an unknown key, a missing one, a wrong type, an unknown kind.
+    The first fault (an unknown key, a missing one, a wrong type, an unknown kind) raises a
+    :class:`exml.core.errors.ConfigError` with its path, which starts with ``path``.
     """
     try:
         return _converter().structure(plain, cls)
@@ -100,10 +89,8 @@ def _first_fault(error: BaseException, path: str) -> ConfigError:
     """Descend cattrs' groups of errors to the first leaf, and collect the path on the way."""
     if isinstance(error, ForbiddenExtraKeysError):
         extra = min(error.extra_fields)
-        allowed = ", ".join(field.name for field in attrs.fields(error.cl))
-        return ConfigError(
-            _join(path, extra), expected=f"one of the keys {allowed}", got=f"{extra!r}", remedy="remove or rename it"
-        )
+        expected = "one of the keys " + ", ".join(field.name for field in attrs.fields(error.cl))
+        return ConfigError(_join(path, extra), expected=expected, got=repr(extra), remedy="remove or rename it")
     if isinstance(error, ExceptionGroup):
         faults = error.exceptions  # an unknown key explains a missing one, so it comes first
         first = next((fault for fault in faults if isinstance(fault, ForbiddenExtraKeysError)), faults[0])
@@ -126,11 +113,11 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _strict(cls: type[Any], *accepted: type[Any]) -> Callable[[Any, Any], Any]:
+def _strict(cls: type[Any], *others: type[Any]) -> Callable[[Any, Any], Any]:
     """Accept only the types themselves, where cattrs would convert (``int("3")``, ``int(2.5)``)."""
 
     def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, accepted) or (isinstance(value, bool) and cls is not bool):
+        if not isinstance(value, (cls, *others)) or (isinstance(value, bool) and cls is not bool):
             raise _MisfitError(f"a value of type {cls.__name__}", value)
         return cls(value)
 
@@ -169,8 +156,7 @@ def _structure_tuple(value: Any, cls: Any) -> Any:
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):
         raise _MisfitError(f"a list of {len(kinds)}", value)
-    faults: list[Exception] = []
-    parts: list[Any] = []
+    faults, parts = list[Exception](), list[Any]()
     for index, (item, kind) in enumerate(zip(value, kinds, strict=True)):
         try:
             parts.append(_converter().structure(item, kind))
@@ -235,8 +221,7 @@ def _converter() -> cattrs.Converter:
         lambda part: converter.unstructure(part, unstructure_as=type(part)),
     )
     converter.register_structure_hook_func(lambda cls: getattr(cls, "_is_protocol", False), _structure_protocol)
-    converter.register_structure_hook(int, _strict(int, int))
-    converter.register_structure_hook(float, _strict(float, int, float))
-    converter.register_structure_hook(bool, _strict(bool, bool))
-    converter.register_structure_hook(str, _strict(str, str))
+    for cls in (int, bool, str):
+        converter.register_structure_hook(cls, _strict(cls))
+    converter.register_structure_hook(float, _strict(float, int))
     return converter

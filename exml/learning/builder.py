@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeAlias
+from typing import Any, Generic, Literal, Self, TypeAlias
 
 import attrs
 from typing_extensions import TypeVar
@@ -89,34 +89,24 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         """Optimizer, schedule and number of iterations per experience."""
         return self._with(training=training)
 
-    def normalizer(
-        self, normalizer: Normalizer, /
-    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
+    def normalizer(self, normalizer: Normalizer, /) -> Self:
         """Brings the logits of each teacher to a common scale (Eqs. 6, 7); raw logits by default."""
         return self._with(normalizer=normalizer)
 
-    def priors(self, *priors: Prior) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
+    def priors(self, *priors: Prior) -> Self:
         """The natural image priors (Sec. 4.1), which are summed; replaces those given before."""
         return self._with(priors=priors)
 
-    def augmentation(
-        self, augmentation: Augmentation, /
-    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
+    def augmentation(self, augmentation: Augmentation, /) -> Self:
         """Random changes of the images in generation and in distillation (Sec. 4.1)."""
         return self._with(augmentation=augmentation)
 
-    def student(
-        self, student: Literal["continue", "reset", "first-expert"], /
-    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
+    def student(self, student: Literal["continue", "reset", "first-expert"], /) -> Self:
         """The student at the start of an experience; see :class:`exml.Strategy`."""
         return self._with(student=student)
 
     def build(self: StrategyBuilder[Given, Given, Given, Given, Given]) -> Strategy:
-        """The finished strategy.
-
-        Raises:
-            StrategyError: listing every part that is missing, misplaced or contradictory.
-        """
+        """The finished strategy; a StrategyError lists every part that is missing, misplaced or contradictory."""
         parts: dict[str, Any] = {field.alias: getattr(self, field.name) for field in attrs.fields(StrategyBuilder)}
         priors = parts.pop("priors")
         required = ("generator", "combiner", "buffer", "loss", "training")

@@ -76,13 +76,8 @@ def from_plain(plain: Plain, cls: type[T], path: str = "") -> T:
         raise _first_fault(error, path) from None
 
 
-class _MisfitError(TypeError):
-    """A value of the wrong type."""
-
-    def __init__(self, expected: str, value: object) -> None:
-        super().__init__(f"expected {expected}, got {value!r}")
-        self.expected = expected
-        self.value = value
+def _misfit(expected: str, value: object) -> SettingError:
+    return SettingError(expected=expected, got=repr(value), remedy="correct the value")
 
 
 def _first_fault(error: BaseException, path: str) -> ConfigError:
@@ -102,8 +97,6 @@ def _first_fault(error: BaseException, path: str) -> ConfigError:
         return _first_fault(first, path)
     if isinstance(error, ExmlError):
         return ConfigError(path, expected=error.expected, got=error.got, remedy=error.remedy)
-    if isinstance(error, _MisfitError):
-        return ConfigError(path, expected=error.expected, got=repr(error.value), remedy="correct the value")
     if isinstance(error, KeyError):
         return ConfigError(path, expected="a value", got="no such key", remedy=f"add the key {error.args[0]!r}")
     raise error
@@ -118,7 +111,7 @@ def _strict(cls: type[Any], *others: type[Any]) -> Callable[[Any, Any], Any]:
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, (cls, *others)) or (isinstance(value, bool) and cls is not bool):
-            raise _MisfitError(f"a value of type {cls.__name__}", value)
+            raise _misfit(f"a value of type {cls.__name__}", value)
         return cls(value)
 
     return structure
@@ -127,7 +120,7 @@ def _strict(cls: type[Any], *others: type[Any]) -> Callable[[Any, Any], Any]:
 def _structure_protocol(value: Any, protocol: Any) -> Any:
     """Any registered component that fits a protocol, by its kind."""
     if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-        raise _MisfitError(f"a {noun_of(protocol)}: a mapping with its kind", value)
+        raise _misfit(f"a {noun_of(protocol)}: a mapping with its kind", value)
     return _converter().structure(value, class_of(value["kind"], protocol))
 
 
@@ -145,17 +138,17 @@ def _structure_union(value: Any, union: Any) -> Any:
         except Exception:
             if len(members) == 1:
                 raise
-    raise _MisfitError(" or ".join(getattr(member, "__name__", str(member)) for member in members), value)
+    raise _misfit(" or ".join(getattr(member, "__name__", str(member)) for member in members), value)
 
 
 def _structure_tuple(value: Any, cls: Any) -> Any:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise _MisfitError("a list", value)
+        raise _misfit("a list", value)
     kinds = get_args(cls)
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):
-        raise _MisfitError(f"a list of {len(kinds)}", value)
+        raise _misfit(f"a list of {len(kinds)}", value)
     faults, parts = list[Exception](), list[Any]()
     for index, (item, kind) in enumerate(zip(value, kinds, strict=True)):
         try:
@@ -170,13 +163,13 @@ def _structure_tuple(value: Any, cls: Any) -> Any:
 
 def _structure_mapping(value: Any, _: Any) -> Any:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise _MisfitError("a mapping of settings", value)
+        raise _misfit("a mapping of settings", value)
     return value
 
 
 def _structure_literal(value: Any, literal: Any) -> Any:
     if value not in get_args(literal):
-        raise _MisfitError("one of " + ", ".join(map(repr, get_args(literal))), value)
+        raise _misfit("one of " + ", ".join(map(repr, get_args(literal))), value)
     return value
 
 
@@ -185,11 +178,11 @@ def _structure_attrs(cls: type[Any]) -> Callable[[Any, Any], Any]:
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
-            raise _MisfitError(f"a mapping of {cls.__name__}'s fields", value)
+            raise _misfit(f"a mapping of {cls.__name__}'s fields", value)
         fields = dict(value)
         kind = fields.pop("kind", None)
         if kind is not None and kind != kind_of(cls):
-            raise _MisfitError(f"kind {kind_of(cls)!r}", kind)
+            raise _misfit(f"kind {kind_of(cls)!r}", kind)
         return inner(fields, cls)
 
     return structure

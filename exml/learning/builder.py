@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, Self, TypeAlias
+from typing import Any, Generic, Literal, TypeAlias
 
 import attrs
 from typing_extensions import TypeVar
@@ -89,19 +89,25 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         """Optimizer, schedule and number of iterations per experience."""
         return self._with(training=training)
 
-    def normalizer(self, normalizer: Normalizer, /) -> Self:
+    def normalizer(
+        self, normalizer: Normalizer, /
+    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
         """Brings the logits of each teacher to a common scale (Eqs. 6, 7); raw logits by default."""
         return self._with(normalizer=normalizer)
 
-    def priors(self, *priors: Prior) -> Self:
+    def priors(self, *priors: Prior) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
         """The natural image priors (Sec. 4.1), which are summed; replaces those given before."""
         return self._with(priors=priors)
 
-    def augmentation(self, augmentation: Augmentation, /) -> Self:
+    def augmentation(
+        self, augmentation: Augmentation, /
+    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
         """Random changes of the images in generation and in distillation (Sec. 4.1)."""
         return self._with(augmentation=augmentation)
 
-    def student(self, student: Literal["continue", "reset", "first-expert"], /) -> Self:
+    def student(
+        self, student: Literal["continue", "reset", "first-expert"], /
+    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
         """The student at the start of an experience; see :class:`exml.Strategy`."""
         return self._with(student=student)
 

@@ -316,17 +316,12 @@ class Learner:
             if not last:
                 self._checkpoint_step(done, lambda: {"optimizer": optimizer_state(optimizer)})
 
-        seed = derive_seed(self.seed, "distillation", number)
+        teachers = Teachers(previous, expert, strategy.normalizer, strategy.combiner, self._classes)
+        seed, start = derive_seed(self.seed, "distillation", number), self._run.steps
+        context = DistillationContext(seed, optimizer, start, after_step, execution=self.execution, ranks=self.ranks)
+        loss, augment = strategy.loss, strategy.augmentation
         distill(
-            self.student,
-            Teachers(previous, expert, strategy.normalizer, strategy.combiner, self._classes),
-            self.memory,
-            loss=strategy.loss,
-            training=training,
-            augmentation=strategy.augmentation,
-            context=DistillationContext(
-                seed, optimizer, self._run.steps, after_step, execution=self.execution, ranks=self.ranks
-            ),
+            self.student, teachers, self.memory, loss=loss, training=training, augmentation=augment, context=context
         )
         check_finite(self.student, "the student")
 

@@ -98,11 +98,7 @@ ALONE = Alone()
 
 @attrs.frozen(eq=False)
 class Shard:
-    """A batch distributed over ``ranks``, with ``counts[rank]`` >= 0 rows on each, in the order of the ranks.
-
-    >>> ALONE.shard(4).total
-    4
-    """
+    """A batch distributed over ``ranks``, with ``counts[rank]`` >= 0 rows on each, in the order of the ranks."""
 
     ranks: Ranks
     counts: tuple[int, ...]

@@ -28,8 +28,8 @@ def _translated() -> Generator[None]:
     except RuntimeError as error:  # of which torch's DistError is one
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        line = re.sub(r"^\[[^]]*\] *", "", next(iter(str(error).strip().splitlines()), ""))  # without source location
-        got = line.partition(" This is typically")[0].rstrip(".") or type(error).__name__
+        first = next(iter(str(error).strip().splitlines()), "").partition(" This is typically")[0].rstrip(".")
+        got = re.sub(r"^\[[^]]*\] *", "", first) or type(error).__name__  # without the source location
         remedy = "look at the errors of the other ranks, then resume from the last checkpoint (--resume)"
         raise RankError(expected="a message from every rank", got=got, remedy=remedy) from error
 
@@ -37,7 +37,7 @@ def _translated() -> Generator[None]:
 class ProcessGroup(Ranks):
     """The default process group, from :func:`exml.distributed.join`.
 
-    Waits that may exceed the ``timeout`` of a collective, in seconds, use the ``store``.
+    ``timeout`` is that of a collective, in seconds; longer waits use the ``store``.
     """
 
     def __init__(self, store: Store, timeout: float) -> None:

@@ -163,7 +163,7 @@ class Normalized(nn.Module):
     Args:
         module: takes normalized images.
         mean: of each channel, in pixel units, or one number for all.
-        std: the same number of them, > 0.
+        std: in pixel units, > 0; as long as ``mean``.
 
     >>> pixels = torch.tensor([[[[0.1, 0.5]]]])
     >>> Normalized(nn.Flatten(), mean=(0.1,), std=(0.2,))(pixels)

@@ -17,11 +17,7 @@ _RECORD = "_exml_architecture"
 
 
 def names() -> tuple[str, ...]:
-    """The registered architectures, sorted.
-
-    >>> "lenet5" in names()
-    True
-    """
+    """The names of the registered architectures, sorted."""
     return tuple(sorted(_FACTORIES))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,15 +23,11 @@ class Activation:
     """The input of one batch-norm layer in the last forward pass, with the statistics of the training data.
 
     An engine that folds the layer into the preceding convolution records the layer's output instead of its input:
-    ``input = recorded * scale + shift``, per channel.
+    ``input = recorded * scale + shift``. Running statistics, scale and shift are ``(channels,)``.
 
     Args:
         layer: the qualified name of the layer in its module.
-        recorded: ``(batch, channels, ...)``, with its graph.
-        running_mean: ``(channels,)``.
-        running_var: ``(channels,)``.
-        scale: ``(channels,)``; None if ``recorded`` is the input itself.
-        shift: ``(channels,)``; with ``scale``.
+        recorded: ``(batch, channels, ...)``, with its graph; the input itself if there is no ``scale``.
         token: carries the gradient of :meth:`var_mean` to the layer, from :func:`exml.core.moments.tap`.
         shard: the position of these rows in a batch that several ranks share.
     """
@@ -92,18 +88,15 @@ def record_activations(module: nn.Module) -> Generator[list[Activation]]:
     """
     recorded: list[Activation] = []
 
-    def clear(_module: nn.Module, _inputs: Any) -> None:
-        recorded.clear()
-
     def record(name: str, part: Any, inputs: tuple[Tensor, ...]) -> None:
         recorded.append(Activation(name, inputs[0], part.running_mean, part.running_var))
 
-    handles = [module.register_forward_pre_hook(clear)]
-    for name, part in module.named_modules():
-        if isinstance(part, BATCH_NORM) and part.running_mean is not None:
-            handles.append(part.register_forward_pre_hook(partial(record, name)))
-    try:
+    def clear(*_: Any) -> None:
+        recorded.clear()
+
+    with ExitStack() as hooks:
+        hooks.enter_context(module.register_forward_pre_hook(clear))
+        for name, part in module.named_modules():
+            if isinstance(part, BATCH_NORM) and part.running_mean is not None:
+                hooks.enter_context(part.register_forward_pre_hook(partial(record, name)))
         yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -28,6 +28,8 @@ def _tuple(values: Any) -> tuple[Any, ...]:
 class Expert:
     """A trained classifier, the global ids of the classes it knows, and the normalization of its images.
 
+    Ids that repeat or are negative, and a class without an output unit, raise an ExpertError.
+
     Args:
         module: maps normalized images ``(batch, *image_shape)`` to logits ``(batch, len(outputs))``.
         classes: global ids of the classes it was trained on.
@@ -38,9 +40,6 @@ class Expert:
         std: of each channel, in pixel units, > 0.
         task: the task label t_i, where the scenario has tasks.
         name: for reports.
-
-    Raises:
-        ExpertError: ids repeat or are negative, or a class has no output unit.
 
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     >>> expert = Expert(head, classes=(3, 7), image_shape=(1, 8, 8))
@@ -167,14 +166,9 @@ class Expert:
         return digest.hexdigest()
 
     def _require(
-        self,
-        fits: bool,
-        expected: str,
-        got: str,
-        remedy: str = "correct its card",
-        error: type[ExmlError] = ExpertError,
+        self, ok: bool, expected: str, got: str, remedy: str = "correct its card", error: type[ExmlError] = ExpertError
     ) -> None:
-        if not fits:
+        if not ok:
             raise error(expected=f"{expected} (expert {self.name!r})", got=got, remedy=remedy)
 
     @property

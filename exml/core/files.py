@@ -17,16 +17,10 @@ from exml.core.errors import CheckpointError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], /) -> None:
-    """Write a temporary file in the same folder, flush it to the disk, then rename it into place.
+    """Call ``write`` with the path of a temporary file in the same folder, flush it to the disk, and rename it.
 
-    Creates missing folders.
-
-    Args:
-        path: of the file.
-        write: writes the whole file to the path passed to it.
-
-    Raises:
-        CheckpointError: the file cannot be written (full disk, no permission); an old one stays unchanged.
+    Creates missing folders. If the file cannot be written (full disk, no permission), this raises a
+    :class:`exml.core.errors.CheckpointError`, and an old file stays unchanged.
     """
     # The process id lets two processes write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -51,11 +45,7 @@ def write_text(path: Path, text: str, /) -> None:
 
 
 def write_json(path: Path, value: Any, /) -> None:
-    """Write a value as indented JSON with :func:`write_atomically`.
-
-    Raises:
-        ValueError: for NaN or infinity, which JSON cannot represent.
-    """
+    """Write a value as indented JSON with :func:`write_atomically`; NaN and infinity raise a ValueError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -12,9 +12,7 @@ from torch import Tensor
 class Ranks(ABC):
     """The ranks as seen by one of them; all ranks call the same methods in the same order.
 
-    Attributes:
-        rank: of this process, from 0.
-        size: the number of ranks.
+    ``rank`` is the number of this process, from 0; ``size`` is the number of ranks.
     """
 
     rank: int
@@ -100,11 +98,7 @@ ALONE = Alone()
 
 @attrs.frozen(eq=False)
 class Shard:
-    """A batch distributed over ``ranks``, with ``counts[rank]`` >= 0 rows on each, in the order of the ranks.
-
-    >>> ALONE.shard(4).total
-    4
-    """
+    """A batch distributed over ``ranks``, with ``counts[rank]`` >= 0 rows on each, in the order of the ranks."""
 
     ranks: Ranks
     counts: tuple[int, ...]

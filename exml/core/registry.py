@@ -52,12 +52,7 @@ def noun_of(protocol: type[Any], /) -> str:
 
 
 def kind_of(cls: type[Any], /) -> str:
-    """The kind under which a component class is registered.
-
-    >>> from exml.priors import L2Norm
-    >>> kind_of(L2Norm)
-    'l2-norm'
-    """
+    """The kind under which a component class is registered; the inverse of :func:`class_of`."""
     kind = next((kind for kind, known in _KINDS.items() if known is cls), None)
     if kind is None:
         remedy = "decorate the class with @exml.component"
@@ -66,10 +61,7 @@ def kind_of(cls: type[Any], /) -> str:
 
 
 def class_of(kind: str, protocol: type[Any] | None = None, /) -> type[Any]:
-    """The component class registered under a kind, which must fit a protocol if one is given.
-
-    Raises:
-        UnknownNameError: listing the kinds that fit, nearest match first.
+    """The class of a kind, which must fit a protocol if one is given; an UnknownNameError lists the kinds that fit.
 
     >>> class_of("l2-norm").__name__
     'L2Norm'
@@ -90,10 +82,7 @@ def component(cls: ClassT, /) -> ClassT: ...
 @overload
 def component(*, kind: str) -> Callable[[ClassT], ClassT]: ...
 def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
-    """Register a frozen attrs class under a kind, by default its name in kebab case.
-
-    Raises:
-        SettingError: the class is not a frozen attrs class, or another class has this kind.
+    """Register a frozen attrs class under a kind that no other class has, by default its name in kebab case.
 
     >>> import attrs
     >>> @component

@@ -63,7 +63,7 @@ class LabelledDataset(Protocol):
 
 @attrs.frozen(eq=False)
 class Samples:
-    """Images with their labels and origin; immutable.
+    """Images with their labels and origin; immutable. Shapes or types that do not match raise a ShapeError.
 
     Args:
         images: ``(n, channels, height, width)``, floating in pixel units, or uint8, where 255 is 1.0 in pixel units.
@@ -71,9 +71,6 @@ class Samples:
         tasks: ``(n,)`` int64, task labels; -1 without a task.
         experiences: ``(n,)`` int64, from 1; 0 if unknown.
         targets: ``(n, k)``, optional soft targets: probabilities of the global class ids 0 to k - 1.
-
-    Raises:
-        ShapeError: lengths, dimensions or types do not match.
 
     >>> samples = Samples.of(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), task=2)
     >>> len(samples), samples.tasks.tolist()
@@ -124,9 +121,6 @@ class Samples:
                 ``(height, width, channels)`` uint8, or a tensor ``(channels, height, width)``, uint8 or from 0 to 1.
             size: height and width of the result, the resized center square of each image; without it, all images must
                 have one shape.
-
-        Raises:
-            ShapeError: no images, images of several shapes, or values outside 0 to 1.
 
         >>> digits = [(torch.full((1, 4, 4), 0.2), 7), (torch.full((1, 4, 4), 1.0), 3)]
         >>> samples = Samples.from_dataset(digits)
@@ -184,12 +178,9 @@ class Samples:
 
     @staticmethod
     def concat(parts: Sequence[Samples], /) -> Samples:
-        """All parts in order; images stay uint8 only if all are.
+        """Concatenate one or more parts of one image shape; images stay uint8 only if all are.
 
         Soft targets are padded with zeros to the widest, and dropped unless all parts have them.
-
-        Raises:
-            ShapeError: no parts, or different image shapes.
         """
         _require_one_shape([part.images for part in parts], "samples of one image shape", "resize them to one shape")
         targets = [part.targets for part in parts if part.targets is not None]

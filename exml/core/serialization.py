@@ -22,10 +22,7 @@ Plain = Any
 
 
 class Settings(Mapping[str, Any]):
-    """Immutable settings by name, for components with a variable number of them; lists become tuples.
-
-    Raises:
-        SettingError: for a value that is no number, string or list, nor True, False or None.
+    """Immutable settings by name: numbers, strings, booleans, None, and lists of these, which become tuples.
 
     >>> Settings({"degrees": [-10, 10]})
     {'degrees': (-10, 10)}
@@ -58,10 +55,7 @@ class Settings(Mapping[str, Any]):
 
 
 def to_plain(part: object) -> Plain:
-    """A component as plain data, tagged with its ``kind``.
-
-    Raises:
-        UnknownNameError: when the component, or one inside it, is not registered with ``@exml.component``.
+    """A component as plain data, tagged with its ``kind``; it must be registered with ``@exml.component``.
 
     >>> from exml.priors import L2Norm
     >>> to_plain(L2Norm(0.5))
@@ -71,15 +65,10 @@ def to_plain(part: object) -> Plain:
 
 
 def from_plain(plain: Plain, cls: type[T], path: str = "") -> T:
-    """The inverse of :func:`to_plain`.
+    """The inverse of :func:`to_plain`; ``cls`` is a class, or the protocol of a component family.
 
-    Args:
-        plain: from a YAML or JSON parser.
-        cls: the class, or the protocol of a component family.
-        path: of ``plain``, for messages.
-
-    Raises:
-        ConfigError: naming the path of the first fault: an unknown key, a missing one, a wrong type, an unknown kind.
+    The first fault (an unknown key, a missing one, a wrong type, an unknown kind) raises a
+    :class:`exml.core.errors.ConfigError` with its path, which starts with ``path``.
     """
     try:
         return _converter().structure(plain, cls)
@@ -87,23 +76,16 @@ def from_plain(plain: Plain, cls: type[T], path: str = "") -> T:
         raise _first_fault(error, path) from None
 
 
-class _MisfitError(TypeError):
-    """A value of the wrong type."""
-
-    def __init__(self, expected: str, value: object) -> None:
-        super().__init__(f"expected {expected}, got {value!r}")
-        self.expected = expected
-        self.value = value
+def _misfit(expected: str, value: object) -> SettingError:
+    return SettingError(expected=expected, got=repr(value), remedy="correct the value")
 
 
 def _first_fault(error: BaseException, path: str) -> ConfigError:
     """Descend cattrs' groups of errors to the first leaf, and collect the path on the way."""
     if isinstance(error, ForbiddenExtraKeysError):
         extra = min(error.extra_fields)
-        allowed = ", ".join(field.name for field in attrs.fields(error.cl))
-        return ConfigError(
-            _join(path, extra), expected=f"one of the keys {allowed}", got=f"{extra!r}", remedy="remove or rename it"
-        )
+        expected = "one of the keys " + ", ".join(field.name for field in attrs.fields(error.cl))
+        return ConfigError(_join(path, extra), expected=expected, got=repr(extra), remedy="remove or rename it")
     if isinstance(error, ExceptionGroup):
         faults = error.exceptions  # an unknown key explains a missing one, so it comes first
         first = next((fault for fault in faults if isinstance(fault, ForbiddenExtraKeysError)), faults[0])
@@ -115,8 +97,6 @@ def _first_fault(error: BaseException, path: str) -> ConfigError:
         return _first_fault(first, path)
     if isinstance(error, ExmlError):
         return ConfigError(path, expected=error.expected, got=error.got, remedy=error.remedy)
-    if isinstance(error, _MisfitError):
-        return ConfigError(path, expected=error.expected, got=repr(error.value), remedy="correct the value")
     if isinstance(error, KeyError):
         return ConfigError(path, expected="a value", got="no such key", remedy=f"add the key {error.args[0]!r}")
     raise error
@@ -126,12 +106,12 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _strict(cls: type[Any], *accepted: type[Any]) -> Callable[[Any, Any], Any]:
+def _strict(cls: type[Any], *others: type[Any]) -> Callable[[Any, Any], Any]:
     """Accept only the types themselves, where cattrs would convert (``int("3")``, ``int(2.5)``)."""
 
     def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, accepted) or (isinstance(value, bool) and cls is not bool):
-            raise _MisfitError(f"a value of type {cls.__name__}", value)
+        if not isinstance(value, (cls, *others)) or (isinstance(value, bool) and cls is not bool):
+            raise _misfit(f"a value of type {cls.__name__}", value)
         return cls(value)
 
     return structure
@@ -140,7 +120,7 @@ def _strict(cls: type[Any], *accepted: type[Any]) -> Callable[[Any, Any], Any]:
 def _structure_protocol(value: Any, protocol: Any) -> Any:
     """Any registered component that fits a protocol, by its kind."""
     if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-        raise _MisfitError(f"a {noun_of(protocol)}: a mapping with its kind", value)
+        raise _misfit(f"a {noun_of(protocol)}: a mapping with its kind", value)
     return _converter().structure(value, class_of(value["kind"], protocol))
 
 
@@ -158,19 +138,18 @@ def _structure_union(value: Any, union: Any) -> Any:
         except Exception:
             if len(members) == 1:
                 raise
-    raise _MisfitError(" or ".join(getattr(member, "__name__", str(member)) for member in members), value)
+    raise _misfit(" or ".join(getattr(member, "__name__", str(member)) for member in members), value)
 
 
 def _structure_tuple(value: Any, cls: Any) -> Any:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise _MisfitError("a list", value)
+        raise _misfit("a list", value)
     kinds = get_args(cls)
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):
-        raise _MisfitError(f"a list of {len(kinds)}", value)
-    faults: list[Exception] = []
-    parts: list[Any] = []
+        raise _misfit(f"a list of {len(kinds)}", value)
+    faults, parts = list[Exception](), list[Any]()
     for index, (item, kind) in enumerate(zip(value, kinds, strict=True)):
         try:
             parts.append(_converter().structure(item, kind))
@@ -184,13 +163,13 @@ def _structure_tuple(value: Any, cls: Any) -> Any:
 
 def _structure_mapping(value: Any, _: Any) -> Any:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise _MisfitError("a mapping of settings", value)
+        raise _misfit("a mapping of settings", value)
     return value
 
 
 def _structure_literal(value: Any, literal: Any) -> Any:
     if value not in get_args(literal):
-        raise _MisfitError("one of " + ", ".join(map(repr, get_args(literal))), value)
+        raise _misfit("one of " + ", ".join(map(repr, get_args(literal))), value)
     return value
 
 
@@ -199,11 +178,11 @@ def _structure_attrs(cls: type[Any]) -> Callable[[Any, Any], Any]:
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
-            raise _MisfitError(f"a mapping of {cls.__name__}'s fields", value)
+            raise _misfit(f"a mapping of {cls.__name__}'s fields", value)
         fields = dict(value)
         kind = fields.pop("kind", None)
         if kind is not None and kind != kind_of(cls):
-            raise _MisfitError(f"kind {kind_of(cls)!r}", kind)
+            raise _misfit(f"kind {kind_of(cls)!r}", kind)
         return inner(fields, cls)
 
     return structure
@@ -235,8 +214,7 @@ def _converter() -> cattrs.Converter:
         lambda part: converter.unstructure(part, unstructure_as=type(part)),
     )
     converter.register_structure_hook_func(lambda cls: getattr(cls, "_is_protocol", False), _structure_protocol)
-    converter.register_structure_hook(int, _strict(int, int))
-    converter.register_structure_hook(float, _strict(float, int, float))
-    converter.register_structure_hook(bool, _strict(bool, bool))
-    converter.register_structure_hook(str, _strict(str, str))
+    for cls in (int, bool, str):
+        converter.register_structure_hook(cls, _strict(cls))
+    converter.register_structure_hook(float, _strict(float, int))
     return converter

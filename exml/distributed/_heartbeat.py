@@ -11,12 +11,9 @@ from contextlib import suppress
 
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
-_PERIOD = 1.0
-"""Seconds between heartbeats."""
-_GRACE = 2.0
-"""Seconds that a rank has to exit by itself after another one has failed."""
-_FAILED = "failed"
-_LEFT = "left"
+_PERIOD = 1.0  # seconds between heartbeats
+_GRACE = 2.0  # seconds that a rank has to exit by itself after another one has failed
+_FAILED, _LEFT = "failed", "left"
 
 
 def _end() -> None:

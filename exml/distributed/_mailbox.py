@@ -18,10 +18,8 @@ from torch import Tensor
 
 CAPACITY = 1 << 19
 """Bytes of the largest message."""
-_LINE = 64
-"""Bytes between two flags, so that no two share a cache line."""
-_SPIN, _YIELD = 2e-4, 5e-2
-"""Seconds of busy waiting, and of yielding before longer sleeps."""
+_LINE = 64  # bytes between two flags, so that no two share a cache line
+_SPIN, _YIELD = 2e-4, 5e-2  # seconds of busy waiting, and of yielding before longer sleeps
 
 
 def place() -> Path | None:

@@ -30,10 +30,9 @@ def join(*, timeout: float = TIMEOUT) -> Generator[Ranks]:
     terminated. One rank reports the reason; the errors of the others are marked ``reported``.
 
     Args:
-        timeout: seconds; increase it if a rank may fall behind by more, for example while it writes a checkpoint.
+        timeout: seconds, > 0; increase it if a rank may fall behind by more, for example while it writes a checkpoint.
 
     Raises:
-        SettingError: ``timeout`` is not positive.
         RankError: the other ranks cannot be reached.
 
     >>> with join() as ranks:

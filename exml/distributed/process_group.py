@@ -17,8 +17,7 @@ from exml.core.errors import RankError
 from exml.core.ranks import Ranks
 from exml.distributed._mailbox import Mailbox, place
 
-_PERIOD = 0.05
-"""Seconds between checks of the store."""
+_PERIOD = 0.05  # seconds between checks of the store
 
 
 @contextmanager
@@ -29,7 +28,8 @@ def _translated() -> Generator[None]:
     except RuntimeError as error:  # of which torch's DistError is one
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        got = _first_line(str(error)) or type(error).__name__
+        first = next(iter(str(error).strip().splitlines()), "").partition(" This is typically")[0].rstrip(".")
+        got = re.sub(r"^\[[^]]*\] *", "", first) or type(error).__name__  # without the source location
         remedy = "look at the errors of the other ranks, then resume from the last checkpoint (--resume)"
         raise RankError(expected="a message from every rank", got=got, remedy=remedy) from error
 
@@ -37,9 +37,7 @@ def _translated() -> Generator[None]:
 class ProcessGroup(Ranks):
     """The default process group, from :func:`exml.distributed.join`.
 
-    Args:
-        store: for waits that may exceed the timeout of a collective.
-        timeout: of a collective, in seconds.
+    ``timeout`` is that of a collective, in seconds; longer waits use the ``store``.
     """
 
     def __init__(self, store: Store, timeout: float) -> None:
@@ -117,9 +115,3 @@ class ProcessGroup(Ranks):
 
     def __repr__(self) -> str:
         return f"<rank {self.rank} of {self.size}>"
-
-
-def _first_line(message: str) -> str:
-    """The first line without its source location and advice."""
-    first = next(iter(message.strip().splitlines()), "")
-    return re.sub(r"^\[[^]]*\] *", "", first).partition(" This is typically")[0].rstrip(".")

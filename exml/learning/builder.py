@@ -112,11 +112,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         return self._with(student=student)
 
     def build(self: StrategyBuilder[Given, Given, Given, Given, Given]) -> Strategy:
-        """The finished strategy.
-
-        Raises:
-            StrategyError: listing every part that is missing, misplaced or contradictory.
-        """
+        """The finished strategy; a StrategyError lists every part that is missing, misplaced or contradictory."""
         parts: dict[str, Any] = {field.alias: getattr(self, field.name) for field in attrs.fields(StrategyBuilder)}
         priors = parts.pop("priors")
         required = ("generator", "combiner", "buffer", "loss", "training")

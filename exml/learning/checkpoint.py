@@ -34,11 +34,9 @@ VERSION = 1
 
 @attrs.frozen
 class CheckpointFolder:
-    """Reads and writes the checkpoint of one learner.
+    """The checkpoint of one learner, in a folder that the first write creates.
 
-    Args:
-        path: the folder; created by the first write.
-        every: steps of generation, or of distillation, between two checkpoints within an experience.
+    Within an experience, ``every`` is the number of steps of generation, or of distillation, between two checkpoints.
     """
 
     path: Path = attrs.field(converter=Path)
@@ -140,9 +138,8 @@ def identity(strategy: Strategy, seed: int) -> dict[str, Any]:
     try:
         return {"strategy": to_plain(strategy), "seed": seed}
     except UnknownNameError as error:
-        raise CheckpointError(
-            expected="a strategy that a checkpoint can store", got=error.got, remedy=error.remedy
-        ) from None
+        expected = "a strategy that a checkpoint can store"
+        raise CheckpointError(expected=expected, got=error.got, remedy=error.remedy) from None
 
 
 def load_student(student: nn.Module, state: State, where: str) -> None:

@@ -43,7 +43,6 @@ class Learner:
     seed gives the same student, bit for bit, unless ``execution`` compiles.
 
     Args:
-        strategy: see :class:`exml.StrategyBuilder`.
         student: trained in place, on its own device; buffer and experts move there.
         seed: of everything random.
         folder: of the checkpoints; None writes none. To continue from a checkpoint, call :meth:`resume`.
@@ -86,13 +85,8 @@ class Learner:
             expected = f"a mini-batch of at least {ranks.size} images, one for each rank"
             remedy = "start fewer ranks, or enlarge the mini-batch"
             raise SettingError(expected=expected, got=f"batch_size={strategy.training.batch_size}", remedy=remedy)
-        self.strategy = strategy
-        self.student = student
-        self.seed = seed
-        self.observers = list(observers)
-        self.execution = execution
-        self.ranks = ranks
-        self.stop = stop
+        self.strategy, self.student, self.seed = strategy, student, seed
+        self.observers, self.execution, self.ranks, self.stop = list(observers), execution, ranks, stop
         self._folder: CheckpointFolder | None = None
         self._memory: Samples | None = None
         self._run = RunState()
@@ -170,9 +164,7 @@ class Learner:
         self._emit(events.ExperienceFinished(number, self.student, self.memory))
 
     def learn_stream(self, stream: ExpertStream | OpenStream, /) -> None:
-        """Algorithm 1: learn from every expert of a stream.
-
-        Give the whole stream; a resumed learner skips the experts that it has learned from.
+        """Algorithm 1: learn from every expert of a whole stream; a resumed learner skips those it has learned from.
 
         Raises:
             StreamError: the stream is empty, or shorter than what was learned before.
@@ -193,10 +185,7 @@ class Learner:
         """Continue the run in a folder; this learner must have its strategy, seed and architecture.
 
         To finish an interrupted experience, call :meth:`learn` with its expert again. On the CPU, the student equals
-        that of an uninterrupted run, bit for bit.
-
-        Raises:
-            CheckpointError: there is no complete checkpoint, or it has another strategy, seed or student.
+        that of an uninterrupted run, bit for bit. A damaged checkpoint or one of another run raises a CheckpointError.
         """
         opened = self._open(folder)
         record, groups = opened.read()
@@ -327,17 +316,12 @@ class Learner:
             if not last:
                 self._checkpoint_step(done, lambda: {"optimizer": optimizer_state(optimizer)})
 
-        seed = derive_seed(self.seed, "distillation", number)
+        teachers = Teachers(previous, expert, strategy.normalizer, strategy.combiner, self._classes)
+        seed, start = derive_seed(self.seed, "distillation", number), self._run.steps
+        context = DistillationContext(seed, optimizer, start, after_step, execution=self.execution, ranks=self.ranks)
+        loss, augment = strategy.loss, strategy.augmentation
         distill(
-            self.student,
-            Teachers(previous, expert, strategy.normalizer, strategy.combiner, self._classes),
-            self.memory,
-            loss=strategy.loss,
-            training=training,
-            augmentation=strategy.augmentation,
-            context=DistillationContext(
-                seed, optimizer, self._run.steps, after_step, execution=self.execution, ranks=self.ranks
-            ),
+            self.student, teachers, self.memory, loss=loss, training=training, augmentation=augment, context=context
         )
         check_finite(self.student, "the student")
 

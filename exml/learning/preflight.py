@@ -20,12 +20,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 @torch.no_grad()
 def check_student(student: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Run the student once on images of a shape; return its number of outputs.
-
-    Raises:
-        ShapeError: it does not take such images, or does not return (batch, classes).
-        NonFiniteError: NaN or infinity in its weights.
-    """
+    """Run the student once on images of a shape; return its number of outputs."""
     check_finite(student, "the student")
     try:
         with frozen(student):

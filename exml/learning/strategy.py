@@ -27,7 +27,8 @@ FAMILIES = (augmentation, buffers, combiners, generators, losses, normalizers, p
 class Strategy:
     """One Ex-Model Distillation strategy (Secs. 3 and 4): what :class:`exml.StrategyBuilder` builds.
 
-    It prints, compares, hashes, and serializes to YAML and JSON; it holds no tensor, device or seed.
+    It prints, compares, hashes, and serializes to YAML and JSON; it holds no tensor, device or seed. A StrategyError
+    lists every part that is misplaced or has no effect.
 
     Args:
         generator: A^gen, the source of the images (Sec. 4).
@@ -40,9 +41,6 @@ class Strategy:
         augmentation: of the images, in generation and in distillation (Sec. 4.1).
         student: each experience continues with the student (``"continue"``) or resets it to its initial weights
             (``"reset"``); with ``"first-expert"``, the first experience copies its expert into the student.
-
-    Raises:
-        StrategyError: listing every part that is misplaced or has no effect.
     """
 
     generator: Generator

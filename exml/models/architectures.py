@@ -24,9 +24,6 @@ class ConvNet(nn.Module):
         widths: channels of each block.
         batch_norm: if False, each convolution has a bias instead.
 
-    Raises:
-        SettingError: a setting below 1, or images too small for the number of blocks.
-
     >>> ConvNet(channels=1, classes=10, image_size=8)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
@@ -60,9 +57,6 @@ class LeNet5(nn.Module):
     """LeNet-5 with ReLU and max-pooling, the paper's model for MNIST.
 
     Two 5x5 convolutions of 6 and 16 channels, then 120, 84 and ``classes`` units; ``image_size`` >= 16.
-
-    Raises:
-        SettingError: a setting below its minimum.
 
     >>> LeNet5()(torch.zeros(2, 1, 32, 32)).shape
     torch.Size([2, 10])
@@ -114,9 +108,6 @@ class SlimResNet18(nn.Module):
     Unlike He et al. (2016), it starts with a 3x3 convolution without max-pooling. Four stages of two basic blocks have
     1, 2, 4 and 8 times ``width`` channels; the last three halve the image. The default width is that of Lopez-Paz and
     Ranzato (2017).
-
-    Raises:
-        SettingError: a setting below 1.
 
     >>> SlimResNet18(width=4)(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
@@ -172,10 +163,7 @@ class Normalized(nn.Module):
     Args:
         module: takes normalized images.
         mean: of each channel, in pixel units, or one number for all.
-        std: of each channel, in pixel units, > 0, or one number for all.
-
-    Raises:
-        SettingError: mean and std differ in length, or a std is not positive.
+        std: in pixel units, > 0; as long as ``mean``.
 
     >>> pixels = torch.tensor([[[[0.1, 0.5]]]])
     >>> Normalized(nn.Flatten(), mean=(0.1,), std=(0.2,))(pixels)

@@ -17,21 +17,14 @@ _RECORD = "_exml_architecture"
 
 
 def names() -> tuple[str, ...]:
-    """The registered architectures, sorted.
-
-    >>> "lenet5" in names()
-    True
-    """
+    """The names of the registered architectures, sorted."""
     return tuple(sorted(_FACTORIES))
 
 
 def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
-    """Register a module class, or a function that returns a module.
+    """Register a module class, or a function that returns a module, under a name that no other architecture has.
 
     Each module records its arguments: numbers, strings, lists, or modules of registered architectures.
-
-    Raises:
-        SettingError: another architecture has this name.
 
     >>> @register("perceptron")
     ... def perceptron(inputs: int, classes: int = 2) -> nn.Module:
@@ -55,13 +48,8 @@ def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
 def build(name: str, /, **settings: Any) -> nn.Module:
     """Construct a module of a registered architecture, randomly initialized.
 
-    Args:
-        name: one of :func:`names`.
-        settings: arguments of its constructor; a module may be given as its :func:`describe`.
-
-    Raises:
-        UnknownNameError: the name is not registered.
-        SettingError: a setting is unknown, missing, or rejected by the architecture.
+    The settings are the arguments of its constructor; a module may be given as its :func:`describe`. An unknown name
+    raises an UnknownNameError; a setting that is unknown, missing or rejected raises a SettingError.
 
     >>> type(build("conv-net", channels=1, classes=10, image_size=8)).__name__
     'ConvNet'
@@ -89,11 +77,7 @@ def settings(name: str, /) -> tuple[str, ...]:
 
 
 def describe(module: nn.Module, /) -> dict[str, Any]:
-    """The arguments of :func:`build` for another module like this one, as data for JSON.
-
-    Raises:
-        UnknownNameError: the architecture is not registered.
-        SettingError: a setting cannot be written as JSON.
+    """The arguments of :func:`build` for another module like this one, which must be registered, as data for JSON.
 
     >>> describe(build("lenet5", classes=2))
     {'name': 'lenet5', 'settings': {'channels': 1, 'classes': 2, 'image_size': 32}}
@@ -124,18 +108,16 @@ def _recording(factory: Any, name: str) -> Any:
         made = make(*args, **kwargs)
         module, given = (args[0], args[1:]) if is_class else (made, args)
         if not is_class or type(module) is factory:  # a subclass is another architecture
-            setattr(module, _RECORD, (name, _settings(signature.bind(*given, **kwargs))))
+            bound = signature.bind(*given, **kwargs)
+            bound.apply_defaults()
+            settings = {**dict(zip(signature.parameters, bound.args, strict=False)), **bound.kwargs}
+            setattr(module, _RECORD, (name, settings))
         return made
 
     if not is_class:
         return make_and_record
     factory.__init__ = make_and_record
     return factory
-
-
-def _settings(bound: inspect.BoundArguments) -> dict[str, Any]:
-    bound.apply_defaults()
-    return {**dict(zip(bound.signature.parameters, bound.args, strict=False)), **bound.kwargs}
 
 
 def _plain(value: Any) -> Any:

@@ -73,7 +73,6 @@ def _folder(path: Path | str | None) -> Path:
 @lru_cache(maxsize=1)
 def _parts(folder: Path, lists: str | None, categories: bool) -> Mapping[str, Samples]:
     frames = _frames(folder)
-    tested = [frame for frame in frames if frame.session in TEST_SESSIONS]
     trained = [frame for frame in frames if frame.session not in TEST_SESSIONS]
     things = torch.tensor([frame.thing for frame in trained], dtype=torch.int64)
     count = int(things.unique(return_counts=True)[1].min()) if trained else 0
@@ -81,7 +80,7 @@ def _parts(folder: Path, lists: str | None, categories: bool) -> Mapping[str, Sa
     parts = {
         "train": [frame for frame, held in zip(trained, mask, strict=True) if not held],
         "validation": [frame for frame, held in zip(trained, mask, strict=True) if held],
-        "test": tested,
+        "test": [frame for frame in frames if frame.session in TEST_SESSIONS],
     }
     # The cache has this order, so that each part is a slice of it, without a copy.
     images = decoded(folder, [frame.name for part in parts.values() for frame in part], SIZE, fit=False)

@@ -55,8 +55,7 @@ class TrainingCheckpoint:
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         state: dict[str, Any] = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
         for name, parameter in module.named_parameters():
-            momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if momentum is not None:
+            if (momentum := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:
                 state[f"momentum.{name}"] = momentum
         write_tensors(self._path, state, {"key": self._key, "steps": str(steps)})
         self._saved = time.monotonic()

@@ -71,12 +71,7 @@ class ExpertProfile:
     def from_cards(
         cls, cards: Mapping[str, ExpertCard], folder: Path | str, /, *, open_ended: bool = False
     ) -> ExpertProfile:
-        """The profile of some experts of a folder, by file name.
-
-        Raises:
-            StreamError: without cards.
-            ExpertError: when the header of a weights file cannot be read.
-        """
+        """The profile of some experts of a folder, by file name; raises ExpertError for unreadable weights."""
         traits: list[ExpertTraits] = []
         for name, card in cards.items():
             shapes = _shapes_in(Path(folder) / f"{name}.safetensors")

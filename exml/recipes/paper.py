@@ -19,7 +19,7 @@ from exml.learning.builder import CompleteBuilder, StrategyBuilder
 from exml.losses import Distillation
 from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm
-from exml.protocols import BufferPolicy, Generator, Source
+from exml.protocols import Generator, Source
 from exml.recipes.distillation import combiner_for, required
 
 PAPER_STRATEGIES: Mapping[str, str] = MappingProxyType(
@@ -122,8 +122,7 @@ def paper(
         real_data: the experts' training data, for ``"replay"``.
 
     Raises:
-        SettingError: for images of another shape without ``dataset``, another strategy, or ``"replay"`` without
-            ``real_data``.
+        SettingError: for another strategy, another image shape without ``dataset``, or replay without ``real_data``.
 
     >>> from exml import scenarios
     >>> strategy = paper(scenarios.load("digits-nc").profile(), "model-inversion").build()
@@ -171,17 +170,19 @@ def reference(
     classes = "seen" if has_tasks else "all"
     labels = "target" if strategy in ("auxiliary", "noise") else "given"
     loss = Distillation(cross_entropy=1.0, classes=classes, reduction="mean", labels=labels)
+    latest = {"auxiliary": Latest(rows.code_auxiliary_images), "noise": Latest(BUFFER)}
     builder = (
         StrategyBuilder()
         .generator(_generator(text.generator, rows))
         .normalizer(text.normalizer)
         .combiner(combiner_for(profile, SideBySide()))
-        .buffer(_buffer(rows, strategy))
+        .buffer(latest.get(strategy, EqualParts(BUFFER)))
         .loss(loss)
         .training(attrs.evolve(text.training, batch_size=MULTI_TASK_BATCH) if has_tasks else text.training)
     )
-    augmentation = _augmentation(rows, strategy)
-    if augmentation is not None:
+    generated = attrs.evolve(rows.code_augmentation, fill=rows.mean)  # the value 0 in normalized units
+    others = {"noise": None, "auxiliary": rows.code_auxiliary, "replay": rows.code_replay}
+    if (augmentation := others.get(strategy, generated)) is not None:
         builder = builder.augmentation(augmentation)
     if strategy not in rows.generators:
         return builder
@@ -200,19 +201,6 @@ def _generator(text: Generator, rows: _Rows) -> Generator:
     together = attrs.evolve(rows.code_augmentation, parameters="batch")
     code = attrs.evolve(text, stop_at=None, clamp=3.0, augmentation=together)
     return attrs.evolve(code, classes="all") if isinstance(code, DataImpression) else code
-
-
-def _augmentation(rows: _Rows, strategy: str) -> Augmentation | None:
-    """In distillation, images of the buffer are padded in normalized units, with the mean color."""
-    generated = attrs.evolve(rows.code_augmentation, fill=rows.mean)
-    others = {"noise": None, "auxiliary": rows.code_auxiliary, "replay": rows.code_replay}
-    return others.get(strategy, generated)
-
-
-def _buffer(rows: _Rows, strategy: str) -> BufferPolicy:
-    if strategy == "auxiliary":
-        return Latest(rows.code_auxiliary_images)
-    return Latest(BUFFER) if strategy == "noise" else EqualParts(BUFFER)
 
 
 def _rows_for(profile: ExpertProfile, dataset: str | None) -> _Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import attrs
@@ -195,8 +196,6 @@ def _augmentation(text: str, name: str) -> Any:
 
 def _value(text: str) -> int | float | str:
     for number in (int, float):
-        try:
+        with suppress(ValueError):
             return number(text)
-        except ValueError:
-            continue
     return text

@@ -24,10 +24,10 @@ def inverse_affine(
     mirror: Float[Tensor, " batch"],
     shift: Float[Tensor, "2 batch"],
 ) -> Float[Tensor, "batch 2 3"]:
-    """The inverse of mirroring, scaling, rotating and shifting, in this order, in pixels from the center of the image.
+    """The map from the result to the source that undoes mirroring, scaling, rotating and shifting, in this order.
 
-    ``[A | -A · shift]`` with ``A = M · R(-angle) / scale``. The angle is in radians, counter-clockwise as displayed; a
-    mirror of -1 swaps left and right, 1 does not; the shift is to the right and down.
+    It is ``[A | -A · shift]`` with ``A = M · R(-angle) / scale``, in pixels from the center. The angle is in radians,
+    counter-clockwise as displayed; a mirror of -1 swaps left and right; the shift is to the right and down.
     """
     cos, sin = angle.cos() / scale, angle.sin() / scale
     right = torch.stack((mirror * cos, -mirror * sin), 1)

@@ -115,7 +115,7 @@ def distill(
     step depend on the seed and the step alone, so a resumed run equals an uninterrupted one. The student stays in
     training mode.
 
-    Several ranks share the images of every mini-batch; batch norm normalizes by all of them, as
+    Several ranks share the images of every mini-batch; batch norm normalizes over all of them, as
     :class:`torch.nn.SyncBatchNorm` does. The student matches that of one rank up to rounding, if the loss is a mean
     over images and dropout is off.
     """

@@ -29,8 +29,7 @@ from exml.engine.forward import check_images
 from exml.engine.lowering import Lowered, Network, recorded
 from exml.protocols import STANDALONE, Augmentation, GenerationContext, Generator, Journal, NoJournal, Prior
 
-PerImage: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
-"""A number for each image, from the module's outputs and the positions of the images."""
+PerImage: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]  # from outputs and positions of the images
 _PART = "part."
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -95,9 +94,9 @@ class Inversion(ABC):
     ) -> Images:
         """Invert ``size`` images in mini-batches; returns ``(size, channels, height, width)``, in pixel units.
 
-        ``objective`` is the data term of each image; ``probability``, that of its label, is compared with ``stop_at``.
-        Raises a ShapeError if the images of ``start`` have another shape than those of the expert, and a NonFiniteError
-        if an image ends with NaN or infinity.
+        ``objective`` is the data term of each image; ``probability`` is that of its label, compared with ``stop_at``.
+        Raises a ShapeError if the expert does not take the images of ``start``, and a NonFiniteError if an image ends
+        with NaN or infinity.
         """
         state = context.journal.restore()
 

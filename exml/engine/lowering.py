@@ -31,7 +31,7 @@ from exml.engine.forward import frozen
 Network: TypeAlias = Callable[[Images], tuple[Logits, Sequence[Activation]]]
 """A frozen network: returns logits, and the inputs of its batch-norm layers if they are recorded."""
 
-_CHANNELS_LAST = (torch.float32, torch.bfloat16, torch.float16)  # in float64, channels last are slower
+_CHANNELS_LAST = (torch.float32, torch.bfloat16, torch.float16)  # float64 is slower with channels last
 _TOLERANCE = 1e-3  # the largest difference of lowered logits, relative to the largest logit; for rounding only
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RELUS = (functional.relu, torch.relu, "relu")

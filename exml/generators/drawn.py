@@ -115,7 +115,7 @@ class AuxiliaryData:
 class Replay:
     """Draw real labeled images of the expert's classes: Replay ED of Sec. 5, an upper bound and no ex-model strategy.
 
-    The draw is as balanced over these classes as the source, the original data with labels, allows.
+    ``source`` holds the original data with labels. The draw is as balanced over the classes as the source allows.
 
     >>> from exml.generators import InMemory
     >>> source = InMemory(torch.rand(8, 1, 8, 8), torch.tensor([3, 3, 3, 3, 3, 3, 7, 5]))

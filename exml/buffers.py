@@ -31,10 +31,7 @@ def _share(policy: ClassBalanced | Cumulative | EqualParts, experience: int, /) 
 @component
 @attrs.frozen
 class ClassBalanced:
-    """Keep N samples, balanced over the classes as far as the rarer classes allow.
-
-    Args:
-        size: N, at least the number of experiences.
+    """Keep N = ``size`` samples, balanced over the classes as far as the rarer classes allow.
 
     >>> new = Samples.of(torch.zeros(6, 1, 2, 2), torch.tensor([0, 0, 0, 0, 1, 2]))
     >>> ClassBalanced(4)(None, new, torch.Generator().manual_seed(0)).labels.tolist()
@@ -60,13 +57,10 @@ class ClassBalanced:
 @component
 @attrs.frozen
 class Cumulative:
-    r"""Keep N samples: ⌊N/i⌋ new ones and a uniform subsample of the earlier ones (Sec. 3, "Buffer Update").
+    r"""Keep N = ``size`` samples: ⌊N/i⌋ new ones and a uniform subsample of the earlier ones (Sec. 3, "Buffer Update").
 
     .. math:: \mathcal{M}_i = subsample(\mathcal{M}_{i-1}) \cup \mathcal{D}_i, \quad
         |\mathcal{D}_i| = N / i, \quad |subsample(\mathcal{M}_{i-1})| = N - N / i
-
-    Args:
-        size: N, at least the number of experiences.
 
     >>> policy = Cumulative(5_000)
     >>> [policy.share(experience) for experience in (1, 2, 3)]
@@ -87,10 +81,7 @@ class Cumulative:
 @component
 @attrs.frozen
 class EqualParts:
-    """Keep ⌊N/i⌋ samples of every experience, as in the paper's code; M_i has up to i - 1 samples fewer than N.
-
-    Args:
-        size: N, at least the number of experiences.
+    """Keep ⌊N/i⌋ samples of every experience, as in the paper's code; up to i - 1 of N = ``size`` places stay empty.
 
     >>> new = Samples.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3]), experience=2)
     >>> old = Samples.of(torch.ones(9, 1, 2, 2), torch.arange(9), experience=1)
@@ -113,10 +104,7 @@ class EqualParts:
 @component
 @attrs.frozen
 class Latest:
-    """Keep only the samples of this experience, M_i = D_i, as in the paper's code for auxiliary data.
-
-    Args:
-        size: the number of new samples.
+    """Keep only the ``size`` samples of this experience, M_i = D_i, as in the paper's code for auxiliary data.
 
     >>> new = Samples.of(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=2)
     >>> old = Samples.of(torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=1)
@@ -177,10 +165,7 @@ class Reservoir:
 @component
 @attrs.frozen
 class Unbounded:
-    """Keep all samples; memory grows with the stream.
-
-    Args:
-        per_experience: the number of new samples.
+    """Keep all samples; the buffer grows by ``per_experience`` samples in every experience.
 
     >>> Unbounded(100).share(7)
     100

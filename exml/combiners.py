@@ -93,11 +93,10 @@ def _table(tasks: tuple[tuple[int, ...], ...], classes: int, device: torch.devic
 @component
 @attrs.frozen
 class MultiTask:
-    """Restrict the target and the candidates of an image to the classes of its task (Sec. 5, CIFAR10-MT).
+    """Restrict the target and candidates of another combiner to the classes of an image's task (Sec. 5, CIFAR10-MT).
 
     Args:
         tasks: ``tasks[t]`` are the global class ids of task label t; tasks may share classes.
-        combiner: makes the target.
 
     >>> head = torch.tensor([True, True, False, False])
     >>> previous = TeacherLogits(torch.full((2, 4), 1.0), head, head)

@@ -1,7 +1,4 @@
-"""Augmentation (Sec. 4.1): random, differentiable transformations of images that preserve their class.
-
-It imports only rooms below: :mod:`exml.core` and :mod:`exml.protocols`.
-"""
+"""Augmentation (Sec. 4.1): random, class-preserving transformations. Imports only the core and the protocols."""
 
 from exml.augmentation.augmentation import Augmentation
 from exml.augmentation.chain import Chain

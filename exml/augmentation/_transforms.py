@@ -24,16 +24,10 @@ def inverse_affine(
     mirror: Float[Tensor, " batch"],
     shift: Float[Tensor, "2 batch"],
 ) -> Float[Tensor, "batch 2 3"]:
-    """The map from each pixel of the result to its source, in pixels from the center of the image.
+    """The map from the result to the source that undoes mirroring, scaling, rotating and shifting, in this order.
 
-    The image is mirrored, scaled, rotated and shifted, in this order. The map undoes these steps from the last to the
-    first: ``[A | -A · shift]`` with ``A = M · R(-angle) / scale``.
-
-    Args:
-        angle: radians, counter-clockwise as displayed.
-        scale: > 1 enlarges.
-        mirror: -1 swaps left and right, 1 does not.
-        shift: pixels to the right and down.
+    It is ``[A | -A · shift]`` with ``A = M · R(-angle) / scale``, in pixels from the center. The angle is in radians,
+    counter-clockwise as displayed; a mirror of -1 swaps left and right; the shift is to the right and down.
     """
     cos, sin = angle.cos() / scale, angle.sin() / scale
     right = torch.stack((mirror * cos, -mirror * sin), 1)

@@ -11,14 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from exml.augmentation._transforms import (
-    adjust_brightness,
-    adjust_contrast,
-    adjust_saturation,
-    inverse_affine,
-    move,
-    warp,
-)
+from exml.augmentation import _transforms as transforms
 from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.shapes import Images
@@ -117,23 +110,23 @@ class Augmentation:
         fill = _tensor(self.fill, images.dtype, images.device) if filled else 0
         images = images - fill if filled else images
         if self.rotation or self.scale:
-            matrices = inverse_affine(
+            matrices = transforms.inverse_affine(
                 angle=_signed(draws[0]) * math.radians(self.rotation),
                 scale=1 + self.scale * _signed(draws[1]),
                 mirror=torch.where(draws[2] < self.flip, -1.0, 1.0),
                 shift=self._shift(draws).to(draws.dtype),
             )
-            images = warp(images, matrices, self.padding)
+            images = transforms.warp(images, matrices, self.padding)
         elif self.shift or self.flip:
             mirrored = draws[2] < self.flip if self.flip else None
-            images = move(images, mirrored, self._shift(draws), self.padding)
+            images = transforms.move(images, mirrored, self._shift(draws), self.padding)
         images = images + fill if filled else images
         if self.brightness:
-            images = adjust_brightness(images, (1 + self.brightness * _signed(draws[5])).to(images.dtype))
+            images = transforms.adjust_brightness(images, (1 + self.brightness * _signed(draws[5])).to(images.dtype))
         if self.contrast:
-            images = adjust_contrast(images, (1 + self.contrast * _signed(draws[6])).to(images.dtype))
+            images = transforms.adjust_contrast(images, (1 + self.contrast * _signed(draws[6])).to(images.dtype))
         if self.saturation:
-            images = adjust_saturation(images, (1 + self.saturation * _signed(draws[7])).to(images.dtype))
+            images = transforms.adjust_saturation(images, (1 + self.saturation * _signed(draws[7])).to(images.dtype))
         return images
 
     def _shift(self, draws: Float[Tensor, "8 batch"]) -> Int[Tensor, "2 batch"]:

@@ -13,10 +13,7 @@ from exml.protocols import Augmentation
 @component(kind="chain-of-augmentations")
 @attrs.frozen
 class Chain:
-    """Augmentations applied one after the other; an empty chain changes nothing.
-
-    Args:
-        augmentations: the first is applied first.
+    """Augmentations applied in order, one after the other; an empty chain changes nothing.
 
     >>> from exml.augmentation import Augmentation
     >>> chain = Chain((Augmentation(shift=2), Augmentation(brightness=0.2)))

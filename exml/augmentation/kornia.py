@@ -25,19 +25,15 @@ class Kornia:
     Every image gets its own parameters (kornia's ``same_on_batch=False``). They are a function of the generator passed
     in; torch's global random state is restored after the call, which synchronizes with the device once. Most color
     transformations clamp to [0, 1], so they suit distillation, and not generation in the expert's normalized units.
+    Raises a SettingError if kornia has no such class for images, or the class rejects the arguments.
 
     Args:
         name: of a class for batches of images, such as ``"RandomPerspective"``.
         arguments: of its constructor: numbers, strings and lists of them.
 
-    Raises:
-        SettingError: kornia has no such class for images, or the class rejects the arguments.
-
     >>> perspective = Kornia("RandomPerspective", {"distortion_scale": 0.3, "p": 1.0})
     >>> perspective(torch.rand(4, 3, 8, 8), torch.Generator().manual_seed(0)).shape
     torch.Size([4, 3, 8, 8])
-    >>> perspective
-    Kornia(name='RandomPerspective', arguments={'distortion_scale': 0.3, 'p': 1.0})
     """
 
     name: str
@@ -47,11 +43,7 @@ class Kornia:
         _transformation(self)
 
     def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
-        """Transform every image by its own parameters; ``generator`` is on the device of the images.
-
-        Raises:
-            ShapeError: when the transformation changes the size of the images.
-        """
+        """Transform every image by its own parameters; raises a ShapeError if the size of the images changes."""
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         with global_seed(seed):
             transformed = _transformation(self)(images)

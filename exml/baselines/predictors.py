@@ -46,7 +46,6 @@ class EnsembleAverage:
 
     ex_model = False
     needs_experience = False
-
     space: Space = attrs.field(default="logits", validator=one_of("logits", "probabilities"))
     units: Units = attrs.field(default="present", validator=one_of("present", "known"))
 
@@ -89,7 +88,6 @@ class MinEntropy:
 
     ex_model = False
     needs_experience = False
-
     units: Units = attrs.field(default="present", validator=one_of("present", "known"))
 
     def __call__(self, experts: Experts, classes: int, /) -> Predictor:
@@ -178,9 +176,8 @@ class ParameterAverage:
     def __call__(self, experts: Experts, classes: int, /) -> Predictor:
         """Average the weights now, in one pass with two models in memory.
 
-        Raises:
-            StreamError: when the stream is empty.
-            BaselineError: when two experts differ in architecture, output units, image shape, mean or std.
+        Raises a StreamError if the stream is empty, and a BaselineError if two experts differ in architecture, output
+        units, image shape, mean or std.
         """
         averaged = _average(experts)
 

@@ -1,7 +1,6 @@
 """What several ranks share of a step: the augmentation's draws, the gradient, and the statistics of batch norm.
 
-PyTorch's ``nn.SyncBatchNorm`` supports accelerators only
-and replaces the student's modules; :func:`synchronized` works on any device and leaves them in place.
+Unlike ``nn.SyncBatchNorm``, :func:`synchronized` works on any device and leaves the student's modules in place.
 """
 
 from __future__ import annotations
@@ -57,10 +56,7 @@ def augment(augmentation: Augmentation | None, images: Images, draws: torch.Gene
 
 
 def backward(loss: Scalar, student: nn.Module, shard: Shard) -> Scalar:
-    """Run the backward pass of a loss that is the mean over this rank's rows; returns the mean over all rows.
-
-    Parameters get the gradient of the mean over all rows, bit for bit the same on every rank, in one exchange.
-    """
+    """Run the backward pass of this rank's mean loss; gradients and the returned loss are means over all rows."""
     own = loss * (shard.own / shard.total)
     own.backward()
     flat = [_flat(parameter) for parameter in student.parameters() if parameter.grad is not None]
@@ -82,10 +78,7 @@ def _flat(parameter: nn.Parameter) -> Tensor:
 
 @contextmanager
 def synchronized(student: nn.Module, shard: Shard) -> Generator[None]:
-    """Inside the block, batch-norm layers in training mode normalize by the statistics of the whole mini-batch.
-
-    Every rank holds some rows of every mini-batch.
-    """
+    """Inside the block, batch-norm layers in training mode normalize by the statistics of the whole mini-batch."""
     layers = [] if shard.ranks.alone else [part for part in student.modules() if isinstance(part, BATCH_NORM)]
     try:
         for layer in layers:

@@ -16,11 +16,7 @@ from exml.models.classifier import candidates, final_layers
 
 
 def ridge_head(student: nn.Module, images: Images, classes: int) -> nn.Linear:
-    """The layer that ``Training.ridge`` solves for: the linear layer whose output is the student's output.
-
-    Raises:
-        SettingError: when the student does not end in a linear layer.
-    """
+    """The linear layer that ``Training.ridge`` solves for; raises a SettingError if the student does not end in one."""
     layers = candidates(student, classes)
     with frozen(student):
         found = final_layers(student, layers, images)
@@ -38,10 +34,7 @@ def ridge_head(student: nn.Module, images: Images, classes: int) -> nn.Linear:
 def solve_ridge_head(
     student: nn.Module, batches: Iterable[tuple[Tensor, Target]], classes: int, ridge: float
 ) -> nn.Linear:
-    """Set the rows of the ridge head to the least squares solution for the classes that have targets.
-
-    The rows of other classes keep their values. Returns the layer.
-    """
+    """Set the ridge head's rows of all classes with targets to the least squares solution; returns the layer."""
     layer: nn.Linear | None = None
     rows_of_batches: list[tuple[Tensor, Tensor, Tensor]] = []
     for images, target in batches:

@@ -13,23 +13,16 @@ from torch import nn
 
 from exml.core.execution import Execution, ExecutionWarning
 
-Step: TypeAlias = Callable[[], None]
-"""One step; the tensors that it reads and writes keep their addresses."""
+Step: TypeAlias = Callable[[], None]  # the tensors that a step reads and writes keep their addresses
 
 _CAPTURED, _COMPILED = "captured as a CUDA graph", "compiled"
-_WARM_UP, _TIMED = 2, 3
-"""Untimed steps of each form (compilation, capture, caches), and timed steps."""
-_WORTH_SECONDS = 120.0
-"""Compilation takes up to a minute and is tried only if at least this much work remains."""
-_CAPTURE_AFTER = 3
-"""Steps before a capture, in which libraries select kernels and allocate workspaces."""
+_WARM_UP, _TIMED = 2, 3  # untimed steps of each form (compilation, capture, caches), and timed steps
+_WORTH_SECONDS = 120.0  # compilation takes up to a minute and is tried only if at least this much work remains
+_CAPTURE_AFTER = 3  # steps before a capture, in which libraries select kernels and allocate workspaces
 
 
 def captured(step: Step, generators: Sequence[torch.Generator], device: torch.device) -> Step:
-    """The step, captured as a CUDA graph after a few calls and replayed from then on.
-
-    It must not synchronize with the device. The generators, from which it draws, may be seeded between calls.
-    """
+    """The step, captured as a CUDA graph after a few calls; it must not synchronize, and draws from ``generators``."""
     calls, graph = 0, None
 
     def run() -> None:
@@ -111,11 +104,7 @@ def compile_whole(module: nn.Module) -> nn.Module:
 def in_form(
     execution: Execution, eager: Step, compiled: Callable[[], Step], *, draws: torch.Generator, steps: int
 ) -> Step:
-    """The form of a step that an execution selects.
-
-    The step runs on the device of ``draws``, the generator that it draws from; ``compiled`` creates it with compiled
-    networks, and ``steps`` is the total number of steps.
-    """
+    """The form of a step that an execution selects; ``compiled`` creates the step with compiled networks."""
     device = draws.device
     cuda = device.type == "cuda"
     if execution.compile == "never" or (execution.compile == "capture" and not cuda):
@@ -134,6 +123,5 @@ def in_form(
 def exchanging(execution: Execution) -> None:
     """Warn that a step in which ranks exchange numbers runs eagerly, if another form was selected."""
     forms = {"capture": _CAPTURED, "always": _COMPILED}
-    if execution.compile in forms:
-        reason = "ranks exchange numbers in the middle of it"
-        warnings.warn(ExecutionWarning(forms[execution.compile], reason), stacklevel=2)
+    if form := forms.get(execution.compile):
+        warnings.warn(ExecutionWarning(form, "ranks exchange numbers in the middle of it"), stacklevel=2)

@@ -6,8 +6,7 @@ import ctypes
 import platform
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_THRESHOLDS = (1 << 30, 1 << 25)
-"""Bytes; older versions of glibc accept at most the second."""
+_THRESHOLDS = (1 << 30, 1 << 25)  # bytes; older versions of glibc accept at most the second
 
 
 def keep_freed_memory() -> bool:

@@ -109,16 +109,15 @@ def distill(
     augmentation: Augmentation | None = None,
     context: DistillationContext,
 ) -> None:
-    """Train the student on the buffer, towards the combined logits of the previous student and the expert.
+    """Train the student on the buffer M_i, towards the combined logits of the previous student and the expert.
 
-    Student and teachers see the same augmented images. The draws of a step depend on the seed and the step alone, so a
-    resumed run equals an uninterrupted one.
+    Student, teachers and buffer are on one device. Student and teachers see the same augmented images. The draws of a
+    step depend on the seed and the step alone, so a resumed run equals an uninterrupted one. The student stays in
+    training mode.
 
-    Several ranks share the images of every mini-batch. The student's batch norm normalizes by the whole mini-batch, as
-    :class:`torch.nn.SyncBatchNorm` does, and all ranks take the same step. The student matches that of one rank up to
-    rounding, if the loss is a mean over images and dropout is off.
-
-    The student, the teachers and the buffer M_i are on one device. The student stays in training mode.
+    Several ranks share the images of every mini-batch; batch norm normalizes over all of them, as
+    :class:`torch.nn.SyncBatchNorm` does. The student matches that of one rank up to rounding, if the loss is a mean
+    over images and dropout is off.
     """
     execution, ranks, start = context.execution, context.ranks, context.start
     if start >= training.iterations:
@@ -229,10 +228,7 @@ def _fill_bank(
     views: int,
     seed: int,
 ) -> _Bank:
-    """Augment every image ``views`` times and run the teachers on each view once, before the first step.
-
-    The same seed gives the same bank, so a resumed run fills it again. The ranks share the forward passes.
-    """
+    """Augment every image ``views`` times and run the teachers on each view once; ranks share the forward passes."""
     draws = torch.Generator(memory.images.device)
     images: list[Images] = []
     targets: list[list[Tensor]] = []

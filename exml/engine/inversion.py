@@ -29,10 +29,7 @@ from exml.engine.forward import check_images
 from exml.engine.lowering import Lowered, Network, recorded
 from exml.protocols import STANDALONE, Augmentation, GenerationContext, Generator, Journal, NoJournal, Prior
 
-PerImage: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]
-"""A number for each image, from the module's outputs and the positions of the images."""
-Finished: TypeAlias = Callable[[Logits, Labels], Bool[Tensor, " batch"]]
-"""Whether each image needs no more steps, from the same arguments."""
+PerImage: TypeAlias = Callable[[Logits, Labels], Float[Tensor, " batch"]]  # from outputs and positions of the images
 _PART = "part."
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -44,11 +41,11 @@ class Goal:
     Args:
         objective: the data term of each image, ``(batch,)``.
         finished: evaluated before every step; an image for which it holds keeps its value and leaves the mini-batch.
-            It synchronizes with the device, so steps are neither captured nor compiled. None: all take all steps.
+            It synchronizes with the device, so steps are neither captured nor compiled. None: images take all steps.
     """
 
     objective: PerImage
-    finished: Finished | None = None
+    finished: Callable[[Logits, Labels], Bool[Tensor, " batch"]] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -97,12 +94,9 @@ class Inversion(ABC):
     ) -> Images:
         """Invert ``size`` images in mini-batches; returns ``(size, channels, height, width)``, in pixel units.
 
-        The arguments are those of the generator's call, the data term of each image, and the probability of its label,
-        which ``stop_at`` is compared with. A resumed run repeats ``start`` if it was interrupted there.
-
-        Raises:
-            ShapeError: when the images of ``start`` have another shape than those of the expert.
-            NonFiniteError: when an image ends with NaN or infinity.
+        ``objective`` is the data term of each image; ``probability`` is that of its label, compared with ``stop_at``.
+        Raises a ShapeError if the expert does not take the images of ``start``, and a NonFiniteError if an image ends
+        with NaN or infinity.
         """
         state = context.journal.restore()
 
@@ -158,21 +152,16 @@ def invert(
 ) -> Images:
     """Optimize one mini-batch of images for a goal, by Adam on their pixels; returns them in the module's units.
 
-    The loss is the sum, not the mean, of ``objective + prior`` over the images, so the gradient of an image does not
-    depend on the number of images. Only the network sees augmented images; pixel priors see the images themselves. The
-    augmentation's draws depend on ``seed`` and the step alone, so a resumed run repeats them.
-
-    Several ranks share the images and exchange the statistics of batch norm. The images match those of one rank up to
-    rounding.
+    The loss is the sum of ``objective + prior`` over the images, so the gradient of an image does not depend on the
+    batch size. Only the network sees augmented images; pixel priors see the images themselves. The draws of a step
+    depend on ``seed`` and the step alone, so a resumed run repeats them. Several ranks share the images; the result
+    matches that of one rank up to rounding. Raises a NonFiniteError if an image ends with NaN or infinity.
 
     Args:
         module: in any mode, which is restored afterwards; runs as :func:`exml.engine.lowered`.
         images: ``(batch, channels, height, width)``, initial values in the module's units; not modified.
         settings: ``iterations``, ``learning_rate``, ``clamp`` and ``augmentation`` are used.
-        context: the same on every rank. Steps in which ranks exchange statistics run eagerly.
-
-    Raises:
-        NonFiniteError: when an image ends with NaN or infinity.
+        context: the same on every rank. Steps in which ranks exchange statistics of batch norm run eagerly.
 
     >>> from exml.generators import ModelInversion
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -217,9 +206,8 @@ class Inverter:
             elif self._exchanges:
                 exchanging(execution)
             else:
-                left = iterations - state.step
                 compiled = partial(self._compiled_step, state, goal, draws)
-                step = in_form(execution, step, compiled, draws=draws, steps=left)
+                step = in_form(execution, step, compiled, draws=draws, steps=iterations - state.step)
             while state.step < iterations and state.active_shard.total:
                 draws.manual_seed(derive_seed(seed, state.step))
                 step()
@@ -371,10 +359,8 @@ class NestedJournal:
     begin: int
     end: int
     total: int
-    around: Callable[[], State]
-    """Returns the state of everything outside this part."""
-    restored: State | None = None
-    """The state of this part when the run was interrupted."""
+    around: Callable[[], State]  # returns the state of everything outside this part
+    restored: State | None = None  # the state of this part when the run was interrupted
 
     def restore(self) -> State | None:
         """The state of this part."""

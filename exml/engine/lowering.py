@@ -31,20 +31,17 @@ from exml.engine.forward import frozen
 Network: TypeAlias = Callable[[Images], tuple[Logits, Sequence[Activation]]]
 """A frozen network: returns logits, and the inputs of its batch-norm layers if they are recorded."""
 
-_CHANNELS_LAST = (torch.float32, torch.bfloat16, torch.float16)
-"""Types for which convolutions are faster with channels last; in float64 they are slower."""
-_TOLERANCE = 1e-3
-"""The largest difference of lowered logits, relative to the largest logit; allows for rounding only."""
+_CHANNELS_LAST = (torch.float32, torch.bfloat16, torch.float16)  # float64 is slower with channels last
+_TOLERANCE = 1e-3  # the largest difference of lowered logits, relative to the largest logit; for rounding only
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_RELUS = (functional.relu, torch.relu)
+_RELUS = (functional.relu, torch.relu, "relu")
 _IN_PLACE: dict[Any, Callable[..., Any]] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-_LEAST_SLOPE = 1e-2
-"""Below this ratio of weight to bias, the input of a batch-norm layer cannot be recovered from its output."""
+_LEAST_SLOPE = 1e-2  # ratio of weight to bias, below which the output of batch norm does not determine its input
 
 
 @contextmanager
@@ -52,11 +49,8 @@ def lowered(module: nn.Module, probe: Images) -> Generator[nn.Module]:
     """A fast form of the module inside the block, in evaluation mode and without weight gradients.
 
     It is a copy with channels-last weights and every batch-norm layer folded into the convolution before it. A module
-    that cannot be traced, or whose copy has other logits, runs unchanged. The block restores the module at its end.
-
-    Args:
-        module: in any mode.
-        probe: ``(batch, channels, height, width)``, two or more images in the module's units, which verify the copy.
+    that cannot be traced, or whose copy has other logits for ``probe``, two or more images in the module's units, runs
+    unchanged. The block restores the module at its end.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> images = torch.randn(2, 3, 8, 8)
@@ -102,8 +96,7 @@ class _Tap:
 class Lowered:
     """A :data:`Network` whose graph is a pure function of the images and can be compiled."""
 
-    graph: nn.Module
-    """Returns logits; with taps, also the recorded values of each."""
+    graph: nn.Module  # returns logits; with taps, also the recorded values of each
     taps: tuple[_Tap, ...]
 
     def __call__(self, images: Images) -> tuple[Logits, Sequence[Activation]]:
@@ -292,9 +285,7 @@ def _relu(inputs: Tensor) -> Tensor:
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return type(modules.get(str(node.target))) is nn.ReLU
-    if node.op == "call_function":
-        return node.target in _RELUS
-    return node.op == "call_method" and node.target == "relu"
+    return node.op in ("call_function", "call_method") and node.target in _RELUS
 
 
 def _out_of_place(root: nn.Module, graph: fx.Graph) -> bool:

@@ -34,9 +34,8 @@ class Training:
             classes with targets ỹ to ``argmin Σ ‖W φ + b - ỹ‖² + λ ‖W‖²``, where φ are the features in evaluation mode
             and λ is r times the mean over the features of ``Σ (φ - mean φ)²``. Training then distorts the features
             less (Kumar et al., "Fine-tuning can distort pretrained features", 2022). None: keep the layer.
-        batch_norm: the statistics that the student's batch norm uses in training: those of the ``"batch"``, which
-            update the running ones, or the ``"running"`` ones, which stay fixed. A student that starts as a copy of an
-            expert has those of real data, which generated images would make worse.
+        batch_norm: the student normalizes by the statistics of the ``"batch"``, which update the running ones, or by
+            the ``"running"`` ones, which stay fixed. The running statistics of a copied expert are those of real data.
 
     >>> training = Training(iterations=100, batch_size=32, learning_rate=0.1, schedule="cosine")
     >>> [round(training.learning_rate_at(k), 3) for k in (0, 50, 99)]

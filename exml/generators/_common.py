@@ -14,7 +14,6 @@ from exml.protocols import GenerationContext
 
 
 def check_size(size: int) -> None:
-    """Raise a BufferSizeError if ``size`` is less than 1."""
     if size < 1:
         raise BufferSizeError(
             expected="at least 1 sample to generate", got=str(size), remedy="request more, or enlarge the buffer"

@@ -79,9 +79,6 @@ class BufferedImages:
 class AuxiliaryData:
     """Draw images at random from a source, with y_syn = argmax f_i^S(x) over the expert's own classes (Sec. 4).
 
-    Args:
-        source: provides the images; its labels are not used.
-
     >>> from exml.generators import PhotoPatches
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> samples = AuxiliaryData(PhotoPatches())(expert, 6, 0)
@@ -100,9 +97,7 @@ class AuxiliaryData:
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples: distinct images, or drawn with replacement if the source has fewer.
 
-        Raises:
-            ShapeError: when the expert does not take the images of the source.
-            DataError: when the source has no images.
+        Raises a ShapeError if the expert does not take the images of the source, and a DataError if it has none.
         """
         check_size(size)
         images, _ = self.source(context.experience)
@@ -120,10 +115,7 @@ class AuxiliaryData:
 class Replay:
     """Draw real labeled images of the expert's classes: Replay ED of Sec. 5, an upper bound and no ex-model strategy.
 
-    The draw is as balanced over the classes as the source allows.
-
-    Args:
-        source: the original data, with labels; images of classes that the expert does not know are ignored.
+    ``source`` holds the original data with labels. The draw is as balanced over the classes as the source allows.
 
     >>> from exml.generators import InMemory
     >>> source = InMemory(torch.rand(8, 1, 8, 8), torch.tensor([3, 3, 3, 3, 3, 3, 7, 5]))
@@ -139,9 +131,8 @@ class Replay:
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples: distinct images, which repeat if the source has fewer of these classes.
 
-        Raises:
-            ShapeError: when the expert does not take the images of the source.
-            DataError: when the source has no labels, or no image of the expert's classes.
+        Raises a ShapeError if the expert does not take the images of the source, and a DataError if the source has no
+        labels or no image of the expert's classes.
         """
         check_size(size)
         images, labels = self.source(context.experience)

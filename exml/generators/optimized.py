@@ -97,9 +97,8 @@ class DataImpression(Inversion):
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples; their ``targets`` are y^di over the global class ids.
 
-        Raises:
-            ExpertError: when the expert's classifier cannot be found.
-            NonFiniteError: when an image ends with NaN or infinity.
+        Raises an ExpertError if the classifier cannot be found, and a NonFiniteError if an image ends with NaN or
+        infinity.
         """
         check_size(size)
         turn = torch.arange(size) % len(expert.classes)
@@ -159,10 +158,8 @@ def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units
     Without ``head``, the classifier is the only candidate, or the only one that computes the expert's output.
     """
     layers = candidates(expert.module, len(expert.outputs))
-    if head is not None:
-        found = [head] if head in layers else []
-    elif len(layers) < 2:
-        found = list(layers)
+    if head is not None or len(layers) < 2:
+        found = [name for name in layers if head in (None, name)]
     else:
         gray = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
         with frozen(expert.module):

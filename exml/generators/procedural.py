@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, TypeAlias
 
 import attrs
@@ -69,6 +70,11 @@ class ProceduralImages:
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""
         check_size(size)
+        families = {
+            "strokes": partial(strokes, polarity=self.polarity),
+            "dead-leaves": dead_leaves,
+            "noise": smooth_noise,
+        }
         _, height, width = expert.image_shape
         # About the number of pixels that fit a processor's cache; depends on the image shape alone.
         batch = min(max((1 << 17) // (height * width), 32), 2048)
@@ -79,16 +85,11 @@ class ProceduralImages:
                 places = part[turn :: len(self.kinds)]
                 draws = make_generator(expert.device, seed, "procedural-images", begin, turn)
                 if len(places):
-                    places.copy_(self._draw(kind, len(places), expert.image_shape, draws))
+                    places.copy_(families[kind](len(places), expert.image_shape, draws))
             if self.full_contrast:
                 part /= part.amax((1, 2, 3), keepdim=True).clamp_min(_FAINTEST)
             context.journal.record(min(begin + batch, size), size, dict)
         return labeled(expert, images, context)
-
-    def _draw(self, kind: Kind, count: int, image_shape: tuple[int, int, int], draws: torch.Generator) -> Images:
-        if kind == "strokes":
-            return strokes(count, image_shape, draws, self.polarity)
-        return (dead_leaves if kind == "dead-leaves" else smooth_noise)(count, image_shape, draws)
 
 
 def strokes(count: int, image_shape: tuple[int, int, int], draws: torch.Generator, polarity: Polarity) -> Images:
@@ -97,9 +98,6 @@ def strokes(count: int, image_shape: tuple[int, int, int], draws: torch.Generato
     Many strokes begin where the previous one ended. ``"light"`` strokes lie on a ground that is black in four of five
     images and dark in the others; ``"dark"`` is the inverse; ``"any"`` is half of each, on grounds up to medium
     brightness. Returns ``(count, *image_shape)``, in [0, 1], on the device of ``draws``.
-
-    >>> strokes(2, (1, 8, 8), torch.Generator().manual_seed(0), "light").shape
-    torch.Size([2, 1, 8, 8])
     """
     channels, height, width = image_shape
     side = min(height, width)
@@ -174,9 +172,6 @@ def dead_leaves(count: int, image_shape: tuple[int, int, int], draws: torch.Gene
 
     The power law makes them look alike at every scale, as natural images do (Lee, Mumford and Huang, "Occlusion Models
     for Natural Images", 2001). Returns ``(count, *image_shape)``, in [0, 1], on the device of ``draws``.
-
-    >>> dead_leaves(2, (3, 8, 8), torch.Generator().manual_seed(0)).shape
-    torch.Size([2, 3, 8, 8])
     """
     channels, height, width = image_shape
     zoom = 3 ** uniform(draws, count, 1, low=-0.5, high=1.0)
@@ -209,9 +204,6 @@ def smooth_noise(count: int, image_shape: tuple[int, int, int], draws: torch.Gen
 
     Natural images have s near 1. A hard threshold leaves two-colored blobs. Returns ``(count, *image_shape)``, in
     [0, 1], on the device of ``draws``.
-
-    >>> smooth_noise(2, (3, 8, 8), torch.Generator().manual_seed(0)).shape
-    torch.Size([2, 3, 8, 8])
     """
     channels, height, width = image_shape
     white = torch.randn(count, channels, height, width, generator=draws, device=draws.device)

@@ -9,7 +9,6 @@ from typing import Literal
 
 import attrs
 import torch
-from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,10 +25,8 @@ from exml.datasets import cifar10, dataset_folder, fashion_mnist, imagenet, mnis
 from exml.generators._common import as_tuple
 
 _GRAY = {"mnist": mnist, "fashion-mnist": fashion_mnist}
-_HEIGHT, _WIDTH = 427, 640
-"""Pixels of the photographs that scikit-learn includes."""
-_LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601, the weights of most libraries."""
+_HEIGHT, _WIDTH = 427, 640  # pixels of the photographs that scikit-learn includes
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of most libraries
 
 
 @attrs.frozen(eq=False)
@@ -156,11 +153,9 @@ def _images(name: str, size: int, limit: int, folder: Path) -> StoredImages:
 class PhotoPatches:
     """Random patches, at several scales, of the two photographs that scikit-learn includes (a temple, a flower).
 
-    Half of the patches are mirrored.
-
     Args:
         image_shape: ``(channels, height, width)`` of a patch; 1 channel is gray, 3 are color; at most 427 x 640.
-        count: number of patches.
+        count: number of patches, of which half are mirrored.
 
     >>> images, labels = PhotoPatches((3, 16, 16), count=10)(1)
     >>> images.shape, labels
@@ -194,10 +189,7 @@ class PhotoPatches:
 def _photos(channels: int) -> list[Tensor]:
     from sklearn.datasets import load_sample_images  # scikit-learn takes seconds to import
 
-    photos = [
-        rearrange(torch.tensor(photo).float() / 255, "height width rgb -> rgb height width")
-        for photo in load_sample_images().images
-    ]
+    photos = [torch.tensor(photo).permute(2, 0, 1).float() / 255 for photo in load_sample_images().images]
     if channels == 3:
         return photos
     return [(photo * torch.tensor(_LUMA).view(3, 1, 1)).sum(0, keepdim=True) for photo in photos]

@@ -1,7 +1,4 @@
-"""Losses: what the student minimizes (Eqs. 9 and 10).
-
-It imports only rooms below: :mod:`exml.core` and :mod:`exml.protocols`.
-"""
+"""Losses: what the student minimizes (Eqs. 9 and 10). Imports only the core and the protocols."""
 
 from exml.losses.losses import CrossEntropy, Distillation, KLDivergence, MeanSquaredError, Sum, Weighted
 

@@ -114,9 +114,7 @@ class Distillation:
 
     Args:
         cross_entropy: λ >= 0; 1 in the paper.
-        classes: as in :class:`MeanSquaredError` and :class:`CrossEntropy`.
-        reduction: as in :class:`MeanSquaredError`.
-        labels: as in :class:`CrossEntropy`.
+        classes: this and the remaining settings are those of :class:`MeanSquaredError` and :class:`CrossEntropy`.
 
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)

@@ -1,7 +1,4 @@
-"""Natural image priors (Sec. 4.1): penalties on images that do not look natural.
-
-It imports only rooms below: :mod:`exml.core` and :mod:`exml.protocols`.
-"""
+"""Natural image priors (Sec. 4.1): penalties on unnatural images. Imports only the core and the protocols."""
 
 from exml.core.activation import Activation, record_activations, statistics_of
 from exml.priors.batch_norm import BatchNormStatistics

@@ -30,11 +30,7 @@ def _constant_result(function: FunctionT) -> FunctionT:
 
 @_constant_result  # the compiler would trace through the cache
 def gaussian(size: int, sigma: float) -> tuple[float, ...]:
-    """Kornia's one-dimensional kernel with ``size`` taps; their sum is 1.
-
-    >>> [round(tap, 3) for tap in gaussian(3, 1.0)]
-    [0.274, 0.452, 0.274]
-    """
+    """Kornia's one-dimensional kernel with ``size`` taps; their sum is 1."""
     return _gaussian(size, sigma)
 
 
@@ -53,23 +49,13 @@ def change_by_kornia(images: Images, size: int, sigma: float, reflect: bool) -> 
 
 
 def change_by_sums(images: Images, taps: tuple[float, ...], reflect: bool) -> Images:
-    """Blurred images minus the images, each channel by itself.
-
-    Args:
-        images: ``(batch, channels, height, width)``, float32 or float64.
-        taps: of a symmetric kernel, an odd number.
-        reflect: pad with the image reflected at its outermost pixels, instead of zeros. A reflected image must be
-            larger than half the kernel.
-    """
+    """Blurred float32 or float64 images minus the images; ``taps`` are those of a symmetric kernel of odd size."""
     return _Change.apply(images, taps, reflect, False)
 
 
 def change_by_matrices(images: Images, taps: tuple[float, ...], reflect: bool) -> Images:
-    """The same as ``T · x · Tᵀ - x``, with the kernel in the rows of T.
-
-    If matrix products may round to TF32, the error is about 1e-3 of the brightest pixel; a convolution rounds like that
-    by default.
-    """
+    """The same as ``T · x · Tᵀ - x``, with the kernel in the rows of T."""
+    # With TF32, the error is about 1e-3 of the brightest pixel; a convolution rounds like that by default.
     # torch.compile may pass a symbol for a size; a matrix needs the number.
     columns, rows = (
         _constant(index(length), taps, reflect, images.dtype, images.device) for length in images.shape[2:]

@@ -29,10 +29,6 @@ def _layers(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         )
 
 
-def _channels(activation: Activation) -> int:
-    return len(activation.running_mean)
-
-
 @component
 @attrs.frozen
 class BatchNormStatistics:
@@ -48,14 +44,10 @@ class BatchNormStatistics:
         statistic: whether σ is the standard deviation (the paper's text) or the variance.
         reduction: over the channels of a layer: their ``"sum"``, as in a norm, or their ``"mean"``. The paper's code
             is ``BatchNormStatistics(weight, layers="last", statistic="variance", reduction="mean", per="batch")``.
-        per: the unit of the weight. The losses of images are added up. Per ``"image"``, the penalty of a batch counts
-            once for each of its images, so that its balance with the other terms does not depend on the batch size.
-            The paper's code adds it once per ``"batch"``: the more images, the smaller its part.
+        per: count the penalty of a batch once for each ``"image"``, so that its balance with the other terms does not
+            depend on the batch size, or once per ``"batch"``, as the paper's code does.
         absent: what to do for an expert without batch-norm layers: raise an ``"error"``, or return 0 (``"ignore"``),
             for streams in which only some experts have such layers.
-
-    Raises:
-        ExpertError: when called without activations (unless ``absent="ignore"``), or for layers not among them.
 
     >>> from torch import nn
     >>> from exml.priors import record_activations
@@ -77,7 +69,7 @@ class BatchNormStatistics:
     reads_activations = True
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
-        """The penalty of the batch whose forward pass left ``activations``."""
+        """The penalty of a batch from its ``activations``; raises an ExpertError if a layer is missing."""
         chosen = self._chosen(activations)
         if not chosen:
             return images.new_zeros(())
@@ -89,7 +81,8 @@ class BatchNormStatistics:
             spread, wanted = spread.clamp_min(torch.finfo(spread.dtype).tiny).sqrt(), wanted.sqrt()
         distances = (mean - wanted_mean).square() + (spread - wanted).square()
         if self.reduction == "mean":
-            distances = torch.cat([layer.mean(0, keepdim=True) for layer in distances.split([*map(_channels, chosen)])])
+            sizes = [len(activation.running_mean) for activation in chosen]
+            distances = torch.cat([layer.mean(0, keepdim=True) for layer in distances.split(sizes)])
         shard = chosen[0].shard
         images_in_all = len(images) if shard is None else shard.total
         return self.weight / (1 if self.per == "image" else images_in_all) * distances.sum()

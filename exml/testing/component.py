@@ -39,10 +39,8 @@ def check_component(component: Any, role: str) -> None:
     cls, must = type(component), requirement(component)
     must(attrs.has(cls), "be an attrs class: decorate it with @attrs.frozen")
     fields = attrs.fields(cls)
-    must(
-        misfit(component, role) is None,
-        f"have the attributes and the call of a {role}: see the protocol in exml.protocols",
-    )
+    fits = misfit(component, role) is None
+    must(fits, f"have the attributes and the call of a {role}: see the protocol in exml.protocols")
     twin = copy.deepcopy(component)
     must(twin == component, "equal a copy of itself: compare by settings, as attrs does")
     must(hash(twin) == hash(component), "hash like its copy: use settings that hash by value")

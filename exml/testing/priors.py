@@ -77,9 +77,8 @@ def check_augmentation(augmentation: Augmentation, image_shape: tuple[int, int, 
     one = augmentation(images, torch.Generator().manual_seed(1))
     two = augmentation(images, torch.Generator().manual_seed(1))
     other = augmentation(images, torch.Generator().manual_seed(2))
-    must(
-        (one.shape, one.dtype) == (images.shape, images.dtype), "keep shape and type: return images like the given ones"
-    )
+    same = (one.shape, one.dtype) == (images.shape, images.dtype)
+    must(same, "keep shape and type: return images like the given ones")
     must(torch.equal(images.detach(), before), "not modify the given images: avoid in-place operations")
     must(torch.equal(one, two), "return the same images for the same generator state: draw from the given one only")
     must(not torch.equal(one, other), "draw from the given generator: pass it to torch's random functions")

@@ -268,7 +268,11 @@ class Learner:
         """Whether to stop here. Several ranks communicate only where a checkpoint is due."""
         if self.stop is None or self.ranks.alone:
             return self.stop is not None and self.stop.asked
-        return due and self.ranks.leader_says(self.stop.asked)
+        if due:
+            asked = torch.tensor(int(self.stop.asked))
+            self.ranks.share(asked)  # unlike leader_says, a collective times out if the leader hangs
+            due = bool(asked)
+        return due
 
     def _begin_distillation(self, expert: Expert, number: int, new: Samples) -> None:
         """Lines 4 and 5 of Algorithm 1, and the initial student of the experience."""

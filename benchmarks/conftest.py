@@ -1,4 +1,4 @@
-"""What a saved benchmark says of where it was measured, beside the processor and the commit."""
+"""The environment that a saved benchmark records, in addition to the processor and the commit."""
 
 from importlib.metadata import version
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 collect_ignore = ["paper_cells.py"]
-"""The scripts beside it import it under that name; under a second one its component would be registered twice."""
+"""The name under which the scripts import it; a second name would register its component twice."""
 
 
 @pytest.hookimpl

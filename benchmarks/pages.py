@@ -127,7 +127,7 @@ def mean(values: Sequence[float], sign: str = "") -> str:
 
 
 def sentence(words: str, entries: Sequence[str], none: str) -> str:
-    """A list in words, or what is said of an empty one."""
+    """A list in words, or a text for an empty one."""
     return f"{words}: {'; '.join(entries)}." if entries else none
 
 

@@ -1,4 +1,4 @@
-"""Roles, trees of components, and what is asked of every part of a tree."""
+"""Roles, trees of components, and properties of every part of a tree."""
 
 import attrs
 import pytest

@@ -25,7 +25,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny copy in torchvision's layout: 20 images in each file; their digests are what torchvision shall expect."""
+    """A tiny copy in torchvision's layout: 20 images in each file; torchvision expects their digests."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     draws = np.random.default_rng(0)

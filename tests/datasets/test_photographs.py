@@ -36,7 +36,7 @@ def test_the_centre_square_is_resized_as_torchvision_does(height: int, width: in
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """Two folders of classes, a deeper one, another file, and a photograph beside the folders."""
+    """Two folders of classes, a deeper one, another file, and a photograph next to the folders."""
     folder = tmp_path / "photographs"
     for name, colour in (("b/2.png", 20), ("b/1.JPEG", 10), ("a/x/3.jpg", 30), ("0.png", 40)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

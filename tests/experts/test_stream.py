@@ -201,7 +201,7 @@ def test_a_fault_has_the_words_of_load_expert_at_its_turn(cards, fault):
 
 
 def test_reading_ahead_disturbs_nobodys_random_numbers(cards):
-    """The same bits with dropout in the student, whether experts come from memory or are read beside its training."""
+    """The same bits with dropout in the student, whether experts come from memory or are read during its training."""
     chosen = strategy(generator=exml.generators.GaussianNoise(), prior=None)
     students = []
     loaded = [load_expert(card) for card in cards[:3]]

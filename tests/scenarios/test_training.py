@@ -1,4 +1,4 @@
-"""Experts of a scenario: cards that say what they can do, and training that goes on after a kill."""
+"""Experts of a scenario: their cards, and training that resumes after a kill."""
 
 import inspect
 import json

@@ -69,7 +69,7 @@ def asked(folder):
 
 
 def table(out):
-    """What must be the same whoever carried out the runs."""
+    """The part of a table that does not depend on the executor."""
     records = json.loads((out / "results.json").read_text())
     return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
 

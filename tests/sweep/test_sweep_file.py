@@ -4,6 +4,7 @@ import attrs
 import pytest
 import yaml
 
+from exml import cli
 from exml.core.errors import CheckpointError, ConfigError, SettingError, UnknownNameError
 from exml.priors import L2Norm, Sum
 from exml.recipes import for_scenario
@@ -230,3 +231,16 @@ def test_the_plan_in_words_and_its_forecast(folder):
     assert all(0 < found < 60 for found in seconds.values())
     elsewhere = attrs.evolve(asked, device="cuda:7", resources=Resources(gpus=1))
     assert sweep.sweep_forecast(elsewhere, made.runs[:1]) == {noise: None}
+
+
+def test_the_command_refuses_mistakes_and_forecasts_without_running(folder, capsys):
+    path = write(folder, "{scenarios: [tiny-nc], strategies: [noise.yaml], seeds: [0, 1]}")
+    command = ["sweep", str(path), "--out", str(folder / "out")]
+    assert cli.main([*command, "--address", "auto"]) == 2
+    assert "--backend ray" in capsys.readouterr().err
+    assert cli.main([*command, "--dry-run", "--workers", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "tiny-nc" in shown
+    assert "2 run(s); 2 to do: about" in shown
+    assert "with 2 at a time" in shown
+    assert not (folder / "out").exists()

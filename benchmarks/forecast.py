@@ -1,11 +1,10 @@
-"""Forecasts compared with the runs that they are about, and the memory of runs.
+"""Forecasts compared with the runs that they are about.
 
     OMP_NUM_THREADS=1 uv run python benchmarks/forecast.py        # about ten minutes on one core
 
 Each case is forecast and then run, several times, each time in a process of its own. Seconds are processor seconds of
-generation and distillation on one thread, for the forecast and for the run, since the machine may be shared. Memory is
-the rise of the resident memory to its peak during the run. Rows differ from the base in one quantity. The page is
-written by ``benchmarks/make_pages.py``.
+generation and distillation on one thread, for the forecast and for the run, since the machine may be shared. Rows
+differ from the base in one quantity. The page is written by ``benchmarks/make_pages.py``.
 """
 
 from __future__ import annotations
@@ -121,17 +120,9 @@ def measure(case: Case) -> dict[str, float]:
         if phase is not None:
             seconds[phase] += marks[-1] - marks[-2]
 
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # reset the peak
-    before = resident("VmRSS")
     exml.Learner(strategy, case.module(99), observers=[observe]).learn_stream(exml.ExpertStream.from_experts(experts))
     took = sum(seconds.values())
-    return {"forecast": expected.seconds, "took": took, "mib": (resident("VmHWM") - before) / 2**20}
-
-
-def resident(name: str) -> int:
-    """Bytes of resident memory: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+    return {"forecast": expected.seconds, "took": took}
 
 
 def row(case: Case, runs: list[dict[str, float]]) -> dict[str, Any]:

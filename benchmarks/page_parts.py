@@ -104,21 +104,21 @@ def large_images(found: Found, conditions: str) -> list[str]:
 
 
 def forecasts(found: Found, conditions: str) -> list[str]:
-    """Forecast and measured seconds of runs, and their memory."""
+    """Forecast and measured seconds of runs."""
 
     def cell(part: Found) -> str:
         return f"{number(part['median'])} ({ends(part['spread'])})"
 
     rows: Mapping[str, Found] = found["rows"]
     cells = [
-        (name, *(cell(row[key]) for key in ("forecast", "took", "ratio")), row["n"], number(row["mib"]["median"]))
+        (name, *(cell(row[key]) for key in ("forecast", "took", "ratio")), row["n"])
         for name, row in rows.items()
     ]
     ratios = {name: row["ratio"]["median"] for name, row in rows.items()}
     off = [f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if abs(ratio - 1) > 0.15]
     misses = sentence("Off by more than 15 %", off, "No median is off by more than 15 %.")
     return [
-        *table(("|", "forecast, s", "took, s", "forecast / took", "n", "peak memory, MiB"), cells),
+        *table(("|", "forecast, s", "took, s", "forecast / took", "n"), cells),
         "",
         *wrap(f"Medians (least – greatest). {misses} {conditions}"),
     ]

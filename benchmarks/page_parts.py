@@ -110,10 +110,7 @@ def forecasts(found: Found, conditions: str) -> list[str]:
         return f"{number(part['median'])} ({ends(part['spread'])})"
 
     rows: Mapping[str, Found] = found["rows"]
-    cells = [
-        (name, *(cell(row[key]) for key in ("forecast", "took", "ratio")), row["n"])
-        for name, row in rows.items()
-    ]
+    cells = [(name, *(cell(row[key]) for key in ("forecast", "took", "ratio")), row["n"]) for name, row in rows.items()]
     ratios = {name: row["ratio"]["median"] for name, row in rows.items()}
     off = [f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if abs(ratio - 1) > 0.15]
     misses = sentence("Off by more than 15 %", off, "No median is off by more than 15 %.")

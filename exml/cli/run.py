@@ -137,7 +137,7 @@ def run(
         with join(timeout=work.rank_timeout) as ranks, stopping() as stop:
             quiet = quiet or not ranks.leader
             console = Console(quiet=quiet, highlight=False)
-            if not (dry_run or resume):
+            if ranks.leader and not (dry_run or resume):
                 require_free(out, RECORD, "run")  # before the forecast takes time
             if dry_run or not (quiet or resume or source.follow or not ranks.alone):
                 settings = attrs.evolve(settings, forecasts=runs.forecasts(experts, strategies, settings))

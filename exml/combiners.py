@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from exml.core.errors import SettingError, ShapeError
+from exml.core.errors import ShapeError
 from exml.core.registry import component
 from exml.core.samples import Samples
 from exml.core.shapes import EntryMask
 from exml.core.targets import Target, TeacherLogits
-from exml.core.validators import in_range, one_of
+from exml.core.validators import field_error, in_range, one_of
 from exml.protocols import Combiner
 
 
@@ -68,11 +68,8 @@ def _class_ids(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> No
     tasks = value if isinstance(value, tuple) else ()
     ids = [classes if isinstance(classes, tuple) else () for classes in tasks]
     if not ids or not all(ids) or not all(type(name) is int and name >= 0 for classes in ids for name in classes):
-        raise SettingError(
-            expected=f"the class ids (from 0) of every task for {type(instance).__name__}.{attribute.name}",
-            got=repr(value),
-            remedy="list them as ((0, 1), (2, 3))",
-        )
+        expected = "the class ids (from 0) of every task"
+        raise field_error(instance, attribute, value, expected, "list them as ((0, 1), (2, 3))")
 
 
 @lru_cache(maxsize=32)

@@ -12,19 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from exml.augmentation import _transforms as transforms
-from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.shapes import Images
-from exml.core.validators import in_range, one_of
+from exml.core.validators import field_error, in_range, one_of
 
 
 def _values(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not value or not all(isinstance(number, int | float) and math.isfinite(number) for number in value):
-        raise SettingError(
-            expected=f"one finite number, or one per channel, for {type(instance).__name__}.{attribute.name}",
-            got=repr(value),
-            remedy="write it as (0.0,)",
-        )
+        expected = "one finite number, or one per channel,"
+        raise field_error(instance, attribute, value, expected, "write it as (0.0,)")
 
 
 @component

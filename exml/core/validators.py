@@ -27,7 +27,7 @@ def in_range(
         types = (int,) if integer else (int, float)
         number = value if isinstance(value, types) and not isinstance(value, bool) else math.nan
         if not (low <= number <= high and math.isfinite(number)) or (open_low and number == low):
-            raise _error(instance, attribute, value, expected, f"set {attribute.name} within it")
+            raise field_error(instance, attribute, value, expected, f"set {attribute.name} within it")
 
     return check
 
@@ -42,11 +42,14 @@ def one_of(*choices: object) -> Validator:
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value not in choices:
-            raise _error(instance, attribute, value, "one of " + ", ".join(map(repr, choices)), "choose one of them")
+            raise field_error(
+                instance, attribute, value, "one of " + ", ".join(map(repr, choices)), "choose one of them"
+            )
 
     return check
 
 
-def _error(instance: Any, attribute: attrs.Attribute[Any], value: Any, expected: str, remedy: str) -> SettingError:
+def field_error(instance: Any, attribute: attrs.Attribute[Any], value: Any, expected: str, remedy: str) -> SettingError:
+    """The error of a validator for a value of a field."""
     name = f"{type(instance).__name__}.{attribute.name}"
     return SettingError(expected=f"{expected} for {name}", got=repr(value), remedy=remedy)

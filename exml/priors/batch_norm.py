@@ -9,10 +9,10 @@ import attrs
 import torch
 
 from exml.core.activation import Activation, statistics_of
-from exml.core.errors import ExpertError, SettingError
+from exml.core.errors import ExpertError
 from exml.core.registry import component
 from exml.core.shapes import Images, Scalar
-from exml.core.validators import in_range, one_of
+from exml.core.validators import field_error, in_range, one_of
 
 
 def _names(value: Any) -> Any:
@@ -22,11 +22,8 @@ def _names(value: Any) -> Any:
 def _layers(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     named = isinstance(value, tuple) and bool(value) and all(isinstance(name, str) for name in value)
     if not named and value not in ("all", "last"):
-        raise SettingError(
-            expected=f"'all', 'last' or a tuple of layer names for {type(instance).__name__}.{attribute.name}",
-            got=repr(value),
-            remedy="name one layer as ('name',)",
-        )
+        expected = "'all', 'last' or a tuple of layer names"
+        raise field_error(instance, attribute, value, expected, "name one layer as ('name',)")
 
 
 @component

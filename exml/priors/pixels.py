@@ -9,10 +9,9 @@ import attrs
 import torch
 
 from exml.core.activation import Activation
-from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.shapes import Images, Scalar
-from exml.core.validators import in_range, one_of, positive_int
+from exml.core.validators import field_error, in_range, one_of, positive_int
 from exml.priors._blurring import change_by_kornia, change_by_matrices, change_by_sums, gaussian
 
 
@@ -65,11 +64,8 @@ class TotalVariation:
 
 def _odd(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value % 2 == 0:
-        raise SettingError(
-            expected=f"an odd number for {type(instance).__name__}.{attribute.name}",
-            got=repr(value),
-            remedy="choose 3, 5 or 7, so that the kernel has a center",
-        )
+        remedy = "choose 3, 5 or 7, so that the kernel has a center"
+        raise field_error(instance, attribute, value, "an odd number", remedy)
 
 
 @component

@@ -102,3 +102,7 @@ class RankError(ExmlError):
     def __init__(self, *, expected: str, got: str, remedy: str, reported: bool = False) -> None:
         super().__init__(expected=expected, got=got, remedy=remedy)
         self.reported = reported
+
+
+class ExmlWarning(UserWarning):
+    """Input that is probably wrong, but that exml accepts."""

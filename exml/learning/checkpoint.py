@@ -9,6 +9,7 @@ moment. Nothing is pickled.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -113,6 +114,7 @@ class RunState:
     phase: Literal["idle", "generation", "distillation"] = "idle"
     steps: int = 0  # of the current distillation
     known: tuple[int, ...] = attrs.field(default=(), converter=tuple)  # classes that the experts were trained on
+    taught: tuple[int, ...] = attrs.field(default=(), converter=tuple)  # how many experts taught each of them
     present: tuple[int, ...] = attrs.field(default=(), converter=tuple)  # classes that have an output unit
     in_flight: str | None = None  # fingerprint of the current expert
     memory: str | None = None  # name of the memory file
@@ -128,7 +130,9 @@ class RunState:
 
     def finish(self, expert: Expert) -> None:
         """Count a finished experience."""
-        self.known = tuple(sorted({*self.known, *expert.classes}))
+        taught = Counter(dict(zip(self.known, self.taught, strict=True))) + Counter(expert.classes)
+        self.known = tuple(sorted(taught))
+        self.taught = tuple(taught[name] for name in self.known)
         self.present = tuple(sorted({*self.present, *(unit for unit in expert.outputs if unit is not None)}))
         self.experience, self.phase, self.steps, self.in_flight = self.experience + 1, "idle", 0, None
 

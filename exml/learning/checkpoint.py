@@ -116,6 +116,7 @@ class RunState:
     known: tuple[int, ...] = attrs.field(default=(), converter=tuple)  # classes that the experts were trained on
     taught: tuple[int, ...] = attrs.field(default=(), converter=tuple)  # how many experts taught each of them
     present: tuple[int, ...] = attrs.field(default=(), converter=tuple)  # classes that have an output unit
+    refused: int = 0  # suspect experts of the stream that were passed over
     in_flight: str | None = None  # fingerprint of the current expert
     memory: str | None = None  # name of the memory file
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import torch
 from torch import nn
 
 import exml.learning.events as events
-from exml.core.errors import CheckpointError, ExpertError, NonFiniteError, SettingError, ShapeError, StreamError
+from exml.core.errors import (
+    CheckpointError,
+    ExmlWarning,
+    ExpertError,
+    NonFiniteError,
+    SettingError,
+    ShapeError,
+    StreamError,
+    SuspectError,
+)
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
@@ -30,6 +42,7 @@ from exml.learning.checkpoint import (
     optimizer_state,
 )
 from exml.learning.preflight import check_finite, check_samples, check_student, copy_expert, device_of, rehearse
+from exml.learning.screening import Panel
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.protocols import GenerationContext
@@ -90,9 +103,12 @@ class Learner:
         self._folder: CheckpointFolder | None = None
         self._memory: Samples | None = None
         self._run = RunState()
+        self._panel = Panel()
         self._restored: dict[str, State] = {}
         self._broken = False
         self._classes = 0
+        self.on_suspect: Literal["refuse", "warn", "accept"] = strategy.on_suspect or "warn"
+        """What to do with a suspect expert; see :class:`exml.Strategy`."""
         self._initial = copy.deepcopy(self.student.state_dict()) if strategy.student == "reset" else None
         if folder is not None:
             opened = self._open(folder)
@@ -128,6 +144,7 @@ class Learner:
 
         Raises:
             ExpertError: the expert contradicts its card, or its classes do not fit the student.
+            SuspectError: it is suspect, and suspect experts are refused.
             ShapeError: its images do not fit the student, or the generator returned samples of a wrong shape.
             NonFiniteError: NaN or infinity in the expert, in the student, or in a loss.
             BufferSizeError: its share of the buffer is empty.
@@ -146,6 +163,8 @@ class Learner:
         rehearse(self.student, expert, self.strategy, self._classes)
         if self.strategy.training.ridge is not None:
             ridge_head(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
+        if not resumed:
+            self._screen(expert, number)
         self._run.admit(expert)
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
@@ -166,6 +185,8 @@ class Learner:
     def learn_stream(self, stream: ExpertStream | OpenStream, /) -> None:
         """Algorithm 1: learn from every expert of a whole stream; a resumed learner skips those it has learned from.
 
+        Suspect experts are passed over if they are refused.
+
         Raises:
             StreamError: the stream is empty, or shorter than what was learned before.
             BufferSizeError: the buffer is too small for the length of the stream, if that is known.
@@ -173,13 +194,33 @@ class Learner:
         if isinstance(stream, ExpertStream):
             self._check_length(len(stream))
             self.strategy.buffer.share(len(stream))
-        remaining = stream[self.experience :] if isinstance(stream, ExpertStream) else stream.after(self.experience)
-        for expert in remaining:
-            self.learn(expert)
+            self.preview([partial(stream.__getitem__, place) for place in range(len(stream))])
+        begin = self.experience + self._run.refused
+        for expert in stream[begin:] if isinstance(stream, ExpertStream) else stream.after(begin):
+            try:
+                self.learn(expert)
+            except SuspectError as error:
+                self._run.refused += 1
+                self._checkpoint()
+                self._emit(events.ExpertRefused(expert.name, str(error)))
             del expert  # before the next one is built: one in use at a time
             if self._stopping():
                 return
         self._check_length(self.experience)
+
+    def preview(self, loads: Sequence[Callable[[], Expert]], /) -> None:
+        """Compare the first experts of a stream before the student learns from any of them.
+
+        Without it, the first experts of a stream are compared only with each other, and a suspect one may be found
+        after the student has learned from it. Does nothing after the start of the first experience.
+
+        Args:
+            loads: functions that each load an expert; one expert is in memory at a time. An expert that cannot be
+                loaded is passed over.
+        """
+        if self.experience == 0 and self._run.phase == "idle" and len(loads) > 1:
+            with global_seed(self.seed, "preview"):
+                self._panel.preview(loads, self.device)
 
     def resume(self, folder: CheckpointFolder | Path | str, /) -> Learner:
         """Continue the run in a folder; this learner must have its strategy, seed and architecture.
@@ -199,12 +240,34 @@ class Learner:
             self._initial = {name: tensor.to(self.device) for name, tensor in groups["initial"].items()}
         self._memory = Samples.from_state(groups["memory"]).to(self.device) if "memory" in groups else None
         self._run = RunState(**record["run"])
+        self._panel.restore(groups.get("screening", {}))
         self._restored = {name: groups[name] for name in ("generation", "optimizer", "previous") if name in groups}
         self._broken = False
         self.ranks.wait()  # until all have read
         if self.ranks.leader:
             opened.clean()
         return self
+
+    def _screen(self, expert: Expert, number: int) -> None:
+        """Screen an expert, and the earlier ones again that it contradicts."""
+        seen = self._panel.observe(expert)
+        found = self._panel.screen(seen)
+        refused = self.ranks.leader_says(self.on_suspect == "refuse" and bool(found.reasons))
+        late = [] if found.reasons else self._panel.seat(seen)
+        for screening in (attrs.evolve(found, learned=not refused), *late):
+            self._emit(events.ExpertScreened(number, screening))
+            problems = "; ".join((*screening.reasons, *screening.doubts))
+            if refused:
+                expected, remedy = (
+                    f"a sound expert (expert {expert.name!r})",
+                    "leave it out, or set on_suspect to 'warn'",
+                )
+                raise SuspectError(expected=expected, got=f"a suspect one: {problems}", remedy=remedy)
+            if problems and self.on_suspect != "accept":
+                remedy = "look at it, and leave it out of the stream if it is broken"
+                warnings.warn(
+                    f"expert {screening.expert!r} is suspect: {problems}; {remedy}", ExmlWarning, stacklevel=3
+                )
 
     def _agree(self, expert: Expert) -> None:
         """Check that all ranks have the same expert, and copy the leader's student to them."""
@@ -344,7 +407,7 @@ class Learner:
             return
         check_finite(self.student, "the student")
         record = {**identity(self.strategy, self.seed), "run": attrs.asdict(self._run)}
-        states = {"student": self.student.state_dict(), **groups()}
+        states = {"student": self.student.state_dict(), "screening": self._panel.state(), **groups()}
         if self._initial is not None:
             states["initial"] = self._initial
         if self.ranks.leader:

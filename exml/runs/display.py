@@ -65,6 +65,8 @@ class ProgressDisplay:
                 self._print(f"Another process works in {path}; waiting for it.")
             case events.ExpertRefused(file, reason):
                 self._print(f"Not learned from: {file}: {reason}")
+            case events.ExpertScreened(_, screening) if screening.learned and (screening.reasons or screening.doubts):
+                self._print(f"Suspect: {screening.expert}: {'; '.join((*screening.reasons, *screening.doubts))}")
             case events.JobsStarted() | events.JobProgress() | events.JobEnded():
                 self._job(event)
             case _ if not self._progress.disable:

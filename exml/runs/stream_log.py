@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from exml.core.errors import CheckpointError
+from exml.core.serialization import from_plain
+from exml.experts import Screening
 from exml.runs.result import ExperienceResult
 
-_NEEDED = {"begun": ("experience", "file", "classes", "task"), "learned": ("experience",), "refused": ("file",)}
+_NEEDED = {
+    "begun": ("experience", "file", "classes", "task"),
+    "learned": ("experience",),
+    "screened": ("screening",),
+    "refused": ("file",),
+}
 """The keys of each event that are read back."""
 
 
@@ -19,7 +26,8 @@ class StreamLog:
     """``stream.jsonl``: one JSON object per line, with an ``event``.
 
     Each process writes ``opened``. An experience is ``begun`` once its expert is chosen, then ``learned``; its seconds
-    and loss are None if they were lost with a killed process. An expert may be ``refused``. Each line is on the disk
+    and loss are None if they were lost with a killed process. Each expert is ``screened``, with its figures
+    (:class:`exml.experts.screening.Screening`), and may be ``refused``. Each line is on the disk
     before the run continues. A last line that a kill cut short is removed. With ``writes=False``, for ranks other than
     the leader, the log only tracks what would be written.
     """
@@ -31,6 +39,8 @@ class StreamLog:
         """The names of the experts' files, one per experience begun; the last may still be in progress."""
         self.over = 0
         """The number of experiences that are logged as learned."""
+        self.suspects: dict[str, Screening] = {}
+        """The first screening of each suspect expert, by its name."""
         try:
             with path.open("a+b" if writes else "rb") as file:
                 file.seek(0)
@@ -85,6 +95,10 @@ class StreamLog:
             self.files[entry["experience"] - 1 :] = [entry["file"]]
         elif entry["event"] == "learned":
             self.over = entry["experience"]
+        elif entry["event"] == "screened":
+            screening = from_plain(entry["screening"], Screening)
+            if screening.reasons or screening.doubts:
+                self.suspects.setdefault(screening.expert, screening)
         elif entry["event"] == "refused" and self.files[self.over :] == [entry["file"]]:
             self.files.pop()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import attrs
 import torch
@@ -109,17 +110,16 @@ def screen(expert: Observation, others: Sequence[Observation], /) -> Screening:
             reasons.append(against)
         elif camp == allies:
             doubts.append(f"{against}, and it is undecided which of them is wrong")
-    levels = sorted(_figures(other)[-1] for other, _ in pairs if _shared(expert, other) > 2)
-    if constancy >= CONSTANCY[0] and len(levels) > 1 and levels[len(levels) // 2] <= CONSTANCY[1]:
+    levels = [_figures(other)[-1] for other, _ in pairs if _shared(expert, other) > 2]
+    if constancy >= CONSTANCY[0] and len(levels) > 1 and median(levels) <= CONSTANCY[1]:
         reasons.append(f"it has one label for {constancy:.1%} of the images, unlike the experts that share its classes")
-    values = sorted(value for _, value in pairs)
     return Screening(
         expert=expert.name,
         scale=scale,
         dependence=dependence,
         certainty=certainty,
         constancy=constancy,
-        agreement=values[len(values) // 2] if values else None,
+        agreement=median(value for _, value in pairs) if pairs else None,
         reasons=tuple(reasons),
         doubts=tuple(doubts),
     )

@@ -184,6 +184,11 @@ def write_json(path: Path, value: Any, /) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def can_write(tensor: Tensor, /) -> bool:
+    """Whether safetensors has the type and layout of a tensor."""
+    return tensor.dtype in _DTYPES.values() and tensor.layout == torch.strided and not tensor.is_quantized
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], /, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors from any device as safetensors with :func:`write_atomically`; tied tensors are written twice."""
     ready: dict[str, Tensor] = {}

@@ -158,8 +158,8 @@ class Expert:
         self._require(finite, "finite logits", "NaN or infinity for a black image", _DAMAGED, NonFiniteError)
 
     def fingerprint(self) -> str:
-        """SHA-256 of its weights and class ids, the same on every machine."""
-        digest = hashlib.sha256(repr((self.classes, self.outputs, self.task)).encode())
+        """SHA-256 of its weights, class ids, mean and std, the same on every machine."""
+        digest = hashlib.sha256(repr((self.classes, self.outputs, self.task, self.mean, self.std)).encode())
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

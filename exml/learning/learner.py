@@ -338,7 +338,8 @@ class Learner:
             module.eval().requires_grad_(False)
             ids = torch.arange(self._classes)
             masks = [torch.isin(ids, torch.tensor(known)) for known in (self._run.known, self._run.present)]
-            previous = PreviousStudent(module, *(mask.to(self.device) for mask in masks))
+            taught = torch.zeros_like(ids).index_copy(0, torch.tensor(self._run.known), torch.tensor(self._run.taught))
+            previous = PreviousStudent(module, *(column.to(self.device) for column in (*masks, taught)))
         optimizer = training.make_optimizer(self.student)
         if "optimizer" in self._restored:
             load_optimizer(optimizer, self._restored.pop("optimizer"))

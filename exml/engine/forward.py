@@ -67,7 +67,7 @@ def teacher_logits(expert: Expert, images: Images, classes: int) -> TeacherLogit
     home = expert.device
     expert = expert.to(images.device)
     try:
-        expert.check(classes)
+        expert.check(classes, unwrap=True)
         with frozen(expert.module):
             parts = [expert.teach(batch, classes) for batch in images.split(inference_batch_size(images.shape[1:]))]
     finally:

@@ -72,6 +72,8 @@ class Expert:
     name: str = attrs.field(default="expert", kw_only=True)
 
     def __attrs_post_init__(self) -> None:
+        kind = type(self.module).__name__
+        self._require(isinstance(self.module, nn.Module), "a torch.nn.Module", kind, "wrap it in a module")
         for name in ("classes", "outputs", "image_shape", "mean", "std"):
             value = getattr(self, name)
             got = f"a {type(value).__name__}"
@@ -132,7 +134,7 @@ class Expert:
 
     def teach(self, pixels: Images, classes: int) -> TeacherLogits:
         """Logits of images in pixel units, one column per global class id below ``classes``."""
-        logits = self.logits(pixels) if self.module.training else logits_of(self.module(self.normalize(pixels)))
+        logits = self.logits(pixels) if getattr(self.module, "training", False) else logits_of(self.module(self.normalize(pixels)))
         known = self._sent(("known", classes), logits, lambda: _mask(self.classes, classes))
         present = self._sent(("present", classes), logits, lambda: _mask(self._ids, classes))
         if self.outputs != tuple(range(classes)):

@@ -30,7 +30,8 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
     wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     try:
         with evaluation_mode(module):
-            module.requires_grad_(False)
+            for parameter, _ in wanted:
+                parameter.requires_grad_(False)
             yield module
     finally:
         for parameter, wants in wanted:

@@ -39,14 +39,14 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
     >>> layer.training
     True
     """
-    active = [part for part in module.modules() if getattr(part, "training", False)]  # a frozen script has no mode
+    modes = [(part, part.training) for part in module.modules() if hasattr(part, "training")]  # not a frozen script
     try:
-        if active:
+        if any(mode for _, mode in modes):
             module.eval()
         yield
     finally:
-        for part in active:
-            part.training = True
+        for part, mode in modes:
+            part.training = mode
 
 
 @contextmanager

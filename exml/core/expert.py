@@ -73,7 +73,7 @@ class Expert:
 
     def __attrs_post_init__(self) -> None:
         kind = type(self.module).__name__
-        self._require(isinstance(self.module, nn.Module), "a torch.nn.Module", kind, "wrap it in a module")
+        self._require(_are((self.module,), nn.Module), "a torch.nn.Module", kind, "wrap it in a module")
         for name in ("classes", "outputs", "image_shape", "mean", "std"):
             value = getattr(self, name)
             got = f"a {type(value).__name__}"
@@ -134,7 +134,11 @@ class Expert:
 
     def teach(self, pixels: Images, classes: int) -> TeacherLogits:
         """Logits of images in pixel units, one column per global class id below ``classes``."""
-        logits = self.logits(pixels) if getattr(self.module, "training", False) else logits_of(self.module(self.normalize(pixels)))
+        logits = (
+            self.logits(pixels)
+            if getattr(self.module, "training", False)
+            else logits_of(self.module(self.normalize(pixels)))
+        )
         known = self._sent(("known", classes), logits, lambda: _mask(self.classes, classes))
         present = self._sent(("present", classes), logits, lambda: _mask(self._ids, classes))
         if self.outputs != tuple(range(classes)):
@@ -202,8 +206,8 @@ class Expert:
         check_gradient(self._attempt, self._noise(1.0), self._owner)
 
     def fingerprint(self) -> str:
-        """SHA-256 of its weights and class ids, the same on every machine."""
-        digest = hashlib.sha256(repr((self.classes, self.outputs, self.task)).encode())
+        """SHA-256 of its weights, class ids, mean and std, the same on every machine."""
+        digest = hashlib.sha256(repr((self.classes, self.outputs, self.task, self.mean, self.std)).encode())
         for name, tensor in sorted(self.module.state_dict().items()):
             if isinstance(tensor, Tensor):  # and not the extra state of a module
                 digest.update(name.encode())

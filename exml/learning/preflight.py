@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from itertools import chain
 
 import attrs
@@ -14,6 +15,7 @@ from exml.core.components import walk
 from exml.core.errors import ExpertError, NonFiniteError, SettingError, ShapeError
 from exml.core.execution import Execution
 from exml.core.expert import Expert
+from exml.core.memory import require_memory
 from exml.core.outputs import logits_of
 from exml.core.rng import global_seed, make_generator
 from exml.core.samples import Samples
@@ -100,6 +102,14 @@ def rehearse_training(
             raise NonFiniteError(expected=expected, got=f"NaN or infinity in {name}", remedy=_UNSTABLE)
 
 
+def require_room(strategy: Strategy, image_shape: tuple[int, int, int], share: int) -> None:
+    """Raise a SettingError if ``share`` images and a mini-batch of the student need more memory than there is."""
+    stored = any(hasattr(part, "uses_real_data") for _, part in walk(strategy.generator))  # sources may give uint8
+    images = share * (1 if stored else 4) + strategy.training.batch_size * 4
+    remedy = "use a smaller buffer, or a smaller batch_size in training"
+    require_memory(images * math.prod(image_shape), f"{share} images {image_shape} and a mini-batch", remedy)
+
+
 def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: int) -> None:
     """Compute target and loss of two black images, so that parts that do not fit fail before any work."""
     if any(getattr(part, "uses_priors", False) for _, part in walk(strategy.generator)):
@@ -128,8 +138,10 @@ def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: in
 def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
     """Copy the expert's weights into the student; architecture, normalization and outputs must be equal."""
     target: nn.Module = student.module if isinstance(student, Normalized) else student
-    ours = {name: tensor.shape for name, tensor in target.state_dict().items()}
-    theirs = {name: tensor.shape for name, tensor in expert.module.state_dict().items()}
+    ours, theirs = (
+        {name: getattr(tensor, "shape", None) for name, tensor in module.state_dict().items()}
+        for module in (target, expert.module)
+    )
     probe = torch.rand(4, *expert.image_shape, generator=torch.Generator().manual_seed(0)).to(expert.device)
     with torch.no_grad(), frozen(expert.module), frozen(student):
         fits = ours == theirs and expert.outputs == tuple(range(classes))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from exml.core.activation import BATCH_NORM
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
+from exml.core.outputs import logits_of
 from exml.core.ranks import ALONE, Ranks, Shard
 from exml.core.rng import derive_seed
 from exml.core.samples import Samples, inference_batch_size
@@ -171,7 +172,7 @@ def distill(
                 else:
                     images, target, labels = bank[rows]
                 with execution.autocast(device):
-                    logits = pupil(images)
+                    logits = logits_of(pupil(images))
                 value = loss(logits.to(images.dtype), target, labels)
                 optimizer.zero_grad(set_to_none=True)
                 if ranks.alone:

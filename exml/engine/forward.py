@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from exml.core.errors import DataError, ShapeError
 from exml.core.expert import Expert
@@ -19,6 +20,8 @@ from exml.core.targets import TeacherLogits
 def frozen(module: nn.Module) -> Generator[nn.Module]:
     """Put a module into evaluation mode without weight gradients inside the block, and restore both afterwards.
 
+    Buffers that a forward pass changes in evaluation mode, such as running statistics, are restored too.
+
     >>> layer = nn.Linear(2, 2)
     >>> with frozen(layer):
     ...     layer.weight.requires_grad, layer.training
@@ -28,6 +31,8 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
     """
     modes = [(part, part.training) for part in module.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    counted = [buffer for buffer in module.buffers() if not (is_lazy(buffer) or buffer.is_inference())]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in counted]
     try:
         yield module.eval().requires_grad_(False)
     finally:
@@ -35,6 +40,10 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
             part.training = mode
         for parameter, wants in wanted:
             parameter.requires_grad_(wants)
+        with torch.no_grad():
+            for buffer, version, before in buffers:
+                if buffer._version != version:
+                    buffer.copy_(before)
 
 
 def check_images(images: StoredImages, expert: Expert, source: str) -> None:

@@ -30,7 +30,7 @@ def final_layers(module: nn.Module, layers: dict[str, Classifier], images: Image
     outputs: dict[str, Tensor] = {}
 
     def record(name: str, _part: nn.Module, _inputs: Any, output: Tensor) -> None:
-        outputs[name] = output.detach().flatten(1)
+        outputs[name] = output.detach().flatten(1).clone()  # later operations may be in place
 
     handles = [part.register_forward_hook(partial(record, name)) for name, part in layers.items()]
     try:

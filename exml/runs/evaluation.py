@@ -72,7 +72,10 @@ def student_predictor(student: nn.Module) -> Predictor:
     def predict(images: Images, _tasks: Labels | None) -> Logits:
         device = next((parameter.device for parameter in student.parameters()), images.device)
         with frozen(student):
-            parts = [student(batch.to(device)) for batch in images.split(inference_batch_size(images.shape[1:]))]
+            # A copy, since the student may write to its input.
+            parts = [
+                student(batch.to(device, copy=True)) for batch in images.split(inference_batch_size(images.shape[1:]))
+            ]
         return torch.cat(parts).to(images.device)
 
     return predict

@@ -6,6 +6,7 @@ Unlike ``nn.SyncBatchNorm``, :func:`synchronized` works on any device and leaves
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -91,20 +92,21 @@ def synchronized(student: nn.Module, shard: Shard) -> AbstractContextManager[obj
     has its own process group. After the first pass, an ExmlWarning names the layers that updated their running
     statistics in another way.
     """
-    return nullcontext() if shard.ranks.alone else _Synchronized(student, shard)
+    replaced = [part for part in student.modules() if type(part).forward is nn.SyncBatchNorm.forward]
+    return nullcontext() if shard.ranks.alone and not replaced else _Synchronized(student, shard, replaced)
 
 
 class _Synchronized(TorchFunctionMode):
-    def __init__(self, student: nn.Module, shard: Shard) -> None:
+    def __init__(self, student: nn.Module, shard: Shard, replaced: Sequence[Any]) -> None:
         super().__init__()
-        self._shard, self._layers = shard, dict[str, Any](batch_norm_layers(student))
-        self._replaced = [part for part in student.modules() if type(part).forward is nn.SyncBatchNorm.forward]
+        self._shard, self._replaced = shard, replaced
+        self._layers = {} if shard.ranks.alone else dict[str, Any](batch_norm_layers(student))
         self._before = {name: layer.running_mean.clone() for name, layer in self._layers.items()}
         self._updated: set[int] = set()
 
     def __enter__(self) -> _Synchronized:
         for layer in self._replaced:
-            layer.forward = partial(nn.BatchNorm2d.forward, layer)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+            layer.forward = partial(nn.BatchNorm2d.forward, layer)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
@@ -120,7 +122,7 @@ class _Synchronized(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given: dict[str, Any] = dict(zip(_PARAMETERS.get(func, ()), args, strict=False)) | (kwargs or {})
-        if func not in _PARAMETERS or not given.get("training"):
+        if self._shard.ranks.alone or not given.get("training") or func not in _PARAMETERS:
             return func(*args, **(kwargs or {}))
         values, mean, var = given["input"], given.get("running_mean"), given.get("running_var")
         affine, eps = (given.get("weight"), given.get("bias")), given.get("eps", 1e-5)

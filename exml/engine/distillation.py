@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from exml.core.activation import batch_norm_layers
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
+from exml.core.outputs import logits_of
 from exml.core.ranks import ALONE, Ranks, Shard
 from exml.core.rng import derive_seed
 from exml.core.samples import Samples, inference_batch_size
@@ -67,7 +68,7 @@ class Teachers:
         if self.previous is None:
             return self.combiner(TeacherLogits.none(new.logits), new, batch)
         before = self.previous
-        old = TeacherLogits(before.module(batch.images), before.known, before.present, before.taught)
+        old = TeacherLogits(logits_of(before.module(batch.images)), before.known, before.present, before.taught)
         return self.combiner(self._normalized(old), new, batch)
 
     def with_modules(self, expert: nn.Module, previous: nn.Module | None) -> Teachers:
@@ -171,7 +172,7 @@ def distill(
                 else:
                     images, target, labels = bank[rows]
                 with execution.autocast(device), batch_norm:
-                    logits = pupil(images)
+                    logits = logits_of(pupil(images))
                 value = loss(logits.to(images.dtype), target, labels)
                 optimizer.zero_grad(set_to_none=True)
                 if ranks.alone:

@@ -26,6 +26,7 @@ from torch.nn.utils import fuse_conv_bn_eval, parametrize
 from exml.core.activation import Activation, batch_norm_layers, listed, record_activations, running_statistics
 from exml.core.errors import ExmlWarning, ExpertError
 from exml.core.moments import tap
+from exml.core.outputs import logits_of
 from exml.core.shapes import Images, Logits
 from exml.engine.forward import frozen
 
@@ -62,7 +63,7 @@ def lowered(module: nn.Module, probe: Images) -> Generator[nn.Module]:
     (True, 4)
     """
     with frozen(module), _copied(module, probe, None) as copied:
-        yield _Unlowered(module) if copied is None else copied.graph
+        yield _Unlowered(module).eval() if copied is None else copied.graph
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def recorded(module: nn.Module, probe: Images, *, record: bool, name: str = "the
             if copied is not None:
                 yield copied
                 return
-            plain = _Unlowered(module)
+            plain = _Unlowered(module).eval()
             with record_activations(module) if record else nullcontext(()) as activations:
                 yield lambda images: (plain(images), activations)
 
@@ -98,7 +99,7 @@ class _Unlowered(nn.Module):
         self.module = module
 
     def forward(self, images: Images) -> Logits:
-        return self.module(images.clone())
+        return logits_of(self.module(images.clone()))
 
 
 def _found(module: nn.Module, probe: Images, name: str) -> Sequence[Activation]:
@@ -138,10 +139,10 @@ class Lowered:
     def __call__(self, images: Images) -> tuple[Logits, Sequence[Activation]]:
         """Run a forward pass on images in the module's units."""
         if not self.taps:
-            return self.graph(images), ()
-        logits, tapped = self.graph(images)
+            return logits_of(self.graph(images)), ()
+        output, tapped = self.graph(images)
         pairs = zip(self.taps, tapped, strict=True)
-        return logits, [
+        return logits_of(output), [
             Activation(tap.layer, values, tap.running_mean, tap.running_var, tap.scale, tap.shift, token)
             for tap, (values, token) in pairs
         ]
@@ -177,7 +178,7 @@ def _lower(module: nn.Module, probe: Images, found: Sequence[Activation] | None)
     record, pixels = found is not None, probe.clone()
     try:
         with torch.no_grad():
-            wanted = module(pixels)
+            wanted = logits_of(module(pixels))
         with warnings.catch_warnings(), _unchecked():
             warnings.simplefilter("ignore")  # warnings of a trace matter only if it is used
             root = copy.deepcopy(module).eval()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exml.core.outputs import logits_of
 from exml.core.shapes import Images
 
 Classifier = nn.Linear | nn.Conv2d
@@ -34,7 +35,7 @@ def final_layers(module: nn.Module, layers: dict[str, Classifier], images: Image
 
     handles = [part.register_forward_hook(partial(record, name)) for name, part in layers.items()]
     try:
-        logits = module(images)
+        logits = logits_of(module(images))
     finally:
         for handle in handles:
             handle.remove()

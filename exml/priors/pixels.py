@@ -100,7 +100,7 @@ class GaussianBlur:
     reads_activations = False
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
-        """The penalty of a batch; ``activations`` are not read. Raises a ShapeError for images too small for the kernel."""
+        """The penalty of a batch; raises a ShapeError for images too small for the kernel."""
         self._require_room(images.shape[-2:])
         precise = images.to(torch.promote_types(images.dtype, torch.float32))
         if self.operator == "kornia":

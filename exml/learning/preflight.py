@@ -143,10 +143,10 @@ def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
         for module in (target, expert.module)
     )
     probe = torch.rand(4, *expert.image_shape, generator=torch.Generator().manual_seed(0)).to(expert.device)
-    with torch.no_grad(), frozen(expert.module), frozen(student):
-        fits = ours == theirs and expert.outputs == tuple(range(classes))
-        if fits:
-            target.load_state_dict(expert.module.state_dict())
+    fits = ours == theirs and expert.outputs == tuple(range(classes))
+    if fits:
+        target.load_state_dict(expert.module.state_dict())
+        with torch.no_grad(), frozen(expert.module), frozen(student):
             fits = torch.allclose(student(probe), expert.logits(probe), rtol=1e-4, atol=1e-5)
     if not fits:
         expected = f"a first expert ({expert.name!r}) of the student's architecture, normalization and outputs"

@@ -159,7 +159,7 @@ class RunFolder:
     def seal(self) -> None:
         """Write the record with the checksums of all other files."""
         self.record.files = {name: file_digest(self.path / name) for name in sorted(self._names())}
-        self.save()
+        self._write()  # no more time is counted: the result has the same seconds
 
     def changed(self) -> list[str]:
         """The files that are missing or were changed since :meth:`seal`."""

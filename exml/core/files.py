@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from exml.core.errors import CheckpointError
-from exml.core.plain import parse_json
+from exml.core.errors import CheckpointError, ConfigError
+from exml.core.plain import parse_json, parse_yaml
 
 MEGABYTE = 2**20
 _HEADER, _DIMENSIONS = 8 * MEGABYTE, 16  # limits of safetensors: the bytes of a header, the dimensions of a tensor
@@ -86,6 +86,21 @@ def read_json(path: Path, limit: int = 64 * MEGABYTE, /, *, contained: bool = Fa
         ConfigError: it is not the JSON that :func:`exml.core.plain.parse_json` accepts.
     """
     return parse_json(read_bytes(path, limit, contained=contained), file_names=file_names)
+
+
+def read_yaml(path: Path, what: str, /) -> Any:
+    """Read YAML or JSON of at most 1 MB with :func:`exml.core.plain.parse_yaml`.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not such YAML; it names ``what`` and the file.
+    """
+    try:
+        return parse_yaml(read_bytes(path, MEGABYTE))
+    except (OSError, ValueError) as error:
+        got, remedy = str(error), "name a YAML or JSON file that exists"
+        if isinstance(error, ConfigError):
+            got, remedy = f"{error.got}, not {error.expected}", error.remedy
+        raise ConfigError("", expected=f"{what} in {path}", got=got, remedy=remedy) from None
 
 
 @attrs.frozen
@@ -186,6 +201,11 @@ def write_text(path: Path, text: str, /) -> None:
 def write_json(path: Path, value: Any, /) -> None:
     """Write a value as indented JSON with :func:`write_atomically`; NaN and infinity raise a ValueError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def can_write(tensor: Tensor, /) -> bool:
+    """Whether safetensors has the type and layout of a tensor."""
+    return tensor.dtype in _DTYPES.values() and tensor.layout == torch.strided and not tensor.is_quantized
 
 
 def file_digest(path: Path, /) -> str:

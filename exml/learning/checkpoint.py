@@ -10,6 +10,7 @@ moment. The record ends with its own checksum. Nothing is pickled.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -51,7 +52,8 @@ class RunState:
     Args:
         experience: number of finished experiences.
         steps: of the current distillation.
-        known: classes that the experts were trained on.
+        known: classes that the experts were trained on, ascending.
+        taught: number of experts that taught each of them.
         present: classes that have an output unit.
         in_flight: fingerprint of the current expert.
         memory: SHA-256 of the memory file; None before the first distillation.
@@ -65,6 +67,7 @@ class RunState:
     phase: Literal["idle", "generation", "distillation"] = "idle"
     steps: int = attrs.field(default=0, validator=_COUNT)
     known: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_CLASSES)
+    taught: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_CLASSES)
     present: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_CLASSES)
     in_flight: str | None = attrs.field(default=None, validator=_checksum(optional=True))
     memory: str | None = attrs.field(default=None, validator=_checksum(optional=True))
@@ -77,6 +80,7 @@ class RunState:
             "in_flight": busy != (self.in_flight is not None),
             "memory": (distills or self.experience > 0) and self.memory is None,
             "history": len(self.history) != self.experience + busy,
+            "taught": len(self.taught) != len(self.known),
             "known": self.experience == 0 and bool(self.known or self.present),
         }
         for name in (name for name, fault in contradicts.items() if fault):
@@ -98,7 +102,9 @@ class RunState:
 
     def finish(self, expert: Expert, loss: float | None) -> None:
         """Count a finished experience."""
-        self.known = tuple(sorted({*self.known, *expert.classes}))
+        taught = Counter(dict(zip(self.known, self.taught, strict=True))) + Counter(expert.classes)
+        self.known = tuple(sorted(taught))
+        self.taught = tuple(taught[name] for name in self.known)
         self.present = tuple(sorted({*self.present, *(unit for unit in expert.outputs if unit is not None)}))
         self.history = (*self.history[:-1], {**self.history[-1], "loss": loss})
         self.experience, self.phase, self.steps, self.in_flight = self.experience + 1, "idle", 0, None

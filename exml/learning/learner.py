@@ -39,7 +39,15 @@ from exml.learning.checkpoint import (
     load_student,
     optimizer_state,
 )
-from exml.learning.preflight import check_finite, check_samples, check_student, copy_expert, device_of, rehearse
+from exml.learning.preflight import (
+    check_finite,
+    check_samples,
+    check_student,
+    copy_expert,
+    device_of,
+    rehearse,
+    require_room,
+)
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.protocols import GenerationContext
@@ -152,6 +160,7 @@ class Learner:
             ShapeError: its images do not fit the student, or the generator returned samples of a wrong shape.
             NonFiniteError: NaN or infinity in the expert, in the student, or in a loss.
             BufferSizeError: its share of the buffer is empty.
+            SettingError: its share of the buffer does not fit in memory.
             StreamError: the checkpoint is within an experience of another expert.
             CheckpointError: a checkpoint cannot be written; the previous one is unchanged.
         """
@@ -164,6 +173,8 @@ class Learner:
         share = self.strategy.buffer.share(number)
         self._classes = check_student(self.student, expert.image_shape)
         expert.check(self._classes)
+        if self.device.type == "cpu":
+            require_room(self.strategy, expert.image_shape, share)
         rehearse(self.student, expert, self.strategy, self._classes)
         if self.strategy.training.ridge is not None:
             ridge_head(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
@@ -338,7 +349,8 @@ class Learner:
             module.eval().requires_grad_(False)
             ids = torch.arange(self._classes)
             masks = [torch.isin(ids, torch.tensor(known)) for known in (self._run.known, self._run.present)]
-            previous = PreviousStudent(module, *(mask.to(self.device) for mask in masks))
+            taught = torch.zeros_like(ids).index_copy(0, torch.tensor(self._run.known), torch.tensor(self._run.taught))
+            previous = PreviousStudent(module, *(column.to(self.device) for column in (*masks, taught)))
         optimizer = training.make_optimizer(self.student)
         if "optimizer" in self._restored:
             load_optimizer(optimizer, self._restored.pop("optimizer"))

@@ -232,7 +232,7 @@ class _StrategyRun:
 
     def _save(self) -> None:
         made = {"experts": self._learner.experience, **self._made}
-        save_expert(self._expert(), self._folder, "student", training=made)
+        save_expert(self._expert(), self._folder, "student", training=made, overwrite=True)
 
     def _draw(self) -> None:
         """Draw some of the images that the student learned from."""

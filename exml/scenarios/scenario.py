@@ -227,7 +227,7 @@ class _ExpertJob:
         about: dict[str, Any] = {"order": self.index, "accuracy": accuracy}
         card = ExpertCard(**metadata(expert), **about, architecture=describe(expert.module), training=record)
         record = record | {"checksum": card_checksum(card)}
-        save_expert(expert.to("cpu"), path.parent, path.stem, **about, training=record)
+        save_expert(expert.to("cpu"), path.parent, path.stem, **about, training=record, overwrite=True)
 
     def is_done(self, path: Path) -> bool:
         """Whether the files of the expert with this record are complete and unchanged."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from operator import attrgetter
 
 import attrs
 import torch
@@ -16,7 +17,7 @@ from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks, Shard
 from exml.core.rng import derive_seed
 from exml.core.samples import Samples, inference_batch_size
-from exml.core.shapes import ClassMask, Images, Labels, Scalar
+from exml.core.shapes import ClassCounts, ClassMask, Images, Labels, Scalar
 from exml.core.targets import Target, TeacherLogits
 from exml.engine._ranks import augment, backward, synchronized
 from exml.engine._ridge_head import solve_ridge_head
@@ -35,11 +36,13 @@ class PreviousStudent:
         module: takes images in pixel units; frozen.
         known: ``(classes,)``, the classes that its experts were trained on.
         present: ``(classes,)``, the classes that its experts had an output unit for.
+        taught: ``(classes,)``, how many experts taught each class; by default one for each of ``known``.
     """
 
     module: nn.Module
     known: ClassMask
     present: ClassMask
+    taught: ClassCounts = attrs.field(default=attrs.Factory(attrgetter("known"), takes_self=True))
 
 
 @attrs.frozen(eq=False)
@@ -63,7 +66,8 @@ class Teachers:
         new = self._normalized(self.expert.teach(batch.images, self.classes))
         if self.previous is None:
             return self.combiner(TeacherLogits.none(new.logits), new, batch)
-        old = TeacherLogits(self.previous.module(batch.images), self.previous.known, self.previous.present)
+        before = self.previous
+        old = TeacherLogits(before.module(batch.images), before.known, before.present, before.taught)
         return self.combiner(self._normalized(old), new, batch)
 
     def with_modules(self, expert: nn.Module, previous: nn.Module | None) -> Teachers:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from exml.core.admission import evaluation_mode
 from exml.core.errors import DataError, ShapeError
 from exml.core.expert import Expert
 from exml.core.samples import StoredImages, inference_batch_size
@@ -26,13 +27,12 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
     >>> layer.weight.requires_grad, layer.training
     (True, True)
     """
-    modes = [(part, part.training) for part in module.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     try:
-        yield module.eval().requires_grad_(False)
+        with evaluation_mode(module):
+            module.requires_grad_(False)
+            yield module
     finally:
-        for part, mode in modes:
-            part.training = mode
         for parameter, wants in wanted:
             parameter.requires_grad_(wants)
 

@@ -95,9 +95,10 @@ class Inversion(ABC):
         """Invert ``size`` images in mini-batches; returns ``(size, channels, height, width)``, in pixel units.
 
         ``objective`` is the data term of each image; ``probability`` is that of its label, compared with ``stop_at``.
-        Raises a ShapeError if the expert does not take the images of ``start``, and a NonFiniteError if an image ends
-        with NaN or infinity.
+        Raises an ExpertError if the logits have no gradient with respect to the pixels, a ShapeError if the expert does
+        not take the images of ``start``, and a NonFiniteError if an image ends with NaN or infinity.
         """
+        expert.check_gradient()
         state = context.journal.restore()
 
         def goal(start: int, limit: float | None = self.stop_at) -> Goal:

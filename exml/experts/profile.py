@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import attrs
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from exml.core.errors import ShapeError, StreamError
 from exml.core.expert import Expert
-from exml.experts.card import ExpertCard, fault, metadata, read_cards
+from exml.experts.card import ExpertCard, metadata, read_cards, read_header
 
 
 @attrs.frozen
@@ -74,7 +73,8 @@ class ExpertProfile:
         """The profile of some experts of a folder, by file name; raises ExpertError for unreadable weights."""
         traits: list[ExpertTraits] = []
         for name, card in cards.items():
-            shapes = _shapes_in(Path(folder) / f"{name}.safetensors")
+            header = read_header(Path(folder) / f"{name}.safetensors")
+            shapes = {part: tuple(tensor.shape) for part, tensor in header.tensors.items()}
             traits.append(ExpertTraits(**metadata(card.expert(nn.Identity())), shapes=shapes))
         return cls(traits, open_ended)
 
@@ -138,11 +138,3 @@ class ExpertProfile:
 
 def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-
-
-def _shapes_in(weights: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with safe_open(weights, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        fault(weights, error, "complete weights", "get both files again")

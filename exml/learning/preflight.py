@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
+from exml.core.components import walk
 from exml.core.errors import ExpertError, NonFiniteError, ShapeError
 from exml.core.expert import Expert
+from exml.core.memory import require_memory
 from exml.core.samples import Samples
 from exml.engine import Teachers, frozen
 from exml.learning.strategy import Strategy
@@ -33,6 +37,14 @@ def check_student(student: nn.Module, image_shape: tuple[int, int, int]) -> int:
         expected = "a student that returns logits (batch, classes)"
         raise ShapeError(expected=expected, got=str(tuple(logits.shape)), remedy="give the student one flat classifier")
     return logits.shape[1]
+
+
+def require_room(strategy: Strategy, image_shape: tuple[int, int, int], share: int) -> None:
+    """Raise a SettingError if ``share`` images and a mini-batch of the student need more memory than there is."""
+    stored = any(hasattr(part, "uses_real_data") for _, part in walk(strategy.generator))  # sources may give uint8
+    images = share * (1 if stored else 4) + strategy.training.batch_size * 4
+    remedy = "use a smaller buffer, or a smaller batch_size in training"
+    require_memory(images * math.prod(image_shape), f"{share} images {image_shape} and a mini-batch", remedy)
 
 
 def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: int) -> None:

@@ -230,7 +230,8 @@ class _StrategyRun:
             seen = evaluation.stream_until(number)
             context.tell(events.StudentEvaluated(self._name, number, evaluation.accuracies, seen))
         if context.ranks.leader:
-            save_expert(self._expert(), self._folder, "student", training={"experts": number, **self._made})
+            made = {"experts": number, **self._made}
+            save_expert(self._expert(), self._folder, "student", training=made, overwrite=True)
         loss = math.nan if self._loss is None else float(self._loss)
         self._log.write("learned", experience=number, seconds=seconds, loss=loss if math.isfinite(loss) else None)
         self._loss = None

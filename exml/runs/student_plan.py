@@ -10,8 +10,10 @@ import attrs
 
 from exml import models
 from exml.core.errors import CheckpointError, ExpertError, SettingError, ShapeError
+from exml.core.memory import require_memory
 from exml.core.rng import global_seed
 from exml.experts import ExpertCard
+from exml.experts.card import CLASSES
 from exml.learning.preflight import check_student
 from exml.models import Normalized
 
@@ -28,6 +30,10 @@ class StudentPlan:
 
     def make(self, seed: int) -> Normalized:
         """The student with its initial weights, which depend on the seed; an ExmlError if it cannot be built."""
+        sketched = models.sketch(self.architecture["name"], **self.architecture["settings"])
+        if sketched is not None:
+            needed = sum(tensor.nbytes for tensor in sketched.state_dict().values())
+            require_memory(needed, "the student", "name a smaller architecture for the student")
         with global_seed(seed, "initialisation", "student"):
             module = models.build(self.architecture["name"], **self.architecture["settings"])
         student = Normalized(module, self.mean, self.std)
@@ -79,8 +85,9 @@ def plan_student(
     """Plan a student from the first card; ``architecture`` and ``classes`` override the card."""
     file, card = next(iter(cards.items()))
     outputs = 1 + max(max(_ids(each)) for each in cards.values()) if classes is None else classes
-    if outputs < 1:
-        raise SettingError(expected="at least one class", got=str(outputs), remedy="leave --classes out, or raise it")
+    if not 1 <= outputs <= CLASSES:
+        expected = f"between 1 and {CLASSES} classes"
+        raise SettingError(expected=expected, got=str(outputs), remedy="leave --classes out, or correct it")
     if architecture is None:
         if card.architecture is None:
             raise ExpertError(
@@ -115,5 +122,8 @@ def _filled(architecture: Mapping[str, Any], classes: int, image_shape: tuple[in
     takes = models.settings(architecture["name"])
     filled = {name: value for name, value in known.items() if name in takes}
     settings = {**filled, **architecture["settings"]}
-    with global_seed(0, "describe"):  # built only to read its other settings
-        return models.describe(models.build(architecture["name"], **settings))
+    sketched = models.sketch(architecture["name"], **settings)  # only to read its other settings
+    if sketched is None:
+        with global_seed(0, "describe"):
+            sketched = models.build(architecture["name"], **settings)
+    return models.describe(sketched)

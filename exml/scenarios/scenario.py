@@ -218,7 +218,8 @@ class _ExpertJob:
         if self.held_out is not None:
             accuracy = _accuracy(expert, self.held_out)
             record = record | {"accuracy": {"split": "validation", "images": len(self.held_out)}}
-        save_expert(expert.to("cpu"), path.parent, path.stem, order=self.index, accuracy=accuracy, training=record)
+        about: dict[str, Any] = {"order": self.index, "accuracy": accuracy, "training": record}
+        save_expert(expert.to("cpu"), path.parent, path.stem, **about, overwrite=True)
 
     def is_done(self, path: Path) -> bool:
         """Whether the files of the expert with this record are complete."""

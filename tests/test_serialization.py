@@ -62,7 +62,7 @@ def test_files(tmp_path, name):
 @given(
     st.builds(
         exml.engine.Training,
-        iterations=st.integers(1),
+        iterations=st.integers(1, 2**24),
         batch_size=st.integers(1, 99),
         learning_rate=st.floats(1e-9, 1e3),
         momentum=st.floats(0, 1),

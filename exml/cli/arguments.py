@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from cyclopts import Parameter, Token
 
 from exml.core.errors import ConfigError, SettingError
+from exml.core.files import read_yaml
+from exml.core.plain import parse_yaml
 from exml.learning.strategy import Strategy
 
 T = TypeVar("T")
@@ -52,18 +53,13 @@ def student_of(text: str) -> dict[str, Any]:
     """The architecture of ``--student``: NAME, NAME:setting=value,... or a YAML file with a name and settings."""
     path = Path(text)
     if path.suffix in (".yaml", ".yml", ".json"):
-        try:
-            plain = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            expected, remedy = f"a student in {path}", "name a YAML or JSON file that exists"
-            raise ConfigError("", expected=expected, got=str(error), remedy=remedy) from None
+        found = read_yaml(path, "a student")
     else:
         name, _, values = text.partition(":")
-        plain = f"{{name: {name}, settings: {{{values.replace('=', ': ')}}}}}"
-    try:
-        found: Any = yaml.safe_load(plain)
-    except yaml.YAMLError:
-        found = None
+        try:
+            found = parse_yaml(f"{{name: {name}, settings: {{{values.replace('=', ': ')}}}}}")
+        except ConfigError:
+            found = None
     found = found if isinstance(found, dict) else {}
     settings = found.get("settings") or {}
     fits = isinstance(found.get("name"), str) and set(found) <= {"name", "settings"} and isinstance(settings, dict)

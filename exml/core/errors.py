@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Any
+
+LONGEST = 1_000
+"""Maximum length of a message in characters."""
+_BACKTRACE = re.compile(r"\n(?:Exception raised from |C\+\+ CapturedTraceback|frame #0)")
 
 
 def nearest(name: str, names: Iterable[str], /) -> list[str]:
@@ -16,8 +21,36 @@ def nearest(name: str, names: Iterable[str], /) -> list[str]:
     return sorted(names, key=lambda known: (-SequenceMatcher(None, name.lower(), known.lower()).ratio(), known))
 
 
+def printable(text: str, /) -> str:
+    r"""One line of printable text: whitespace becomes single spaces, other control characters become escapes.
+
+    The C++ backtrace that PyTorch appends to some messages is removed.
+
+    >>> printable("a\n\tb \x1b[31m")
+    'a b \\x1b[31m'
+    """
+    text = " ".join(_BACKTRACE.split(text, maxsplit=1)[0].split())
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shortened(text: str, length: int, /) -> str:
+    """Text of at most ``length`` characters; what is left out in the middle becomes ``" ... "``.
+
+    >>> shortened("0123456789", 9)
+    '01 ... 89'
+    """
+    if len(text) <= length:
+        return text
+    half = (length - 5) // 2
+    return f"{text[:half]} ... {text[len(text) - half :]}"
+
+
 class ExmlError(Exception):
     """The base of all errors about the input; ``expected``, ``got`` and ``remedy`` are attributes.
+
+    The message is one line of printable text with at most 1,000 characters; longer parts are shortened in the middle.
 
     >>> raise ExmlError(expected="3 channels", got="1", remedy="repeat the gray channel")
     Traceback (most recent call last):
@@ -25,10 +58,13 @@ class ExmlError(Exception):
     """
 
     def __init__(self, *, expected: str, got: str, remedy: str) -> None:
-        super().__init__(f"expected {expected}, got {got}; remedy: {remedy}")
-        self.expected = expected
-        self.got = got
-        self.remedy = remedy
+        parts = {"expected": printable(expected), "got": printable(got), "remedy": printable(remedy)}
+        room = LONGEST - len("expected , got ; remedy: ")
+        for rest, (name, text) in zip((3, 2, 1), sorted(parts.items(), key=lambda part: len(part[1])), strict=True):
+            parts[name] = shortened(text, room // rest)
+            room -= len(parts[name])
+        self.expected, self.got, self.remedy = parts["expected"], parts["got"], parts["remedy"]
+        super().__init__(f"expected {self.expected}, got {self.got}; remedy: {self.remedy}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without a call of the constructor, which takes only keywords."""
@@ -43,11 +79,12 @@ class StrategyError(ExmlError):
     """A strategy cannot be built; :attr:`problems` lists everything that is missing or contradictory."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        listed = "".join(f"\n  - {problem}" for problem in problems)
+        self.problems = tuple(shortened(printable(problem), LONGEST // 4) for problem in problems)
+        listed = "".join(f"\n  - {problem}" for problem in self.problems)
         super().__init__(
             expected="a complete strategy", got=f"{len(problems)} problem(s)", remedy=f"fix each of them:{listed}"
         )
-        self.problems = tuple(problems)
+        self.args = (f"expected {self.expected}, got {self.got}; remedy: fix each of them:{listed}",)
 
 
 class ConfigError(ExmlError, ValueError):

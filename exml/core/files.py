@@ -1,47 +1,201 @@
-"""Atomic writes: after a crash, a file has its complete old or its complete new content."""
+"""Bounded reads of regular files, and atomic writes: after a crash, a file has its old or its new content, complete."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import math
 import os
+import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from io import BufferedReader
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import attrs
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from exml.core.errors import CheckpointError
+from exml.core.errors import CheckpointError, ConfigError
+from exml.core.plain import parse_json, parse_yaml
+
+MEGABYTE = 2**20
+_HEADER, _DIMENSIONS = 8 * MEGABYTE, 16  # limits of safetensors: the bytes of a header, the dimensions of a tensor
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
 
 
-def write_atomically(path: Path, write: Callable[[Path], object], /) -> None:
+def open_file(path: Path, /, *, contained: bool = False) -> BufferedReader:
+    """Open a regular file to read its bytes.
+
+    Args:
+        path: of the file.
+        contained: whether to refuse a symbolic link that leads out of the folder.
+
+    Raises:
+        OSError: the file cannot be opened, is a folder, pipe or device, or is such a link. This never waits.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    place = path
+    if contained:
+        # Unlike Path.resolve, os.path.realpath raises nothing for links in a circle; opening them then fails.
+        place, flags = Path(os.path.realpath(path)), flags | getattr(os, "O_NOFOLLOW", 0)
+        if not place.is_relative_to(os.path.realpath(path.parent)):
+            raise OSError(errno.EPERM, "a link that leads out of its folder", str(path))
+    file = os.open(place, flags)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(file, "rb")
+
+
+def read_bytes(path: Path, limit: int, /, *, contained: bool = False) -> bytes:
+    """Read a regular file of at most ``limit`` bytes; :func:`open_file` documents the rest."""
+    with open_file(path, contained=contained) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"{size} bytes, more than {limit}", str(path))
+        data = file.read(size + 1)
+    if len(data) != size:
+        raise OSError(errno.EAGAIN, "changed while it was read", str(path))
+    return data
+
+
+def read_json(path: Path, limit: int = 64 * MEGABYTE, /, *, contained: bool = False, file_names: bool = False) -> Any:
+    """Read JSON with :func:`read_bytes` and :func:`exml.core.plain.parse_json`.
+
+    Raises:
+        OSError: the file cannot be read, or is too large.
+        ConfigError: it is not the JSON that :func:`exml.core.plain.parse_json` accepts.
+    """
+    return parse_json(read_bytes(path, limit, contained=contained), file_names=file_names)
+
+
+def read_yaml(path: Path, what: str, /) -> Any:
+    """Read YAML or JSON of at most 1 MB with :func:`exml.core.plain.parse_yaml`.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not such YAML; it names ``what`` and the file.
+    """
+    try:
+        return parse_yaml(read_bytes(path, MEGABYTE))
+    except (OSError, ValueError) as error:
+        got, remedy = str(error), "name a YAML or JSON file that exists"
+        if isinstance(error, ConfigError):
+            got, remedy = f"{error.got}, not {error.expected}", error.remedy
+        raise ConfigError("", expected=f"{what} in {path}", got=got, remedy=remedy) from None
+
+
+@attrs.frozen
+class TensorHeader:
+    """The header of a safetensors file.
+
+    Args:
+        tensors: by name, on the device ``meta``, without memory.
+        metadata: text by name.
+        size: bytes of the whole file.
+    """
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    size: int
+
+
+def read_tensor_header(file: IO[bytes], /) -> TensorHeader:
+    """Read the header of a safetensors file, and check that it describes exactly the bytes of the file.
+
+    Raises:
+        ValueError: it does not, it is longer than 8 MB, or PyTorch lacks a dtype.
+    """
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(_HEADER, size - 8):
+        raise ValueError(f"a header of {length} bytes in a file of {size}")
+    text = file.read(length)
+    plain = parse_json(text)
+    if len(text) != length or not isinstance(plain, dict):
+        raise ValueError("not a safetensors header")
+    metadata = plain.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("metadata that is not text by name")
+    spans = [(0, 0)]
+    tensors: dict[str, Tensor] = {}
+    for name, entry in plain.items():
+        tensors[name], span = _described(name, entry)
+        spans.append(span)
+    spans.sort()
+    if any(end != begin for (_, end), (begin, _) in pairwise(spans)) or spans[-1][1] != size - 8 - length:
+        raise ValueError("tensors that overlap, leave gaps, or end elsewhere than the file")
+    return TensorHeader(tensors, metadata, size)
+
+
+def _described(name: str, entry: Any) -> tuple[Tensor, tuple[int, int]]:
+    """A tensor of a header on the device ``meta``, and its first byte and its end."""
+    match entry:
+        case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if not rest:
+            dtype = _DTYPES.get(kind)
+        case _:
+            raise ValueError(f"no dtype, shape and data_offsets for {name!r}")
+    if dtype is None:
+        raise ValueError(f"the unknown dtype {kind!r} of {name!r}")
+    fits = len(shape) <= _DIMENSIONS and all(type(length) is int and length >= 0 for length in shape)
+    if not fits or math.prod(max(length, 1) for length in shape) >= 2**60:
+        raise ValueError(f"the shape {shape} of {name!r}")
+    if begin < 0 or math.prod(shape) * dtype.itemsize != end - begin:
+        raise ValueError(f"{end - begin} bytes for {name!r}, a tensor {shape} of {kind}")
+    return torch.empty(shape, dtype=dtype, device="meta"), (begin, end)
+
+
+def write_atomically(
+    path: Path, write: Callable[[Path], object], /, rename: Callable[[Path], str] | None = None
+) -> None:
     """Call ``write`` with the path of a temporary file in the same folder, flush it to the disk, and rename it.
 
     Creates missing folders. If the file cannot be written (full disk, no permission), this raises a
-    :class:`exml.core.errors.CheckpointError`, and an old file stays unchanged.
+    :class:`exml.core.errors.CheckpointError`, and an old file stays unchanged. ``rename`` takes the path of the
+    temporary file, and returns a name that replaces that of ``path``.
     """
-    # The process id lets two processes write the same file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # The process id lets two processes write the same file. A long name leaves no room for it.
+    name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    temporary = path.with_name(f".{name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         _flush(temporary)
-        temporary.replace(path)
+        temporary.replace(path if rename is None else path.with_name(rename(temporary)))
         if os.name == "posix":  # elsewhere a folder cannot be opened
             _flush(path.parent)
     except (OSError, SafetensorError) as error:
         remedy = "free some space or choose another folder; an existing file stays unchanged"
         raise CheckpointError(expected=f"to write {path}", got=str(error), remedy=remedy) from error
     finally:
-        if temporary.exists():
-            temporary.unlink()
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, /) -> None:
-    """Write UTF-8 text with :func:`write_atomically`."""
-    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode()))
+    """Write UTF-8 text with :func:`write_atomically`.
+
+    Lone surrogates, which stand for bytes of file names that are not UTF-8, become escapes of JSON.
+    """
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, value: Any, /) -> None:
@@ -49,7 +203,24 @@ def write_json(path: Path, value: Any, /) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], /, metadata: Mapping[str, str] | None = None) -> None:
+def can_write(tensor: Tensor, /) -> bool:
+    """Whether safetensors has the type and layout of a tensor."""
+    return tensor.dtype in _DTYPES.values() and tensor.layout == torch.strided and not tensor.is_quantized
+
+
+def file_digest(path: Path, /) -> str:
+    """The SHA-256 of a regular file; an OSError if it cannot be read."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    /,
+    metadata: Mapping[str, str] | None = None,
+    rename: Callable[[Path], str] | None = None,
+) -> None:
     """Write tensors from any device as safetensors with :func:`write_atomically`; tied tensors are written twice."""
     ready: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -58,7 +229,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], /, metadata: Mappin
         storage = plain.untyped_storage().data_ptr()
         ready[name] = plain.clone(memory_format=torch.contiguous_format) if storage in seen else plain
         seen.add(storage)
-    write_atomically(path, lambda temporary: save_file(ready, temporary, dict(metadata or {})))
+    write_atomically(path, lambda temporary: save_file(ready, temporary, dict(metadata or {})), rename)
 
 
 def _flush(path: Path) -> None:

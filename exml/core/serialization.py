@@ -83,7 +83,7 @@ def _misfit(expected: str, value: object) -> SettingError:
 def _first_fault(error: BaseException, path: str) -> ConfigError:
     """Descend cattrs' groups of errors to the first leaf, and collect the path on the way."""
     if isinstance(error, ForbiddenExtraKeysError):
-        extra = min(error.extra_fields)
+        extra = min(map(str, error.extra_fields))
         expected = "one of the keys " + ", ".join(field.name for field in attrs.fields(error.cl))
         return ConfigError(_join(path, extra), expected=expected, got=repr(extra), remedy="remove or rename it")
     if isinstance(error, ExceptionGroup):
@@ -99,7 +99,8 @@ def _first_fault(error: BaseException, path: str) -> ConfigError:
         return ConfigError(path, expected=error.expected, got=error.got, remedy=error.remedy)
     if isinstance(error, KeyError):
         return ConfigError(path, expected="a value", got="no such key", remedy=f"add the key {error.args[0]!r}")
-    raise error
+    got = f"{type(error).__name__}: {error}"
+    return ConfigError(path, expected="a value that fits", got=got, remedy="correct the value")
 
 
 def _join(path: str, name: str) -> str:
@@ -168,7 +169,7 @@ def _structure_mapping(value: Any, _: Any) -> Any:
 
 
 def _structure_literal(value: Any, literal: Any) -> Any:
-    if value not in get_args(literal):
+    if not any(type(value) is type(choice) and value == choice for choice in get_args(literal)):
         raise _misfit("one of " + ", ".join(map(repr, get_args(literal))), value)
     return value
 

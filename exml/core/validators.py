@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,25 +17,29 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 def in_range(
     low: float, high: float = math.inf, *, open_low: bool = False, optional: bool = False, integer: bool = False
 ) -> Validator:
-    """Accept finite numbers between two bounds, both inclusive (``open_low`` excludes the lower one)."""
+    """Accept finite numbers between two bounds, both inclusive (``open_low`` excludes the lower one).
+
+    Integers must also be below 2**63, where PyTorch's end.
+    """
+    most = 2**63 - 1 if integer else sys.float_info.max
     kind = "an integer" if integer else "a number"
-    left = f"> {low:g}" if open_low else f">= {low:g}"
-    expected = f"{kind} {left}" + ("" if math.isinf(high) else f" and <= {high:g}") + (" or None" if optional else "")
+    left = f"> {low}" if open_low else f">= {low}"
+    expected = f"{kind} {left}" + ("" if math.isinf(high) else f" and <= {high}") + (" or None" if optional else "")
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value is None and optional:
             return
         types = (int,) if integer else (int, float)
         number = value if isinstance(value, types) and not isinstance(value, bool) else math.nan
-        if not (low <= number <= high and math.isfinite(number)) or (open_low and number == low):
+        if not (low <= number <= high and abs(number) <= most) or (open_low and number == low):
             raise field_error(instance, attribute, value, expected, f"set {attribute.name} within it")
 
     return check
 
 
 def positive_int(*, optional: bool = False) -> Validator:
-    """Accept integers from 1."""
-    return in_range(1, integer=True, optional=optional)
+    """Accept integers from 1 to 16,777,216: counts of images, steps or processes."""
+    return in_range(1, 2**24, integer=True, optional=optional)
 
 
 def one_of(*choices: object) -> Validator:

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import attrs
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from exml.core.errors import ShapeError, StreamError
 from exml.core.expert import Expert
-from exml.experts.card import ExpertCard, fault, metadata, read_cards
+from exml.experts.card import ExpertCard, metadata, read_cards, read_header
 
 
 @attrs.frozen
@@ -34,9 +33,13 @@ class ExpertTraits:
 
     @property
     def running_statistics(self) -> tuple[str, ...]:
-        """The layers with buffers ``running_mean`` and ``running_var``, such as batch norm, by qualified name."""
-        layers = (name.removesuffix("running_mean") for name in self.shapes if name.endswith("running_mean"))
-        return tuple(layer.removesuffix(".") for layer in layers if f"{layer}running_var" in self.shapes)
+        """The layers with :func:`exml.core.activation.running_statistics`, such as batch norm, by qualified name."""
+        found: list[str] = []
+        for name, shape in self.shapes.items():
+            layer, dot, held = name.rpartition(".")
+            if held == "running_mean" and len(shape) == 1 and self.shapes.get(f"{layer}{dot}running_var") == shape:
+                found.append(layer)
+        return tuple(found)
 
 
 @attrs.frozen(repr=False)
@@ -74,7 +77,8 @@ class ExpertProfile:
         """The profile of some experts of a folder, by file name; raises ExpertError for unreadable weights."""
         traits: list[ExpertTraits] = []
         for name, card in cards.items():
-            shapes = _shapes_in(Path(folder) / f"{name}.safetensors")
+            header = read_header(Path(folder) / f"{name}.safetensors")
+            shapes = {part: tuple(tensor.shape) for part, tensor in header.tensors.items()}
             traits.append(ExpertTraits(**metadata(card.expert(nn.Identity())), shapes=shapes))
         return cls(traits, open_ended)
 
@@ -138,11 +142,3 @@ class ExpertProfile:
 
 def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-
-
-def _shapes_in(weights: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with safe_open(weights, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        fault(weights, error, "complete weights", "get both files again")

@@ -10,8 +10,9 @@ import attrs
 import yaml
 
 from exml import augmentation, buffers, combiners, generators, losses, normalizers, priors, scenarios
-from exml.core.errors import ConfigError, StrategyError
-from exml.core.files import write_text
+from exml.core.errors import StrategyError
+from exml.core.files import read_yaml, write_text
+from exml.core.plain import parse_yaml
 from exml.core.registry import ROLES, component, misfit
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import one_of
@@ -83,12 +84,7 @@ class Strategy:
     @classmethod
     def from_yaml(cls, text: str, /) -> Strategy:
         """The inverse of :meth:`to_yaml`; also reads JSON."""
-        try:
-            plain = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            got = " ".join(str(error).split())
-            raise ConfigError("", expected="YAML", got=got, remedy="correct the syntax") from None
-        return cls.from_dict(plain)
+        return cls.from_dict(parse_yaml(text))
 
     def to_json(self) -> str:
         """The strategy as JSON; :meth:`from_yaml` reads it back."""
@@ -101,13 +97,8 @@ class Strategy:
 
     @classmethod
     def load(cls, path: Path | str) -> Strategy:
-        """Read a strategy from a YAML or JSON file."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            remedy = "name a YAML or JSON file that exists"
-            raise ConfigError("", expected=f"a strategy in {path}", got=str(error), remedy=remedy) from None
-        return cls.from_yaml(text)
+        """Read a strategy from a YAML or JSON file of at most 1 MB; a ConfigError names the file."""
+        return from_plain(read_yaml(Path(path), "a strategy"), cls)
 
 
 def misplaced(parts: dict[str, Any]) -> list[str]:

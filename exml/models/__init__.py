@@ -2,7 +2,7 @@
 
 from exml.models.architectures import ConvNet, LeNet5, Normalized, SlimResNet18, mobilenet_v2, resnet18
 from exml.models.layout import channels_last
-from exml.models.registry import build, describe, names, register, settings
+from exml.models.registry import build, describe, names, register, settings, sketch
 
 __all__ = [
     "ConvNet",
@@ -17,4 +17,5 @@ __all__ = [
     "register",
     "resnet18",
     "settings",
+    "sketch",
 ]

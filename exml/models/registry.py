@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from threading import get_ident
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
 
 from exml.core.errors import ExmlError, SettingError, UnknownNameError, nearest
 
 FactoryT = TypeVar("FactoryT", bound=Callable[..., nn.Module])
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}
 _RECORD = "_exml_architecture"
+LARGEST, MOST = 2**31, 20_000
+"""Limits of a sketched architecture: elements in its parameters and buffers, and number of these."""
 
 
 def names() -> tuple[str, ...]:
@@ -61,10 +67,60 @@ def build(name: str, /, **settings: Any) -> nn.Module:
         return factory(**{key: _built(value) for key, value in settings.items()})
     except ExmlError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a constructor may raise anything for settings that it does not expect
         expected = f"settings {name}{signature}".split(" -> ")[0]
         remedy = "correct the architecture's settings"
         raise SettingError(expected=expected, got=f"{settings} ({error})", remedy=remedy) from error
+
+
+def sketch(name: str, /, **settings: Any) -> nn.Module | None:
+    """:func:`build` on the device ``meta``, without memory; None if the constructor reads values of its tensors.
+
+    Raises:
+        SettingError: as for :func:`build`, or parameters and buffers of more than 2**31 elements in total.
+        UnknownNameError: an unknown name.
+
+    >>> next(sketch("lenet5", classes=2).parameters()).device
+    device(type='meta')
+    >>> sketch("lenet5", image_size=10**6)
+    Traceback (most recent call last):
+    exml.core.errors.SettingError: expected an architecture of at most 2147483648 elements ...
+    """
+    try:
+        with torch.device("meta"), _bounded(name):
+            return build(name, **settings)
+    except SettingError as error:
+        if "meta" in str(error.__cause__):  # torch's errors about values on this device
+            return None
+        raise
+
+
+@contextmanager
+def _bounded(name: str) -> Generator[None]:
+    """Within the block, refuse modules of this thread that become too large."""
+    thread, elements, count = get_ident(), 0, 0
+
+    def check(_module: nn.Module, _name: str, part: Tensor | nn.Module | None) -> None:
+        nonlocal elements, count
+        if part is None or get_ident() != thread:
+            return
+        count, elements = count + 1, elements + (part.numel() if isinstance(part, Tensor) else 0)
+        if elements > LARGEST or count > MOST:
+            expected = f"an architecture of at most {LARGEST} elements in {MOST} tensors and modules"
+            raise SettingError(
+                expected=expected, got=f"a larger {name!r}", remedy="correct the architecture's settings"
+            )
+
+    handles = [
+        registration.register_module_parameter_registration_hook(check),
+        registration.register_module_buffer_registration_hook(check),
+        registration.register_module_module_registration_hook(check),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def settings(name: str, /) -> tuple[str, ...]:

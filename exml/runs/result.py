@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import attrs
 from attrs.validators import deep_iterable, optional
 
 from exml.core.errors import ConfigError
-from exml.core.files import write_json
+from exml.core.files import read_json, write_json
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import in_range, one_of
@@ -189,7 +188,7 @@ class Result:
     def load(cls, path: Path | str) -> Result:
         """Read what :meth:`save` wrote; a ConfigError says that the file is missing or not a result."""
         try:
-            plain = json.loads(Path(path).read_text(encoding="utf-8"))
+            plain = read_json(Path(path), file_names=True)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 "", expected=f"a result in {path}", got=str(error), remedy="name the result.json of a finished run"

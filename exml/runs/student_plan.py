@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 
 from exml import models
-from exml.core.errors import CheckpointError, ExpertError, SettingError, ShapeError
+from exml.core.errors import CheckpointError, ExpertError, ShapeError
+from exml.core.memory import require_memory
 from exml.core.rng import global_seed
 from exml.experts import ExpertCard
 from exml.learning.preflight import check_student
@@ -28,6 +29,10 @@ class StudentPlan:
 
     def make(self, seed: int) -> Normalized:
         """The student with its initial weights, which depend on the seed; an ExmlError if it cannot be built."""
+        sketched = models.sketch(self.architecture["name"], **self.architecture["settings"])
+        if sketched is not None:
+            needed = sum(tensor.nbytes for tensor in sketched.state_dict().values())
+            require_memory(needed, "the student", "name a smaller architecture for the student")
         with global_seed(seed, "initialisation", "student"):
             module = models.build(self.architecture["name"], **self.architecture["settings"])
         student = Normalized(module, self.mean, self.std)
@@ -62,6 +67,14 @@ class StudentPlan:
                 remedy="register it with exml.models.register, and use exml.Learner from Python",
             )
 
+    def fits(self, file: str, card: ExpertCard) -> bool:
+        """Whether the student can learn from an expert, as far as its card tells."""
+        try:
+            self.check(file, card)
+        except (ExpertError, ShapeError):
+            return False
+        return True
+
     def require_same(self, path: Path, architecture: Mapping[str, Any] | None, classes: int | None) -> None:
         """Refuse to resume a run with another student."""
         other = architecture is not None and _filled(architecture, self.classes, self.image_shape) != self.architecture
@@ -79,8 +92,6 @@ def plan_student(
     """Plan a student from the first card; ``architecture`` and ``classes`` override the card."""
     file, card = next(iter(cards.items()))
     outputs = 1 + max(max(_ids(each)) for each in cards.values()) if classes is None else classes
-    if outputs < 1:
-        raise SettingError(expected="at least one class", got=str(outputs), remedy="leave --classes out, or raise it")
     if architecture is None:
         if card.architecture is None:
             raise ExpertError(
@@ -115,5 +126,8 @@ def _filled(architecture: Mapping[str, Any], classes: int, image_shape: tuple[in
     takes = models.settings(architecture["name"])
     filled = {name: value for name, value in known.items() if name in takes}
     settings = {**filled, **architecture["settings"]}
-    with global_seed(0, "describe"):  # built only to read its other settings
-        return models.describe(models.build(architecture["name"], **settings))
+    sketched = models.sketch(architecture["name"], **settings)  # only to read its other settings
+    if sketched is None:
+        with global_seed(0, "describe"):
+            sketched = models.build(architecture["name"], **settings)
+    return models.describe(sketched)

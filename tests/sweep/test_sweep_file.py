@@ -132,7 +132,7 @@ def test_a_field_in_a_list(folder):
         ("compile: often", ConfigError, "'auto' at compile"),
         ("device: abacus", ConfigError, "a device as torch names it"),
         ("device: cuda", ConfigError, "resources.gpus > 0"),
-        ("resources: {cpus: 0}", ConfigError, ">= 1 for Resources.cpus"),
+        ("resources: {cpus: 0}", ConfigError, ">= 1 .*for Resources.cpus"),
         ("resources: {gpus: 1.5}", ConfigError, "or a whole number at resources, got 1.5"),
         ("scenarios: [mnist-xy]", UnknownNameError, "got 'mnist-xy'"),
         ("strategies: [magic]", UnknownNameError, "got 'magic'"),
@@ -145,7 +145,7 @@ def test_a_field_in_a_list(folder):
         (
             "fields: {training.iterations: [5, 0]}",
             SettingError,
-            "an integer >= 1 for Training.iterations .* in strategy 'noise' with training.iterations = 0, got 0",
+            "an integer >= 1 .*for Training.iterations .* in strategy 'noise' with training.iterations = 0, got 0",
         ),
         (
             "fields: {training.iterations: [many]}",

@@ -15,7 +15,7 @@ import yaml
 
 from exml.core.errors import ConfigError, SettingError
 from exml.core.execution import Execution
-from exml.core.files import write_text
+from exml.core.files import read_yaml, write_text
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import in_range
@@ -115,11 +115,7 @@ class Sweep:
             ConfigError: the file does not exist, is not YAML, or has a fault, named by its path.
         """
         path = Path(path)
-        try:
-            sweep = from_plain(yaml.safe_load(path.read_text(encoding="utf-8")), cls)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            got, remedy = " ".join(str(error).split()), "name a YAML file that exists, or correct its syntax"
-            raise ConfigError("", expected=f"a sweep as YAML in {path}", got=got, remedy=remedy) from None
+        sweep = from_plain(read_yaml(path, "a sweep as YAML"), cls)
 
         def absolute(name: Any) -> Any:
             if isinstance(name, Choice):

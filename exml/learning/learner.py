@@ -303,7 +303,7 @@ class Learner:
         late = [] if found.reasons else self._panel.seat(seen)
         for screening in (attrs.evolve(found, learned=not refused), *late):
             self._emit(events.ExpertScreened(number, screening))
-            problems = "; ".join((*screening.reasons, *screening.doubts))
+            problems = screening.problems
             if refused:
                 expected, remedy = f"a sound expert {expert.name!r}", "leave it out, or set on_suspect to 'warn'"
                 raise SuspectError(expected=expected, got=f"a suspect one, because {problems}", remedy=remedy)

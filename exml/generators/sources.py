@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.nn.functional import interpolate, pad
 
 from exml.core.errors import DataError, SettingError
 from exml.core.files import open_file, read_tensor_header, write_tensors
+from exml.core.memory import require_memory
 from exml.core.registry import component
 from exml.core.rng import make_generator
 from exml.core.samples import Samples, StoredImages, fitted
@@ -129,7 +131,7 @@ class DatasetImages:
     name: Literal["mnist", "fashion-mnist", "cifar10", "imagenet"] = attrs.field(
         validator=one_of("mnist", "fashion-mnist", "cifar10", "imagenet")
     )
-    size: int = attrs.field(default=32, validator=positive_int())
+    size: int = attrs.field(default=32, validator=positive_int(1024))
     limit: int = attrs.field(default=50_000, validator=positive_int())
     uses_real_data = False
 
@@ -165,7 +167,7 @@ class PhotoPatches:
     """
 
     image_shape: tuple[int, int, int] = attrs.field(default=(1, 8, 8), converter=as_tuple)
-    count: int = attrs.field(default=5000, validator=positive_int())
+    count: int = attrs.field(default=5000, validator=positive_int(2**21))
     uses_real_data = False
 
     @image_shape.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
@@ -179,6 +181,8 @@ class PhotoPatches:
 
     def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
         """The same patches for every experience, in pixel units; no labels."""
+        needed = 8 * self.count * math.prod(self.image_shape)  # the patches, and their mirror images
+        require_memory(needed, f"{self.count} patches {self.image_shape}", "use a smaller count")
         levels = [level for photo in _photos(self.image_shape[0]) for level in _scales(photo, *self.image_shape[1:])]
         draws = make_generator("cpu", 0, "photo-patches")
         shares = (end - begin for begin, end in pairwise(self.count * k // len(levels) for k in range(len(levels) + 1)))

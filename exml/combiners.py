@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
@@ -19,15 +19,26 @@ from exml.core.validators import field_error, in_range, one_of
 from exml.protocols import Combiner
 
 
+Overlap: TypeAlias = Literal["count", "half"]
+"""How two teachers of one class are averaged."""
+
+
 def _seen_by(previous: TeacherLogits, expert: TeacherLogits) -> EntryMask:
     return (previous.known | expert.known).expand_as(expert.logits)
 
 
-def _average(previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryMask, use_expert: EntryMask) -> Target:
+def _average(
+    previous: TeacherLogits, expert: TeacherLogits, use_previous: EntryMask, use_expert: EntryMask, overlap: Overlap
+) -> Target:
     """The mean of the values in use, 0 and undefined without one; candidates are all classes seen."""
-    total = torch.where(use_previous, previous.logits, 0) + torch.where(use_expert, expert.logits, 0)
-    halves = torch.where(use_previous & use_expert, 0.5, 1.0).to(total.dtype)
-    return Target(total * halves, use_previous | use_expert, _seen_by(previous, expert))
+    old, new = torch.where(use_previous, previous.logits, 0), torch.where(use_expert, expert.logits, 0)
+    both = use_previous & use_expert
+    if overlap == "count":
+        before, now = (teacher.taught.to(new.dtype).clamp_min(1) for teacher in (previous, expert))
+        total = torch.where(both, torch.lerp(old, new, now / (before + now)), old + new)
+    else:
+        total = (old + new) * torch.where(both, 0.5, 1.0).to(new.dtype)
+    return Target(total, use_previous | use_expert, _seen_by(previous, expert))
 
 
 @component
@@ -40,6 +51,9 @@ class ByClass:
 
     Args:
         units: of a teacher to use: those of the classes it was trained on (``"known"``), or all (``"present"``).
+        overlap: in the mean of both, the previous student counts as many times as experts taught it the class
+            (``"count"``), so that each of n experts has the weight 1/n; or the expert has the weight 1/2 (``"half"``,
+            the paper).
 
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([True, False]), both)
@@ -50,6 +64,7 @@ class ByClass:
     """
 
     units: Literal["known", "present"] = attrs.field(default="known", validator=one_of("known", "present"))
+    overlap: Overlap = attrs.field(default="count", validator=one_of("count", "half"))
 
     def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
         """The target of each sample, by its label."""
@@ -57,7 +72,7 @@ class ByClass:
             teacher.known[samples.labels][:, None] & (teacher.known if self.units == "known" else teacher.present)
             for teacher in (previous, expert)
         )
-        return _average(previous, expert, use_previous, use_expert)
+        return _average(previous, expert, use_previous, use_expert, self.overlap)
 
 
 def _nested(value: Any) -> Any:
@@ -159,6 +174,7 @@ class SideBySide:
             the mean over the mini-batch of a rank, so that no class of the expert is preferred for every image.
         scale: ``"own"`` (the paper's code), or ``"previous"`` to multiply the calibrated logits of the expert by the
             number that makes their mean square over the mini-batch equal to that of the previous student.
+        overlap: how to average where classes overlap; see :class:`ByClass`.
 
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0]]), torch.tensor([True, False]), both)
@@ -169,6 +185,7 @@ class SideBySide:
 
     calibration: float = attrs.field(default=0.0, validator=in_range(0, 1))
     scale: Literal["own", "previous"] = attrs.field(default="own", validator=one_of("own", "previous"))
+    overlap: Overlap = attrs.field(default="count", validator=one_of("count", "half"))
 
     def __call__(self, previous: TeacherLogits, expert: TeacherLogits, samples: Samples, /) -> Target:
         """The same classes for every sample."""
@@ -178,7 +195,8 @@ class SideBySide:
         if self.scale == "previous":
             expert = attrs.evolve(expert, logits=expert.logits * _ratio(previous, expert))
         use_previous = previous.known.expand_as(previous.logits)
-        return _average(previous, expert, use_previous, expert.known.expand_as(expert.logits))
+        use_expert = expert.known.expand_as(expert.logits)
+        return _average(previous, expert, use_previous, use_expert, self.overlap)
 
 
 def _ratio(previous: TeacherLogits, expert: TeacherLogits) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import random
 import shutil
 
 import attrs
@@ -15,15 +16,18 @@ from exml.combiners import MultiTask, ProductOfExperts
 from exml.core.errors import (
     BufferSizeError,
     CheckpointError,
+    ExmlWarning,
     ExpertError,
     NonFiniteError,
     SettingError,
     ShapeError,
     StreamError,
 )
+from exml.core.records import read_record, write_record
 from exml.engine import Training
 from exml.generators import GaussianNoise
 from exml.learning import CheckpointFolder, Stop, events
+from exml.learning.checkpoint import CheckpointRecord, identity
 from exml.losses import MeanSquaredError
 from exml.normalizers import RawLogits
 from tests.helpers import SHAPE, experts, network, same, strategy, weights
@@ -142,7 +146,7 @@ def test_the_previous_student_teaches():
             after_first["student"] = copy.deepcopy(event.student).eval()
 
     run(noise(combiner=Watch(), normalizer=RawLogits(), augmentation=None), stream=experts(2), observers=[keep])
-    first, later = watched[1:8], watched[9:]  # one rehearsal per experience
+    first, later = watched[2:9], watched[10:]  # one rehearsal per experience, and one in training mode
     assert not any(previous.known.any() or previous.logits.any() for previous, _ in first)
     for previous, samples in later:
         with torch.no_grad():
@@ -361,6 +365,10 @@ def every_two(folder):
     return CheckpointFolder(folder, every=2)
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def assert_resumes(whole, folder):
     """Resume a run in a folder with a fresh student, and compare the end with that of the whole run."""
     chosen, finished, place, _ = whole
@@ -368,12 +376,11 @@ def assert_resumes(whole, folder):
     learner.learn_stream(exml.ExpertStream.from_experts(experts(2)))
     assert same(weights(learner.student), weights(finished.student)), folder
     assert torch.equal(learner.memory.images, finished.memory.images)
-    ours, theirs = ((path / "checkpoint.safetensors").read_bytes() for path in (folder, place))
-    assert ours == theirs, folder
+    assert contents(folder) == contents(place), folder
 
 
 def test_a_run_killed_at_any_event_resumes_to_the_same_bits(whole):
-    moments = [folder for folder in whole[-1] if (folder / "checkpoint.safetensors").exists()][::3]
+    moments = [folder for folder in whole[-1] if (folder / "checkpoint.json").exists()][::3]
     assert len(moments) > 8
     for folder in moments:
         assert_resumes(whole, folder)
@@ -438,23 +445,86 @@ def test_a_stop_between_two_experiences():
     assert learner.experience == 2
 
 
-@pytest.mark.parametrize("name", ["checkpoint.safetensors", "memory-3.safetensors"])
-def test_damaged_files_are_refused_in_one_message(tmp_path, name):
+@pytest.mark.parametrize("kind", ["checkpoint", "state", "memory"])
+def test_damaged_files_are_refused_in_one_message(tmp_path, kind):
     run(noise(), folder=tmp_path)
-    path = tmp_path / name
-    for data in (path.read_bytes()[:-10], path.read_bytes()[:20], b""):
-        path.write_bytes(data)
-        with pytest.raises(CheckpointError, match=name):
+    (path,) = tmp_path.glob(f"{kind}*")
+    whole = path.read_bytes()
+    places = random.Random(0).sample(range(8 * len(whole)), 20)
+    flipped = [whole[: at // 8] + bytes([whole[at // 8] ^ 1 << at % 8]) + whole[at // 8 + 1 :] for at in places]
+    for data in (*flipped, whole[:-10], whole[:20], b"", None):
+        path.unlink()
+        if data is not None:
+            path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=path.name):
             exml.Learner(noise(), network()).resume(tmp_path)
-    path.unlink()
-    with pytest.raises(CheckpointError, match=name):
+        path.write_bytes(whole)
+    assert exml.Learner(noise(), network()).resume(tmp_path).experience == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"experience": -1}, ">= 0 for RunState.experience at run, got -1"),
+        ({"experience": "3"}, "type int at run.experience, got '3'"),
+        ({"phase": "asleep"}, "'idle', 'generation', 'distillation' at run.phase, got 'asleep'"),
+        ({"phase": "distillation"}, "in_flight that fits .* 'distillation'"),
+        ({"steps": 2}, "steps that fits"),
+        ({"memory": None}, "memory that fits"),
+        ({"memory": "../x"}, "a SHA-256 in hexadecimal for RunState.memory"),
+        ({"history": []}, "history that fits"),
+        ({"history": [1, 2, 3]}, r"a mapping of settings at run.history\[0\]"),
+        ({"known": [0, -1]}, ">= 0 for RunState.known"),
+        ({"experience": 0, "history": []}, "known that fits"),
+        ({"more": 1}, "one of the keys .* at run.more"),
+    ],
+)
+def test_a_record_is_validated_as_a_strategy_is(tmp_path, change, complaint):
+    run(noise(), folder=tmp_path)
+    record = attrs.asdict(read_record(tmp_path / "checkpoint.json", CheckpointRecord))
+    record["run"] |= change
+    fields = {name: attrs.field(default=value) for name, value in record.items()}
+    write_record(tmp_path / "checkpoint.json", attrs.make_class("Changed", fields)())
+    with pytest.raises(CheckpointError, match=f"version 2 in .*checkpoint.json.*{complaint}"):
         exml.Learner(noise(), network()).resume(tmp_path)
+
+
+def test_a_checkpoint_of_other_tensors_is_refused(tmp_path):
+    learner = exml.Learner(noise(student="reset"), network(), folder=tmp_path)
+    learner.learn(experts()[0])
+    folder, asked = CheckpointFolder(tmp_path), identity(learner.strategy, 0)
+    states = {"student": learner.student.state_dict()}
+    for groups, complaint in ((states, "all tensors.*'initial'"), ({"other": states["student"]}, "the student of")):
+        folder.write(asked, learner._run, groups)
+        with pytest.raises(CheckpointError, match=complaint):
+            exml.Learner(learner.strategy, network()).resume(tmp_path)
+
+
+def test_a_resumed_learner_states_another_number_of_threads(tmp_path):
+    run(noise(), folder=tmp_path)
+    torch.set_num_threads(2)
+    try:
+        with pytest.warns(ExmlWarning, match=r"1 thread\(s\), and torch has 2 now.*OMP_NUM_THREADS"):
+            exml.Learner(noise(), network()).resume(tmp_path)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_the_checkpoint_keeps_notes_and_losses(tmp_path):
+    stop, learner = Stop(), exml.Learner(noise(), network(dropout=0.2), folder=tmp_path)
+    learner.learn(experts()[0], note={"file": "a"})
+    learner.observers.append(lambda event: isinstance(event, events.DistillationProgress) and stop.ask())
+    learner.stop = stop
+    learner.learn(experts()[1], note={"file": "b"})
+    history = exml.Learner(noise(), network(dropout=0.2)).resume(tmp_path).history
+    assert history == learner.history == ({"file": "a", "loss": history[0]["loss"]}, {"file": "b"})
+    assert history[0]["loss"] > 0
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     learner = exml.Learner(noise(), network(), folder=tmp_path, seed=2)
     learner.learn(experts()[0])
-    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    before = contents(tmp_path)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -463,8 +533,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         patch.setattr("exml.core.files.save_file", full)
         with pytest.raises(CheckpointError, match="No space left"):
             learner.learn(experts()[1])
-    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
-    assert not list(tmp_path.glob(".*"))
+    assert contents(tmp_path) == before
     again = exml.Learner(noise(), network(), seed=2).resume(tmp_path)
     again.learn_stream(exml.ExpertStream.from_experts(experts()))
     assert same(weights(again.student), weights(run(noise(), student=network(), seed=2).student))
@@ -477,9 +546,12 @@ def test_a_strategy_that_cannot_be_stored_is_refused_at_once(tmp_path):
 
 def test_partial_files_of_a_killed_run_are_removed(tmp_path):
     run(noise(), folder=tmp_path)
-    (tmp_path / ".checkpoint.safetensors.123.part").write_bytes(b"half")
+    whole = contents(tmp_path)
+    (tmp_path / ".state.safetensors.123.part").write_bytes(b"half")
+    (tmp_path / "state-0123456789abcdef.safetensors").write_bytes(b"of a record that was never written")
+    (tmp_path / "other.safetensors").write_bytes(b"not ours")
     exml.Learner(noise(), network()).resume(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.safetensors", "memory-3.safetensors"]
+    assert contents(tmp_path) == {**whole, "other.safetensors": b"not ours"}
 
 
 def test_memory_does_not_grow_with_the_stream():

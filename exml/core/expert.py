@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Hashable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from math import prod
 from operator import attrgetter
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from exml.core.errors import ExmlError, ExpertError, NonFiniteError
+from exml.core.admission import check_gradient, check_outputs, check_weights, evaluation_mode, guarded
+from exml.core.errors import ExmlWarning, ExpertError
+from exml.core.outputs import logits_of
 from exml.core.shapes import ClassMask, Images, Labels
 from exml.core.targets import TeacherLogits
 
-_DAMAGED = "leave this expert out of the stream, or get an undamaged copy"
+_MOST_CLASSES, _MOST_VALUES = 2**24, 2**26  # more are mistakes, and would fill the memory
 
 
-def _tuple(values: Any) -> tuple[Any, ...]:
-    return tuple(values.tolist() if isinstance(values, Tensor) else values)
+def _tuple(values: Any) -> Any:
+    """Values in order as a tuple of plain numbers; others, such as those of a set, stay as they are."""
+    if not isinstance(values, Sequence | Tensor | np.ndarray) or isinstance(values, str | bytes):
+        return values
+    return tuple(value.item() if isinstance(value, Tensor | np.generic) else value for value in values)
+
+
+def _are(values: tuple[object, ...], kind: type | tuple[type, ...]) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 @attrs.frozen(eq=False, slots=False)
 class Expert:
     """A trained classifier, the global ids of the classes it knows, and the normalization of its images.
 
-    Ids that repeat or are negative, and a class without an output unit, raise an ExpertError.
+    Ids that repeat or are negative, classes without an order or an output unit, and a mean or std beyond 5, as of
+    pixels from 0 to 255, raise an ExpertError.
 
     Args:
         module: maps normalized images ``(batch, *image_shape)`` to logits ``(batch, len(outputs))``.
@@ -59,19 +72,37 @@ class Expert:
     name: str = attrs.field(default="expert", kw_only=True)
 
     def __attrs_post_init__(self) -> None:
+        kind = type(self.module).__name__
+        self._require(_are((self.module,), nn.Module), "a torch.nn.Module", kind, "wrap it in a module")
+        for name in ("classes", "outputs", "image_shape", "mean", "std"):
+            value = getattr(self, name)
+            got = f"a {type(value).__name__}"
+            self._require(isinstance(value, tuple), f"{name} in order", got, "give a list or a tuple")
         classes, units = self.classes, self._ids
-        unique = len(set(classes)) == len(classes) and len(set(units)) == len(units)
         listed = f"classes {classes}, outputs {self.outputs}"
+        integers = _are((*classes, *units, *self.image_shape), int)
+        self._require(integers, "integer class ids and sizes", f"{listed}, image_shape {self.image_shape}")
+        unique = len(set(classes)) == len(classes) and len(set(units)) == len(units)
         missing = sorted(set(classes) - set(units))
-        shaped = len(self.image_shape) == 3 and min(self.image_shape) >= 1
+        shaped = len(self.image_shape) == 3 and min(self.image_shape) >= 1 and prod(self.image_shape) <= _MOST_VALUES
         self._require(bool(classes), "at least one class", "none")
         self._require(unique, "each class id once", listed)
         self._require(min((*classes, *units)) >= 0, "class ids from 0", listed)
+        self._require(max((*classes, *units)) < _MOST_CLASSES, f"class ids below {_MOST_CLASSES}", listed)
         self._require(not missing, "an output unit for every class", f"none for {missing} in outputs {self.outputs}")
-        self._require(shaped, "image_shape (channels, height, width)", str(self.image_shape))
+        expected = f"image_shape (channels, height, width), at most {_MOST_VALUES} values"
+        self._require(shaped, expected, str(self.image_shape))
         channels = self.image_shape[0]
-        fits = {len(self.mean), len(self.std)} <= {1, channels} and min(self.std) > 0
-        self._require(fits, f"mean and std of 1 or {channels} channels, std > 0", f"{self.mean}, {self.std}")
+        given = f"mean {self.mean}, std {self.std}"
+        fits = (
+            _are((*self.mean, *self.std), (int, float))
+            and {len(self.mean), len(self.std)} <= {1, channels}
+            and min(self.std) > 0
+        )
+        self._require(fits, f"mean and std of 1 or {channels} channels, std > 0", given)
+        small = all(abs(number) <= 5 for number in (*self.mean, *self.std))  # not NaN
+        remedy = "divide those for pixels from 0 to 255 by 255"
+        self._require(small, "mean and std in pixel units, where images are in [0, 1]", given, remedy)
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +111,10 @@ class Expert:
 
     def to(self, device: torch.device | str) -> Expert:
         """This expert with its module moved to a device, in place."""
-        return attrs.evolve(self, module=self.module.to(device))
+        with guarded(
+            self.module, f"a module that can move to {device} ({self._owner})", "load its weights into memory"
+        ):
+            return attrs.evolve(self, module=self.module.to(device))
 
     def normalize(self, pixels: Images) -> Images:
         """From pixel units to the units of its module, ``(x - mean) / std``."""
@@ -91,12 +125,20 @@ class Expert:
         return images * self._channels(self.std, images) + self._channels(self.mean, images)
 
     def logits(self, pixels: Images) -> Float[Tensor, "batch units"]:
-        """Logits of images in pixel units, one column per output unit."""
-        return self.module(self.normalize(pixels))
+        """Logits of images in pixel units, one column per output unit, in evaluation mode.
+
+        Raises a ShapeError if the logits are not obvious in what the module returns.
+        """
+        with evaluation_mode(self.module):
+            return logits_of(self.module(self.normalize(pixels)))
 
     def teach(self, pixels: Images, classes: int) -> TeacherLogits:
         """Logits of images in pixel units, one column per global class id below ``classes``."""
-        logits = self.logits(pixels)
+        logits = (
+            self.logits(pixels)
+            if getattr(self.module, "training", False)
+            else logits_of(self.module(self.normalize(pixels)))
+        )
         known = self._sent(("known", classes), logits, lambda: _mask(self.classes, classes))
         present = self._sent(("present", classes), logits, lambda: _mask(self._ids, classes))
         if self.outputs != tuple(range(classes)):
@@ -126,50 +168,71 @@ class Expert:
         """The output unit of each class, on the CPU."""
         return torch.tensor([self.outputs.index(known) for known in self.classes])
 
-    @torch.no_grad()
-    def check(self, classes: int | None = None) -> None:
-        """Run one forward pass, to check that the outputs match the card and are finite.
+    def check(self, classes: int | None = None, *, unwrap: bool = False) -> None:
+        """Run a few forward passes, to check that the module can be used and that its outputs match the card.
+
+        Logits that are random, depend on the rest of the batch or look like probabilities cause an
+        :class:`exml.core.errors.ExmlWarning`, and so do a mean and std of an unusual range.
+
+        Args:
+            classes: the number of the student's outputs.
+            unwrap: accept outputs such as tuples and mappings if the logits in them are obvious, as a learner does.
 
         Raises:
-            ExpertError: wrong image shape, number of outputs, or a class id of at least ``classes``.
+            ExpertError: whatever its module raises, wrong outputs, or a class id of at least ``classes``.
             NonFiniteError: NaN or infinity in its weights or logits.
         """
         largest = max(self._ids)
         remedy = "give the student more outputs, or correct the card's outputs"
         below = classes is None or largest < classes
         self._require(below, f"class ids below {classes}, the student's outputs", str(largest), remedy)
-        for name, tensor in self.module.state_dict().items():
-            finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
-            self._require(finite, "finite weights", f"NaN or infinity in {name}", _DAMAGED, NonFiniteError)
-        training = self.module.training
-        self.module.eval()
-        try:
-            logits = self.logits(torch.zeros(2, *self.image_shape, device=self.device))
-        except (RuntimeError, ValueError) as error:
-            expected = f"a module that takes images {self.image_shape} (expert {self.name!r})"
-            remedy = "correct image_shape on its card"
-            raise ExpertError(expected=expected, got=str(error).splitlines()[0], remedy=remedy) from error
-        finally:
-            self.module.train(training)
-        shape, wanted = tuple(logits.shape), (2, len(self.outputs))
-        remedy = "correct outputs on its card: one class id (or None) per output unit"
-        self._require(shape == wanted, f"logits {wanted} as its card says", str(shape), remedy)
-        finite = bool(logits.isfinite().all())
-        self._require(finite, "finite logits", "NaN or infinity for a black image", _DAMAGED, NonFiniteError)
+        if not (all(-1 <= mean <= 2 for mean in self.mean) and all(1e-3 <= std <= 2 for std in self.std)):
+            expected = f"expected mean and std of images in [0, 1] ({self._owner})"
+            got = f"got mean {self.mean}, std {self.std}"
+            message = f"{expected}, {got}; remedy: divide those for pixels from 0 to 255 by 255"
+            warnings.warn(message, ExmlWarning, stacklevel=2)
+        with torch.inference_mode(False), torch.no_grad():
+            check_weights(self.module, self._owner)
+            noise = self._noise(1.0, 1e3, -1e3)
+            images = torch.cat((torch.zeros_like(noise[:1]), noise[:1]))
+            forward = partial(self._attempt, unwrap=unwrap)
+            check_outputs(forward, images, noise[1:], len(self.outputs), self._owner)
+
+    def check_gradient(self) -> None:
+        """Check that its logits have a gradient with respect to the pixels, which some generators need.
+
+        Raises an ExpertError if there is none, or if it is not finite or 0 everywhere.
+        """
+        check_gradient(self._attempt, self._noise(1.0), self._owner)
 
     def fingerprint(self) -> str:
-        """SHA-256 of its weights and class ids, the same on every machine."""
-        digest = hashlib.sha256(repr((self.classes, self.outputs, self.task)).encode())
+        """SHA-256 of its weights, class ids, mean and std, the same on every machine."""
+        digest = hashlib.sha256(repr((self.classes, self.outputs, self.task, self.mean, self.std)).encode())
         for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            if isinstance(tensor, Tensor):  # and not the extra state of a module
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def _require(
-        self, ok: bool, expected: str, got: str, remedy: str = "correct its card", error: type[ExmlError] = ExpertError
-    ) -> None:
+    def _require(self, ok: bool, expected: str, got: str, remedy: str = "correct its card") -> None:
         if not ok:
-            raise error(expected=f"{expected} (expert {self.name!r})", got=got, remedy=remedy)
+            raise ExpertError(expected=f"{expected} ({self._owner})", got=got, remedy=remedy)
+
+    @property
+    def _owner(self) -> str:
+        return f"expert {self.name!r}"
+
+    def _attempt(self, pixels: Images, unwrap: bool = True) -> Tensor:
+        """A forward pass in evaluation mode; whatever it raises becomes an ExpertError."""
+        remedy = "correct image_shape on its card, or wrap the module so that it takes a batch of images alone"
+        expected = f"a module that takes images {self.image_shape} ({self._owner})"
+        with guarded(self.module, expected, remedy), evaluation_mode(self.module):
+            return logits_of(self.module(self.normalize(pixels)), unwrap=unwrap)
+
+    def _noise(self, *scales: float) -> Images:
+        """One normal image per scale in the units of its module, returned in pixel units."""
+        noise = torch.randn(self.image_shape, generator=torch.Generator().manual_seed(0))
+        return self.denormalize(torch.stack([scale * noise for scale in scales]).to(self.device))
 
     @property
     def _ids(self) -> list[int]:

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -41,7 +42,7 @@ _DTYPES = {
 }
 
 
-def open_file(path: Path, /, *, contained: bool = False) -> IO[bytes]:
+def open_file(path: Path, /, *, contained: bool = False) -> BufferedReader:
     """Open a regular file to read its bytes.
 
     Args:
@@ -162,11 +163,14 @@ def _described(name: str, entry: Any) -> tuple[Tensor, tuple[int, int]]:
     return torch.empty(shape, dtype=dtype, device="meta"), (begin, end)
 
 
-def write_atomically(path: Path, write: Callable[[Path], object], /) -> None:
+def write_atomically(
+    path: Path, write: Callable[[Path], object], /, rename: Callable[[Path], str] | None = None
+) -> None:
     """Call ``write`` with the path of a temporary file in the same folder, flush it to the disk, and rename it.
 
     Creates missing folders. If the file cannot be written (full disk, no permission), this raises a
-    :class:`exml.core.errors.CheckpointError`, and an old file stays unchanged.
+    :class:`exml.core.errors.CheckpointError`, and an old file stays unchanged. ``rename`` takes the path of the
+    temporary file, and returns a name that replaces that of ``path``.
     """
     # The process id lets two processes write the same file. A long name leaves no room for it.
     name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
@@ -175,7 +179,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], /) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         _flush(temporary)
-        temporary.replace(path)
+        temporary.replace(path if rename is None else path.with_name(rename(temporary)))
         if os.name == "posix":  # elsewhere a folder cannot be opened
             _flush(path.parent)
     except (OSError, SafetensorError) as error:
@@ -204,7 +208,19 @@ def can_write(tensor: Tensor, /) -> bool:
     return tensor.dtype in _DTYPES.values() and tensor.layout == torch.strided and not tensor.is_quantized
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], /, metadata: Mapping[str, str] | None = None) -> None:
+def file_digest(path: Path, /) -> str:
+    """The SHA-256 of a regular file; an OSError if it cannot be read."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    /,
+    metadata: Mapping[str, str] | None = None,
+    rename: Callable[[Path], str] | None = None,
+) -> None:
     """Write tensors from any device as safetensors with :func:`write_atomically`; tied tensors are written twice."""
     ready: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -213,7 +229,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], /, metadata: Mappin
         storage = plain.untyped_storage().data_ptr()
         ready[name] = plain.clone(memory_format=torch.contiguous_format) if storage in seen else plain
         seen.add(storage)
-    write_atomically(path, lambda temporary: save_file(ready, temporary, dict(metadata or {})))
+    write_atomically(path, lambda temporary: save_file(ready, temporary, dict(metadata or {})), rename)
 
 
 def _flush(path: Path) -> None:

@@ -20,6 +20,8 @@ Labels: TypeAlias = Int[Tensor, " batch"]
 """Global class ids (or task labels, or experiences), int64."""
 ClassMask: TypeAlias = Bool[Tensor, " classes"]
 """A set of classes: True for members."""
+ClassCounts: TypeAlias = Bool[Tensor, " classes"] | Int[Tensor, " classes"]
+"""A number for each class; a mask counts each of its members once."""
 EntryMask: TypeAlias = Bool[Tensor, "batch classes"]
 """A set of classes for each image."""
 Scalar: TypeAlias = Float[Tensor, ""]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import attrs
 import torch
 
-from exml.core.shapes import ClassMask, EntryMask, Logits
+from exml.core.shapes import ClassCounts, ClassMask, EntryMask, Logits
 
 
 @attrs.frozen(eq=False)
@@ -16,6 +18,7 @@ class TeacherLogits:
         logits: ``(batch, classes)``; 0 in columns for which the teacher has no output unit.
         known: ``(classes,)``, the classes that the teacher was trained on.
         present: ``(classes,)``, the classes for which it has an output unit; includes ``known``.
+        taught: ``(classes,)``, how many experts taught it each class; by default one for each of ``known``.
 
     >>> TeacherLogits.none(torch.zeros(2, 3)).known.tolist()
     [False, False, False]
@@ -24,6 +27,7 @@ class TeacherLogits:
     logits: Logits
     known: ClassMask
     present: ClassMask
+    taught: ClassCounts = attrs.field(default=attrs.Factory(attrgetter("known"), takes_self=True))
 
     @staticmethod
     def none(like: Logits, /) -> TeacherLogits:

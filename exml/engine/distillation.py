@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from operator import attrgetter
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from exml.core.activation import BATCH_NORM
+from exml.core.activation import batch_norm_layers
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
+from exml.core.outputs import logits_of
 from exml.core.ranks import ALONE, Ranks, Shard
 from exml.core.rng import derive_seed
 from exml.core.samples import Samples, inference_batch_size
-from exml.core.shapes import ClassMask, Images, Labels, Scalar
+from exml.core.shapes import ClassCounts, ClassMask, Images, Labels, Scalar
 from exml.core.targets import Target, TeacherLogits
 from exml.engine._ranks import augment, backward, synchronized
 from exml.engine._ridge_head import solve_ridge_head
@@ -35,11 +37,13 @@ class PreviousStudent:
         module: takes images in pixel units; frozen.
         known: ``(classes,)``, the classes that its experts were trained on.
         present: ``(classes,)``, the classes that its experts had an output unit for.
+        taught: ``(classes,)``, how many experts taught each class; by default one for each of ``known``.
     """
 
     module: nn.Module
     known: ClassMask
     present: ClassMask
+    taught: ClassCounts = attrs.field(default=attrs.Factory(attrgetter("known"), takes_self=True))
 
 
 @attrs.frozen(eq=False)
@@ -63,7 +67,8 @@ class Teachers:
         new = self._normalized(self.expert.teach(batch.images, self.classes))
         if self.previous is None:
             return self.combiner(TeacherLogits.none(new.logits), new, batch)
-        old = TeacherLogits(self.previous.module(batch.images), self.previous.known, self.previous.present)
+        before = self.previous
+        old = TeacherLogits(logits_of(before.module(batch.images)), before.known, before.present, before.taught)
         return self.combiner(self._normalized(old), new, batch)
 
     def with_modules(self, expert: nn.Module, previous: nn.Module | None) -> Teachers:
@@ -127,12 +132,10 @@ def distill(
     draws, shard = torch.Generator(device), ranks.shard(training.batch_size)
     student.train()
     if training.batch_norm == "running":
-        for layer in student.modules():
-            if isinstance(layer, BATCH_NORM):
-                layer.eval()
+        for _, layer in batch_norm_layers(student):
+            layer.eval()
     with ExitStack() as stack:
         stack.enter_context(channels_last(student, optimizer))
-        stack.enter_context(synchronized(student, shard))
         expert, previous = teachers.expert, teachers.previous
         teachers = teachers.with_modules(
             stack.enter_context(lowered(expert.module, expert.normalize(probe))),
@@ -156,6 +159,8 @@ def distill(
             bank = None
         count = len(memory) if bank is None else len(bank.images)
 
+        batch_norm = synchronized(student, shard)
+
         def form(pupil: nn.Module, teachers: Teachers) -> Step:
             def step() -> None:
                 nonlocal value
@@ -166,8 +171,8 @@ def distill(
                     images, target, labels = batch.images, target_of(teachers, batch), batch.labels
                 else:
                     images, target, labels = bank[rows]
-                with execution.autocast(device):
-                    logits = pupil(images)
+                with execution.autocast(device), batch_norm:
+                    logits = logits_of(pupil(images))
                 value = loss(logits.to(images.dtype), target, labels)
                 optimizer.zero_grad(set_to_none=True)
                 if ranks.alone:

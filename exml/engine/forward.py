@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from exml.core.admission import evaluation_mode
 from exml.core.errors import DataError, ShapeError
 from exml.core.expert import Expert
 from exml.core.samples import StoredImages, inference_batch_size
@@ -19,6 +21,8 @@ from exml.core.targets import TeacherLogits
 def frozen(module: nn.Module) -> Generator[nn.Module]:
     """Put a module into evaluation mode without weight gradients inside the block, and restore both afterwards.
 
+    Buffers that a forward pass changes in evaluation mode, such as running statistics, are restored too.
+
     >>> layer = nn.Linear(2, 2)
     >>> with frozen(layer):
     ...     layer.weight.requires_grad, layer.training
@@ -26,15 +30,21 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
     >>> layer.weight.requires_grad, layer.training
     (True, True)
     """
-    modes = [(part, part.training) for part in module.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    counted = [buffer for buffer in module.buffers() if not (is_lazy(buffer) or buffer.is_inference())]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in counted]
     try:
-        yield module.eval().requires_grad_(False)
+        with evaluation_mode(module):
+            for parameter, _ in wanted:
+                parameter.requires_grad_(False)
+            yield module
     finally:
-        for part, mode in modes:
-            part.training = mode
         for parameter, wants in wanted:
             parameter.requires_grad_(wants)
+        with torch.no_grad():
+            for buffer, version, before in buffers:
+                if buffer._version != version:
+                    buffer.copy_(before)
 
 
 def check_images(images: StoredImages, expert: Expert, source: str) -> None:
@@ -67,7 +77,7 @@ def teacher_logits(expert: Expert, images: Images, classes: int) -> TeacherLogit
     home = expert.device
     expert = expert.to(images.device)
     try:
-        expert.check(classes)
+        expert.check(classes, unwrap=True)
         with frozen(expert.module):
             parts = [expert.teach(batch, classes) for batch in images.split(inference_batch_size(images.shape[1:]))]
     finally:

@@ -95,9 +95,10 @@ class Inversion(ABC):
         """Invert ``size`` images in mini-batches; returns ``(size, channels, height, width)``, in pixel units.
 
         ``objective`` is the data term of each image; ``probability`` is that of its label, compared with ``stop_at``.
-        Raises a ShapeError if the expert does not take the images of ``start``, and a NonFiniteError if an image ends
-        with NaN or infinity.
+        Raises an ExpertError if the logits have no gradient with respect to the pixels, a ShapeError if the expert does
+        not take the images of ``start``, and a NonFiniteError if an image ends with NaN or infinity.
         """
+        expert.check_gradient()
         state = context.journal.restore()
 
         def goal(start: int, limit: float | None = self.stop_at) -> Goal:
@@ -111,7 +112,8 @@ class Inversion(ABC):
         else:
             images, first = state["images"].to(expert.device).clone(), int(state["batch"])
         batches = math.ceil(size / self.batch_size)
-        with inverter(expert.module, expert.normalize(images[:2]), self, context) as invert:
+        named = f"expert {expert.name!r}"
+        with inverter(expert.module, expert.normalize(images[:2]), self, context, name=named) as invert:
             for batch in range(first, batches):
 
                 def around(batch: int = batch) -> dict[str, Tensor]:
@@ -177,11 +179,19 @@ def invert(
 
 @contextmanager
 def inverter(
-    module: nn.Module, probe: Images, settings: Inversion, context: GenerationContext = STANDALONE
+    module: nn.Module,
+    probe: Images,
+    settings: Inversion,
+    context: GenerationContext = STANDALONE,
+    *,
+    name: str = "the module",
 ) -> PyGenerator[Inverter]:
-    """:func:`invert` for several mini-batches; lowers the network once, and verifies it on ``probe``, two images."""
+    """:func:`invert` for several mini-batches; lowers the network once, and verifies it on ``probe``, two images.
+
+    Errors and warnings about the module name it by ``name``.
+    """
     record = context.prior is not None and context.prior.reads_activations
-    with recorded(module, probe[:2], record=record) as network:
+    with recorded(module, probe[:2], record=record, name=name) as network:
         yield Inverter(network, settings, context)
 
 

@@ -315,6 +315,13 @@ def metadata(expert: Expert, /) -> dict[str, Any]:
     return attrs.asdict(expert, recurse=False, filter=lambda field, _: field.name != "module")
 
 
+def card_checksum(card: ExpertCard, /) -> str:
+    """SHA-256 of a card, except for the checksum of the weights and one in ``training["checksum"]``."""
+    training = {name: value for name, value in card.training.items() if name != "checksum"}
+    plain = to_plain(attrs.evolve(card, sha256=None, training=training))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts ``expert-2`` before ``expert-10``."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -11,8 +11,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from exml.core.admission import guarded
 from exml.core.errors import ExpertError, NonFiniteError
 from exml.core.expert import Expert
+from exml.core.outputs import logits_of
 from exml.core.registry import component
 from exml.core.rng import derive_seed, global_seed, make_generator
 from exml.core.samples import Samples
@@ -108,7 +110,7 @@ class ExpertTraining:
                     if self.augmentation is not None:
                         images = self.augmentation(images, draws)
                     with autocast:
-                        logits = expert.logits(images)
+                        logits = logits_of(expert.module(expert.normalize(images)))
                     loss = nn.functional.cross_entropy(logits.to(images.dtype), units[batches[step]])
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
@@ -186,13 +188,9 @@ def untrained_expert(
     shape = tuple(samples.images.shape[1:])
     expert = Expert(module, classes, shape, outputs=classes, mean=mean, std=std, task=task, name=name)
     module.eval()
-    try:
-        with torch.no_grad():
-            width = expert.logits(samples[:1].to(expert.device).pixels()).shape[1]
-    except (RuntimeError, ValueError, IndexError) as error:
-        expected = f"a module that takes images {expert.image_shape} and returns logits (expert {expert.name!r})"
-        got, remedy = str(error).splitlines()[0], "choose a module for images of this shape"
-        raise ExpertError(expected=expected, got=got, remedy=remedy) from error
+    expected = f"a module that takes images {expert.image_shape} and returns logits (expert {expert.name!r})"
+    with torch.no_grad(), guarded(module, expected, "choose a module for images of this shape"):
+        width = expert.logits(samples[:1].to(expert.device).pixels()).shape[1]
     return expert if width == len(classes) else attrs.evolve(expert, outputs=tuple(range(width)))
 
 

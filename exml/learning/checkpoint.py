@@ -1,35 +1,131 @@
 """Checkpoints: a folder from which a learner resumes after it was killed at any moment.
 
-There are two files. ``memory-N.safetensors`` holds what stays the same during the distillation of experience N.
-``checkpoint.safetensors`` holds what changes; a JSON record in its header names the memory file that belongs to it.
-Both are written under a temporary name and renamed, the memory file first, so that a complete pair exists at every
-moment. Nothing is pickled.
+``checkpoint.json`` is the record: the progress of the learner, and the SHA-256 of one or two files of tensors.
+``memory-*.safetensors`` holds what stays the same during the distillation of an experience, ``state-*.safetensors``
+what changes. Each name contains the first digits of the checksum, so no file is overwritten. The record is written last
+and replaced atomically, and only then are the files of the previous one deleted: a complete checkpoint exists at every
+moment. The record ends with its own checksum. Nothing is pickled.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 import torch
+from attrs.validators import deep_iterable
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from exml.core.errors import CheckpointError, StreamError, UnknownNameError
+from exml.core.errors import CheckpointError, SettingError, StreamError, UnknownNameError
 from exml.core.expert import Expert
-from exml.core.files import write_tensors
+from exml.core.files import file_digest, write_tensors
+from exml.core.records import read_record, write_record
 from exml.core.serialization import to_plain
 from exml.core.shapes import State
-from exml.core.validators import positive_int
+from exml.core.validators import Validator, field_error, in_range, positive_int
 from exml.learning.strategy import Strategy
 
 EVERY = 1_000
 """Default number of steps between two checkpoints."""
-VERSION = 1
-"""Version of the layout; a checkpoint of another version is refused."""
+_TENSORS = re.compile(r"(state|memory)-[0-9a-f]{16}\.safetensors")
+_COUNT, _CLASSES = in_range(0, integer=True), deep_iterable(in_range(0, integer=True))
+
+
+def _checksum(*, optional: bool = False) -> Validator:
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not (value is None and optional) and not re.fullmatch("[0-9a-f]{64}", str(value)):
+            raise field_error(instance, attribute, value, "a SHA-256 in hexadecimal", "restore the record")
+
+    return check
+
+
+@attrs.define
+class RunState:
+    """The progress of a learner.
+
+    Args:
+        experience: number of finished experiences.
+        steps: of the current distillation.
+        known: classes that the experts were trained on, ascending.
+        taught: number of experts that taught each of them.
+        present: classes that have an output unit.
+        in_flight: fingerprint of the current expert.
+        memory: SHA-256 of the memory file; None before the first distillation.
+        history: JSON by experience, including the current one: the caller's notes, and the last ``loss``.
+
+    Raises:
+        SettingError: a field is out of range, or contradicts another one.
+    """
+
+    experience: int = attrs.field(default=0, validator=_COUNT)
+    phase: Literal["idle", "generation", "distillation"] = "idle"
+    steps: int = attrs.field(default=0, validator=_COUNT)
+    known: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_CLASSES)
+    taught: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_CLASSES)
+    present: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_CLASSES)
+    in_flight: str | None = attrs.field(default=None, validator=_checksum(optional=True))
+    memory: str | None = attrs.field(default=None, validator=_checksum(optional=True))
+    history: tuple[Mapping[str, Any], ...] = attrs.field(default=(), converter=tuple)
+
+    def __attrs_post_init__(self) -> None:
+        busy, distills = self.phase != "idle", self.phase == "distillation"
+        contradicts = {
+            "steps": self.steps > 0 and not distills,
+            "in_flight": busy != (self.in_flight is not None),
+            "memory": (distills or self.experience > 0) and self.memory is None,
+            "history": len(self.history) != self.experience + busy,
+            "taught": len(self.taught) != len(self.known),
+            "known": self.experience == 0 and bool(self.known or self.present),
+        }
+        for name in (name for name, fault in contradicts.items() if fault):
+            expected = f"{name} that fits experience {self.experience} and the phase {self.phase!r}"
+            raise SettingError(expected=expected, got=repr(getattr(self, name)), remedy="restore the record")
+
+    def admit(self, expert: Expert, note: Mapping[str, Any]) -> None:
+        """Note the current expert, which must be the one with which the experience was started."""
+        fingerprint = expert.fingerprint()
+        if self.phase != "idle" and fingerprint != self.in_flight:
+            expected = f"the expert with which experience {self.experience + 1} was started"
+            remedy = "resume with the same stream"
+            raise StreamError(expected=expected, got=f"another one ({expert.name!r})", remedy=remedy)
+        self.in_flight, self.history = fingerprint, (*self.history[: self.experience], note)
+
+    def dismiss(self) -> None:
+        """Forget the current expert, whose images could not be generated."""
+        self.phase, self.in_flight, self.history = "idle", None, self.history[: self.experience]
+
+    def finish(self, expert: Expert, loss: float | None) -> None:
+        """Count a finished experience."""
+        taught = Counter(dict(zip(self.known, self.taught, strict=True))) + Counter(expert.classes)
+        self.known = tuple(sorted(taught))
+        self.taught = tuple(taught[name] for name in self.known)
+        self.present = tuple(sorted({*self.present, *(unit for unit in expert.outputs if unit is not None)}))
+        self.history = (*self.history[:-1], {**self.history[-1], "loss": loss})
+        self.experience, self.phase, self.steps, self.in_flight = self.experience + 1, "idle", 0, None
+
+
+@attrs.frozen(kw_only=True)
+class CheckpointRecord:
+    """The contents of ``checkpoint.json``.
+
+    Args:
+        strategy: like ``seed``, must be the same when the run resumes.
+        threads: of torch on the CPU, on which the last bits of sums depend.
+        state: SHA-256 of the state file.
+    """
+
+    version: Literal[2] = 2
+    strategy: Any
+    seed: int
+    threads: int = attrs.field(validator=positive_int())
+    run: RunState
+    state: str = attrs.field(validator=_checksum())
 
 
 @attrs.frozen
@@ -49,88 +145,75 @@ class CheckpointFolder:
 
     @property
     def file(self) -> Path:
-        """The file that holds the progress of the run."""
-        return self.path / "checkpoint.safetensors"
+        """The record."""
+        return self.path / "checkpoint.json"
 
     def exists(self) -> bool:
         """Whether the folder holds a checkpoint."""
         return self.file.exists()
 
-    def write(self, record: Mapping[str, Any], groups: Mapping[str, State], /) -> None:
-        """Replace the checkpoint by a JSON record and groups of tensors; ``record["run"]["memory"]`` names a file."""
-        # One key only: safetensors writes several in no fixed order, and equal runs must give equal bytes.
-        write_tensors(self.file, _flatten(groups), {"record": json.dumps({"version": VERSION, **record})})
-        for old in self.path.glob("memory-*.safetensors"):
-            if old.name != record["run"]["memory"]:
-                old.unlink()
+    def write(self, asked: Mapping[str, Any], run: RunState, groups: Mapping[str, State], /) -> None:
+        """Replace the checkpoint by the progress of a run, what :func:`identity` returned, and groups of tensors."""
+        state, threads = self._write("state", groups), torch.get_num_threads()
+        write_record(self.file, CheckpointRecord(**asked, threads=threads, run=run, state=state))
+        self._keep({state, run.memory})
 
-    def write_memory(self, name: str, groups: Mapping[str, State], /) -> None:
-        """Write what stays the same during the distillation of an experience."""
-        write_tensors(self.path / name, _flatten(groups))
+    def write_memory(self, groups: Mapping[str, State], /) -> str:
+        """Write what stays the same during the distillation of an experience; returns its checksum for the run."""
+        return self._write("memory", groups)
 
-    def read(self) -> tuple[dict[str, Any], dict[str, State]]:
-        """The record and all groups, including those of the memory file."""
-        record, groups = _read(self.file)
-        if record.get("version") != VERSION:
-            expected = f"a checkpoint of version {VERSION} in {self.file}"
-            remedy = "resume with the version of exml that wrote it"
-            raise CheckpointError(expected=expected, got=repr(record.get("version")), remedy=remedy)
-        memory = record["run"]["memory"]
-        if memory is not None:
-            groups |= _read(self.path / memory)[1]
+    def read(self) -> tuple[CheckpointRecord, dict[str, State]]:
+        """The record and all groups; a CheckpointError names a file that is missing or damaged."""
+        record = read_record(self.file, CheckpointRecord)
+        groups = self._read("state", record.state)
+        if record.run.memory is not None:
+            groups |= self._read("memory", record.run.memory)
         return record, groups
 
-    def clean(self) -> None:
-        """Remove the partial files of a killed run."""
+    def clean(self, record: CheckpointRecord, /) -> None:
+        """Remove what a killed run left behind."""
         for part in self.path.glob(".*.part"):
             part.unlink(missing_ok=True)
+        self._keep({record.state, record.run.memory})
+
+    def _write(self, kind: str, groups: Mapping[str, State]) -> str:
+        digest = ""
+
+        def rename(temporary: Path) -> str:
+            nonlocal digest
+            digest = file_digest(temporary)
+            return _name(kind, digest)
+
+        tensors = {f"{group}/{name}": tensor for group, state in groups.items() for name, tensor in state.items()}
+        write_tensors(self.path / f"{kind}.safetensors", tensors, rename=rename)
+        return digest
+
+    def _read(self, kind: str, digest: str) -> dict[str, State]:
+        path, groups = self.path / _name(kind, digest), dict[str, dict[str, Tensor]]()
+        try:
+            if (found := file_digest(path)) != digest:
+                got = f"one with SHA-256 {found}, not {digest}"
+            else:
+                with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+                    for key in file.keys():  # noqa: SIM118  (not a dict)
+                        group, name = key.split("/", 1)
+                        groups.setdefault(group, {})[name] = file.get_tensor(key)
+                return dict(groups)
+        except (OSError, SafetensorError, ValueError) as error:
+            got = str(error) or type(error).__name__
+        remedy = "restore the file, or start again in another folder"
+        raise CheckpointError(expected=f"an undamaged file {path}", got=got, remedy=remedy)
+
+    def _keep(self, digests: Collection[str | None]) -> None:
+        kept = {_name(kind, digest) for digest in digests if digest is not None for kind in ("state", "memory")}
+        for path in self.path.iterdir():
+            if _TENSORS.fullmatch(path.name) and path.name not in kept:
+                with suppress(OSError):
+                    path.unlink()
 
 
-def _flatten(groups: Mapping[str, State]) -> dict[str, Tensor]:
-    return {f"{group}/{name}": tensor for group, state in groups.items() for name, tensor in state.items()}
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, State]]:
-    groups: dict[str, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-            record = json.loads((file.metadata() or {}).get("record", "{}"))
-            for key in file.keys():  # noqa: SIM118  (not a dict)
-                group, name = key.split("/", 1)
-                groups.setdefault(group, {})[name] = file.get_tensor(key)
-    except (OSError, SafetensorError, ValueError) as error:
-        expected = f"a complete checkpoint in {path}"
-        remedy = "check the path; if the file is damaged, start again in another folder"
-        raise CheckpointError(expected=expected, got=str(error) or type(error).__name__, remedy=remedy) from None
-    return record, dict(groups)
-
-
-@attrs.define
-class RunState:
-    """The progress of a learner."""
-
-    experience: int = 0  # finished experiences
-    phase: Literal["idle", "generation", "distillation"] = "idle"
-    steps: int = 0  # of the current distillation
-    known: tuple[int, ...] = attrs.field(default=(), converter=tuple)  # classes that the experts were trained on
-    present: tuple[int, ...] = attrs.field(default=(), converter=tuple)  # classes that have an output unit
-    in_flight: str | None = None  # fingerprint of the current expert
-    memory: str | None = None  # name of the memory file
-
-    def admit(self, expert: Expert) -> None:
-        """Note the current expert, which must be the one with which the experience was started."""
-        fingerprint = expert.fingerprint()
-        if self.phase != "idle" and fingerprint != self.in_flight:
-            expected = f"the expert with which experience {self.experience + 1} was started"
-            remedy = "resume with the same stream"
-            raise StreamError(expected=expected, got=f"another one ({expert.name!r})", remedy=remedy)
-        self.in_flight = fingerprint
-
-    def finish(self, expert: Expert) -> None:
-        """Count a finished experience."""
-        self.known = tuple(sorted({*self.known, *expert.classes}))
-        self.present = tuple(sorted({*self.present, *(unit for unit in expert.outputs if unit is not None)}))
-        self.experience, self.phase, self.steps, self.in_flight = self.experience + 1, "idle", 0, None
+def _name(kind: str, digest: str) -> str:
+    return f"{kind}-{digest[:16]}.safetensors"
 
 
 def identity(strategy: Strategy, seed: int) -> dict[str, Any]:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
 from torch import nn
 
 import exml.learning.events as events
-from exml.core.errors import CheckpointError, ExpertError, NonFiniteError, SettingError, ShapeError, StreamError
+from exml.core.errors import (
+    CheckpointError,
+    ExmlWarning,
+    ExpertError,
+    NonFiniteError,
+    SettingError,
+    ShapeError,
+    StreamError,
+)
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
@@ -30,12 +40,14 @@ from exml.learning.checkpoint import (
     optimizer_state,
 )
 from exml.learning.preflight import (
+    check_apart,
     check_finite,
     check_samples,
     check_student,
     copy_expert,
     device_of,
     rehearse,
+    rehearse_training,
     require_room,
 )
 from exml.learning.stop import Stop
@@ -48,7 +60,8 @@ class Learner:
 
     The student takes images in pixel units and returns one logit for each class of the whole stream. Its architecture
     may differ from that of the experts; :class:`exml.models.Normalized` normalizes its images. On the CPU, the same
-    seed gives the same student, bit for bit, unless ``execution`` compiles.
+    seed and number of threads (:func:`torch.get_num_threads`) give the same student, bit for bit, unless ``execution``
+    compiles. Another number of threads changes the last bits of sums, and with them the student.
 
     Args:
         student: trained in place, on its own device; buffer and experts move there.
@@ -101,6 +114,8 @@ class Learner:
         self._restored: dict[str, State] = {}
         self._broken = False
         self._classes = 0
+        self._rehearsed: tuple[int, int, int] | None = None
+        self._loss: Scalar | None = None
         self._initial = copy.deepcopy(self.student.state_dict()) if strategy.student == "reset" else None
         if folder is not None:
             opened = self._open(folder)
@@ -125,17 +140,30 @@ class Learner:
         return self._run.known
 
     @property
+    def history(self) -> tuple[Mapping[str, Any], ...]:
+        """By experience, the note given to :meth:`learn` and the last ``loss``, which the current one does not have."""
+        return self._run.history
+
+    @property
     def memory(self) -> Samples:
         """The buffer M_i; raises :class:`exml.core.errors.StreamError` before the first experience."""
         if self._memory is None:
             raise StreamError(expected="a buffer", got="none yet", remedy="learn from an expert first")
         return self._memory
 
-    def learn(self, expert: Expert, /) -> None:
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def learn(self, expert: Expert, /, *, note: Mapping[str, Any] | None = None) -> None:
         """One experience with the expert f_i^S: generate, update the buffer, distill (Eq. 4).
 
+        Args:
+            expert: its images must fit the student.
+            note: JSON about the expert, which the checkpoint keeps in :attr:`history`, such as the name of its file.
+
         Raises:
-            ExpertError: the expert contradicts its card, or its classes do not fit the student.
+            ExpertError: the expert raises an error or contradicts its card, its classes do not fit the student, or it
+                shares weights with it.
+            SettingError: the student cannot take a training step, which a copy of it tries first.
             ShapeError: its images do not fit the student, or the generator returned samples of a wrong shape.
             NonFiniteError: NaN or infinity in the expert, in the student, or in a loss.
             BufferSizeError: its share of the buffer is empty.
@@ -151,13 +179,17 @@ class Learner:
         number, resumed = self.experience + 1, self._run.phase != "idle"
         share = self.strategy.buffer.share(number)
         self._classes = check_student(self.student, expert.image_shape)
-        expert.check(self._classes)
+        expert.check(self._classes, unwrap=True)
+        check_apart(self.student, expert)
         if self.device.type == "cpu":
             require_room(self.strategy, expert.image_shape, share)
         rehearse(self.student, expert, self.strategy, self._classes)
+        if self._rehearsed != expert.image_shape:
+            rehearse_training(self.student, expert, self.strategy, self._classes, self.execution)
+            self._rehearsed = expert.image_shape
         if self.strategy.training.ridge is not None:
             ridge_head(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
-        self._run.admit(expert)
+        self._run.admit(expert, dict(note or {}))
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
         try:
@@ -169,7 +201,7 @@ class Learner:
                 self._distill(expert, number)
         except _Stopped:
             return
-        self._run.finish(expert)
+        self._run.finish(expert, None if self._loss is None else float(self._loss))
         self._restored, self._broken = {}, False
         self._checkpoint()
         self._emit(events.ExperienceFinished(number, self.student, self.memory))
@@ -192,29 +224,43 @@ class Learner:
                 return
         self._check_length(self.experience)
 
+    @torch.inference_mode(False)
     def resume(self, folder: CheckpointFolder | Path | str, /) -> Learner:
         """Continue the run in a folder; this learner must have its strategy, seed and architecture.
 
         To finish an interrupted experience, call :meth:`learn` with its expert again. On the CPU, the student equals
-        that of an uninterrupted run, bit for bit. A damaged checkpoint or one of another run raises a CheckpointError.
+        that of an uninterrupted run, bit for bit, if torch has the same number of threads; otherwise an ExmlWarning
+        states both numbers. A damaged checkpoint or one of another run raises a CheckpointError.
         """
         opened = self._open(folder)
         record, groups = opened.read()
         for name, value in identity(self.strategy, self.seed).items():
-            if record[name] != value:
+            if (theirs := getattr(record, name)) != value:
                 expected = f"a checkpoint of this {name}, {value}"
                 remedy = f"make the learner with that {name}, or start again in another folder"
-                raise CheckpointError(expected=expected, got=f"{record[name]} in {opened.path}", remedy=remedy)
-        load_student(self.student, groups["student"], str(opened.path))
-        if self._initial is not None:
-            self._initial = {name: tensor.to(self.device) for name, tensor in groups["initial"].items()}
-        self._memory = Samples.from_state(groups["memory"]).to(self.device) if "memory" in groups else None
-        self._run = RunState(**record["run"])
+                raise CheckpointError(expected=expected, got=f"{theirs} in {opened.path}", remedy=remedy)
+        load_student(self.student, groups.get("student", {}), str(opened.path))
+        try:
+            if self._initial is not None:
+                self._initial = {name: tensor.to(self.device) for name, tensor in groups["initial"].items()}
+            self._memory = Samples.from_state(groups["memory"]).to(self.device) if "memory" in groups else None
+        except (KeyError, TypeError, ShapeError) as error:
+            remedy = "start again in another folder"
+            raise CheckpointError(expected=f"all tensors in {opened.path}", got=str(error), remedy=remedy) from error
+        if self.ranks.leader and self.device.type == "cpu" and record.threads != torch.get_num_threads():
+            warnings.warn(
+                f"the checkpoint in {opened.path} was written with {record.threads} thread(s), and torch has"
+                f" {torch.get_num_threads()} now: the student will differ from that of an uninterrupted run in the last"
+                f" bits; to prevent it, call torch.set_num_threads({record.threads}) or set OMP_NUM_THREADS",
+                ExmlWarning,
+                stacklevel=2,
+            )
+        self._run = record.run
         self._restored = {name: groups[name] for name in ("generation", "optimizer", "previous") if name in groups}
         self._broken = False
         self.ranks.wait()  # until all have read
         if self.ranks.leader:
-            opened.clean()
+            opened.clean(record)
         return self
 
     def _agree(self, expert: Expert) -> None:
@@ -255,7 +301,7 @@ class Learner:
             new = strategy.generator(expert, share, derive_seed(self.seed, "generation", number), context)
             check_samples(new, expert, share, strategy.generator)
         except BaseException as error:
-            self._run.phase, self._run.in_flight = "idle", None
+            self._run.dismiss()
             if isinstance(error, (ExpertError, ShapeError, NonFiniteError)):  # a resumed run may get another expert
                 self._checkpoint()
             raise
@@ -296,10 +342,8 @@ class Learner:
         if self.strategy.student == "first-expert" and number == 1:
             copy_expert(expert, self.student, self._classes)
         self._run.phase, self._run.steps = "distillation", 0
-        if self._folder is not None:
-            self._run.memory = f"memory-{number}.safetensors"
-            if self.ranks.leader:
-                self._folder.write_memory(self._run.memory, {"memory": self._memory.state(), **self._restored})
+        if self._folder is not None and self.ranks.leader:
+            self._run.memory = self._folder.write_memory({"memory": self._memory.state(), **self._restored})
         self._checkpoint()
         if self._stopping():
             raise _Stopped
@@ -307,6 +351,7 @@ class Learner:
     def _distill(self, expert: Expert, number: int) -> None:
         """Lines 6 to 12 of Algorithm 1."""
         strategy, training = self.strategy, self.strategy.training
+        self._loss = None
         if strategy.student == "first-expert" and number == 1:
             return
         previous = None
@@ -316,13 +361,14 @@ class Learner:
             module.eval().requires_grad_(False)
             ids = torch.arange(self._classes)
             masks = [torch.isin(ids, torch.tensor(known)) for known in (self._run.known, self._run.present)]
-            previous = PreviousStudent(module, *(mask.to(self.device) for mask in masks))
+            taught = torch.zeros_like(ids).index_copy(0, torch.tensor(self._run.known), torch.tensor(self._run.taught))
+            previous = PreviousStudent(module, *(column.to(self.device) for column in (*masks, taught)))
         optimizer = training.make_optimizer(self.student)
         if "optimizer" in self._restored:
             load_optimizer(optimizer, self._restored.pop("optimizer"))
 
         def after_step(done: int, loss: Scalar) -> None:
-            self._run.steps, last = done, done == training.iterations
+            self._run.steps, last, self._loss = done, done == training.iterations, loss
             self._emit(events.DistillationProgress(number, done, training.iterations, loss, training.batch_size))
             if (last or self._due(done)) and not bool(loss.isfinite()):
                 got = f"{loss.item()} at step {done} of experience {number}"
@@ -353,12 +399,11 @@ class Learner:
         if self._folder is None:
             return
         check_finite(self.student, "the student")
-        record = {**identity(self.strategy, self.seed), "run": attrs.asdict(self._run)}
         states = {"student": self.student.state_dict(), **groups()}
         if self._initial is not None:
             states["initial"] = self._initial
         if self.ranks.leader:
-            self._folder.write(record, states)
+            self._folder.write(identity(self.strategy, self.seed), self._run, states)
         self._emit(events.CheckpointWritten(self.experience, self._folder.file))
 
 

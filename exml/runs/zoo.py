@@ -24,7 +24,7 @@ from exml.core.files import write_json
 from exml.core.registry import component
 from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertStream, load_expert, read_card
-from exml.experts.card import natural
+from exml.experts.card import card_checksum, natural
 from exml.learning.events import JobEnded, JobProgress, JobsStarted, Observer, WaitingForProcess
 from exml.runs.environment import cores, device_of
 from exml.runs.evaluation import BASELINES, accuracy, baseline_result
@@ -283,13 +283,16 @@ def _expert(
 ) -> ExpertEvaluation:
     if fault is None:
         try:
-            expert = load_expert(path)
-            if expert.classes == experience.classes:
+            expert, card = load_expert(path), read_card(path)
+            if card.training.get("checksum") not in (None, card_checksum(card)):
+                fault = "its card was changed after the training"
+            elif expert.classes == experience.classes:
                 test = experience.test.to(device)
                 predict = Oracle()(ExpertStream.from_experts([expert.to(device)]), classes)
                 right = accuracy(predict, test, torch.zeros_like(test.labels))
                 return ExpertEvaluation(name=path.stem, classes=expert.classes, images=len(test), accuracy=right)
-            fault = f"it knows the classes {expert.classes}, its experience has {experience.classes}"
+            else:
+                fault = f"it knows the classes {expert.classes}, its experience has {experience.classes}"
         except ExmlError as error:
             fault = str(error)
     return ExpertEvaluation(name=path.stem, classes=experience.classes, fault=fault)

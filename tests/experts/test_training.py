@@ -130,7 +130,7 @@ def test_augmentation_sees_pixels() -> None:
             return images
 
     training = ExpertTraining(epochs=1, augmentation=Watch())
-    train_expert(linear(2), blobs(), training=training, mean=(100.0,), std=(0.1,))
+    train_expert(linear(2), blobs(), training=training, mean=(5.0,), std=(0.1,))
     assert 0 < max(seen) <= 1
 
 

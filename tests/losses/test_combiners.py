@@ -207,3 +207,33 @@ def test_zero_logits_have_no_scale(rows):
         assert torch.equal(combiner(previous, expert, labels).logits[:, 2:], rows[:, 2:])
     mute = attrs.evolve(expert, logits=torch.zeros(6, 4))
     assert not combiner(TeacherLogits(rows, head, head), mute, labels).logits[:, 2:].any()
+
+
+@pytest.mark.parametrize("experts", [1, 2, 5])
+@pytest.mark.parametrize("combiner", [ByClass(), SideBySide(), MultiTask((tuple(range(CLASSES)),))], ids=repr)
+def test_by_counts_each_expert_of_a_class_weighs_the_same(combiner, experts):
+    rows = torch.randn(experts, CLASSES, dtype=torch.float64)
+    known = torch.tensor([True, True, True, False, False])
+    labels = samples((0, 1, 2), (0, 0, 0))
+    mean, before = rows[0].where(known, 0), known.int()
+    for row in rows[1:]:
+        previous = TeacherLogits(mean.expand(3, -1), known, known, before)
+        target = combiner(previous, TeacherLogits(row.expand(3, -1), known, known), labels)
+        mean, before = target.logits[0], before + known
+    assert mean.tolist() == pytest.approx(rows.mean(0).where(known, 0).tolist())
+
+
+@pytest.mark.parametrize("make", [ByClass, SideBySide])
+def test_the_paper_averages_the_last_expert_with_one_half(make):
+    known = torch.ones(CLASSES, dtype=torch.bool)
+    previous, expert = (TeacherLogits(torch.randn(2, CLASSES), known, known, known * 4) for _ in range(2))
+    target = make(overlap="half")(previous, expert, samples((0, 1)))
+    torch.testing.assert_close(target.logits, (previous.logits + expert.logits) / 2, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("make", [ByClass, SideBySide])
+def test_the_weights_do_not_matter_without_shared_classes(make):
+    previous, expert = teacher((0, 1)), teacher((2, 3))
+    given = samples((0, 1, 2, 3, 0, 1, 2))
+    targets = [make(overlap=overlap)(previous, expert, given).logits for overlap in ("count", "half")]
+    assert torch.equal(*targets)

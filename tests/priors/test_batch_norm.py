@@ -133,12 +133,13 @@ class TestRecordActivations:
             net(torch.randn(7, 3, 4, 4, dtype=torch.float64))
             net(x)
             assert [activation.layer for activation in activations] == ["first", "first", "last"]
-            assert activations[0].input is x
+            assert torch.equal(activations[0].input, x)
+            assert torch.autograd.grad(activations[0].input.sum(), x)[0].eq(1).all()
             assert activations[-1].input.requires_grad
 
     def test_leaves_no_hook_behind(self, net):
         with record_activations(net):
-            assert hooks(net) == 3
+            assert hooks(net) > 0
         assert hooks(net) == 0
 
     def test_leaves_no_hook_behind_after_an_exception(self, net):

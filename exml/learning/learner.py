@@ -49,6 +49,7 @@ from exml.learning.preflight import (
     rehearse,
     rehearse_training,
     require_room,
+    warn_of_scarcity,
 )
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
@@ -115,6 +116,7 @@ class Learner:
         self._broken = False
         self._classes = 0
         self._rehearsed: tuple[int, int, int] | None = None
+        self._scarce = False
         self._loss: Scalar | None = None
         self._initial = copy.deepcopy(self.student.state_dict()) if strategy.student == "reset" else None
         if folder is not None:
@@ -189,6 +191,9 @@ class Learner:
             self._rehearsed = expert.image_shape
         if self.strategy.training.ridge is not None:
             ridge_head(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
+        if share < len(expert.classes) and not self._scarce:
+            warn_of_scarcity(expert, share)
+            self._scarce = True
         self._run.admit(expert, dict(note or {}))
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))

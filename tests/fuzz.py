@@ -18,7 +18,6 @@ import os
 import pickle
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -38,11 +37,12 @@ import torch
 import yaml
 from hypothesis import strategies as st
 from safetensors.torch import load, save
+from tiny import make as make_tiny
 
 import exml
 import exml.cli
-from exml import models, runs
-from exml.core.errors import ExmlError, ExmlWarning, StrategyError
+from exml import models, runs, scenarios
+from exml.core.errors import ExmlError, ExmlWarning
 from exml.core.serialization import to_plain
 from exml.engine import Training
 from exml.experts import ExpertProfile, ExpertStream, load_expert, read_card, save_expert
@@ -52,15 +52,44 @@ from exml.runs import sweep as sweeps
 
 SECONDS, BYTES, CHARACTERS = 5.0, 1_500_000_000, 1_000
 """Limits of a case: time, resident memory, and the length of its one message."""
+SHRINKING = 20.0
+"""Seconds for the search for a smaller case that fails in the same way."""
 SHM = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 # ---------------------------------------------------------------------------------------------------- hostile fragments
 
 _DEEP = 100_000
 _ALIASES = "[&a0 [x, x], " + ", ".join(f"&a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)) + "]"
-_NUMBERS = ["null", "true", "-1", "0", "1", "9", "2.5", "-0.0", "1e-320", "1e308", "1e30", "3.4e38", "100", "30000", "1000000"]
+_NUMBERS = [
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1",
+    "9",
+    "2.5",
+    "-0.0",
+    "1e-320",
+    "1e308",
+    "1e30",
+    "3.4e38",
+    "100",
+    "30000",
+    "1000000",
+]
 _NUMBERS += [str(2**31), str(10**9), str(2**63), "9" * 30, "-" + "9" * 400]
-_STRINGS = ["", "a", "\x00", "\n", "\x1b[31mred\x1b[0m", "\u202egnp", "e" + "\u0301" * 2_000, "../../x", "/dev/zero", "{}"]
+_STRINGS = [
+    "",
+    "a",
+    "\x00",
+    "\n",
+    "\x1b[31mred\x1b[0m",
+    "\u202egnp",
+    "e" + "\u0301" * 2_000,
+    "../../x",
+    "/dev/zero",
+    "{}",
+]
 FRAGMENTS = {
     **{text[:20]: text for text in _NUMBERS},
     **{ascii(text)[:12]: json.dumps(text) for text in _STRINGS},
@@ -122,13 +151,15 @@ def expand(fragment: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ mutations
 
 PLACES = st.integers(0, 999)
+TREE = ("set", "number", "rename", "repeat", "drop")
 
 
 def tree_edits(*, extra: tuple[str, ...] = ()) -> st.SearchStrategy[list[Any]]:
-    """Edits of a document: replace a value, rename, repeat or drop a key."""
+    """Edits of a document: replace a value or a number, rename, repeat or drop a key."""
     values = fragments(extra=extra)
+    numbers = st.tuples(st.just("number"), PLACES, st.sampled_from([f"@{text[:20]}" for text in _NUMBERS]))
     keys = st.tuples(st.sampled_from(["rename", "repeat"]), PLACES, values)
-    return (st.tuples(st.just("set"), PLACES, values) | keys | st.tuples(st.just("drop"), PLACES)).map(list)
+    return (numbers | st.tuples(st.just("set"), PLACES, values) | keys | st.tuples(st.just("drop"), PLACES)).map(list)
 
 
 BYTE_EDITS = (
@@ -166,9 +197,10 @@ def edit_bytes(data: bytes, edit: list[Any]) -> bytes:
             return b"".join(lines)
         case ["whole", what]:
             whole = {"empty": b"", "zeros": bytes(len(data)), "pickle": pickle.dumps(Pickled()), "null": b"null"}
-            return whole.get(what) or {"bom": b"\xef\xbb\xbf" + data, "utf-16": data.decode("latin1").encode("utf-16")}.get(
-                what, b""
-            )
+            return whole.get(what) or {
+                "bom": b"\xef\xbb\xbf" + data,
+                "utf-16": data.decode("latin1").encode("utf-16"),
+            }.get(what, b"")
     return data
 
 
@@ -196,17 +228,20 @@ class Document:
 
     def edit(self, edit: list[Any]) -> None:
         """Apply one of :func:`tree_edits`; an edit that does not apply changes nothing."""
-        if edit[0] in ("set", "rename", "repeat"):
-            self.wrong |= edit[2][1:] in _REFUSED
         items = list(self._items(self._root[0]))
-        if edit[0] != "set":
+        if edit[0] == "number":
+            items = [(siblings, item) for siblings, item in items if str(item[1])[-1:].isdigit()]
+        elif edit[0] != "set":
             items = [(siblings, item) for siblings, item in items if item[0]]
-        if edit == ["set", 999, edit[-1]] or not items:
+        if not items:
+            return
+        self.wrong |= str(edit[-1])[1:] in _REFUSED
+        if edit[:2] == ["set", 999]:
             self._root = [expand(edit[-1])]
             return
         siblings, item = items[edit[1] % len(items)]
         match edit:
-            case ["set", _, value]:
+            case ["set" | "number", _, value]:
                 item[1] = expand(value)
             case ["rename", _, value]:
                 item[0] = expand(value)
@@ -232,7 +267,7 @@ def edited(plain: Any, edits: list[Any], form: str = "json") -> tuple[bytes, boo
     """A document after edits of its tree, then of its bytes; and whether no reader may accept it."""
     document = Document(plain)
     for edit in edits:
-        if edit[0] in ("set", "rename", "repeat", "drop") and form == "json":
+        if edit[0] in TREE and form == "json":
             document.edit(edit)
     text = document.text() if form == "json" else yaml.safe_dump(plain, sort_keys=False)
     data = text.encode("utf-8", "surrogatepass")
@@ -248,6 +283,7 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "slim-resnet18": ({"channels": 1, "classes": 2, "width": 1}, (1, 8, 8)),
     "lenet5": ({"channels": 1, "classes": 2, "image_size": 16}, (1, 16, 16)),
     "mobilenet-v2": ({"classes": 2}, (3, 32, 32)),
+    "normalized": ({"module": models.build("conv-net", channels=1, classes=2, image_size=8, widths=[2])}, (1, 8, 8)),
 }
 """Experts' architectures, and their images."""
 QUICK = exml.Strategy(
@@ -264,8 +300,14 @@ SLOW = attrs.evolve(
     prior=exml.priors.Sum((exml.priors.L2Norm(1e-3), exml.priors.BatchNormStatistics(0.1))),
     augmentation=exml.augmentation.Augmentation(shift=1),
 )
-SWEEP = {"scenarios": ["digits-nc"], "strategies": ["exml"], "seeds": [0, 1], "fields": {"training.iterations": [5, 9]}}
+SWEEP = {"scenarios": ["tiny-nc"], "strategies": ["exml"], "seeds": [0, 1], "fields": {"training.iterations": [5, 9]}}
 Files = dict[str, bytes]
+
+
+@scenarios.register("tiny-nc")
+def tiny(seed: int, split: scenarios.Split) -> scenarios.Scenario:
+    """A scenario that a case of a sweep has the time to load."""
+    return make_tiny("tiny-nc", seed, split)
 
 
 def read_files(folder: Path) -> Files:
@@ -351,8 +393,12 @@ def fuzz_card(architecture: str, edits: list[Any]) -> None:
     ExpertProfile.from_folder(folder)
 
 
-TENSORS = st.sampled_from(["float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e8m0fnu", "complex64", "bool", "int64"])
-DTYPES = st.sampled_from(["F64", "F16", "BF16", "F8_E4M3", "F8_E8M0", "F4", "F6_E2M3", "C64", "BOOL", "I64", "U8", "U64", "X", ""])
+TENSORS = st.sampled_from(
+    ["float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e8m0fnu", "complex64", "bool", "int64"]
+)
+DTYPES = st.sampled_from(
+    ["F64", "F16", "BF16", "F8_E4M3", "F8_E8M0", "F4", "F6_E2M3", "C64", "BOOL", "I64", "U8", "U64", "X", ""]
+)
 SIZES = st.lists(st.sampled_from([0, 1, 2, 9, -1, 2**31, 2**32, 2**62, 2**63, 2**64, 10**30]), max_size=5)
 WEIGHTS = (
     st.tuples(st.just("cast"), PLACES, TENSORS)
@@ -382,7 +428,9 @@ def edited_weights(data: bytes, edits: list[Any]) -> bytes:
     size = int.from_bytes(data[:8], "little")
     header, tensors, length = json.loads(data[8 : 8 + size]), data[8 + size :], None
     for edit in edits:
-        one, other = (header[names[place % len(names)]] if isinstance(place, int) else {} for place in (edit[1], edit[-1]))
+        one, other = (
+            header[names[place % len(names)]] if isinstance(place, int) else {} for place in (edit[1], edit[-1])
+        )
         match edit:
             case ["dtype" | "shape" as key, _, value]:
                 one[key] = value
@@ -392,7 +440,7 @@ def edited_weights(data: bytes, edits: list[Any]) -> bytes:
                 one["data_offsets"] = other["data_offsets"]
             case ["length", value]:
                 length = value
-    text, _ = edited(header, [edit for edit in edits if edit[0] in ("set", "rename", "repeat", "drop")])
+    text, _ = edited(header, [edit for edit in edits if edit[0] in TREE])
     data = (len(text) if length is None else length).to_bytes(8, "little") + text + tensors
     for edit in edits:
         data = edit_bytes(data, edit)
@@ -472,7 +520,7 @@ def fuzz_checkpoint(base: str, file: int, edits: list[Any]) -> None:
     folder = write_files("out", files)
     runs.run(runs.FolderExperts(write_files("in", WORLD.stream)), {"s": QUICK}, folder, resume=True)
     got = {name: (folder / name).read_bytes() for name in WORLD.goal}
-    exact = all(edit[0] not in ("set", "rename", "repeat", "drop") for edit in edits)
+    exact = all(edit[0] not in TREE for edit in edits)
     require(not exact or got == WORLD.goal, f"resumed to another student after a change of {Path(name).name}")
     check_expert(load_expert(folder / "student.json"))
 
@@ -494,9 +542,35 @@ def edit_file(name: str, data: bytes, edits: list[Any]) -> tuple[bytes, bool]:
     return data, False
 
 
-NAMES = [b"e 9", b"e\n9", b"\xff\xfe", b"\x1b[31m", "\u202eexe".encode(), b"-h", b"$\\foo$", b"a:b", b"x" * 244, b"e9.json", b"[bold]", b"9" * 99]
+NAMES = [
+    b"e 9",
+    b"e\n9",
+    b"\xff\xfe",
+    b"\x1b[31m",
+    "\u202eexe".encode(),
+    b"-h",
+    b"$\\foo$",
+    b"a:b",
+    b"x" * 244,
+    b"e9.json",
+    b"[bold]",
+    b"9" * 99,
+]
 IGNORED = [b".e9.json", b"._e0.safetensors", b".DS_Store", b"Thumbs.db", b"notes.txt", b".e0.json.1.part"]
-KINDS = ["fifo", "socket", "folder", "loop", "zero", "outside", "dangling", "missing", "empty", "sparse", "growing", "inside"]
+KINDS = [
+    "fifo",
+    "socket",
+    "folder",
+    "loop",
+    "zero",
+    "outside",
+    "dangling",
+    "missing",
+    "empty",
+    "sparse",
+    "growing",
+    "inside",
+]
 FOLDERS = (
     st.tuples(st.just("kind"), st.integers(0, 5), st.sampled_from(KINDS))
     | st.tuples(st.just("name"), st.integers(0, 2), st.sampled_from([name.hex() for name in NAMES]))
@@ -626,17 +700,69 @@ def fuzz_names(name: str, where: str) -> None:
 
 
 FORMS = st.sampled_from(["json", "block"])
-ARCHITECTURE = st.sampled_from(["conv-net", "conv-net", "slim-resnet18", "lenet5", "mobilenet-v2"])
+ARCHITECTURE = st.sampled_from([*ARCHITECTURES])
 IN_YAML = tuple(YAML_FRAGMENTS)
 TARGETS: dict[str, tuple[Callable[..., None], dict[str, st.SearchStrategy[Any]]]] = {
-    "card": (fuzz_card, {"architecture": ARCHITECTURE, "edits": st.lists(tree_edits() | BYTE_EDITS, min_size=1, max_size=3)}),
-    "weights": (fuzz_weights, {"architecture": ARCHITECTURE, "edits": st.lists(WEIGHTS | tree_edits() | BYTE_EDITS, min_size=1, max_size=3)}),
-    "strategy": (fuzz_strategy, {"form": FORMS, "edits": st.lists(tree_edits(extra=IN_YAML) | BYTE_EDITS, min_size=1, max_size=3), "suffix": st.sampled_from([".yaml", ".json"])}),
-    "student": (fuzz_student, {"form": FORMS | st.just("text"), "edits": st.lists(tree_edits(extra=IN_YAML) | BYTE_EDITS, max_size=3), "text": st.text(max_size=30) | st.sampled_from(["conv-net:widths=[1000000000]", "lenet5:image_size=1e9", "normalized", "conv-net:widths=[[8]]", "conv-net:widths=" + "[" * 99]), "classes": st.none() | st.sampled_from([-1, 0, 5, 6, 10**5, 10**9, 10**30])}),
-    "sweep": (fuzz_sweep, {"form": FORMS, "edits": st.lists(tree_edits(extra=IN_YAML) | BYTE_EDITS, min_size=1, max_size=3)}),
-    "checkpoint": (fuzz_checkpoint, {"base": st.sampled_from(["stopped", "finished"]), "file": st.integers(0, 20), "edits": st.lists(tree_edits() | BYTE_EDITS, min_size=1, max_size=2)}),
-    "folder": (fuzz_folder, {"edits": st.lists(FOLDERS, min_size=1, max_size=4), "how": st.sampled_from(["stream", "profile", "run", "follow"])}),
-    "names": (fuzz_names, {"name": st.sampled_from([name.hex() for name in NAMES]) | st.binary(min_size=1, max_size=30).map(bytes.hex), "where": st.sampled_from(["expert", "file", "folder", "out"])}),
+    "card": (
+        fuzz_card,
+        {"architecture": ARCHITECTURE, "edits": st.lists(tree_edits() | BYTE_EDITS, min_size=1, max_size=3)},
+    ),
+    "weights": (
+        fuzz_weights,
+        {"architecture": ARCHITECTURE, "edits": st.lists(WEIGHTS | tree_edits() | BYTE_EDITS, min_size=1, max_size=3)},
+    ),
+    "strategy": (
+        fuzz_strategy,
+        {
+            "form": FORMS,
+            "edits": st.lists(tree_edits(extra=IN_YAML) | BYTE_EDITS, min_size=1, max_size=3),
+            "suffix": st.sampled_from([".yaml", ".json"]),
+        },
+    ),
+    "student": (
+        fuzz_student,
+        {
+            "form": FORMS | st.just("text"),
+            "edits": st.lists(tree_edits(extra=IN_YAML) | BYTE_EDITS, max_size=3),
+            "text": st.text(max_size=30)
+            | st.sampled_from(
+                [
+                    "conv-net:widths=[1000000000]",
+                    "lenet5:image_size=1e9",
+                    "normalized",
+                    "conv-net:widths=[[8]]",
+                    "conv-net:widths=" + "[" * 99,
+                ]
+            ),
+            "classes": st.none() | st.sampled_from([-1, 0, 5, 6, 10**5, 10**9, 10**30]),
+        },
+    ),
+    "sweep": (
+        fuzz_sweep,
+        {"form": FORMS, "edits": st.lists(tree_edits(extra=IN_YAML) | BYTE_EDITS, min_size=1, max_size=3)},
+    ),
+    "checkpoint": (
+        fuzz_checkpoint,
+        {
+            "base": st.sampled_from(["stopped", "finished"]),
+            "file": st.integers(0, 20),
+            "edits": st.lists(tree_edits() | BYTE_EDITS, min_size=1, max_size=2),
+        },
+    ),
+    "folder": (
+        fuzz_folder,
+        {
+            "edits": st.lists(FOLDERS, min_size=1, max_size=4),
+            "how": st.sampled_from(["stream", "profile", "run", "follow"]),
+        },
+    ),
+    "names": (
+        fuzz_names,
+        {
+            "name": st.sampled_from([name.hex() for name in NAMES]) | st.binary(min_size=1, max_size=30).map(bytes.hex),
+            "where": st.sampled_from(["expert", "file", "folder", "out"]),
+        },
+    ),
 }
 """Each target and the parameters of its cases."""
 
@@ -710,10 +836,20 @@ def run_case(target: str, case: dict[str, Any]) -> Outcome:
             frames = [line for line in trace.splitlines() if f"{os.sep}exml{os.sep}" in line] or [""]
             outcome = Outcome("failed", f"more than {SECONDS:g} s{frames[0].rpartition(os.sep)[2]}", trace)
         else:
-            outcome = Outcome("failed", f"ended with status {status}", trace + (here / "stderr").read_text(errors="replace"))
+            outcome = Outcome(
+                "failed", f"ended with status {status}", trace + (here / "stderr").read_text(errors="replace")
+            )
         if usage.ru_maxrss * 1024 > BYTES and outcome.result != "failed":
             outcome = Outcome("failed", f"took {usage.ru_maxrss // 1024} MiB", outcome.detail)
-        if extra := {path.name for path in here.iterdir()} - {"in", "out", "out.in", "outside", "trace", "stderr", "stdout"}:
+        if extra := {path.name for path in here.iterdir()} - {
+            "in",
+            "out",
+            "out.in",
+            "outside",
+            "trace",
+            "stderr",
+            "stdout",
+        }:
             extra = {name for name in extra if not name.startswith("out")}
             if extra:
                 outcome = Outcome("failed", f"made files outside its folder: {sorted(map(ascii, extra))[0]}")
@@ -731,7 +867,9 @@ def _in_child(target: str, case: dict[str, Any], folder: str, write: int) -> Non
     limit = size + max(BYTES - resident, 300_000_000)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     ran: list[str] = []
-    sys.addaudithook(lambda event, _: ran.append(event) if event in ("os.system", "subprocess.Popen", "os.exec") else None)
+    sys.addaudithook(
+        lambda event, _: ran.append(event) if event in ("os.system", "subprocess.Popen", "os.exec") else None
+    )
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         outcome = examine(target, case)
@@ -752,12 +890,13 @@ class Failed(Exception):
     """Tells hypothesis that a case failed."""
 
 
-def hunt(target: str, seed: int, deadline: float, examples: int, found: Counter[str], kinds: dict[str, Path], save: Path) -> None:
+def hunt(
+    target: str, seed: int, deadline: float, examples: int, found: Counter[str], kinds: dict[str, Path], save: Path
+) -> None:
     """Draw cases until a time or number is over; count the outcomes and save a small example of each kind of failure."""
     while time.monotonic() < deadline and sum(found.values()) < examples:
         tried: dict[str, Outcome] = {}
-        first: list[str] = []
-        budget = [60]
+        first: list[Any] = []
 
         @hypothesis.seed(seed + sum(found.values()))
         @hypothesis.settings(
@@ -768,8 +907,7 @@ def hunt(target: str, seed: int, deadline: float, examples: int, found: Counter[
         def probe(**case: Any) -> None:
             key = json.dumps(case)
             if key not in tried:
-                budget[0] -= bool(first)
-                if budget[0] < 0 or (not first and time.monotonic() > deadline):
+                if time.monotonic() > (first[1] + SHRINKING if first else deadline):
                     return
                 tried[key] = run_case(target, case)
                 if tried[key].kind.startswith("more than"):  # a busy machine is not a failure
@@ -779,7 +917,7 @@ def hunt(target: str, seed: int, deadline: float, examples: int, found: Counter[
             outcome = tried[key]
             if outcome.result == "failed" and outcome.kind not in kinds and (not first or outcome.kind == first[0]):
                 if not first:
-                    first.append(outcome.kind)
+                    first.extend((outcome.kind, time.monotonic()))
                 best.update(target=target, case=case, kind=outcome.kind, detail=outcome.detail)
                 raise Failed(outcome.kind)
 
@@ -800,7 +938,9 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=10**9, help="per target, at most")
     parser.add_argument("--target", choices=TARGETS, action="append")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", type=Path, default=Path(tempfile.gettempdir(), "exml-fuzz"), help="folder of failures")
+    parser.add_argument(
+        "--save", type=Path, default=Path(tempfile.gettempdir(), "exml-fuzz"), help="folder of failures"
+    )
     parser.add_argument("--replay", type=Path, help="a saved failure")
     given = parser.parse_args()
     global WORLD

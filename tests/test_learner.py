@@ -147,7 +147,7 @@ def test_the_previous_student_teaches():
             after_first["student"] = copy.deepcopy(event.student).eval()
 
     run(noise(combiner=Watch(), normalizer=RawLogits(), augmentation=None), stream=experts(2), observers=[keep])
-    first, later = watched[1:8], watched[9:]  # one rehearsal per experience
+    first, later = watched[2:9], watched[10:]  # one rehearsal per experience, and one in training mode
     assert not any(previous.known.any() or previous.logits.any() for previous, _ in first)
     for previous, samples in later:
         with torch.no_grad():

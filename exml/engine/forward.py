@@ -35,7 +35,8 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
     buffers = [(buffer, buffer.clone()) for buffer in counted]
     try:
         with evaluation_mode(module):
-            module.requires_grad_(False)
+            for parameter, _ in wanted:
+                parameter.requires_grad_(False)
             yield module
     finally:
         for parameter, wants in wanted:
@@ -76,7 +77,7 @@ def teacher_logits(expert: Expert, images: Images, classes: int) -> TeacherLogit
     home = expert.device
     expert = expert.to(images.device)
     try:
-        expert.check(classes)
+        expert.check(classes, unwrap=True)
         with frozen(expert.module):
             parts = [expert.teach(batch, classes) for batch in images.split(inference_batch_size(images.shape[1:]))]
     finally:

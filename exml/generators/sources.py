@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from exml.core.errors import DataError, SettingError
-from exml.core.files import write_tensors
+from exml.core.files import open_file, read_tensor_header, write_tensors
 from exml.core.registry import component
 from exml.core.rng import make_generator
 from exml.core.samples import Samples, StoredImages, fitted
@@ -76,8 +76,10 @@ class ImageFile:
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
         """Read the file; raises a DataError if it is missing or its tensors do not have the expected form."""
         try:
+            with open_file(Path(self.path)) as file:
+                read_tensor_header(file)
             tensors = load_file(self.path)
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise DataError(
                 expected=f"a safetensors file {self.path}", got=str(error), remedy="write it with ImageFile.write"
             ) from error

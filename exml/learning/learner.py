@@ -40,12 +40,14 @@ from exml.learning.checkpoint import (
     optimizer_state,
 )
 from exml.learning.preflight import (
+    check_apart,
     check_finite,
     check_samples,
     check_student,
     copy_expert,
     device_of,
     rehearse,
+    rehearse_training,
     require_room,
 )
 from exml.learning.stop import Stop
@@ -112,6 +114,7 @@ class Learner:
         self._restored: dict[str, State] = {}
         self._broken = False
         self._classes = 0
+        self._rehearsed: tuple[int, int, int] | None = None
         self._loss: Scalar | None = None
         self._initial = copy.deepcopy(self.student.state_dict()) if strategy.student == "reset" else None
         if folder is not None:
@@ -148,6 +151,8 @@ class Learner:
             raise StreamError(expected="a buffer", got="none yet", remedy="learn from an expert first")
         return self._memory
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def learn(self, expert: Expert, /, *, note: Mapping[str, Any] | None = None) -> None:
         """One experience with the expert f_i^S: generate, update the buffer, distill (Eq. 4).
 
@@ -156,7 +161,9 @@ class Learner:
             note: JSON about the expert, which the checkpoint keeps in :attr:`history`, such as the name of its file.
 
         Raises:
-            ExpertError: the expert contradicts its card, or its classes do not fit the student.
+            ExpertError: the expert raises an error or contradicts its card, its classes do not fit the student, or it
+                shares weights with it.
+            SettingError: the student cannot take a training step, which a copy of it tries first.
             ShapeError: its images do not fit the student, or the generator returned samples of a wrong shape.
             NonFiniteError: NaN or infinity in the expert, in the student, or in a loss.
             BufferSizeError: its share of the buffer is empty.
@@ -172,10 +179,14 @@ class Learner:
         number, resumed = self.experience + 1, self._run.phase != "idle"
         share = self.strategy.buffer.share(number)
         self._classes = check_student(self.student, expert.image_shape)
-        expert.check(self._classes)
+        expert.check(self._classes, unwrap=True)
+        check_apart(self.student, expert)
         if self.device.type == "cpu":
             require_room(self.strategy, expert.image_shape, share)
         rehearse(self.student, expert, self.strategy, self._classes)
+        if self._rehearsed != expert.image_shape:
+            rehearse_training(self.student, expert, self.strategy, self._classes, self.execution)
+            self._rehearsed = expert.image_shape
         if self.strategy.training.ridge is not None:
             ridge_head(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
         self._run.admit(expert, dict(note or {}))
@@ -213,6 +224,7 @@ class Learner:
                 return
         self._check_length(self.experience)
 
+    @torch.inference_mode(False)
     def resume(self, folder: CheckpointFolder | Path | str, /) -> Learner:
         """Continue the run in a folder; this learner must have its strategy, seed and architecture.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import attrs
 import torch
 from torch import nn
 
-from exml.core.errors import ConfigError, ExpertError
+from exml.core.errors import ConfigError, ExmlWarning, ExpertError
 from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
 from exml.core.rng import global_seed
@@ -20,6 +21,7 @@ from exml.core.samples import Samples
 from exml.core.serialization import from_plain, to_plain
 from exml.datasets import imagenet_weights
 from exml.experts import (
+    ExpertCard,
     ExpertProfile,
     ExpertStream,
     ExpertTraining,
@@ -28,7 +30,8 @@ from exml.experts import (
     save_expert,
     untrained_expert,
 )
-from exml.models import Normalized, build
+from exml.experts.card import card_checksum, metadata
+from exml.models import Normalized, build, describe
 
 _BATCH = 500
 """Images per forward pass when the accuracy is measured, and per update of a hash."""
@@ -159,6 +162,9 @@ class Scenario:
             if job.is_done(path):
                 report(job, epochs, epochs)
             else:
+                if path.exists():
+                    message = f"{path} is damaged or of another training: the expert is trained again"
+                    warnings.warn(message, ExmlWarning, stacklevel=2)
                 job.save(job(seed, device, partial(report, job), checkpoint), path)
             checkpoint.unlink(missing_ok=True)
         ranks.wait()
@@ -218,13 +224,19 @@ class _ExpertJob:
         if self.held_out is not None:
             accuracy = _accuracy(expert, self.held_out)
             record = record | {"accuracy": {"split": "validation", "images": len(self.held_out)}}
-        about: dict[str, Any] = {"order": self.index, "accuracy": accuracy, "training": record}
-        save_expert(expert.to("cpu"), path.parent, path.stem, **about, overwrite=True)
+        about: dict[str, Any] = {"order": self.index, "accuracy": accuracy}
+        card = ExpertCard(**metadata(expert), **about, architecture=describe(expert.module), training=record)
+        record = record | {"checksum": card_checksum(card)}
+        save_expert(expert.to("cpu"), path.parent, path.stem, **about, training=record, overwrite=True)
 
     def is_done(self, path: Path) -> bool:
-        """Whether the files of the expert with this record are complete."""
+        """Whether the files of the expert with this record are complete and unchanged."""
         try:
-            training = dict(read_card(path).training)
+            card = read_card(path)
+            training = dict(card.training)
+            intact = training.pop("checksum", None) in (None, card_checksum(card))  # earlier versions wrote none
+            if not (intact and training.keys() <= {*self.record, "accuracy"}):
+                return False
             # A card from before a setting was added has the same settings.
             training["settings"] = to_plain(from_plain(training.get("settings"), ExpertTraining))
             if any(training.get(name) != value for name, value in self.record.items()):

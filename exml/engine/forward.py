@@ -32,7 +32,7 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
     """
     wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     counted = [buffer for buffer in module.buffers() if not (is_lazy(buffer) or buffer.is_inference())]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in counted]
+    buffers = [(buffer, buffer.clone()) for buffer in counted]
     try:
         with evaluation_mode(module):
             for parameter, _ in wanted:
@@ -42,8 +42,8 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
         for parameter, wants in wanted:
             parameter.requires_grad_(wants)
         with torch.no_grad():
-            for buffer, version, before in buffers:
-                if buffer._version != version:
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
                     buffer.copy_(before)
 
 

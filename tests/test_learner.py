@@ -118,6 +118,7 @@ def test_events_come_in_order():
     run(strategy(), stream=experts(2), observers=[seen.append])
     names = [type(event).__name__ for event in seen]
     one = [
+        "ExpertScreened",
         "ExperienceStarted",
         "GenerationProgress",
         "BufferUpdated",

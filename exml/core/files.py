@@ -142,12 +142,12 @@ def read_tensor_header(file: IO[bytes], /) -> TensorHeader:
     return TensorHeader({name: tensor for _, name, tensor in parts}, metadata, length.to_bytes(8, "little") + text)
 
 
-def read_tensors(file: IO[bytes], header: TensorHeader, each: Callable[[bytearray], object], /) -> dict[str, Tensor]:
+def read_tensors(file: BufferedReader, header: TensorHeader, each: Callable[[bytearray], object], /) -> dict[str, Tensor]:
     """Read the tensors of a file whose header was just read; ``each`` is called with the bytes of every tensor."""
     found: dict[str, Tensor] = {}
     for name, tensor in header.tensors.items():
-        data = bytearray(file.read(tensor.nbytes))
-        if len(data) != tensor.nbytes:
+        data = bytearray(tensor.nbytes)
+        if file.readinto(data) != len(data):
             raise ValueError("a file that became shorter while it was read")
         each(data)
         flat = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)

@@ -91,12 +91,13 @@ def right(expert, test, classes=None):
 def test_the_files_and_figures_of_a_run(tmp_path):
     settings, backend, figures = dict(mpl.rcParams), mpl.get_backend(), pyplot.get_fignums()
     result = tiny.run("tiny-nc", {"plain": tiny.strategy()}, tmp_path / "a")
-    files = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    files = tiny.files_of(tmp_path / "a")
     assert files == {
         ".lock",
         "accuracy.png",
-        "checkpoint/checkpoint.safetensors",
-        "checkpoint/memory-2.safetensors",
+        "checkpoint/checkpoint.json",
+        "checkpoint/memory-*.safetensors",
+        "checkpoint/state-*.safetensors",
         "experts/.lock",
         "experts/expert-1.json",
         "experts/expert-1.safetensors",
@@ -179,7 +180,7 @@ def test_several_strategies_have_the_same_experts_and_seed(tmp_path, finished):
     assert rows[1].accuracy == alone.strategies[0].accuracy
     assert finished.result.baselines == alone.baselines
     assert {row.name: exml.Strategy.from_dict(row.strategy) for row in rows} == CHOSEN
-    for file in ("student.json", "samples.png", "checkpoint/checkpoint.safetensors"):
+    for file in ("student.json", "samples.png", "checkpoint/checkpoint.json"):
         assert (folder / "replay" / file).exists()
     assert not (folder / "student.json").exists()
 

@@ -19,6 +19,7 @@ from exml.buffers import Cumulative, Reservoir
 from exml.core.errors import (
     BufferSizeError,
     CheckpointError,
+    ExmlWarning,
     ExpertError,
     NonFiniteError,
     SettingError,
@@ -53,7 +54,7 @@ def make(folder, index, *, order=None, classes=None, size=4, name=None, spoil=No
         with torch.no_grad():
             next(module.parameters()).view(-1)[0] = spoil
     expert = Expert(module, classes, (1, size, size), mean=(0.2,), std=(0.4,), name=f"expert {index}")
-    return save_expert(expert, folder, name or f"e{index}", order=order)
+    return save_expert(expert, folder, name or f"e{index}", order=order, overwrite=True)
 
 
 def fill(folder):
@@ -96,8 +97,8 @@ def run_stream(folder, strategy, out, *, resume=False, stop=None, observers=(), 
 
 def learned(out):
     """Names of the files, in the order in which they were learned."""
-    with StreamLog(out / "stream.jsonl") as log:
-        return log.files[: log.over]
+    begun = {entry["experience"]: entry["file"] for entry in entries(out, "begun")}
+    return [begun[entry["experience"]] for entry in entries(out, "learned")]
 
 
 def entries(out, event):
@@ -127,11 +128,11 @@ def test_the_files_of_a_run(folder, tmp_path):
     assert (result.accuracy, result.ex_model, result.strategy) == ((), True, quick().to_dict())
     assert result.seconds.distillation > 0
     assert exml.runs.Result.load(out / "result.json").environments[0].device == "cpu"
-    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert files == {
+    assert tiny.files_of(out) == {
         ".lock",
-        f"checkpoint/memory-{COUNT}.safetensors",
-        "checkpoint/checkpoint.safetensors",
+        "checkpoint/checkpoint.json",
+        "checkpoint/memory-*.safetensors",
+        "checkpoint/state-*.safetensors",
         "result.json",
         "run.json",
         "samples.png",
@@ -211,7 +212,7 @@ def widen(folder, **changes):
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"depth": 3}}}, SettingError, "depth"),
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"classes": 3}}}, ShapeError, "5 outputs"),
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"channels": 3}}}, ShapeError, "student that"),
-        (lambda _: None, {"classes": 0}, SettingError, "at least one class"),
+        (lambda _: None, {"classes": 0}, SettingError, ">= 1 and <= 131072"),
         (lambda _: None, {"strategy": tiny.replay("digits-nc")}, SettingError, "learns without the data"),
         (lambda _: None, {"seed": -1}, SettingError, "seed"),
         (lambda _: None, {"poll": 0.0}, SettingError, "poll"),
@@ -283,22 +284,96 @@ def test_a_strategy_is_chosen_once_from_the_profile_of_all_experts_and_the_stude
 # --- the log ------------------------------------------------------------------------------------------------------
 
 
-def test_a_cut_last_line_is_removed_and_damage_is_named(folder, tmp_path):
+def kept(out, *, apart=("opened", "rebuilt")):
+    """The lines of a log without what may differ between equal runs."""
+    lines = [json.loads(line) for line in (out / "stream.jsonl").read_text().splitlines()]
+    return [{**entry, "seconds": None} for entry in lines if entry["event"] not in apart]
+
+
+def cut(lines):
+    return [*lines[:-1], lines[-1][:-20]]
+
+
+DAMAGE = {
+    "lost": (lambda _: None, "is missing"),
+    "empty": (lambda _: [], "is missing"),
+    "cut": (cut, f"is damaged in line {2 * COUNT + 1}"),
+    "short": (lambda lines: lines[:5], "is shortened"),
+    "gap": (lambda lines: [*lines[:3], *lines[5:]], "contradicts the checkpoint in line 4"),
+    "flipped": (lambda lines: [lines[0], lines[1].replace(b"e0", b"e4"), *lines[2:]], "is damaged in line 2"),
+    "key": (lambda lines: [*lines[:2], lines[2].replace(b"seconds", b"secondr"), *lines[3:]], "is damaged in line 3"),
+    "no JSON": (lambda lines: [*lines[:4], b"\xff\0\n", *lines[5:]], "is damaged in line 5"),
+}
+
+
+LOST = {
+    "lost": [0, 1, 2, 3],
+    "empty": [0, 1, 2, 3],
+    "cut": [3],
+    "short": [2, 3],
+    "gap": [1],
+    "key": [0],
+    "no JSON": [1],
+}
+"""The experiences whose seconds are lost."""
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("more", [False, True])
+def test_a_damaged_log_is_rebuilt_from_the_checkpoint(folder, tmp_path, whole, name, more):
+    """In the folder of a finished run, also one that learns another expert."""
+    out, (damage, complaint) = tmp_path / "out", DAMAGE[name]
+    shutil.copytree(whole, out)
+    lines = damage((whole / "stream.jsonl").read_bytes().splitlines(keepends=True))
+    (out / "stream.jsonl").unlink()
+    if lines is not None:
+        (out / "stream.jsonl").write_bytes(b"".join(lines))
+    if more:
+        make(folder, COUNT)
+    with pytest.warns(ExmlWarning) as warned:
+        run_stream(folder, inversion(), out, resume=True)
+    messages = [str(warning.message) for warning in warned]
+    assert "changed or lost since the run ended" in messages[0]
+    assert "stream.jsonl" in messages[0]
+    assert f"stream.jsonl {complaint}: it is rebuilt" in messages[1]
+    assert kept(out)[: 2 * COUNT] == kept(whole)
+    assert len(entries(out, "rebuilt")) == 1
+    assert learned(out) == [f"e{index}" for index in range(COUNT + more)]
+    seconds = [entry["seconds"] for entry in entries(out, "learned")]
+    assert [place for place, value in enumerate(seconds) if value is None] == LOST.get(name, [])
+
+
+def test_refused_experts_stay_in_a_rebuilt_log(tmp_path):
+    history = [{"experience": 1, "file": "a", "loss": 0.5}, {"experience": 2, "file": "c"}]
+    with StreamLog(tmp_path / "log") as log:
+        log.begin({"experience": 1, "file": "a"})
+        log.begin({"experience": 1, "file": "a"})  # once only
+        log.write("learned", experience=1, seconds=2.0, loss=0.5)
+        log.begin({"experience": 2, "file": "b"})
+        log.write("refused", file="b", reason="\udcff")
+        log.begin({"experience": 2, "file": "c"})
+    lines = (tmp_path / "log").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 5
+    (tmp_path / "log").write_bytes(b"".join([b"?\n", *lines[1:]]))
+    with pytest.warns(ExmlWarning, match="damaged in line 1"):
+        log = StreamLog(tmp_path / "log", history, 1)
+    with log:
+        assert log.over == 1
+        log.begin({"experience": 2, "file": "c"})
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [entry["event"] for entry in events] == ["refused", "rebuilt", "begun", "learned", "begun"]
+    assert [entry.get("seconds") for entry in events] == [None, None, None, 2.0, None]
+
+
+def test_a_lost_checkpoint_is_named(folder, tmp_path, whole):
     out = tmp_path / "out"
-    run_stream(folder, quick(), out)
-    path = out / "stream.jsonl"
-    whole = path.read_bytes()
-    for cut in (1, 20):
-        path.write_bytes(whole[:-cut])
-        with StreamLog(path) as log:
-            assert (log.over, len(log.files)) == (COUNT - 1, COUNT)
-        assert path.read_bytes() == whole[: whole[:-1].rindex(b"\n") + 1]
-    run_stream(folder, quick(), out, resume=True)
-    assert learned(out) == [f"e{index}" for index in range(COUNT)]
-    assert entries(out, "learned")[-1] == {"event": "learned", "experience": COUNT, "seconds": None, "loss": None}
-    path.write_bytes(whole.replace(b'"event"', b'"evnt"', 1))
-    with pytest.raises(CheckpointError, match="line 1"):
-        run_stream(folder, quick(), out, resume=True)
+    shutil.copytree(whole, out)
+    (out / "checkpoint" / "checkpoint.json").unlink()
+    with (
+        pytest.warns(ExmlWarning, match=r"checkpoint/checkpoint\.json"),
+        pytest.raises(CheckpointError, match=f"a checkpoint of at least {COUNT} experience.* got none"),
+    ):
+        run_stream(folder, inversion(), out, resume=True)
 
 
 # --- killed ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Scenarios and strategies so small that a whole run takes a moment."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -87,6 +88,12 @@ def no_figures(monkeypatch):
     monkeypatch.setattr("exml.runs._stages.save_figure", lambda _figure, path: Path(path).write_bytes(b""))
     for figure in ("accuracy_figure", "samples_figure"):
         monkeypatch.setattr(f"exml.runs._stages.{figure}", lambda *_: None)
+
+
+def files_of(folder):
+    """The paths of all files, with ``*`` for the checksum in a name."""
+    paths = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
+    return {re.sub("-[0-9a-f]{16}", "-*", str(path)) for path in paths}
 
 
 def measured(folder):

@@ -8,19 +8,20 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import attrs
 
-from exml.core.errors import ConfigError, ExmlError
-from exml.core.files import write_json
+from exml.core.errors import CheckpointError, ConfigError, ExmlError
+from exml.core.files import read_json, write_json
+from exml.core.serialization import from_plain
 from exml.experts import read_card
 from exml.experts.card import natural
 from exml.learning.strategy import Strategy
 from exml.runs import BaselineResult, Environment, Failure, Result, Seconds
-from exml.runs.record import read_versioned
 from reproduction.layout import BASELINES
 
+T = TypeVar("T")
 VERSION = 1
 """Of all files; other versions are refused."""
 FILE = "reproduction.json"
@@ -92,7 +93,7 @@ class Cell:
 
 def read_cell(path: Path) -> Cell:
     """Read the file of a cell; raises CheckpointError if it is damaged or of another version."""
-    return read_versioned(path, Cell, VERSION, f"a cell of version {VERSION} in {path}")
+    return read_versioned(path, Cell, f"a cell of version {VERSION} in {path}")
 
 
 def in_full(strategy: Any) -> Any:
@@ -195,7 +196,20 @@ class Record:
         write_json(folder / FILE, attrs.asdict(self))
 
 
+def read_versioned(path: Path, cls: type[T], expected: str) -> T:
+    """Read a JSON file that states its version; raises CheckpointError if it is damaged or of another version."""
+    try:
+        plain = read_json(path)
+        found = plain.get("version") if isinstance(plain, Mapping) else None
+        if found == VERSION:
+            return from_plain(plain, cls)
+        got = f"version {found}"
+    except (OSError, ConfigError) as error:
+        got = str(error)
+    raise CheckpointError(expected=expected, got=got, remedy="start it again in another folder")
+
+
 def read_record(folder: Path) -> Record:
     """The record of a folder; empty if there is none."""
     path = folder / FILE
-    return read_versioned(path, Record, VERSION, f"a reproduction in {folder}") if path.exists() else Record()
+    return read_versioned(path, Record, f"a reproduction in {folder}") if path.exists() else Record()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from exml.core.errors import ExmlWarning
 from exml.core.expert import Expert
 from exml.core.files import write_tensors
 from exml.core.samples import Samples
+from exml.core.shapes import State
 
 PERIOD = 10.0
 """Seconds of training between two checkpoints."""
 
 
 class TrainingCheckpoint:
-    """A file with the weights, the optimizer's momentum and the number of steps; written atomically."""
+    """A file with the weights, the optimizer's momentum and the number of steps; written atomically.
+
+    A file that is damaged, or of another training, is ignored.
+    """
 
     def __init__(self, path: Path, training: object, expert: Expert, samples: Samples, seed: int) -> None:
         self._path, self._saved = path, time.monotonic()
-        # A checkpoint of another training has another key and is ignored.
         key = hashlib.sha256(repr((training, seed, expert.image_shape, expert.mean, expert.std)).encode())
         key.update(expert.fingerprint().encode())
         for column in (samples.images, samples.labels):
@@ -39,14 +44,21 @@ class TrainingCheckpoint:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             metadata, state = {}, {}
-        if metadata.get("key") != self._key:
+        steps, threads = metadata.get("steps", ""), metadata.get("threads", "")
+        if metadata.get("sha256") != self._checksum(state, steps, threads):
             return 0
+        if threads != str(torch.get_num_threads()):
+            message = (
+                f"{self._path} was written with {threads} thread(s), and torch has {torch.get_num_threads()} now: the"
+                " weights will differ from those of uninterrupted training; set OMP_NUM_THREADS, or delete the file"
+            )
+            warnings.warn(message, ExmlWarning, stacklevel=2)
         module.load_state_dict({name.removeprefix("module."): state[name] for name in state if name[:7] == "module."})
         for name, parameter in module.named_parameters():
             if f"momentum.{name}" in state:
                 momentum = torch.empty_like(parameter).copy_(state[f"momentum.{name}"])
                 optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
-        return int(metadata["steps"])
+        return int(steps)
 
     @property
     def due(self) -> bool:
@@ -57,5 +69,13 @@ class TrainingCheckpoint:
         for name, parameter in module.named_parameters():
             if (momentum := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:
                 state[f"momentum.{name}"] = momentum
-        write_tensors(self._path, state, {"key": self._key, "steps": str(steps)})
+        about = {"steps": str(steps), "threads": str(torch.get_num_threads())}
+        write_tensors(self._path, state, {**about, "sha256": self._checksum(state, *about.values())})
         self._saved = time.monotonic()
+
+    def _checksum(self, state: State, steps: str, threads: str) -> str:
+        digest = hashlib.sha256(repr((self._key, steps, threads)).encode())
+        for name, tensor in sorted(state.items()):
+            digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()

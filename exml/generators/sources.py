@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from exml.core.errors import DataError, SettingError
-from exml.core.files import write_tensors
+from exml.core.files import open_file, read_tensor_header, write_tensors
+from exml.core.memory import require_memory
 from exml.core.registry import component
 from exml.core.rng import make_generator
 from exml.core.samples import Samples, StoredImages, fitted
@@ -80,8 +82,10 @@ class ImageFile:
     def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
         """Read the file; raises a DataError if it is missing or its tensors do not have the expected form."""
         try:
+            with open_file(Path(self.path)) as file:
+                read_tensor_header(file)
             tensors = load_file(self.path)
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise DataError(
                 expected=f"a safetensors file {self.path}", got=str(error), remedy="write it with ImageFile.write"
             ) from error
@@ -139,7 +143,7 @@ class DatasetImages:
     name: Literal["mnist", "fashion-mnist", "cifar10", "imagenet"] = attrs.field(
         validator=one_of("mnist", "fashion-mnist", "cifar10", "imagenet")
     )
-    size: int = attrs.field(default=32, validator=positive_int())
+    size: int = attrs.field(default=32, validator=positive_int(1024))
     limit: int = attrs.field(default=50_000, validator=positive_int())
     uses_real_data = False
 
@@ -175,7 +179,7 @@ class PhotoPatches:
     """
 
     image_shape: tuple[int, int, int] = attrs.field(default=(1, 8, 8), converter=as_tuple)
-    count: int = attrs.field(default=5000, validator=positive_int())
+    count: int = attrs.field(default=5000, validator=positive_int(2**21))
     uses_real_data = False
 
     @image_shape.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
@@ -189,6 +193,8 @@ class PhotoPatches:
 
     def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
         """The same patches for every experience, in pixel units; no labels."""
+        needed = 8 * self.count * math.prod(self.image_shape)  # the patches, and their mirror images
+        require_memory(needed, f"{self.count} patches {self.image_shape}", "use a smaller count")
         levels = [level for photo in _photos(self.image_shape[0]) for level in _scales(photo, *self.image_shape[1:])]
         draws = make_generator("cpu", 0, "photo-patches")
         shares = (end - begin for begin, end in pairwise(self.count * k // len(levels) for k in range(len(levels) + 1)))

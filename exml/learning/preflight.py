@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import nn
 
+from exml.core.activation import record_activations
 from exml.core.admission import check_weights, guarded
 from exml.core.components import walk
 from exml.core.errors import ExmlWarning, ExpertError, NonFiniteError, SettingError, ShapeError
@@ -120,13 +121,17 @@ def require_room(strategy: Strategy, image_shape: tuple[int, int, int], share: i
 
 
 def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: int) -> None:
-    """Compute target and loss of two black images, so that parts that do not fit fail before any work."""
+    """Compute prior, target and loss of two black images, so that parts that do not fit fail before any work."""
     if any(getattr(part, "uses_priors", False) for _, part in walk(strategy.generator)):
         expert.check_gradient()
     images = torch.zeros(2, *expert.image_shape, device=expert.device)
     labels = expert.class_ids[[0, -1]].to(expert.device)
     batch = Samples.of(images, labels, task=expert.task, experience=1)
     with torch.no_grad(), frozen(expert.module), frozen(student):
+        if strategy.prior is not None:
+            with record_activations(expert.module) as activations:
+                expert.logits(images)
+            strategy.prior(expert.normalize(images), activations)
         target = Teachers(None, expert, strategy.normalizer, strategy.combiner, classes).target(batch)
         for name in ("logits", "defined", "candidates"):
             shape = tuple(getattr(target, name).shape)
@@ -152,10 +157,10 @@ def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
         for module in (target, expert.module)
     )
     probe = torch.rand(4, *expert.image_shape, generator=torch.Generator().manual_seed(0)).to(expert.device)
-    with torch.no_grad(), frozen(expert.module), frozen(student):
-        fits = ours == theirs and expert.outputs == tuple(range(classes))
-        if fits:
-            target.load_state_dict(expert.module.state_dict())
+    fits = ours == theirs and expert.outputs == tuple(range(classes))
+    if fits:
+        target.load_state_dict(expert.module.state_dict())
+        with torch.no_grad(), frozen(expert.module), frozen(student):
             fits = torch.allclose(student(probe), expert.logits(probe), rtol=1e-4, atol=1e-5)
     if not fits:
         expected = f"a first expert ({expert.name!r}) of the student's architecture, normalization and outputs"

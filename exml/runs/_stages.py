@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,10 +11,10 @@ import attrs
 import torch
 
 from exml.core.components import uses_real_data
-from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError
+from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError, SuspectError
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
-from exml.core.shapes import Scalar
+from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertFiles, save_expert
 from exml.experts.prefetch import ahead
 from exml.learning import events
@@ -28,7 +27,7 @@ from exml.runs.evaluation import Evaluation, forgetting
 from exml.runs.figures import accuracy_figure, samples_figure, save_figure
 from exml.runs.folder_watcher import Refused
 from exml.runs.record import RunFolder
-from exml.runs.result import Result, StrategyResult
+from exml.runs.result import ExperienceResult, Result, StrategyResult
 from exml.runs.sources import OpenFolder
 from exml.runs.stream_log import StreamLog
 
@@ -54,6 +53,7 @@ class RunContext:
 def carry_out(context: RunContext, strategies: Mapping[str, Strategy]) -> Result:
     """Carry out a run. Each stage does what is not done yet, so a resumed run goes through all of them."""
     source, folder, ranks = context.source, context.folder, context.ranks
+    folder.record.files = {}
     folder.enter("experts")
     source.prepare(folder.record.request.seed, context.device, context.tell, ranks)
     rows: list[StrategyResult] = []
@@ -87,6 +87,7 @@ def carry_out(context: RunContext, strategies: Mapping[str, Strategy]) -> Result
         if rows and source.tests and not stopped:
             save_figure(accuracy_figure(result), folder.path / "accuracy.png")
         result.save(folder.result)
+        folder.seal()
     ranks.wait()
     return Result.load(folder.result)
 
@@ -125,20 +126,25 @@ class _StrategyRun:
         )
         if begun:
             self._learner.resume(checkpoints)
+        if context.source.names is None and strategy.on_suspect is None:
+            self._learner.on_suspect = "refuse"
         self._log = self._open_log()
         self._began = 0.0
         self._generating = True
-        self._loss: Scalar | None = None
 
     def __call__(self) -> None:
         """Learn from all remaining experts of the source, until it ends or the run is stopped."""
         context, source, log, learned = self._context, self._context.source, self._log, self._learner.experience
-        done, begun = log.files[:learned], log.files[learned:]
+        files = [note["file"] for note in self._learner.history]
+        done, begun = files[:learned], files[learned:]
         with log:
             log.write("opened", folder=str(source.folder), environment=attrs.asdict(context.folder.environment))
             context.tell(events.StrategyStarted(self._name, source.length(done)))
             if log.over < learned:  # killed between the last checkpoint and the log
                 self._finish(None)
+            elif learned and not begun and context.ranks.leader:  # the next experience would replace a damaged file
+                self._save()
+            self._learner.preview(source.preview())
             items = ahead(map(partial(_unbuilt, source), source.remaining(done, begun)))
             try:
                 while not context.ranks.leader_says(context.stop.asked):
@@ -170,17 +176,15 @@ class _StrategyRun:
             folder=str(self._folder.relative_to(folder.path)),
             experiences=self._learner.experience,
             classes=self._learner.classes_seen,
+            suspects=tuple(self._log.suspects.values()),
             forecast=progress.forecast,
         )
 
     def _open_log(self) -> StreamLog:
         """All ranks read the log before the leader appends to it."""
-        ranks, path = self._context.ranks, self._folder / "stream.jsonl"
-        if ranks.leader:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        ranks.wait()
-        log = StreamLog(path, writes=ranks.leader)
+        ranks, learner = self._context.ranks, self._learner
+        path = self._folder / "stream.jsonl"
+        log = StreamLog(path, learner.history, learner.experience, writes=ranks.leader)
         ranks.wait()
         return log
 
@@ -191,7 +195,8 @@ class _StrategyRun:
                 self._learn(item)
                 return
             except (ExpertError, ShapeError, NonFiniteError) as error:
-                if source.names is not None or not self._generating:
+                may_refuse = source.names is None or isinstance(error, SuspectError)
+                if not may_refuse or not self._generating:
                     raise
                 item = Refused(item.file, str(error))
         source.refuse(item.file)
@@ -200,11 +205,11 @@ class _StrategyRun:
 
     def _learn(self, item: _Arrived) -> None:
         number, card = self._learner.experience + 1, item.card
-        if self._log.files[number - 1 :] != [item.file]:
-            about = {"expert": card.name, "classes": card.classes, "task": card.task, "sha256": card.sha256}
-            self._log.write("begun", experience=number, file=item.file, **about)
+        about = {"expert": card.name, "classes": list(card.classes), "task": card.task, "sha256": card.sha256}
+        note = {"experience": number, "file": item.file, **about}
+        self._log.begin(note)
         self._generating, self._began = True, time.perf_counter()
-        self._learner.learn(item.expert)
+        self._learner.learn(item.expert, note=note)
 
     def _observe(self, event: events.Event, /) -> None:
         folder = self._context.folder
@@ -213,8 +218,8 @@ class _StrategyRun:
         elif isinstance(event, events.BufferUpdated | events.DistillationProgress):
             self._generating = False
             folder.enter("distillation", self._name)
-        if isinstance(event, events.DistillationProgress):
-            self._loss = event.loss
+        elif isinstance(event, events.ExpertScreened):
+            self._log.write("screened", experience=event.experience, screening=to_plain(event.screening))
         self._context.tell(event)
         if isinstance(event, events.ExperienceFinished):
             self._finish(time.perf_counter() - self._began)
@@ -230,11 +235,12 @@ class _StrategyRun:
             seen = evaluation.stream_until(number)
             context.tell(events.StudentEvaluated(self._name, number, evaluation.accuracies, seen))
         if context.ranks.leader:
-            made = {"experts": number, **self._made}
-            save_expert(self._expert(), self._folder, "student", training=made, overwrite=True)
-        loss = math.nan if self._loss is None else float(self._loss)
-        self._log.write("learned", experience=number, seconds=seconds, loss=loss if math.isfinite(loss) else None)
-        self._loss = None
+            self._save()
+        self._log.write("learned", experience=number, seconds=seconds, loss=learner.history[-1]["loss"])
+
+    def _save(self) -> None:
+        made = {"experts": self._learner.experience, **self._made}
+        save_expert(self._expert(), self._folder, "student", training=made, overwrite=True)
 
     def _draw(self) -> None:
         """Draw some of the images that the student learned from."""
@@ -242,7 +248,12 @@ class _StrategyRun:
             memory = self._learner.memory
         except StreamError:  # nothing learned yet
             return
-        experiences = self._log.experiences(set(memory.experiences.unique().tolist()))
+        history = self._learner.history
+        experiences = [
+            ExperienceResult(index=number, classes=tuple(note["classes"]), task=note["task"], images=1)
+            for number in memory.experiences.unique().tolist()
+            for note in [history[number - 1]]
+        ]
         title = f"{self._context.source.title}: images in the last buffer of {self._name}, by expert and label"
         save_figure(samples_figure(memory, experiences, title), self._folder / "samples.png")
 

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias, TypeVar
+from typing import IO, Any, Literal, TypeAlias
 
 import attrs
 
 from exml.core.errors import CheckpointError
 from exml.core.execution import EAGER, Execution
-from exml.core.files import write_json
+from exml.core.files import file_digest
 from exml.core.ranks import Ranks
-from exml.core.serialization import from_plain
+from exml.core.records import read_record, write_record
 from exml.runs.environment import Environment
 from exml.runs.folder_lock import lock, require_free
 from exml.runs.forecast import Forecast
-from exml.runs.result import Seconds
+from exml.runs.result import Result, Seconds
 from exml.runs.student_plan import StudentPlan
 
-T = TypeVar("T")
-RECORD = "run.json"
-"""Name of the record."""
-VERSION = 2
-"""Version of the record; a run of another version cannot be resumed."""
+RECORD, RESULT = "run.json", "result.json"
+"""Names of the record and of the result."""
 PERIOD = 2.0
 """Seconds between two writes of the record."""
 Phase: TypeAlias = Literal["experts", "generation", "distillation", "evaluation"]
@@ -58,39 +55,31 @@ class Progress:
 
 @attrs.define
 class Record:
-    """The contents of ``run.json``; ``shared`` is the time of the experts and the baselines."""
+    """The contents of ``run.json``; a run of another version cannot be resumed.
+
+    ``shared`` is the time of the experts and the baselines, and ``files`` the SHA-256 of each other file of a run that
+    has ended or was stopped, by its path in the folder.
+    """
 
     request: Request
     environments: tuple[Environment, ...] = ()
     shared: Seconds = attrs.field(factory=Seconds)
     strategies: dict[str, Progress] = attrs.field(factory=dict[str, Progress])
-    version: Literal[2] = 2
+    files: dict[str, str] = attrs.field(factory=dict[str, str])
+    version: Literal[3] = 3
 
 
-def read_record(path: Path) -> Record:
-    """:func:`read_versioned` for ``run.json``."""
-    return read_versioned(path, Record, VERSION, f"a run of version {VERSION} in {path}")
-
-
-def read_versioned(path: Path, cls: type[T], version: int, expected: str) -> T:
-    """Read a JSON file that states its ``version``.
+def read_result(folder: Path) -> Result | None:
+    """The result of a run that has ended or was stopped; None if it has not, or if ``result.json`` was changed since.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another version.
+        CheckpointError: the record of the run is damaged.
     """
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        found = plain.get("version") if isinstance(plain, Mapping) else None
-        if found == version:
-            return from_plain(plain, cls)
-        got = f"version {found}"
-    except (OSError, ValueError) as error:
-        got = str(error)
-    raise CheckpointError(
-        expected=expected,
-        got=got,
-        remedy="resume it with the exml that started it, or start it again in another folder",
-    )
+    path = folder / RESULT
+    if not (path.exists() and (folder / RECORD).exists()):
+        return None
+    known = read_record(folder / RECORD, Record).files.get(RESULT)
+    return Result.load(path) if known == file_digest(path) else None
 
 
 def begun(path: Path, *, resume: bool) -> Record | None:
@@ -102,7 +91,7 @@ def begun(path: Path, *, resume: bool) -> Record | None:
         raise CheckpointError(
             expected=f"a run in {path}", got="none", remedy="check the path, or start the run without resuming"
         )
-    return read_record(path / RECORD)
+    return read_record(path / RECORD, Record)
 
 
 class RunFolder:
@@ -117,14 +106,14 @@ class RunFolder:
         self, path: Path, request: Request, environment: Environment, on_wait: Callable[[], None] | None, ranks: Ranks
     ) -> None:
         self.path, self.environment = path, environment
-        self.result = path / "result.json"
+        self.result = path / RESULT
         self._ranks = ranks
         self._lock: IO[bytes] | None = None
         if ranks.leader:
             if on_wait is not None:
-                _require_same(read_record(path / RECORD).request, request, path)
+                _require_same(read_record(path / RECORD, Record).request, request, path)
             self._lock = lock(path, on_wait)
-            self.record = Record(request) if on_wait is None else read_record(path / RECORD)
+            self.record = Record(request) if on_wait is None else read_record(path / RECORD, Record)
             if environment not in self.record.environments:
                 self.record.environments += (environment,)
             for name in request.strategies:
@@ -132,7 +121,7 @@ class RunFolder:
             self._write()
         ranks.wait()
         if not ranks.leader:
-            self.record = read_record(path / RECORD)
+            self.record = read_record(path / RECORD, Record)
         self._strategy: str | None = None
         self._phase: Phase | None = "experts"
         self._since = self._saved = time.perf_counter()
@@ -167,9 +156,28 @@ class RunFolder:
         self._write()
         self._saved = time.perf_counter()
 
+    def seal(self) -> None:
+        """Write the record with the checksums of all other files."""
+        self.record.files = {name: file_digest(self.path / name) for name in sorted(self._names())}
+        self._write()  # no more time is counted: the result has the same seconds
+
+    def changed(self) -> list[str]:
+        """The files that are missing or were changed since :meth:`seal`."""
+        names = self._names()
+        return [
+            name
+            for name, digest in self.record.files.items()
+            if name not in names or file_digest(self.path / name) != digest
+        ]
+
+    def _names(self) -> set[str]:
+        """The paths of all files of the run in its folder, except for the record."""
+        paths = (Path(place, name) for place, _, names in os.walk(self.path) for name in names if name[0] != ".")
+        return {path.relative_to(self.path).as_posix() for path in paths if path.is_file()} - {RECORD}
+
     def _write(self) -> None:
         if self._ranks.leader:
-            write_json(self.path / RECORD, attrs.asdict(self.record))
+            write_record(self.path / RECORD, self.record)
 
     def _settle(self) -> None:
         now = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,7 +13,7 @@ from typing import TypeAlias
 import attrs
 from torch import nn
 
-from exml.core.errors import CheckpointError, SettingError
+from exml.core.errors import CheckpointError, ExmlWarning, SettingError, shortened
 from exml.core.execution import EAGER, Execution
 from exml.core.ranks import ALONE, Ranks
 from exml.core.validators import in_range, positive_int
@@ -76,9 +77,11 @@ def run(
     seconds and last loss), ``samples.png`` and ``checkpoint/``. Several strategies have a folder each. Every file is
     written atomically. Neither memory nor the cost of an expert grows with the length of the stream.
 
-    A run that was killed at any moment continues with ``resume=True``. On the CPU its students equal those of an
-    uninterrupted run bit for bit, and so does its result apart from the seconds. A finished run over a folder learns
-    from the experts that were added since.
+    A run that was killed at any moment continues with ``resume=True``. On the CPU, with the same number of threads
+    (:func:`torch.get_num_threads`), its students equal those of an uninterrupted run bit for bit, and so does its
+    result apart from the seconds. A finished run over a folder learns from the experts that were added since. Damaged
+    files are found by their checksums. Those that follow from others are made again; ``run.json`` and the checkpoint
+    are refused.
 
     Args:
         source: where the experts come from.
@@ -87,8 +90,8 @@ def run(
         out: the folder; new or empty, unless the run is resumed.
         settings: seed, device, execution, checkpoints.
         resume: continue the run in the folder, with the same source, strategies and settings, except for
-            ``checkpoint_every`` and the paths of experts. A finished run over a scenario is only read. The process
-            waits for another one that still works on the run.
+            ``checkpoint_every`` and the paths of experts. A finished run over a scenario is only verified. The
+            process waits for another one that still works on the run.
         stop: stops the run cleanly: at once while it waits, otherwise after the current step, which is then in the
             checkpoint. For one run.
         observers: called with every event, by the leader of the ranks.
@@ -98,7 +101,8 @@ def run(
 
     Raises:
         SettingError: invalid names, a device that does not work, or several ranks that follow a folder.
-        CheckpointError: the folder holds something already, or nothing to resume, or cannot be written.
+        CheckpointError: the folder holds something already, or nothing to resume, or cannot be written; its
+            record or a checkpoint is damaged.
         BufferSizeError: a buffer is too small for the length of the stream.
         ExmlError: the source, or :class:`exml.Learner`, refuses something.
     """
@@ -121,8 +125,14 @@ def run(
 
     on_wait = partial(observer, WaitingForProcess(out)) if resume else None
     with RunFolder(out, request, environment(own, settings.execution, ranks), on_wait, ranks) as folder:
-        finished = opened.tests and folder.result.exists() and not Result.load(folder.result).stopped
-        if ranks.leader_says(bool(finished)):
+        if changed := folder.changed() if ranks.leader else []:
+            names = shortened(", ".join(changed), 300)
+            message = (
+                f"files in {out} were changed or lost since the run ended, and are made again if possible: {names}"
+            )
+            warnings.warn(message, ExmlWarning, stacklevel=2)
+        ended = bool(opened.tests and folder.record.files) and not changed
+        if ranks.leader_says(ended and not Result.load(folder.result).stopped):
             return Result.load(folder.result)
         for name, expected in settings.forecasts.items():
             folder.record.strategies[name].forecast = expected

@@ -2,47 +2,63 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Container, Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from exml.core.errors import CheckpointError
-from exml.runs.result import ExperienceResult
+from exml.core.errors import CheckpointError, ConfigError, ExmlWarning
+from exml.core.files import write_atomically
+from exml.core.plain import parse_json
+from exml.core.serialization import from_plain
+from exml.experts import Screening
 
-_NEEDED = {"begun": ("experience", "file", "classes", "task"), "learned": ("experience",), "refused": ("file",)}
-"""The keys of each event that are read back."""
+_UNCHECKED = ("seconds", "environment")
+"""Fields that differ between equal runs, so that no checksum covers them."""
 
 
 class StreamLog:
-    """``stream.jsonl``: one JSON object per line, with an ``event``.
+    """``stream.jsonl``: one JSON object per line, with an ``event`` and a ``check``, the checksum of the line.
 
     Each process writes ``opened``. An experience is ``begun`` once its expert is chosen, then ``learned``; its seconds
-    and loss are None if they were lost with a killed process. An expert may be ``refused``. Each line is on the disk
-    before the run continues. A last line that a kill cut short is removed. With ``writes=False``, for ranks other than
-    the leader, the log only tracks what would be written.
+    are None if they were lost with a killed process. Each expert is ``screened``, and may be ``refused``. Each line is
+    on the disk before the run continues. A log that is lost, shortened or changed is ``rebuilt`` from the checkpoint,
+    with an ExmlWarning; seconds in damaged lines become None.
+
+    Args:
+        path: of the file.
+        history: of the learner, whose notes are the fields of ``begun``.
+        experience: number of finished experiences of the learner.
+        writes: False for ranks other than the leader: the log only tracks what would be written.
+
+    Raises:
+        CheckpointError: the log has more experiences than the checkpoint, or cannot be read or written.
     """
 
-    def __init__(self, path: Path, *, writes: bool = True) -> None:
+    def __init__(
+        self, path: Path, history: Sequence[Mapping[str, Any]] = (), experience: int = 0, *, writes: bool = True
+    ) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
-        self.files: list[str] = []
-        """The names of the experts' files, one per experience begun; the last may still be in progress."""
+        self._begun: dict[str, Any] = {}
         self.over = 0
         """The number of experiences that are logged as learned."""
+        self.suspects: dict[str, Screening] = {}
+        """The first screening of each suspect expert, by its name."""
         try:
-            with path.open("a+b" if writes else "rb") as file:
-                file.seek(0)
-                end = 0
-                for number, line in enumerate(file, 1):
-                    if not line.endswith(b"\n"):
-                        break
-                    self._note(self._parsed(line, number))
-                    end += len(line)
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            sound, damage = self._compare(lines, history, experience)
+            if damage is not None:
+                text = self._rebuilt(lines, sound, history, experience)
                 if writes:
-                    file.truncate(end)
+                    message = f"the log {path} {damage}: it is rebuilt from the checkpoint"
+                    warnings.warn(message, ExmlWarning, stacklevel=2)
+                    write_atomically(path, lambda temporary: temporary.write_bytes(text))
             if writes:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = path.open("ab")
         except OSError as error:
             raise self._unwritable(error) from error
@@ -56,6 +72,11 @@ class StreamLog:
         if self._file is not None:
             self._file.close()
 
+    def begin(self, note: Mapping[str, Any]) -> None:
+        """Write ``begun``, unless it is the last that was written of an experience."""
+        if self._begun != note:
+            self.write("begun", **note)
+
     def write(self, event: str, /, **fields: Any) -> None:
         """Append an event."""
         entry = {"event": event, **fields}
@@ -63,45 +84,96 @@ class StreamLog:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            self._file.write(_line(entry))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def experiences(self, wanted: Container[int]) -> list[ExperienceResult]:
-        """Some of the experiences that were begun, for a figure; read from the file, which has them all."""
-        found: dict[int, ExperienceResult] = {}
-        with self._path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                entry = self._parsed(line, number)
-                if entry["event"] == "begun" and (index := entry["experience"]) in wanted:
-                    classes = tuple(entry["classes"])
-                    found[index] = ExperienceResult(index=index, classes=classes, task=entry["task"], images=1)
-        return [found[index] for index in sorted(found)]
-
     def _note(self, entry: Mapping[str, Any]) -> None:
-        if entry["event"] == "begun":  # the last line of an experience counts
-            self.files[entry["experience"] - 1 :] = [entry["file"]]
+        if entry["event"] == "begun":
+            self._begun = {name: value for name, value in entry.items() if name != "event"}
         elif entry["event"] == "learned":
-            self.over = entry["experience"]
-        elif entry["event"] == "refused" and self.files[self.over :] == [entry["file"]]:
-            self.files.pop()
+            self.over, self._begun = entry["experience"], {}
+        elif entry["event"] == "refused" and self._begun.get("file") == entry["file"]:
+            self._begun = {}
+        elif entry["event"] == "screened":
+            screening = from_plain(entry["screening"], Screening)
+            if screening.reasons or screening.doubts:
+                self.suspects.setdefault(screening.expert, screening)
 
-    def _parsed(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            entry: Any = json.loads(line)
-            for key in _NEEDED.get(entry["event"], ()):
-                entry[key]
-        except (ValueError, KeyError, TypeError) as error:
+    def _compare(
+        self, lines: Sequence[bytes], history: Sequence[Mapping[str, Any]], experience: int
+    ) -> tuple[int, str | None]:
+        """The number of lines before the first fault, and the fault."""
+        for number, line in enumerate(lines):
+            entry = _entry(line)
+            if entry is None:
+                return number, f"is damaged in line {number + 1}"
+            fits = entry.get("experience", self.over + 1) == self.over + 1
+            if entry["event"] == "learned" and self.over < experience:
+                fits &= {**self._begun, "loss": entry["loss"]} == history[self.over]
+            if not fits:
+                return number, f"contradicts the checkpoint in line {number + 1}"
+            self._note(entry)
+        if self.over > experience:
             raise CheckpointError(
-                expected=f"one event per line in {self._path}",
-                got=f"something else in line {number}",
-                remedy="replace it by a complete copy, or start again in another folder",
-            ) from error
-        return entry
+                expected=f"a checkpoint of at least {self.over} experience(s), which {self._path} has",
+                got=f"one of {experience}" if experience else "none",
+                remedy="restore the checkpoint, or start again in another folder",
+            )
+        short = self.over < experience - 1 or (self.over < len(history) and self._begun != _note(history[self.over]))
+        return len(lines), "is missing" if short and not lines else "is shortened" if short else None
+
+    def _rebuilt(
+        self, lines: Sequence[bytes], sound: int, history: Sequence[Mapping[str, Any]], experience: int
+    ) -> bytes:
+        """The sound lines, then what the checkpoint has in place of the others."""
+        rest = [entry for entry in map(_entry, lines[sound:]) if entry is not None]
+        learned = {entry["experience"]: entry for entry in rest if entry["event"] == "learned"}
+        made = [entry for entry in rest if entry["event"] not in ("begun", "learned")]
+        made.append({"event": "rebuilt", "experience": self.over + 1})
+        for number, done in enumerate(history[self.over :], self.over + 1):
+            if self._begun != _note(done):
+                made.append({"event": "begun", **_note(done)})
+            if number < experience or number in learned:  # whether the last student was evaluated is unknown otherwise
+                seconds = learned[number]["seconds"] if number in learned else None
+                made.append({"event": "learned", "experience": number, "seconds": seconds, "loss": done.get("loss")})
+        for entry in made:
+            self._note(entry)
+        return b"".join([*lines[:sound], *map(_line, made)])
 
     def _unwritable(self, error: OSError) -> CheckpointError:
         return CheckpointError(
             expected=f"to write {self._path}", got=str(error), remedy="free some space or choose another folder"
         )
+
+
+def _note(done: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in done.items() if name != "loss"}
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    checked = json.dumps({name: value for name, value in entry.items() if name not in _UNCHECKED})
+    check = hashlib.sha256(checked.encode()).hexdigest()[:16]
+    return json.dumps({**entry, "check": check}, allow_nan=False).encode() + b"\n"
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """An event; None for a line that was damaged or cut."""
+    try:
+        entry = parse_json(line, file_names=True)
+    except ConfigError:
+        return None
+    match entry:
+        case (
+            {"event": "begun", "experience": int(), "file": str()}
+            | {"event": "learned", "experience": int(), "seconds": _, "loss": _}
+            | {"event": "screened", "experience": int(), "screening": dict()}
+            | {"event": "refused", "file": str()}
+            | {"event": "opened" | "rebuilt"}
+        ):
+            entry.pop("check", None)
+            return entry if _line(entry) == line else None
+        case _:
+            return None

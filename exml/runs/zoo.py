@@ -19,12 +19,12 @@ from rich.text import Text
 
 from exml import scenarios
 from exml.baselines import Oracle
-from exml.core.errors import ExmlError, ExpertError, RankError, SettingError, StreamError
+from exml.core.errors import ExmlError, ExpertError, RankError, SettingError, StreamError, UnknownNameError
 from exml.core.files import write_json
 from exml.core.registry import component
 from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertStream, load_expert, read_card
-from exml.experts.card import natural
+from exml.experts.card import card_checksum, natural
 from exml.learning.events import JobEnded, JobProgress, JobsStarted, Observer, WaitingForProcess
 from exml.runs.environment import cores, device_of
 from exml.runs.evaluation import BASELINES, accuracy, baseline_result
@@ -220,7 +220,7 @@ def evaluate_zoo(
         ExmlError: an invalid split or device, or a scenario whose data are missing.
     """
     zoo, found = Path(zoo), dict[Path, list[str]]()
-    for folder in sorted(zoo.glob("*/"), key=lambda path: natural(path.name)):
+    for folder in sorted(zoo.glob("[!.]*/"), key=lambda path: natural(path.name)):
         files = (path for path in folder.glob("expert-*") if path.suffix in (".json", ".safetensors"))
         if names := sorted({path.stem for path in files}, key=natural):
             found[folder] = names
@@ -246,12 +246,17 @@ def _stream(folder: Path, names: list[str], split: Split, device: torch.device) 
             origins[name] = _origin(read_card(folder / f"{name}.json"))
         except ExpertError as error:
             faults[name] = str(error)
-    origin = next(filter(None, origins.values()), None)
-    if origin is None:
-        unknown = "its card does not state the scenario and the seed of its training"
+    origin, unknown = next(filter(None, origins.values()), None), "its card states no known scenario and seed"
+    scenario = None
+    if origin is not None:
+        try:
+            scenario = scenarios.load(*origin, split)
+        except (UnknownNameError, SettingError) as error:
+            unknown = f"{unknown}: {error}"
+    if origin is None or scenario is None:
         experts = tuple(ExpertEvaluation(name=name, fault=faults.get(name, unknown)) for name in names)
         return StreamEvaluation(folder=folder.name, experts=experts)
-    scenario, own, baselines = scenarios.load(*origin, split), list[ExpertEvaluation](), tuple[BaselineResult, ...]()
+    own, baselines = list[ExpertEvaluation](), tuple[BaselineResult, ...]()
     for experience in scenario.experiences:
         name = f"expert-{experience.index}"
         fault = faults.get(name)
@@ -278,13 +283,16 @@ def _expert(
 ) -> ExpertEvaluation:
     if fault is None:
         try:
-            expert = load_expert(path)
-            if expert.classes == experience.classes:
+            expert, card = load_expert(path), read_card(path)
+            if card.training.get("checksum") not in (None, card_checksum(card)):
+                fault = "its card was changed after the training"
+            elif expert.classes == experience.classes:
                 test = experience.test.to(device)
                 predict = Oracle()(ExpertStream.from_experts([expert.to(device)]), classes)
                 right = accuracy(predict, test, torch.zeros_like(test.labels))
                 return ExpertEvaluation(name=path.stem, classes=expert.classes, images=len(test), accuracy=right)
-            fault = f"it knows the classes {expert.classes}, its experience has {experience.classes}"
+            else:
+                fault = f"it knows the classes {expert.classes}, its experience has {experience.classes}"
         except ExmlError as error:
             fault = str(error)
     return ExpertEvaluation(name=path.stem, classes=experience.classes, fault=fault)

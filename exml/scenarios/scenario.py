@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import attrs
 import torch
 from torch import nn
 
-from exml.core.errors import ConfigError, ExpertError
+from exml.core.errors import ConfigError, ExmlWarning, ExpertError
 from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
 from exml.core.rng import global_seed
@@ -20,6 +21,7 @@ from exml.core.samples import Samples
 from exml.core.serialization import from_plain, to_plain
 from exml.datasets import imagenet_weights
 from exml.experts import (
+    ExpertCard,
     ExpertProfile,
     ExpertStream,
     ExpertTraining,
@@ -28,7 +30,8 @@ from exml.experts import (
     save_expert,
     untrained_expert,
 )
-from exml.models import Normalized, build
+from exml.experts.card import card_checksum, metadata
+from exml.models import Normalized, build, describe
 
 _BATCH = 500
 """Images per forward pass when the accuracy is measured, and per update of a hash."""
@@ -218,19 +221,28 @@ class _ExpertJob:
         if self.held_out is not None:
             accuracy = _accuracy(expert, self.held_out)
             record = record | {"accuracy": {"split": "validation", "images": len(self.held_out)}}
-        about: dict[str, Any] = {"order": self.index, "accuracy": accuracy, "training": record}
-        save_expert(expert.to("cpu"), path.parent, path.stem, **about, overwrite=True)
+        about: dict[str, Any] = {"order": self.index, "accuracy": accuracy}
+        card = ExpertCard(**metadata(expert), **about, architecture=describe(expert.module), training=record)
+        record = record | {"checksum": card_checksum(card)}
+        save_expert(expert.to("cpu"), path.parent, path.stem, **about, training=record, overwrite=True)
 
     def is_done(self, path: Path) -> bool:
-        """Whether the files of the expert with this record are complete."""
+        """Whether the files of the expert with this record are complete and unchanged."""
         try:
-            training = dict(read_card(path).training)
+            card = read_card(path)
+            training = dict(card.training)
+            checksum = training.pop("checksum", None)  # None on cards of earlier versions
+            if card.sha256 is None or checksum not in (None, card_checksum(card)):
+                raise ExpertError(expected="the card as it was written", got="a changed one", remedy="delete it")
             # A card from before a setting was added has the same settings.
             training["settings"] = to_plain(from_plain(training.get("settings"), ExpertTraining))
-            if any(training.get(name) != value for name, value in self.record.items()):
+            training.pop("accuracy", None)
+            if training != self.record:
                 return False
             load_expert(path)
-        except (ExpertError, ConfigError):
+        except (ExpertError, ConfigError) as error:
+            if path.exists():
+                warnings.warn(f"the expert in {path} is trained again: {error}", ExmlWarning, stacklevel=2)
             return False
         return True
 

@@ -18,10 +18,11 @@ from rich.table import Table
 
 from exml import scenarios
 from exml.core.errors import CheckpointError, ExmlError, SettingError
+from exml.core.records import read_record
 from exml.learning.strategy import Strategy
 from exml.recipes import for_scenario
 from exml.runs.forecast import duration
-from exml.runs.record import read_record
+from exml.runs.record import RECORD, Record, read_result
 from exml.runs.run import TAKEN, forecasts
 from exml.runs.sources import ScenarioExperts
 from exml.runs.sweep.sweep import Choice, Sweep, import_all, is_file
@@ -220,9 +221,9 @@ def failure_file(folder: Path, name: str) -> Path:
 
 def _status(run: PlannedRun, sweep: Sweep, out: Path) -> Status:
     folder = out / "runs" / run.name
-    begun = (folder / "run.json").exists()
+    begun = (folder / RECORD).exists()
     if begun and run.parts is not None:
-        request = read_record(folder / "run.json").request
+        request = read_record(folder / RECORD, Record).request
         same = {
             "strategy": request.strategies == {run.strategy: run.parts.to_dict()},
             "split": request.split == sweep.split,
@@ -230,7 +231,7 @@ def _status(run: PlannedRun, sweep: Sweep, out: Path) -> Status:
         for what in (name for name, equal in same.items() if not equal):
             expected, remedy = f"the {what} that the run in {folder} was begun with", "sweep into another folder"
             raise CheckpointError(expected=expected, got="another one", remedy=f"{remedy}, or undo the change")
-    if (folder / "result.json").exists():
+    if read_result(folder) is not None:
         return "done"
     return "failed" if failure_file(out, run.name).exists() else "begun" if begun else "new"
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from exml.core.files import write_json, write_text
 from exml.runs.figures import COLORS, MARKERS, fitted, new_figure
-from exml.runs.result import Result
+from exml.runs.record import read_result
 from exml.runs.sweep.plan import Plan, PlannedRun, failure_file, label_of, new_table, show
 
 DASHES: tuple[Any, ...] = (":", "--", "-.", (0, (6, 1, 1, 1, 1, 1)), "-")
@@ -168,8 +168,7 @@ def _read(run: PlannedRun, out: Path) -> list[Row]:
     """The row of a run, and those of the baselines; none if it has not ended."""
     folder, failure = f"runs/{run.name}", failure_file(out, run.name)
     row = Row(scenario=run.scenario, strategy=run.strategy, fields=run.fields, seed=run.seed, folder=folder)
-    if (out / folder / "result.json").exists():
-        result = Result.load(out / folder / "result.json")
+    if (result := read_result(out / folder)) is not None:
         (learned,) = result.strategies
         bare = Row(scenario=run.scenario, kind="baseline", strategy="", seed=run.seed)
         return [

@@ -371,7 +371,7 @@ def test_a_lost_checkpoint_is_named(folder, tmp_path, whole):
     (out / "checkpoint" / "checkpoint.json").unlink()
     with (
         pytest.warns(ExmlWarning, match=r"checkpoint/checkpoint\.json"),
-        pytest.raises(CheckpointError, match=f"a checkpoint of at least {COUNT} experience.* got none"),
+        pytest.raises(CheckpointError, match=f"the {COUNT} experience.* in checkpoint/checkpoint.json, got 0"),
     ):
         run_stream(folder, inversion(), out, resume=True)
 

@@ -110,8 +110,8 @@ class StreamLog:
             self._note(entry)
         if self.over > experience:
             raise CheckpointError(
-                expected=f"a checkpoint of at least {self.over} experience(s), which {self._path} has",
-                got=f"one of {experience}" if experience else "none",
+                expected=f"the {self.over} experience(s) of {self._path} in checkpoint/checkpoint.json",
+                got=str(experience),
                 remedy="restore the checkpoint, or start again in another folder",
             )
         short = self.over < experience - 1 or (self.over < len(history) and self._begun != _note(history[self.over]))

@@ -12,6 +12,7 @@ import random
 import shutil
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -166,24 +167,24 @@ def test_kill_9_at_random_moments(tmp_path, kind):
         resume = ["--resume"] if (out / "run.json").exists() else []
         nursery.start(["run", *experts, "--out", str(out), *options, *resume])
 
-    begun = time.monotonic()
-    start(tmp_path / "whole")
-    assert nursery.wait() == 0
-    seconds, wanted = time.monotonic() - begun, contents(tmp_path / "whole")
-    while kills < KILLS:
-        out, code = tmp_path / f"{place}" / "whole", -9
-        while code == -9:
-            start(out)
-            if kills < KILLS and draws.random() < 0.9:
-                time.sleep(draws.uniform(0, seconds))
-                try:
-                    code = nursery.kill()
-                except ProcessLookupError:
+    with closing(nursery):
+        begun = time.monotonic()
+        start(tmp_path / "whole")
+        assert nursery.wait() == 0
+        seconds, wanted = time.monotonic() - begun, contents(tmp_path / "whole")
+        while kills < KILLS:
+            out, code = tmp_path / f"{place}" / "whole", -9
+            while code == -9:
+                start(out)
+                if kills < KILLS and draws.random() < 0.9:
+                    time.sleep(draws.uniform(0, seconds))
+                    try:
+                        code = nursery.kill()
+                    except ProcessLookupError:
+                        code = nursery.wait()
+                    kills += code == -9
+                else:
                     code = nursery.wait()
-                kills += code == -9
-            else:
-                code = nursery.wait()
-        assert code == 0
-        assert contents(out) == wanted
-        place += 1
-    nursery.close()
+            assert code == 0
+            assert contents(out) == wanted
+            place += 1

@@ -55,7 +55,7 @@ def make(folder, index, *, order=None, classes=None, size=4, name=None, spoil=No
         with torch.no_grad():
             next(module.parameters()).view(-1)[0] = spoil
     expert = Expert(module, classes, (1, size, size), mean=(0.2,), std=(0.4,), name=f"expert {index}")
-    return save_expert(expert, folder, name or f"e{index}", order=order)
+    return save_expert(expert, folder, name or f"e{index}", order=order, overwrite=True)
 
 
 def fill(folder):
@@ -213,7 +213,7 @@ def widen(folder, **changes):
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"depth": 3}}}, SettingError, "depth"),
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"classes": 3}}}, ShapeError, "5 outputs"),
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"channels": 3}}}, ShapeError, "student that"),
-        (lambda _: None, {"classes": 0}, SettingError, "at least one class"),
+        (lambda _: None, {"classes": 0}, SettingError, ">= 1 and <= 131072"),
         (lambda _: None, {"strategy": tiny.replay("digits-nc")}, SettingError, "learns without the data"),
         (lambda _: None, {"seed": -1}, SettingError, "seed"),
         (lambda _: None, {"poll": 0.0}, SettingError, "poll"),

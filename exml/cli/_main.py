@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 
-from exml.core.errors import ExmlError, RankError
+from exml.core.errors import LONGEST, ExmlError, RankError, printable, shortened
 
 COMMANDS = {
     "run": ("exml.cli.run:run", "Learn from the experts of a scenario, or from a folder of experts."),
@@ -51,13 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
     """Run a command line of an app; see :func:`main`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
         code = command(*bound.args, **bound.kwargs)
     except RankError as error:
         return 1 if error.reported else _fail(f"error: {error}", 1)
-    except (CycloptsError, ExmlError) as error:
+    except ExmlError as error:
         return _fail(f"error: {error}", 2)
+    except (CycloptsError, OSError) as error:  # such as a full disk, or a path that the system does not allow
+        return _fail(f"error: {shortened(printable(str(error)), LONGEST)}", 2)
     except KeyboardInterrupt as interrupt:
         return _fail(f"interrupted{interrupt}", 130)
     return code or 0

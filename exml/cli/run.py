@@ -18,7 +18,7 @@ from rich.console import Console
 
 from exml import runs
 from exml.cli.arguments import Flag, Whole, again, strategies_of, student_of
-from exml.core.errors import SettingError
+from exml.core.errors import SettingError, printable
 from exml.core.execution import Execution
 from exml.distributed import TIMEOUT, join
 from exml.engine import keep_freed_memory
@@ -204,4 +204,4 @@ def stopping() -> Generator[runs.Stop]:
 
 def _print_refused(event: Event, /) -> None:
     if isinstance(event, ExpertRefused):
-        sys.stderr.write(f"exml: not learned from: {event.file}: {event.reason}\n")
+        sys.stderr.write(f"exml: not learned from: {printable(event.file)}: {event.reason}\n")

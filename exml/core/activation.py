@@ -1,8 +1,8 @@
-"""The inputs of an expert's batch-norm layers, recorded in its forward pass."""
+"""Batch norm, recognized by its running statistics, and the inputs of such layers, recorded in a forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -15,7 +15,38 @@ from torch import Tensor, nn
 from exml.core.moments import var_mean
 from exml.core.ranks import Shard
 
-BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+def running_statistics(part: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """The tensors ``running_mean`` and ``running_var`` ``(channels,)`` that a module itself holds; None without them.
+
+    They make a module count as batch norm, whatever its class.
+
+    >>> running_statistics(nn.SyncBatchNorm(3))[0].shape, running_statistics(nn.GroupNorm(1, 3))
+    (torch.Size([3]), None)
+    """
+    held = {**vars(part), **dict(part.named_parameters(recurse=False)), **dict(part.named_buffers(recurse=False))}
+    mean, var = held.get("running_mean"), held.get("running_var")
+    if not (isinstance(mean, Tensor) and isinstance(var, Tensor)) or mean.ndim != 1 or mean.shape != var.shape:
+        return None
+    return mean, var
+
+
+def batch_norm_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a module with :func:`running_statistics`, by qualified name.
+
+    >>> [name for name, _ in batch_norm_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))]
+    ['1']
+    """
+    return ((name, part) for name, part in module.named_modules() if running_statistics(part) is not None)
+
+
+def listed(layers: Sequence[str]) -> str:
+    """The first three names, for messages.
+
+    >>> listed(["a", "b", "c", "d"])
+    "'a', 'b', 'c', ..."
+    """
+    return ", ".join(map(repr, layers[:3])) + ", ..." * (len(layers) > 3)
 
 
 @attrs.frozen(eq=False)
@@ -76,9 +107,11 @@ def statistics_of(activations: Sequence[Activation]) -> tuple[Float[Tensor, " ch
 
 @contextmanager
 def record_activations(module: nn.Module) -> Generator[list[Activation]]:
-    """Record the input of every BatchNorm1d/2d/3d layer with running statistics; each forward pass refills the list.
+    """Record the input of every layer with running statistics; each forward pass refills the list.
 
-    A layer that is called twice in a pass appears twice.
+    A layer that is called twice in a pass appears twice. An input whose second dimension is not that of the channels is
+    not recorded. The module gets copies of its arguments. If a pass overwrites the input of a layer, it is repeated
+    with a copy of that input.
 
     >>> net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
     >>> with record_activations(net) as activations:
@@ -87,16 +120,44 @@ def record_activations(module: nn.Module) -> Generator[list[Activation]]:
     [('0', (4, 3))]
     """
     recorded: list[Activation] = []
+    versions: list[int] = []
+    overwritten: set[str] = set()
+    given: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
 
-    def record(name: str, part: Any, inputs: tuple[Tensor, ...]) -> None:
-        recorded.append(Activation(name, inputs[0], part.running_mean, part.running_var))
-
-    def clear(*_: Any) -> None:
+    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        nonlocal given
         recorded.clear()
+        versions.clear()
+        given = args, kwargs
+        return tuple(map(_copied, args)), {name: _copied(value) for name, value in kwargs.items()}
+
+    def record(name: str, statistics: tuple[Tensor, Tensor], _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        values = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        if values is not None and values.ndim > 1 and values.shape[1] == len(statistics[0]):
+            recorded.append(Activation(name, values.clone() if name in overwritten else values, *statistics))
+            versions.append(_version(recorded[-1].recorded))
+
+    def finish(part: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+        pairs = zip(recorded, versions, strict=True)
+        changed = {activation.layer for activation, version in pairs if _version(activation.recorded) != version}
+        overwritten.update(changed)
+        return part(*given[0], **given[1]) if changed else output
 
     with ExitStack() as hooks:
-        hooks.enter_context(module.register_forward_pre_hook(clear))
+        hooks.enter_context(module.register_forward_pre_hook(begin, with_kwargs=True))
         for name, part in module.named_modules():
-            if isinstance(part, BATCH_NORM) and part.running_mean is not None:
-                hooks.enter_context(part.register_forward_pre_hook(partial(record, name)))
+            if (statistics := running_statistics(part)) is not None:
+                mean, var = statistics
+                kept = mean.detach().clone(), var.detach().clone()  # a forward pass may change them
+                hooks.enter_context(part.register_forward_pre_hook(partial(record, name, kept), with_kwargs=True))
+        hooks.enter_context(module.register_forward_hook(finish, with_kwargs=True))
         yield recorded
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _version(values: Tensor) -> int:
+    """The number of in-place changes of a tensor; inference tensors do not count them."""
+    return 0 if values.is_inference() else values._version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -38,9 +39,10 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
     >>> layer.training
     True
     """
-    modes = [(part, part.training) for part in module.modules()]
+    modes = [(part, part.training) for part in module.modules() if hasattr(part, "training")]  # not a frozen script
     try:
-        module.eval()
+        if any(mode for _, mode in modes):
+            module.eval()
         yield
     finally:
         for part, mode in modes:
@@ -61,8 +63,7 @@ def guarded(module: nn.Module, expected: str, remedy: str, kind: type[ExmlError]
     except ExmlError as error:
         raise kind(expected=f"{expected}: {error.expected}", got=error.got, remedy=error.remedy) from error
     except (Exception, SystemExit) as error:  # a module may raise anything, and must not end the program
-        lines = str(error).strip().splitlines()
-        got = type(error).__name__ + (f": {lines[0][:300]}" if lines else "")
+        got = "".join(traceback.format_exception_only(error)).strip().splitlines()[0][:300]
         types = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()} - {torch.float32}
         if types:
             got, remedy = f"{got} (it has weights of {types.pop()})", "convert it to float32 with module.float()"
@@ -80,7 +81,11 @@ def check_weights(module: nn.Module, owner: str, kind: type[ExmlError] = ExpertE
             for tensor in (value if isinstance(value, tuple) else (value,))  # packed weights are tuples
             if isinstance(tensor, Tensor)
         ]
-        faults = [(n, what, cure) for n, tensor in tensors for unusable, what, cure in _UNUSABLE if unusable(tensor)]
+        faults = [
+            (name, *next((what, cure) for unusable, what, cure in _UNUSABLE if unusable(tensor)))
+            for name, tensor in tensors
+            if any(unusable(tensor) for unusable, _, _ in _UNUSABLE)
+        ]
         broken = [] if faults else [name for name, tensor in tensors if not bool(tensor.isfinite().all())]
     for name, what, cure in faults[:1]:
         raise kind(expected=f"weights of {owner} in memory, dense and trainable", got=f"{name} {what}", remedy=cure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from operator import attrgetter
 from typing import Any
@@ -72,6 +72,8 @@ class Expert:
     name: str = attrs.field(default="expert", kw_only=True)
 
     def __attrs_post_init__(self) -> None:
+        kind = type(self.module).__name__
+        self._require(_are((self.module,), nn.Module), "a torch.nn.Module", kind, "wrap it in a module")
         for name in ("classes", "outputs", "image_shape", "mean", "std"):
             value = getattr(self, name)
             got = f"a {type(value).__name__}"
@@ -132,7 +134,11 @@ class Expert:
 
     def teach(self, pixels: Images, classes: int) -> TeacherLogits:
         """Logits of images in pixel units, one column per global class id below ``classes``."""
-        logits = self.logits(pixels) if self.module.training else logits_of(self.module(self.normalize(pixels)))
+        logits = (
+            self.logits(pixels)
+            if getattr(self.module, "training", False)
+            else logits_of(self.module(self.normalize(pixels)))
+        )
         known = self._sent(("known", classes), logits, lambda: _mask(self.classes, classes))
         present = self._sent(("present", classes), logits, lambda: _mask(self._ids, classes))
         if self.outputs != tuple(range(classes)):
@@ -162,11 +168,15 @@ class Expert:
         """The output unit of each class, on the CPU."""
         return torch.tensor([self.outputs.index(known) for known in self.classes])
 
-    def check(self, classes: int | None = None) -> None:
+    def check(self, classes: int | None = None, *, unwrap: bool = False) -> None:
         """Run a few forward passes, to check that the module can be used and that its outputs match the card.
 
         Logits that are random, depend on the rest of the batch or look like probabilities cause an
         :class:`exml.core.errors.ExmlWarning`, and so do a mean and std of an unusual range.
+
+        Args:
+            classes: the number of the student's outputs.
+            unwrap: accept outputs such as tuples and mappings if the logits in them are obvious, as a learner does.
 
         Raises:
             ExpertError: whatever its module raises, wrong outputs, or a class id of at least ``classes``.
@@ -185,14 +195,15 @@ class Expert:
             check_weights(self.module, self._owner)
             noise = self._noise(1.0, 1e3, -1e3)
             images = torch.cat((torch.zeros_like(noise[:1]), noise[:1]))
-            check_outputs(self._attempt, images, noise[1:], len(self.outputs), self._owner)
+            forward = partial(self._attempt, unwrap=unwrap)
+            check_outputs(forward, images, noise[1:], len(self.outputs), self._owner)
 
     def check_gradient(self) -> None:
         """Check that its logits have a gradient with respect to the pixels, which some generators need.
 
         Raises an ExpertError if there is none, or if it is not finite or 0 everywhere.
         """
-        check_gradient(self._attempt, self._noise(1.0), self._owner)
+        check_gradient(self._attempt, self._noise(1.0, -1.0, 0.5, 0.1), self._owner)
 
     def fingerprint(self) -> str:
         """SHA-256 of its weights, class ids, mean and std, the same on every machine."""
@@ -211,12 +222,12 @@ class Expert:
     def _owner(self) -> str:
         return f"expert {self.name!r}"
 
-    def _attempt(self, pixels: Images) -> Tensor:
+    def _attempt(self, pixels: Images, unwrap: bool = True) -> Tensor:
         """A forward pass in evaluation mode; whatever it raises becomes an ExpertError."""
         remedy = "correct image_shape on its card, or wrap the module so that it takes a batch of images alone"
         expected = f"a module that takes images {self.image_shape} ({self._owner})"
         with guarded(self.module, expected, remedy), evaluation_mode(self.module):
-            return logits_of(self.module(self.normalize(pixels)))
+            return logits_of(self.module(self.normalize(pixels)), unwrap=unwrap)
 
     def _noise(self, *scales: float) -> Images:
         """One normal image per scale in the units of its module, returned in pixel units."""

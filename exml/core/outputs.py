@@ -10,12 +10,12 @@ from torch import Tensor
 from exml.core.errors import ShapeError
 
 
-def logits_of(output: Any, /) -> Tensor:
+def logits_of(output: Any, /, *, unwrap: bool = True) -> Tensor:
     """The logits in the output of a classifier.
 
     A tensor is returned as it is. In a tuple, a list, a mapping or an object with an attribute ``logits``, the logits
-    are what bears that name, or else the only floating ``(batch, units)`` tensor. Without exactly one, a ShapeError
-    lists the contents.
+    are what bears that name, or else the only floating ``(batch, units)`` tensor. Without exactly one, or without
+    ``unwrap``, a ShapeError lists the contents.
 
     >>> import torch
     >>> logits_of((torch.zeros(5, 2), None)).shape
@@ -33,7 +33,7 @@ in one that returns only its logits
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.ndim == 2]
     found = [named] if isinstance(named, Tensor) else tensors
-    if len(found) != 1:
+    if len(found) != 1 or not unwrap:
         listed = ", ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in parts)
         raise ShapeError(
             expected="logits (batch, units)",

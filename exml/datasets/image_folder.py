@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from exml.core.errors import DataError, SettingError
-from exml.core.files import write_atomically
+from exml.core.files import open_file, write_atomically
 from exml.core.samples import Samples, fitted
 from exml.datasets._common import cache_folder
 
@@ -32,7 +32,7 @@ _TOGETHER = 512
 
 
 def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Samples:
-    """All PNG and JPEG files below a folder, in the order of their names, ``(n, 3, size, size)`` uint8.
+    """All PNG and JPEG files below a folder that are not hidden, by name, ``(n, 3, size, size)`` uint8.
 
     The center square of each image is resized, with antialiasing. The classes are the folders directly in ``path``, in
     alphabetical order; files next to these folders have class 0. The files are decoded once into the user's cache,
@@ -60,7 +60,8 @@ def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Sa
     path = Path(path)
     if size < 1 or (limit is not None and limit < 1):
         raise SettingError(expected="a size and a limit from 1", got=f"{size} and {limit}", remedy="set them within it")
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = (file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    names = sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
     if not names:
         expected, got = f"PNG or JPEG files in {path} or below it", "none" if path.is_dir() else "no such folder"
         raise DataError(expected=expected, got=got, remedy="give the folder that holds them")
@@ -77,7 +78,7 @@ def decoded(root: Path, names: Sequence[str], size: int, *, fit: bool) -> Tensor
     digest = hashlib.sha256(repr((_LAYOUT, str(root.resolve()), size, fit)).encode())
     for name in names:
         try:
-            digest.update(f"{name}\0{(root / name).stat().st_size}\0".encode())
+            digest.update(f"{name}\0{(root / name).stat().st_size}\0".encode(errors="surrogateescape"))
         except OSError as error:
             raise _fault(root / name, str(error)) from error
     path = cache_folder() / "decoded" / f"{digest.hexdigest()[:24]}.safetensors"
@@ -104,7 +105,7 @@ def _write(temporary: Path, files: Sequence[Path], shape: tuple[int, ...], read:
 
 def _read(path: Path, *, size: int, fit: bool) -> bytes:
     try:
-        with Image.open(path) as file:
+        with open_file(path) as raw, Image.open(raw) as file:
             image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
     # Pillow raises any of these for broken files.
     except (OSError, ValueError, SyntaxError, TypeError, EOFError, Image.DecompressionBombError) as error:

@@ -5,8 +5,9 @@ Unlike ``nn.SyncBatchNorm``, :func:`synchronized` works on any device and leaves
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,12 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from exml.core.activation import BATCH_NORM
+from exml.core.activation import batch_norm_layers, listed
+from exml.core.errors import ExmlWarning
 from exml.core.moments import add_line, moments
 from exml.core.ranks import Shard
 from exml.core.shapes import Images, Scalar
 from exml.protocols import Augmentation
+
+_RUNNING, _AFFINE, _SETTINGS = ("running_mean", "running_var"), ("weight", "bias"), ("training", "momentum", "eps")
+_PARAMETERS = {
+    functional.batch_norm: ("input", *_RUNNING, *_AFFINE, *_SETTINGS),
+    torch.batch_norm: ("input", *_AFFINE, *_RUNNING, *_SETTINGS, "cudnn_enabled"),
+}
 
 
 @runtime_checkable
@@ -76,31 +85,55 @@ def _flat(parameter: nn.Parameter) -> Tensor:
     return gradient.as_strided((gradient.numel(),), (1,))
 
 
-@contextmanager
-def synchronized(student: nn.Module, shard: Shard) -> Generator[None]:
-    """Inside the block, batch-norm layers in training mode normalize by the statistics of the whole mini-batch."""
-    layers = [] if shard.ranks.alone else [part for part in student.modules() if isinstance(part, BATCH_NORM)]
-    try:
-        for layer in layers:
-            layer.forward = partial(_forward, layer, shard)  # pyright: ignore[reportAttributeAccessIssue]
-        yield
-    finally:
-        for layer in layers:
+def synchronized(student: nn.Module, shard: Shard) -> AbstractContextManager[object]:
+    """For forward passes in which batch norm in training mode normalizes by the statistics of the whole mini-batch.
+
+    It intercepts :func:`torch.nn.functional.batch_norm`. It replaces no forward but that of ``nn.SyncBatchNorm``, which
+    has its own process group. After the first pass, an ExmlWarning names the layers that updated their running
+    statistics in another way.
+    """
+    replaced = [part for part in student.modules() if type(part).forward is nn.SyncBatchNorm.forward]
+    return nullcontext() if shard.ranks.alone and not replaced else _Synchronized(student, shard, replaced)
+
+
+class _Synchronized(TorchFunctionMode):
+    def __init__(self, student: nn.Module, shard: Shard, replaced: Sequence[Any]) -> None:
+        super().__init__()
+        self._shard, self._replaced = shard, replaced
+        self._layers = {} if shard.ranks.alone else dict[str, Any](batch_norm_layers(student))
+        self._before = {name: layer.running_mean.clone() for name, layer in self._layers.items()}
+        self._updated: set[int] = set()
+
+    def __enter__(self) -> _Synchronized:
+        for layer in self._replaced:
+            layer.forward = partial(nn.BatchNorm2d.forward, layer)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for layer in self._replaced:
             del layer.forward
+        means = {name: self._layers[name].running_mean for name in self._before if self._shard.ranks.leader}
+        changed = [name for name, mean in means.items() if not torch.equal(mean, self._before[name])]
+        if apart := [name for name in changed if id(means[name]) not in self._updated]:
+            reason = f"{listed(apart)} do not call torch.nn.functional.batch_norm in training mode"
+            warnings.warn(f"each rank has its own batch statistics: {reason}", ExmlWarning, stacklevel=2)
+        self._before.clear()
 
-
-def _forward(layer: Any, shard: Shard, values: Tensor) -> Tensor:
-    """``_BatchNorm.forward`` with the moments of all ranks."""
-    if not layer.training:
-        return type(layer).forward(layer, values)
-    output, mean, var = _Normalize.apply(values, layer.weight, layer.bias, layer.eps, shard)
-    if layer.track_running_stats and layer.running_mean is not None:
-        layer.num_batches_tracked.add_(1)
-        share = layer.momentum if layer.momentum is not None else 1 / int(layer.num_batches_tracked)
-        count = _count(values, shard)
-        layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), share)
-        layer.running_var.lerp_((var * (count / max(count - 1, 1))).to(layer.running_var.dtype), share)
-    return output
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given: dict[str, Any] = dict(zip(_PARAMETERS.get(func, ()), args, strict=False)) | (kwargs or {})
+        if self._shard.ranks.alone or not given.get("training") or func not in _PARAMETERS:
+            return func(*args, **(kwargs or {}))
+        values, mean, var = given["input"], given.get("running_mean"), given.get("running_var")
+        affine, eps = (given.get("weight"), given.get("bias")), given.get("eps", 1e-5)
+        output, *moments = _Normalize.apply(values, *affine, eps, self._shard)
+        if mean is not None and var is not None:
+            count = _count(values, self._shard)
+            for running, own, factor in zip((mean, var), moments, (1, count / max(count - 1, 1)), strict=True):
+                with torch.no_grad():
+                    running.lerp_((own * factor).to(running.dtype), given.get("momentum", 0.1))
+            self._updated.add(id(mean))
+        return output
 
 
 class _Normalize(torch.autograd.Function):
@@ -131,8 +164,8 @@ class _Normalize(torch.autograd.Function):
         factor = -slope * scale * sums[0]
         offset = -slope * sums[1] - factor * mean
         gradient = add_line(values, factor.to(values.dtype), offset.to(values.dtype), passing)
-        affine = (None, None) if weight is None else (to_weight, to_bias)
-        return gradient, *affine, None, None
+        affine = zip((to_weight, to_bias), ctx.needs_input_grad[1:3], strict=True)
+        return gradient, *(part if needed else None for part, needed in affine), None, None
 
 
 def _count(values: Tensor, shard: Shard) -> int:

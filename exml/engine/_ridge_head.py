@@ -38,7 +38,7 @@ def solve_ridge_head(
     layer: nn.Linear | None = None
     rows_of_batches: list[tuple[Tensor, Tensor, Tensor]] = []
     for images, target in batches:
-        layer = layer or ridge_head(student, images[:2], classes)
+        layer = layer or ridge_head(student, images[:2].clone(), classes)
         rows_of_batches.append((_features(layer, student, images), target.logits, target.defined))
     assert layer is not None
     # Tens of megabytes at most, and the solution needs float64, which some accelerators lack.
@@ -56,7 +56,7 @@ def solve_ridge_head(
 
 def _features(layer: nn.Linear, student: nn.Module, images: Images) -> Float[Tensor, "batch features"]:
     caught: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
+    handle = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach().clone()))
     try:
         with frozen(student):
             student(images)

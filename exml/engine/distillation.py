@@ -11,9 +11,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from exml.core.activation import BATCH_NORM
+from exml.core.activation import batch_norm_layers
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
+from exml.core.outputs import logits_of
 from exml.core.ranks import ALONE, Ranks, Shard
 from exml.core.rng import derive_seed
 from exml.core.samples import Samples, inference_batch_size
@@ -67,7 +68,7 @@ class Teachers:
         if self.previous is None:
             return self.combiner(TeacherLogits.none(new.logits), new, batch)
         before = self.previous
-        old = TeacherLogits(before.module(batch.images), before.known, before.present, before.taught)
+        old = TeacherLogits(logits_of(before.module(batch.images)), before.known, before.present, before.taught)
         return self.combiner(self._normalized(old), new, batch)
 
     def with_modules(self, expert: nn.Module, previous: nn.Module | None) -> Teachers:
@@ -131,12 +132,10 @@ def distill(
     draws, shard = torch.Generator(device), ranks.shard(training.batch_size)
     student.train()
     if training.batch_norm == "running":
-        for layer in student.modules():
-            if isinstance(layer, BATCH_NORM):
-                layer.eval()
+        for _, layer in batch_norm_layers(student):
+            layer.eval()
     with ExitStack() as stack:
         stack.enter_context(channels_last(student, optimizer))
-        stack.enter_context(synchronized(student, shard))
         expert, previous = teachers.expert, teachers.previous
         teachers = teachers.with_modules(
             stack.enter_context(lowered(expert.module, expert.normalize(probe))),
@@ -160,6 +159,8 @@ def distill(
             bank = None
         count = len(memory) if bank is None else len(bank.images)
 
+        batch_norm = synchronized(student, shard)
+
         def form(pupil: nn.Module, teachers: Teachers) -> Step:
             def step() -> None:
                 nonlocal value
@@ -170,8 +171,8 @@ def distill(
                     images, target, labels = batch.images, target_of(teachers, batch), batch.labels
                 else:
                     images, target, labels = bank[rows]
-                with execution.autocast(device):
-                    logits = pupil(images)
+                with execution.autocast(device), batch_norm:
+                    logits = logits_of(pupil(images))
                 value = loss(logits.to(images.dtype), target, labels)
                 optimizer.zero_grad(set_to_none=True)
                 if ranks.alone:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from exml.core.admission import evaluation_mode
 from exml.core.errors import DataError, ShapeError
@@ -20,6 +21,8 @@ from exml.core.targets import TeacherLogits
 def frozen(module: nn.Module) -> Generator[nn.Module]:
     """Put a module into evaluation mode without weight gradients inside the block, and restore both afterwards.
 
+    Buffers that a forward pass changes in evaluation mode, such as running statistics, are restored too.
+
     >>> layer = nn.Linear(2, 2)
     >>> with frozen(layer):
     ...     layer.weight.requires_grad, layer.training
@@ -28,25 +31,37 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
     (True, True)
     """
     wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    counted = [buffer for buffer in module.buffers() if not (is_lazy(buffer) or buffer.is_inference())]
+    buffers = [(buffer, buffer.clone()) for buffer in counted]
     try:
         with evaluation_mode(module):
-            module.requires_grad_(False)
+            for parameter, _ in wanted:
+                parameter.requires_grad_(False)
             yield module
     finally:
         for parameter, wants in wanted:
             parameter.requires_grad_(wants)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
 
 def check_images(images: StoredImages, expert: Expert, source: str) -> None:
     """Raise a DataError if there is no image, or a ShapeError if the expert does not take their shape."""
     if not len(images):
         raise DataError(expected=f"images from {source}", got="none", remedy="provide at least one image")
+    if not images.is_floating_point() and images.dtype != torch.uint8:
+        expected, remedy = f"floating or uint8 images from {source}", "convert those from 0 to 255 to torch.uint8"
+        raise ShapeError(expected=expected, got=str(images.dtype), remedy=remedy)
     if tuple(images.shape[1:]) != expert.image_shape:
         wanted, got = ("x".join(map(str, shape)) for shape in (expert.image_shape, images.shape[1:]))
         raise ShapeError(
             expected=f"images {wanted}, the input of expert {expert.name!r}",
             got=f"{got} from {source}",
-            remedy="resize or convert them to that shape (channels x height x width)",
+            remedy="move the channels to the front, images.permute(0, 3, 1, 2)"
+            if (images.shape[-1], *images.shape[1:-1]) == expert.image_shape
+            else "resize or convert them to that shape (channels x height x width)",
         )
 
 
@@ -67,7 +82,7 @@ def teacher_logits(expert: Expert, images: Images, classes: int) -> TeacherLogit
     home = expert.device
     expert = expert.to(images.device)
     try:
-        expert.check(classes)
+        expert.check(classes, unwrap=True)
         with frozen(expert.module):
             parts = [expert.teach(batch, classes) for batch in images.split(inference_batch_size(images.shape[1:]))]
     finally:

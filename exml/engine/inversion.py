@@ -67,7 +67,7 @@ class Inversion(ABC):
     iterations: int = attrs.field(default=500, validator=positive_int())
     learning_rate: float = attrs.field(default=0.1, validator=in_range(0, open_low=True))
     temperature: float = attrs.field(default=2.0, validator=in_range(0, open_low=True))
-    batch_size: int = attrs.field(default=512, validator=positive_int())
+    batch_size: int = attrs.field(default=512, validator=positive_int(2**16))
     start: Generator | None = None
     stop_at: float | None = attrs.field(default=None, validator=in_range(0, 1, open_low=True, optional=True))
     clamp: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
@@ -112,7 +112,8 @@ class Inversion(ABC):
         else:
             images, first = state["images"].to(expert.device).clone(), int(state["batch"])
         batches = math.ceil(size / self.batch_size)
-        with inverter(expert.module, expert.normalize(images[:2]), self, context) as invert:
+        named = f"expert {expert.name!r}"
+        with inverter(expert.module, expert.normalize(images[:2]), self, context, name=named) as invert:
             for batch in range(first, batches):
 
                 def around(batch: int = batch) -> dict[str, Tensor]:
@@ -178,11 +179,19 @@ def invert(
 
 @contextmanager
 def inverter(
-    module: nn.Module, probe: Images, settings: Inversion, context: GenerationContext = STANDALONE
+    module: nn.Module,
+    probe: Images,
+    settings: Inversion,
+    context: GenerationContext = STANDALONE,
+    *,
+    name: str = "the module",
 ) -> PyGenerator[Inverter]:
-    """:func:`invert` for several mini-batches; lowers the network once, and verifies it on ``probe``, two images."""
+    """:func:`invert` for several mini-batches; lowers the network once, and verifies it on ``probe``, two images.
+
+    Errors and warnings about the module name it by ``name``.
+    """
     record = context.prior is not None and context.prior.reads_activations
-    with recorded(module, probe[:2], record=record) as network:
+    with recorded(module, probe[:2], record=record, name=name) as network:
         yield Inverter(network, settings, context)
 
 

@@ -21,10 +21,12 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 from torch.fx import graph_module
 from torch.nn import functional
-from torch.nn.utils import fuse_conv_bn_eval
+from torch.nn.utils import fuse_conv_bn_eval, parametrize
 
-from exml.core.activation import BATCH_NORM, Activation, record_activations
+from exml.core.activation import Activation, batch_norm_layers, listed, record_activations, running_statistics
+from exml.core.errors import ExmlWarning, ExpertError
 from exml.core.moments import tap
+from exml.core.outputs import logits_of
 from exml.core.shapes import Images, Logits
 from exml.engine.forward import frozen
 
@@ -34,6 +36,7 @@ Network: TypeAlias = Callable[[Images], tuple[Logits, Sequence[Activation]]]
 _CHANNELS_LAST = (torch.float32, torch.bfloat16, torch.float16)  # float64 is slower with channels last
 _TOLERANCE = 1e-3  # the largest difference of lowered logits, relative to the largest logit; for rounding only
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _RELUS = (functional.relu, torch.relu, "relu")
 _IN_PLACE: dict[Any, Callable[..., Any]] = {
     operator.iadd: operator.add,
@@ -50,7 +53,8 @@ def lowered(module: nn.Module, probe: Images) -> Generator[nn.Module]:
 
     It is a copy with channels-last weights and every batch-norm layer folded into the convolution before it. A module
     that cannot be traced, or whose copy has other logits for ``probe``, two or more images in the module's units, runs
-    unchanged. The block restores the module at its end.
+    unchanged. Either form leaves its images as they are, even if the module writes to them. The block restores the
+    module at its end.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> images = torch.randn(2, 3, 8, 8)
@@ -58,13 +62,16 @@ def lowered(module: nn.Module, probe: Images) -> Generator[nn.Module]:
     ...     torch.allclose(fast(images), net(images), atol=1e-5), len(list(fast.children()))
     (True, 4)
     """
-    with frozen(module), _copied(module, probe, record=False) as copied:
-        yield module if copied is None else copied.graph
+    with frozen(module), _copied(module, probe, None) as copied:
+        yield _Unlowered(module).eval() if copied is None else copied.graph
 
 
 @contextmanager
-def recorded(module: nn.Module, probe: Images, *, record: bool) -> Generator[Network]:
-    """Like :func:`lowered`; if ``record``, also records the input of each batch-norm layer with running statistics.
+def recorded(module: nn.Module, probe: Images, *, record: bool, name: str = "the module") -> Generator[Network]:
+    """Like :func:`lowered`; if ``record``, also records the input of each layer with running statistics.
+
+    A layer that is not called as a module cannot be recorded. Some such layers are an ExmlWarning; if there are only
+    such layers, it is an ExpertError. Both name the module by ``name``.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> images = torch.randn(2, 3, 8, 8)
@@ -73,12 +80,44 @@ def recorded(module: nn.Module, probe: Images, *, record: bool) -> Generator[Net
     >>> activation.layer, torch.allclose(activation.input, net[0](images), atol=1e-5)
     ('1', True)
     """
-    with frozen(module), _copied(module, probe, record=record) as copied:
-        if copied is not None:
-            yield copied
-            return
-        with record_activations(module) if record else nullcontext(()) as found:
-            yield lambda images: (module(images), found)
+    with frozen(module):
+        found = _found(module, probe, name) if record else None
+        with _copied(module, probe, found) as copied:
+            if copied is not None:
+                yield copied
+                return
+            plain = _Unlowered(module).eval()
+            with record_activations(module) if record else nullcontext(()) as activations:
+                yield lambda images: (plain(images), activations)
+
+
+class _Unlowered(nn.Module):
+    """Runs a module on a copy of the images, since its forward may write to them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Images) -> Logits:
+        return logits_of(self.module(images.clone()))
+
+
+def _found(module: nn.Module, probe: Images, name: str) -> Sequence[Activation]:
+    """The activations of one forward pass of the module itself, compared with the layers that it has."""
+    with torch.no_grad(), record_activations(module) as found:
+        module(probe)
+    layers, seen = [layer for layer, _ in batch_norm_layers(module)], {activation.layer for activation in found}
+    if missing := [layer for layer in layers if layer not in seen]:
+        got = f"{len(seen)} of {len(layers)} batch-norm layers recorded in {name}, without {listed(missing)}"
+        if not seen:
+            expected = "a forward pass that calls the batch-norm layers as modules"
+            raise ExpertError(
+                expected=expected,
+                got=got,
+                remedy="call them so (TorchScript does not), or remove the prior on their statistics",
+            )
+        warnings.warn(f"{got}; the priors ignore layers that are not called as modules", ExmlWarning, stacklevel=2)
+    return found
 
 
 @attrs.frozen
@@ -102,18 +141,18 @@ class Lowered:
     def __call__(self, images: Images) -> tuple[Logits, Sequence[Activation]]:
         """Run a forward pass on images in the module's units."""
         if not self.taps:
-            return self.graph(images), ()
-        logits, tapped = self.graph(images)
+            return logits_of(self.graph(images)), ()
+        output, tapped = self.graph(images)
         pairs = zip(self.taps, tapped, strict=True)
-        return logits, [
+        return logits_of(output), [
             Activation(tap.layer, values, tap.running_mean, tap.running_var, tap.scale, tap.shift, token)
             for tap, (values, token) in pairs
         ]
 
 
 @contextmanager
-def _copied(module: nn.Module, probe: Images, *, record: bool) -> Generator[Lowered | None]:
-    copied = _lower(module, probe, record=record)
+def _copied(module: nn.Module, probe: Images, found: Sequence[Activation] | None) -> Generator[Lowered | None]:
+    copied = _lower(module, probe, found)
     try:
         yield copied
     finally:
@@ -124,29 +163,51 @@ def _copied(module: nn.Module, probe: Images, *, record: bool) -> Generator[Lowe
             graph_module._loader.eval_cache.pop(name, None)  # pyright: ignore[reportPrivateUsage]
 
 
-def _lower(module: nn.Module, probe: Images, *, record: bool) -> Lowered | None:
-    """A lowered copy; None if the module cannot be traced or copied, or if the copy has other logits."""
+class _Tracer(fx.Tracer):
+    """Keeps each layer with running statistics whole, so that its input is a value of the graph."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return running_statistics(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+
+def _lower(module: nn.Module, probe: Images, found: Sequence[Activation] | None) -> Lowered | None:
+    """A lowered copy; None if the module cannot be traced or copied, or if the copy differs on ``probe``.
+
+    The copy has the same logits, and records the activations in ``found``, if these are given.
+    """
     if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):  # pyright: ignore[reportPrivateUsage]
         return None  # a trace would run them once, while tracing
+    record, pixels = found is not None, probe.clone()
     try:
+        with torch.no_grad():
+            wanted = logits_of(module(pixels))
         with warnings.catch_warnings(), _unchecked():
             warnings.simplefilter("ignore")  # warnings of a trace matter only if it is used
             root = copy.deepcopy(module).eval()
-            traced = fx.Tracer().trace(root)
+            traced = _Tracer().trace(root)
         if record and not _out_of_place(root, traced):
             return None
+        if not torch.equal(pixels, probe) or pixels._version:
+            _copy_input(traced)
         taps = _fold(root, traced, record=record)
         graph = fx.GraphModule(root, traced)
         if next((p.dtype for p in graph.parameters()), None) in _CHANNELS_LAST:
             graph = graph.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         graph.eval().requires_grad_(False)
+        network = Lowered(graph, taps)
         with torch.no_grad():
-            wanted, output = module(probe), graph(probe)
+            logits, activations = network(probe.clone())
+        same = _close(logits, wanted)
+        if found is not None:
+            same = same and [part.layer for part in activations] == [part.layer for part in found]
+            same = same and all(_close(part.input, other.input) for part, other in zip(activations, found, strict=True))
     except Exception:  # a forward may raise anything during a trace; such a module runs unchanged
         return None
-    got = output[0] if taps else output
-    close = wanted.shape == got.shape and (wanted - got).abs().max() <= _TOLERANCE * wanted.abs().max()
-    return Lowered(graph, taps) if close else None
+    return network if same else None
+
+
+def _close(got: Tensor, wanted: Tensor) -> bool:
+    return got.shape == wanted.shape and bool((got - wanted).abs().max() <= _TOLERANCE * wanted.abs().max())
 
 
 @contextmanager
@@ -160,28 +221,41 @@ def _unchecked() -> Generator[None]:
         config.update("jaxtyping_disable", before)
 
 
+def _copy_input(graph: fx.Graph) -> None:
+    images = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(images):
+        copied = graph.call_method("clone", (images,))
+    images.replace_all_uses_with(copied)
+    copied.args = (images,)
+
+
 def _fold(root: nn.Module, graph: fx.Graph, *, record: bool) -> tuple[_Tap, ...]:
-    """Fold each batch-norm layer into the convolution before it; returns its taps in the order of the forward pass."""
+    """Fold each batch-norm layer into the convolution before it; returns its taps in the order of the forward pass.
+
+    Only torch's own forward is folded; a subclass with another stays a call.
+    """
     modules = dict(root.named_modules())
     targets = [node.target for node in graph.nodes if node.op == "call_module"]
     taps: list[_Tap] = []
     tapped: list[tuple[fx.Node, fx.Node]] = []
     for node in [node for node in graph.nodes if node.op == "call_module"]:
-        layer = modules[str(node.target)]
-        if not isinstance(layer, BATCH_NORM) or layer.running_mean is None or layer.running_var is None:
+        layer: Any = modules[str(node.target)]
+        statistics = running_statistics(layer)
+        if statistics is None:
             continue
         before = node.all_input_nodes[0]
-        convolution = modules.get(str(before.target)) if before.op == "call_module" else None
+        convolution: Any = modules.get(str(before.target)) if before.op == "call_module" else None
         alone = len(before.users) == 1 and targets.count(node.target) == targets.count(before.target) == 1
-        marked = _Tap(str(node.target), layer.running_mean, layer.running_var)
-        inverse = _inverse(layer)
-        if isinstance(convolution, _CONVOLUTIONS) and alone and not (record and inverse is None):
-            folded: Any = fuse_conv_bn_eval(convolution, layer)
-            root.set_submodule(str(before.target), folded)
-            node.replace_all_uses_with(before)
-            graph.erase_node(node)
-            scale, shift = inverse or (None, None)
-            marked = attrs.evolve(marked, scale=scale, shift=shift)
+        marked = _Tap(str(node.target), *(row.detach().clone() for row in statistics))
+        if alone and _is_plain(convolution, _CONVOLUTIONS) and _is_plain(layer, _BATCH_NORMS):
+            inverse = _inverse(layer)
+            if not (record and inverse is None):
+                folded: Any = fuse_conv_bn_eval(convolution, layer)
+                root.set_submodule(str(before.target), folded)
+                node.replace_all_uses_with(before)
+                graph.erase_node(node)
+                scale, shift = inverse or (None, None)
+                marked = attrs.evolve(marked, scale=scale, shift=shift)
         if record:
             taps.append(marked)
             tapped.append(_tap(graph, before, modules))
@@ -192,6 +266,15 @@ def _fold(root: nn.Module, graph: fx.Graph, *, record: bool) -> tuple[_Tap, ...]
             if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
                 root.set_submodule(name, _FrozenConv2d(module))
     return tuple(taps)
+
+
+def _is_plain(module: Any, kinds: Sequence[type[nn.Module]]) -> bool:
+    """Whether a module's forward is that of one of the classes, with its own weights."""
+    kind = type(module)
+    own = any(issubclass(kind, base) and kind.forward is base.forward for base in kinds) and "forward" not in vars(
+        module
+    )
+    return own and not parametrize.is_parametrized(module)
 
 
 def _tap(graph: fx.Graph, values: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.Node]:
@@ -220,7 +303,8 @@ def _inverse(layer: Any) -> tuple[Tensor, Tensor] | None:
     deviation = (layer.running_var + layer.eps).sqrt()
     if layer.weight is None:
         return deviation, layer.running_mean
-    weight, bias = layer.weight.detach(), layer.bias.detach()
+    weight = layer.weight.detach()
+    bias = torch.zeros_like(weight) if layer.bias is None else layer.bias.detach()
     # Rounding is relative to the larger of the two terms of the output.
     if bool((weight.abs() <= _LEAST_SLOPE * bias.abs()).any()):
         return None
@@ -289,7 +373,10 @@ def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _out_of_place(root: nn.Module, graph: fx.Graph) -> bool:
-    """Replace in-place operations by ones that return a new tensor; False if one of them has no replacement."""
+    """Replace in-place operations by ones that return a new tensor; False if one of them has no replacement.
+
+    The copy then differs from the module where it reads a tensor after writing to it, which the probe shows.
+    """
     for module in root.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
@@ -298,7 +385,11 @@ def _out_of_place(root: nn.Module, graph: fx.Graph) -> bool:
             node.kwargs = {**node.kwargs, "inplace": False}
         if node.target in _IN_PLACE:
             node.target = _IN_PLACE[node.target]
-        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-        if node.op in ("call_method", "call_function") and str(name).endswith("_") and not str(name).endswith("__"):
+        name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
+        if node.op not in ("call_method", "call_function") or not name.endswith("_") or name.endswith("__"):
+            continue
+        plain = getattr(Tensor if node.op == "call_method" else torch, name[:-1], None)
+        if not callable(plain):
             return False
-    return True
+        node.target = name[:-1] if node.op == "call_method" else plain
+    return not any("out" in node.kwargs for node in graph.nodes)

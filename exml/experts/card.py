@@ -140,7 +140,8 @@ def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
         cards, weights = expert_names(folder)
         got = "" if cards or weights else "an empty folder"
     except (OSError, ValueError) as error:
-        cards, weights, got = set[str](), set[str](), str(error)
+        cards, weights = set[str](), set[str]()
+        got = "no such folder" if isinstance(error, FileNotFoundError) else str(error)
     if got:
         expected = f"experts (NAME.safetensors and NAME.json) in {folder}"
         remedy = "check the path; exml.experts.save_expert writes an expert"
@@ -206,14 +207,11 @@ def read_expert(path: Path | str, /, *, fit: bool = True) -> ExpertFiles:
         ExpertError: as :func:`load_expert`.
     """
     path = Path(path)
-    card = read_card(path)
+    card, needed, size = _examine(path, fit)
     weights = path.with_suffix(".safetensors")
-    header = read_header(weights)
-    needed = _required(path, card.architecture, header.tensors) if fit and card.architecture is not None else 0
     try:
-        require_memory(needed + header.size, "the expert", "load it on a machine with more memory")
-        # Read once, so that the loaded bytes are the checked ones.
-        data = read_bytes(weights, header.size, contained=True)
+        require_memory(needed + size, "the expert", "load it on a machine with more memory")
+        data = read_bytes(weights, size, contained=True)  # read once, so that the loaded bytes are the checked ones
         if card.sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != card.sha256:
             remedy = "get both files again: they do not belong together"
             raise ExpertError(expected=f"SHA-256 {card.sha256}", got=found, remedy=remedy)
@@ -221,6 +219,15 @@ def read_expert(path: Path | str, /, *, fit: bool = True) -> ExpertFiles:
     except (OSError, ValueError, SafetensorError, ExpertError) as error:
         fault(weights, error, "complete weights", "get both files again")
     return ExpertFiles(path, card, state)
+
+
+def examine(path: Path, /) -> ExpertCard:
+    """Check an expert without reading its weights: its card, their header, and that they fit the architecture.
+
+    Raises:
+        ExpertError: as :func:`load_expert`, except for damaged weights.
+    """
+    return _examine(path, True)[0]
 
 
 def read_header(weights: Path, /) -> TensorHeader:
@@ -350,17 +357,18 @@ def _require_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         raise ExpertError(expected=_FITTING, got=str(error), remedy=_remedy(tensors)) from error
 
 
-def _required(path: Path, architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
-    """The bytes of an architecture, after a check that the tensors fit it."""
-    try:
-        module = sketch(architecture["name"], **architecture["settings"])
-        if module is None:
-            return 0
-        needed = sum(tensor.nbytes for tensor in module.state_dict().values())
-        _require_fit(module, tensors)
-    except ExmlError as error:
-        fault(path, error, _FITTING, _remedy(tensors))
-    return needed
+def _examine(path: Path, fit: bool) -> tuple[ExpertCard, int, int]:
+    """The card, and the bytes of the architecture and of the weights, which fit each other."""
+    card, header, needed = read_card(path), read_header(path.with_suffix(".safetensors")), 0
+    if fit and card.architecture is not None:
+        try:
+            module = sketch(card.architecture["name"], **card.architecture["settings"])
+            if module is not None:
+                needed = sum(tensor.nbytes for tensor in module.state_dict().values())
+                _require_fit(module, header.tensors)
+        except ExmlError as error:
+            fault(path, error, _FITTING, _remedy(header.tensors))
+    return card, needed, header.size
 
 
 def _require_savable(architecture: Mapping[str, Any], state: Mapping[str, Any], own: str) -> None:

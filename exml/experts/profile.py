@@ -33,9 +33,13 @@ class ExpertTraits:
 
     @property
     def running_statistics(self) -> tuple[str, ...]:
-        """The layers with buffers ``running_mean`` and ``running_var``, such as batch norm, by qualified name."""
-        layers = (name.removesuffix("running_mean") for name in self.shapes if name.endswith("running_mean"))
-        return tuple(layer.removesuffix(".") for layer in layers if f"{layer}running_var" in self.shapes)
+        """The layers with :func:`exml.core.activation.running_statistics`, such as batch norm, by qualified name."""
+        found: list[str] = []
+        for name, shape in self.shapes.items():
+            layer, dot, held = name.rpartition(".")
+            if held == "running_mean" and len(shape) == 1 and self.shapes.get(f"{layer}{dot}running_var") == shape:
+                found.append(layer)
+        return tuple(found)
 
 
 @attrs.frozen(repr=False)

@@ -2,41 +2,114 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
+from itertools import chain
 
+import attrs
 import torch
 from torch import nn
 
+from exml.core.activation import record_activations
+from exml.core.admission import check_weights, guarded
 from exml.core.components import walk
-from exml.core.errors import ExpertError, NonFiniteError, ShapeError
+from exml.core.errors import ExmlWarning, ExpertError, NonFiniteError, SettingError, ShapeError
+from exml.core.execution import Execution
 from exml.core.expert import Expert
 from exml.core.memory import require_memory
+from exml.core.outputs import logits_of
+from exml.core.rng import global_seed, make_generator
 from exml.core.samples import Samples
-from exml.engine import Teachers, frozen
+from exml.core.shapes import Scalar
+from exml.engine import DistillationContext, Teachers, distill, frozen
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
+
+_UNSTABLE = "lower the learning rate, clip the gradient (clip_norm), or start from a finite student"
 
 
 def device_of(module: nn.Module) -> torch.device:
     """The device of a module; the CPU if it has no tensors."""
-    return next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
+    return next((tensor.device for tensor in chain(module.parameters(), module.buffers())), torch.device("cpu"))
 
 
 @torch.no_grad()
 def check_student(student: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Run the student once on images of a shape; return its number of outputs."""
-    check_finite(student, "the student")
-    try:
-        with frozen(student):
-            logits = student(torch.zeros(2, *image_shape, device=device_of(student)))
-    except (RuntimeError, ValueError) as error:
-        expected = f"a student that takes images {image_shape}, as the experts do"
-        remedy = "give the student the image shape of the experts"
-        raise ShapeError(expected=expected, got=str(error).splitlines()[0], remedy=remedy) from error
+    check_weights(student, "the student", SettingError, _UNSTABLE)
+    others = [name for name, value in student.state_dict().items() if not isinstance(value, torch.Tensor)]
+    if others:
+        expected = "a student whose state consists of tensors, which checkpoints can store"
+        raise SettingError(expected=expected, got=", ".join(others), remedy="remove its get_extra_state")
+    expected = f"a student that takes images {image_shape}, as the experts do"
+    remedy = "give the student the image shape of the experts"
+    with guarded(student, expected, remedy, ShapeError), frozen(student):
+        logits = logits_of(student(torch.zeros(2, *image_shape, device=device_of(student))))
     if logits.ndim != 2 or len(logits) != 2:
         expected = "a student that returns logits (batch, classes)"
         raise ShapeError(expected=expected, got=str(tuple(logits.shape)), remedy="give the student one flat classifier")
     return logits.shape[1]
+
+
+def check_apart(student: nn.Module, expert: Expert) -> None:
+    """Raise an ExpertError if training the student would change the expert: if they share a parameter or a buffer."""
+
+    def storages(module: nn.Module) -> dict[int, str]:
+        named = chain(module.named_parameters(), module.named_buffers())
+        return {tensor.untyped_storage().data_ptr(): name for name, tensor in named if tensor.numel()}
+
+    ours, theirs = storages(student), storages(expert.module)
+    shared = [name for place, name in ours.items() if place in theirs]
+    if shared:
+        expected = f"a student that shares no weights with expert {expert.name!r}"
+        got = f"{len(shared)} shared tensors, such as {shared[0]}"
+        raise ExpertError(expected=expected, got=got, remedy="give the student copies: copy.deepcopy(module)")
+
+
+def rehearse_training(
+    student: nn.Module, expert: Expert, strategy: Strategy, classes: int, execution: Execution
+) -> None:
+    """Train a copy of the student for one step on a mini-batch of noise, so that a fault appears before any work."""
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        expected = "a student with parameters to train"
+        raise SettingError(expected=expected, got="none that requires a gradient", remedy="call requires_grad_() on it")
+    with guarded(student, "a student that can be copied", "make it work with copy.deepcopy", SettingError):
+        trial = copy.deepcopy(student)
+    draws = make_generator("cpu", 0, "rehearsal")
+    images = torch.rand(8, *expert.image_shape, generator=draws).to(expert.device)
+    labels = expert.class_ids[torch.arange(8) % len(expert.classes)].to(expert.device)
+    training = attrs.evolve(strategy.training, iterations=1, views=0, ridge=None)
+    values: list[Scalar] = []
+    context = DistillationContext(
+        seed=0,
+        after_step=lambda _done, value: values.append(value),
+        execution=attrs.evolve(execution, compile="never"),
+    )
+    expected = f"a student that trains on {training.batch_size} images {expert.image_shape}, as in one step"
+    remedy = "make its forward and backward pass work in training mode, or change Training.batch_size"
+    with guarded(student, expected, remedy, SettingError), global_seed(0, "rehearsal"):
+        distill(
+            trial,
+            Teachers(None, expert, strategy.normalizer, strategy.combiner, classes),
+            Samples.of(images, labels, task=expert.task, experience=1),
+            loss=strategy.loss,
+            training=training,
+            augmentation=strategy.augmentation,
+            context=context,
+        )
+    gradients = {f"the gradient of {name}": value.grad for name, value in trial.named_parameters()}
+    for name, value in {"the loss": values[0], **gradients}.items():
+        if value is not None and not bool(value.isfinite().all()):
+            raise NonFiniteError(expected=expected, got=f"NaN or infinity in {name}", remedy=_UNSTABLE)
+
+
+def warn_of_scarcity(expert: Expert, share: int) -> None:
+    """Warn that some classes of the expert will have no image."""
+    expected = f"an image for each of the {len(expert.classes)} classes of expert {expert.name!r}"
+    got = f"{share} images, so that {len(expert.classes) - share} classes have none"
+    message = f"expected {expected}, got {got}; remedy: enlarge the buffer, or its per_experience"
+    warnings.warn(message, ExmlWarning, stacklevel=2)
 
 
 def require_room(strategy: Strategy, image_shape: tuple[int, int, int], share: int) -> None:
@@ -48,11 +121,17 @@ def require_room(strategy: Strategy, image_shape: tuple[int, int, int], share: i
 
 
 def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: int) -> None:
-    """Compute target and loss of two black images, so that parts that do not fit fail before any work."""
+    """Compute prior, target and loss of two black images, so that parts that do not fit fail before any work."""
+    if any(getattr(part, "uses_priors", False) for _, part in walk(strategy.generator)):
+        expert.check_gradient()
     images = torch.zeros(2, *expert.image_shape, device=expert.device)
     labels = expert.class_ids[[0, -1]].to(expert.device)
     batch = Samples.of(images, labels, task=expert.task, experience=1)
     with torch.no_grad(), frozen(expert.module), frozen(student):
+        if strategy.prior is not None:
+            with record_activations(expert.module) as activations:
+                expert.logits(images)
+            strategy.prior(expert.normalize(images), activations)
         target = Teachers(None, expert, strategy.normalizer, strategy.combiner, classes).target(batch)
         for name in ("logits", "defined", "candidates"):
             shape = tuple(getattr(target, name).shape)
@@ -60,7 +139,7 @@ def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: in
                 expected = f"a target with {name} {(2, classes)} from {type(strategy.combiner).__name__}"
                 remedy = "make the combiner, and the normalizer before it, keep (batch, classes)"
                 raise ShapeError(expected=expected, got=str(shape), remedy=remedy)
-        value = strategy.loss(student(images), target, labels)
+        value = strategy.loss(logits_of(student(images)), target, labels)
     name = type(strategy.loss).__name__
     if value.shape != ():
         raise ShapeError(expected=f"a 0-dimensional loss from {name}", got=str(tuple(value.shape)), remedy="average it")
@@ -73,13 +152,15 @@ def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: in
 def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
     """Copy the expert's weights into the student; architecture, normalization and outputs must be equal."""
     target: nn.Module = student.module if isinstance(student, Normalized) else student
-    ours = {name: tensor.shape for name, tensor in target.state_dict().items()}
-    theirs = {name: tensor.shape for name, tensor in expert.module.state_dict().items()}
+    ours, theirs = (
+        {name: getattr(tensor, "shape", None) for name, tensor in module.state_dict().items()}
+        for module in (target, expert.module)
+    )
     probe = torch.rand(4, *expert.image_shape, generator=torch.Generator().manual_seed(0)).to(expert.device)
-    with torch.no_grad(), frozen(expert.module), frozen(student):
-        fits = ours == theirs and expert.outputs == tuple(range(classes))
-        if fits:
-            target.load_state_dict(expert.module.state_dict())
+    fits = ours == theirs and expert.outputs == tuple(range(classes))
+    if fits:
+        target.load_state_dict(expert.module.state_dict())
+        with torch.no_grad(), frozen(expert.module), frozen(student):
             fits = torch.allclose(student(probe), expert.logits(probe), rtol=1e-4, atol=1e-5)
     if not fits:
         expected = f"a first expert ({expert.name!r}) of the student's architecture, normalization and outputs"
@@ -92,8 +173,9 @@ def check_finite(module: nn.Module, name: str) -> None:
     """Raise :class:`exml.core.errors.NonFiniteError` if a weight is NaN or infinite."""
     for key, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            remedy = "lower the learning rate, clip the gradient (clip_norm), or start from a finite student"
-            raise NonFiniteError(expected=f"finite weights in {name}", got=f"NaN or infinity in {key}", remedy=remedy)
+            raise NonFiniteError(
+                expected=f"finite weights in {name}", got=f"NaN or infinity in {key}", remedy=_UNSTABLE
+            )
 
 
 def check_samples(samples: Samples, expert: Expert, share: int, generator: object) -> None:

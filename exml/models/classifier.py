@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exml.core.outputs import logits_of
 from exml.core.shapes import Images
 
 Classifier = nn.Linear | nn.Conv2d
@@ -30,11 +31,11 @@ def final_layers(module: nn.Module, layers: dict[str, Classifier], images: Image
     outputs: dict[str, Tensor] = {}
 
     def record(name: str, _part: nn.Module, _inputs: Any, output: Tensor) -> None:
-        outputs[name] = output.detach().flatten(1)
+        outputs[name] = output.detach().flatten(1).clone()  # later operations may be in place
 
     handles = [part.register_forward_hook(partial(record, name)) for name, part in layers.items()]
     try:
-        logits = module(images)
+        logits = logits_of(module(images))
     finally:
         for handle in handles:
             handle.remove()

@@ -9,6 +9,7 @@ import attrs
 import torch
 
 from exml.core.activation import Activation
+from exml.core.errors import ShapeError
 from exml.core.registry import component
 from exml.core.shapes import Images, Scalar
 from exml.core.validators import field_error, in_range, one_of, positive_int
@@ -80,7 +81,7 @@ class GaussianBlur:
         kernel_size: pixels, odd; 3 in the paper.
         sigma: standard deviation of the kernel in pixels, > 0.
         padding: beyond the border, the image ``"reflect"``ed at its outermost pixels, or ``"zeros"``. A reflected
-            image must be larger than half the kernel.
+            image must be larger than half the kernel in both directions, a padded one as large in one direction.
         squared: whether the norm is squared. The paper's text squares it and has a 3×3 kernel; its code is
             ``GaussianBlur(weight, kernel_size=7, padding="zeros", squared=False)``.
         operator: ``"fused"``, or ``"kornia"``, :func:`kornia.filters.gaussian_blur2d`; they differ by rounding.
@@ -99,7 +100,8 @@ class GaussianBlur:
     reads_activations = False
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
-        """The penalty of a batch; ``activations`` are not read."""
+        """The penalty of a batch; raises a ShapeError for images too small for the kernel."""
+        self._require_room(images.shape[-2:])
         precise = images.to(torch.promote_types(images.dtype, torch.float32))
         if self.operator == "kornia":
             changed = change_by_kornia(precise, self.kernel_size, self.sigma, self.padding == "reflect")
@@ -108,3 +110,13 @@ class GaussianBlur:
             changed = change(precise, gaussian(self.kernel_size, self.sigma), self.padding == "reflect")
         total = changed.square().sum() if self.squared else torch.linalg.vector_norm(changed, dim=(1, 2, 3)).sum()
         return (self.weight / len(images) * total).to(images.dtype)
+
+    def _require_room(self, shape: Sequence[int]) -> None:
+        # Zeros extend an image without limit, but a kernel far larger than the image only takes time.
+        half, room = self.kernel_size // 2, min(shape) - 1 if self.padding == "reflect" else max(shape)
+        if half > room:
+            raise ShapeError(
+                expected=f"images larger than half the kernel of GaussianBlur ({self.kernel_size}x{self.kernel_size})",
+                got=f"images of {shape[0]}x{shape[1]} pixels",
+                remedy=f"set kernel_size to at most {2 * room + 1}",
+            )

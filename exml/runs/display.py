@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Column
 from torch import Tensor
 
+from exml.core.errors import printable
 from exml.learning import events
 from exml.learning.events import Event
 
@@ -64,7 +65,10 @@ class ProgressDisplay:
             case events.WaitingForProcess(path):
                 self._print(f"Another process works in {path}; waiting for it.")
             case events.ExpertRefused(file, reason):
-                self._print(f"Not learned from: {file}: {reason}")
+                self._print(f"Not learned from: {printable(file)}: {reason}")
+            case events.ExpertScreened(_, screening) if screening.learned and (screening.reasons or screening.doubts):
+                problems = "; ".join((*screening.reasons, *screening.doubts))
+                self._print(printable(f"Suspect: {screening.expert}: {problems}"))
             case events.JobsStarted() | events.JobProgress() | events.JobEnded():
                 self._job(event)
             case _ if not self._progress.disable:

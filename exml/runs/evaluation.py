@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from exml.baselines import EnsembleAverage, MinEntropy, Oracle, ParameterAverage
 from exml.core.errors import BaselineError, NonFiniteError, ShapeError
+from exml.core.outputs import logits_of
 from exml.core.ranks import ALONE, Ranks
 from exml.core.samples import Samples, inference_batch_size
 from exml.core.shapes import Images, Labels, Logits
@@ -72,7 +73,9 @@ def student_predictor(student: nn.Module) -> Predictor:
     def predict(images: Images, _tasks: Labels | None) -> Logits:
         device = next((parameter.device for parameter in student.parameters()), images.device)
         with frozen(student):
-            parts = [student(batch.to(device)) for batch in images.split(inference_batch_size(images.shape[1:]))]
+            # A copy, since the student may write to its input.
+            batches = images.split(inference_batch_size(images.shape[1:]))
+            parts = [logits_of(student(batch.to(device, copy=True))) for batch in batches]
         return torch.cat(parts).to(images.device)
 
     return predict

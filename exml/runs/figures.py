@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
+from exml.core.errors import printable
 from exml.core.files import write_atomically
 from exml.core.samples import Samples
 from exml.runs.result import ExperienceResult, Result, StrategyResult
@@ -43,6 +45,7 @@ def fitted(title: str, width: float, size: float) -> str:
     >>> fitted("cifar10-nc:epochs=8,learning_rate=0.05,schedule=cosine, seed 0", 4.0, 10).splitlines()
     ['cifar10-nc:epochs=8, learning_rate=0.05,', 'schedule=cosine, seed 0']
     """
+    title = printable(title).replace("$", r"\$")  # no mathematics
     letters = max(1, int(72 * width / (0.6 * size)))
     if len(title) <= letters:
         return title
@@ -55,7 +58,9 @@ def save_figure(figure: Figure, path: Path | str, /) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    write_atomically(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a title may have any letters
+        write_atomically(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 
 def accuracy_figure(result: Result) -> Figure:

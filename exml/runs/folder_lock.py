@@ -26,9 +26,13 @@ def require_free(path: Path, record: str, what: str) -> None:
     Raises:
         CheckpointError: the folder holds something.
     """
-    if not path.exists():
+    try:
+        names = [child.name for child in path.iterdir()]
+    except FileNotFoundError:
         return
-    names = [child.name for child in path.iterdir()] if path.is_dir() else [""]
+    except (OSError, ValueError) as error:
+        expected, remedy = f"a new or empty folder, not {path}", "choose another folder"
+        raise CheckpointError(expected=expected, got=str(error), remedy=remedy) from error
     if not all(name.startswith((".lock", f".{record}.")) for name in names):
         begun = record in names
         raise CheckpointError(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import time
+import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
-from exml.core.errors import ExmlError
+from exml.core.errors import ExmlError, ExmlWarning, StreamError, printable
 from exml.experts import ExpertCard, ExpertFiles, read_card, read_expert
-from exml.experts.card import natural
+from exml.experts.card import examine, expert_names, natural
 from exml.learning.stop import Stop
 
+T = TypeVar("T")
 State: TypeAlias = tuple[tuple[int, int] | None, ...]
 """Modification time and size of a card and of its weights; None for a missing file."""
 
@@ -84,14 +85,37 @@ class FolderWatcher:
                 return files
         raise StopIteration
 
-    def cards(self) -> dict[str, ExpertCard]:
-        """The cards of the experts present, in order, as soon as there is one; empty if it was stopped before."""
+    def plan(self, make: Callable[[Mapping[str, ExpertCard]], T]) -> tuple[dict[str, ExpertCard], T] | None:
+        """Wait for an expert that a plan can be made from; None if it was stopped before.
+
+        Args:
+            make: makes the plan from the cards of sound experts, in order; an ExmlError refuses the first.
+
+        Returns:
+            The cards that the plan was made from, and the plan.
+        """
+        tried: set[tuple[str, State]] = set()
         while not self._stop.asked:
             self._look()
-            if complete := self._complete():
-                return {name: read_card(self._folder / f"{name}.json") for name in complete}
+            cards = {name: card for name in self._complete() if (card := self._sound(name)) is not None}
+            while cards:
+                first = next(iter(cards))
+                try:
+                    return cards, make(cards)
+                except ExmlError as error:
+                    if (state := (first, self._state(first))) not in tried:
+                        tried.add(state)
+                        message = f"no student for the expert {printable(first)}, so exml waits for another: {error}"
+                        warnings.warn(message, ExmlWarning, stacklevel=2)
+                    del cards[first]
             self._stop.wait(self._poll)
-        return {}
+        return None
+
+    def _sound(self, name: str) -> ExpertCard | None:
+        try:
+            return examine(self._folder / f"{name}.json")
+        except ExmlError:
+            return None
 
     def refuse(self, name: str) -> None:
         """Mark one of the last two experts as refused; other files under its name are another expert."""
@@ -135,11 +159,13 @@ class FolderWatcher:
 
     def _names(self) -> set[str]:
         try:
-            with os.scandir(self._folder) as entries:
-                parts = [entry.name.rpartition(".") for entry in entries]
-        except OSError:  # missing for now
+            cards, weights = expert_names(self._folder)
+        except FileNotFoundError:  # missing for now
             return set()
-        return {name for name, _, end in parts if end in ("json", "safetensors") and not name.startswith(".")}
+        except OSError as error:
+            expected = f"to read the folder {self._folder}"
+            raise StreamError(expected=expected, got=str(error), remedy="correct its permissions") from error
+        return cards | weights
 
     def _state(self, name: str) -> State:
         def of(end: str) -> tuple[int, int] | None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 
-from exml import scenarios
+from exml import models, scenarios
 from exml.core.components import uses_real_data
 from exml.core.errors import SettingError
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.validators import in_range
 from exml.experts import ExpertCard, ExpertFiles, ExpertProfile, ExpertStream, read_cards, read_expert, untrained_expert
+from exml.experts.card import CLASSES
 from exml.learning.events import BaselineEvaluated, BaselinesStarted, ExpertsProgress, Observer, WaitingForProcess
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
@@ -74,26 +76,38 @@ class FolderExperts:
     follow: bool = False
     poll: float = attrs.field(default=1.0, validator=in_range(0, open_low=True))
     student: Mapping[str, Any] | None = None
-    classes: int | None = None
+    classes: int | None = attrs.field(default=None, validator=in_range(1, CLASSES, optional=True, integer=True))
 
     def open(self, seed: int, out: Path, stop: Stop, begun: Request | None) -> OpenFolder | None:
         """Read the cards, which an ExmlError may refuse; None if the wait for a first card was stopped.
 
         :meta private:
         """
-        cards = None if self.follow else read_cards(self.folder)
-        if begun is None or begun.student is None:
-            found = FolderWatcher(self.folder, (), None, stop, self.poll).cards() if cards is None else cards
-            if not found:
-                return None
-            plan = plan_student(found, self.student, self.classes)
-        else:
-            found, plan = cards or {}, begun.student
+        if self.student is not None:
+            models.settings(self.student["name"])  # an unknown name is an error before any wait
+        cards = {} if self.follow else read_cards(self.folder)
+        if begun is not None and begun.student is not None:
+            plan = begun.student
             plan.require_same(out, self.student, self.classes)
-        for name, card in (cards or {}).items():
+            plan.make(seed)
+        elif cards:
+            plan = self._plan(seed, cards)
+        else:
+            found = FolderWatcher(self.folder, (), None, stop, self.poll).plan(partial(self._plan, seed))
+            if found is None:
+                return None
+            arrived, plan = found
+            fitting = {name: card for name, card in arrived.items() if plan.fits(name, card)}
+            return OpenFolder(self, plan, fitting, stop)
+        for name, card in cards.items():
             plan.check(name, card)
+        return OpenFolder(self, plan, cards, stop)
+
+    def _plan(self, seed: int, cards: Mapping[str, ExpertCard]) -> StudentPlan:
+        plan = plan_student(cards, self.student, self.classes)
+        plan.check(*next(iter(cards.items())))
         plan.make(seed)
-        return OpenFolder(self, plan, found, stop)
+        return plan
 
 
 class OpenFolder:
@@ -143,6 +157,14 @@ class OpenFolder:
             return self._watcher
         left, learned = dict.fromkeys([*begun, *self.names]), set(done)
         return map(read_expert, [self.folder / f"{name}.json" for name in left if name not in learned])
+
+    def preview(self) -> list[Callable[[], Expert]]:
+        """Functions that load the experts that are there, in their order."""
+
+        def load(name: str) -> Expert:
+            return read_expert(self.folder / f"{name}.json").expert()
+
+        return [partial(load, name) for name in self.names or self._cards]
 
     def length(self, done: Sequence[str]) -> int | None:
         """The length of the stream; None if it is unknown."""

@@ -9,11 +9,10 @@ from typing import Any
 import attrs
 
 from exml import models
-from exml.core.errors import CheckpointError, ExpertError, SettingError, ShapeError
+from exml.core.errors import CheckpointError, ExpertError, ShapeError
 from exml.core.memory import require_memory
 from exml.core.rng import global_seed
 from exml.experts import ExpertCard
-from exml.experts.card import CLASSES
 from exml.learning.preflight import check_student
 from exml.models import Normalized
 
@@ -68,6 +67,14 @@ class StudentPlan:
                 remedy="register it with exml.models.register, and use exml.Learner from Python",
             )
 
+    def fits(self, file: str, card: ExpertCard) -> bool:
+        """Whether the student can learn from an expert, as far as its card tells."""
+        try:
+            self.check(file, card)
+        except (ExpertError, ShapeError):
+            return False
+        return True
+
     def require_same(self, path: Path, architecture: Mapping[str, Any] | None, classes: int | None) -> None:
         """Refuse to resume a run with another student."""
         other = architecture is not None and _filled(architecture, self.classes, self.image_shape) != self.architecture
@@ -85,9 +92,6 @@ def plan_student(
     """Plan a student from the first card; ``architecture`` and ``classes`` override the card."""
     file, card = next(iter(cards.items()))
     outputs = 1 + max(max(_ids(each)) for each in cards.values()) if classes is None else classes
-    if not 1 <= outputs <= CLASSES:
-        expected = f"between 1 and {CLASSES} classes"
-        raise SettingError(expected=expected, got=str(outputs), remedy="leave --classes out, or correct it")
     if architecture is None:
         if card.architecture is None:
             raise ExpertError(

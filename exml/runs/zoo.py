@@ -19,7 +19,7 @@ from rich.text import Text
 
 from exml import scenarios
 from exml.baselines import Oracle
-from exml.core.errors import ExmlError, ExpertError, RankError, SettingError, StreamError
+from exml.core.errors import ExmlError, ExpertError, RankError, SettingError, StreamError, UnknownNameError
 from exml.core.files import write_json
 from exml.core.registry import component
 from exml.core.serialization import to_plain
@@ -220,7 +220,7 @@ def evaluate_zoo(
         ExmlError: an invalid split or device, or a scenario whose data are missing.
     """
     zoo, found = Path(zoo), dict[Path, list[str]]()
-    for folder in sorted(zoo.glob("*/"), key=lambda path: natural(path.name)):
+    for folder in sorted(zoo.glob("[!.]*/"), key=lambda path: natural(path.name)):
         files = (path for path in folder.glob("expert-*") if path.suffix in (".json", ".safetensors"))
         if names := sorted({path.stem for path in files}, key=natural):
             found[folder] = names
@@ -246,12 +246,17 @@ def _stream(folder: Path, names: list[str], split: Split, device: torch.device) 
             origins[name] = _origin(read_card(folder / f"{name}.json"))
         except ExpertError as error:
             faults[name] = str(error)
-    origin = next(filter(None, origins.values()), None)
-    if origin is None:
-        unknown = "its card does not state the scenario and the seed of its training"
+    origin, unknown = next(filter(None, origins.values()), None), "its card states no known scenario and seed"
+    scenario = None
+    if origin is not None:
+        try:
+            scenario = scenarios.load(*origin, split)
+        except (UnknownNameError, SettingError) as error:
+            unknown = f"{unknown}: {error}"
+    if origin is None or scenario is None:
         experts = tuple(ExpertEvaluation(name=name, fault=faults.get(name, unknown)) for name in names)
         return StreamEvaluation(folder=folder.name, experts=experts)
-    scenario, own, baselines = scenarios.load(*origin, split), list[ExpertEvaluation](), tuple[BaselineResult, ...]()
+    own, baselines = list[ExpertEvaluation](), tuple[BaselineResult, ...]()
     for experience in scenario.experiences:
         name = f"expert-{experience.index}"
         fault = faults.get(name)

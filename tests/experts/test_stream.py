@@ -102,7 +102,7 @@ def test_a_contradictory_order_is_a_typed_error(tmp_path: Path, orders: tuple[in
 def test_an_empty_or_absent_folder_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(StreamError, match="empty folder"):
         ExpertStream.from_folder(tmp_path)
-    with pytest.raises(StreamError, match="No such file"):
+    with pytest.raises(StreamError, match="no such folder"):
         ExpertStream.from_folder(tmp_path / "absent")
 
 

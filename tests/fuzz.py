@@ -325,8 +325,8 @@ def fuzz_names(name: str, where: str) -> None:
 
 
 def edits_of(*edits: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[list[Any]]]:
-    """Up to three edits."""
-    return st.lists(st.one_of(*edits), min_size=1, max_size=3)
+    """One or two edits."""
+    return st.lists(st.one_of(*edits), min_size=1, max_size=2)
 
 
 STUDENTS = ["conv-net:widths=[1000000000]", "lenet5:image_size=1e9", "normalized", "conv-net:widths=[[8]]", "a:b: c"]

@@ -25,11 +25,12 @@ from exml.core.errors import (
 )
 from exml.core.records import read_record, write_record
 from exml.engine import Training
-from exml.generators import GaussianNoise
+from exml.generators import GaussianNoise, ModelInversion
 from exml.learning import CheckpointFolder, Stop, events
 from exml.learning.checkpoint import CheckpointRecord, identity
 from exml.losses import MeanSquaredError
 from exml.normalizers import RawLogits
+from exml.priors import GaussianBlur
 from tests.helpers import SHAPE, experts, network, same, strategy, weights
 
 
@@ -117,6 +118,7 @@ def test_events_come_in_order():
     run(strategy(), stream=experts(2), observers=[seen.append])
     names = [type(event).__name__ for event in seen]
     one = [
+        "ExpertScreened",
         "ExperienceStarted",
         "GenerationProgress",
         "BufferUpdated",
@@ -310,6 +312,7 @@ class Wrong:
         ({"loss": Wrong("shape")}, ShapeError, "0-dimensional"),
         ({"loss": Wrong("nan")}, NonFiniteError, "black images"),
         ({"combiner": MultiTask(((0, 1), (2, 3), (4, 5)))}, ShapeError, "task"),
+        ({"generator": ModelInversion(), "prior": GaussianBlur(1.0, kernel_size=31)}, ShapeError, "31x31"),
     ],
 )
 def test_parts_that_do_not_fit_fail_before_any_work(changes, error, words):

@@ -97,10 +97,10 @@ def read_yaml(path: Path, what: str, /) -> Any:
     try:
         return parse_yaml(read_bytes(path, MEGABYTE))
     except (OSError, ValueError) as error:
-        got, remedy = str(error), "name a YAML or JSON file that exists"
+        expected, got, remedy = f"{what} in {path}", str(error), "name a YAML or JSON file that exists"
         if isinstance(error, ConfigError):
-            got, remedy = f"{error.got}, not {error.expected}", error.remedy
-        raise ConfigError("", expected=f"{what} in {path}", got=got, remedy=remedy) from None
+            expected, got, remedy = f"{expected} with {error.expected}", error.got, error.remedy
+        raise ConfigError("", expected=expected, got=got, remedy=remedy) from None
 
 
 @attrs.frozen

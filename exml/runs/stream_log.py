@@ -13,6 +13,8 @@ from typing import IO, Any
 from exml.core.errors import CheckpointError, ConfigError, ExmlWarning
 from exml.core.files import write_atomically
 from exml.core.plain import parse_json
+from exml.core.serialization import from_plain
+from exml.experts import Screening
 
 _UNCHECKED = ("seconds", "environment")
 """Fields that differ between equal runs, so that no checksum covers them."""
@@ -22,9 +24,9 @@ class StreamLog:
     """``stream.jsonl``: one JSON object per line, with an ``event`` and a ``check``, the checksum of the line.
 
     Each process writes ``opened``. An experience is ``begun`` once its expert is chosen, then ``learned``; its seconds
-    are None if they were lost with a killed process. An expert may be ``refused``. Each line is on the disk before the
-    run continues. A log that is lost, shortened or changed is ``rebuilt`` from the checkpoint, with an ExmlWarning;
-    seconds in damaged lines become None.
+    are None if they were lost with a killed process. Each expert is ``screened``, and may be ``refused``. Each line is
+    on the disk before the run continues. A log that is lost, shortened or changed is ``rebuilt`` from the checkpoint,
+    with an ExmlWarning; seconds in damaged lines become None.
 
     Args:
         path: of the file.
@@ -44,6 +46,8 @@ class StreamLog:
         self._begun: dict[str, Any] = {}
         self.over = 0
         """The number of experiences that are logged as learned."""
+        self.suspects: dict[str, Screening] = {}
+        """The first screening of each suspect expert, by its name."""
         try:
             lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
             sound, damage = self._compare(lines, history, experience)
@@ -93,6 +97,10 @@ class StreamLog:
             self.over, self._begun = entry["experience"], {}
         elif entry["event"] == "refused" and self._begun.get("file") == entry["file"]:
             self._begun = {}
+        elif entry["event"] == "screened":
+            screening = from_plain(entry["screening"], Screening)
+            if screening.reasons or screening.doubts:
+                self.suspects.setdefault(screening.expert, screening)
 
     def _compare(
         self, lines: Sequence[bytes], history: Sequence[Mapping[str, Any]], experience: int
@@ -161,6 +169,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         case (
             {"event": "begun", "experience": int(), "file": str()}
             | {"event": "learned", "experience": int(), "seconds": _, "loss": _}
+            | {"event": "screened", "experience": int(), "screening": dict()}
             | {"event": "refused", "file": str()}
             | {"event": "opened" | "rebuilt"}
         ):

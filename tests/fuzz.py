@@ -129,21 +129,25 @@ class World:
             expert = exml.Expert(models.build("conv-net", **CONV_NET), classes, (1, 8, 8), mean=(0.3,), name="e")
             save_expert(expert, scratch / "stream", f"e{place}", order=place)
         self.stream = read_files(scratch / "stream")
-        self.runs = {name: self._run(scratch, name, steps) for name, steps in {"finished": 0, "stopped": 4}.items()}
+        self.runs: dict[str, Files] = {}
+        self.runs["stopped"] = self._run(scratch, "stopped", stops=True)
+        self.runs["finished"] = self._run(scratch, "finished", stops=False)
         runs.train_zoo(["tiny-nc"], scratch / "zoo", workers=1)
         self.zoo = read_files(scratch / "zoo")
         self.goal = {name: self.runs["finished"][name] for name in ("student.json", "student.safetensors")}
         run_command(scratch / "stream", scratch / "again", INVERSION)
 
-    def _run(self, scratch: Path, name: str, steps: int) -> Files:
+    def _run(self, scratch: Path, name: str, *, stops: bool) -> Files:
         stop = runs.Stop()
 
-        def count(event: Event, /) -> None:
-            if isinstance(event, DistillationProgress) and (event.experience, event.done) == (2, steps):
-                stop.ask()
+        def at_a_step(event: Event, /) -> None:
+            if isinstance(event, DistillationProgress) and (event.experience, event.done) == (2, 4):
+                self.runs["killed"] = read_files(scratch / name)
+                if stops:
+                    stop.ask()
 
         source = runs.FolderExperts(scratch / "stream")
-        runs.run(source, {"s": QUICK}, scratch / name, stop=stop, observers=[count])
+        runs.run(source, {"s": QUICK}, scratch / name, stop=stop, observers=[at_a_step])
         return read_files(scratch / name)
 
 
@@ -283,7 +287,8 @@ def fuzz_forgery(base: str, file: int, edits: list[Any]) -> None:
 def fuzz_zoo(edits: list[Any]) -> None:
     """A zoo of trained experts: faults are named, and the other experts are evaluated."""
     folder = write_files("in", WORLD.zoo) / "tiny-nc-0"
-    sound = edit_folder(folder, edits, ("expert-1", "expert-2"))
+    names = ("expert-1", "expert-2")
+    sound = edit_folder(folder, edits, names) & {*names}
     evaluation = runs.evaluate_zoo("in")
     for fault in evaluation.faults.values():
         check_message(fault)
@@ -356,7 +361,10 @@ def edits_of(*edits: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[lis
 
 
 STUDENTS = ["conv-net:widths=[1000000000]", "lenet5:image_size=1e9", "normalized", "conv-net:widths=[[8]]", "a:b: c"]
-BASE, DAMAGE = st.sampled_from(["stopped", "finished"]), BYTES | st.sampled_from(KINDS).map(lambda kind: ["kind", kind])
+BASE, DAMAGE = (
+    st.sampled_from(["killed", "stopped", "finished"]),
+    BYTES | st.sampled_from(KINDS).map(lambda kind: ["kind", kind]),
+)
 FORM, ARCHITECTURE = st.sampled_from(["json", "block"]), st.sampled_from([*ARCHITECTURES])
 IN_JSON, IN_YAML = edits_of(tree_edits(), BYTES), edits_of(tree_edits(in_yaml=True), BYTES)
 TEXT = st.sampled_from([*STUDENTS, "conv-net:widths=" + "[" * 99]) | st.text(max_size=30)

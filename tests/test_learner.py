@@ -26,11 +26,12 @@ from exml.core.errors import (
 )
 from exml.core.records import read_record, write_record
 from exml.engine import Training
-from exml.generators import GaussianNoise
+from exml.generators import GaussianNoise, ModelInversion
 from exml.learning import CheckpointFolder, Stop, events
 from exml.learning.checkpoint import CheckpointRecord, identity
 from exml.losses import MeanSquaredError
 from exml.normalizers import RawLogits
+from exml.priors import GaussianBlur
 from tests.helpers import SHAPE, experts, network, same, strategy, weights
 
 
@@ -52,6 +53,7 @@ def test_one_experience_after_another():
     assert learner.student.training
 
 
+@pytest.mark.filterwarnings("ignore:expected an image for each")
 def test_a_plain_sgd_step_is_the_formula():
     """First experience, no normalizer, MSE: one step follows the gradient of Eq. 9, written out in float64."""
     expert, student = experts(1)[0], nn.Sequential(nn.Flatten(), nn.Linear(36, 2, bias=False))
@@ -312,6 +314,7 @@ class Wrong:
         ({"loss": Wrong("shape")}, ShapeError, "0-dimensional"),
         ({"loss": Wrong("nan")}, NonFiniteError, "black images"),
         ({"combiner": MultiTask(((0, 1), (2, 3), (4, 5)))}, ShapeError, "task"),
+        ({"generator": ModelInversion(), "prior": GaussianBlur(1.0, kernel_size=31)}, ShapeError, "31x31"),
     ],
 )
 def test_parts_that_do_not_fit_fail_before_any_work(changes, error, words):
@@ -559,7 +562,7 @@ def test_partial_files_of_a_killed_run_are_removed(tmp_path):
 def test_memory_does_not_grow_with_the_stream():
     """120 experts, one at a time: neither Python objects nor tensors accumulate after the tenth."""
     quick = noise(
-        training=Training(iterations=1, batch_size=2, learning_rate=0.01), buffer=exml.buffers.Cumulative(120)
+        training=Training(iterations=1, batch_size=2, learning_rate=0.01), buffer=exml.buffers.Cumulative(240)
     )
 
     def load(i):

@@ -112,7 +112,9 @@ def _found(module: nn.Module, probe: Images, name: str) -> Sequence[Activation]:
         if not seen:
             expected = "a forward pass that calls the batch-norm layers as modules"
             raise ExpertError(
-                expected=expected, got=got, remedy="call them so, or remove the prior on their statistics"
+                expected=expected,
+                got=got,
+                remedy="call them so (TorchScript does not), or remove the prior on their statistics",
             )
         warnings.warn(f"{got}; the priors ignore layers that are not called as modules", ExmlWarning, stacklevel=2)
     return found
@@ -371,7 +373,10 @@ def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _out_of_place(root: nn.Module, graph: fx.Graph) -> bool:
-    """Replace in-place operations by ones that return a new tensor; False if one of them has no replacement."""
+    """Replace in-place operations by ones that return a new tensor; False if one of them has no replacement.
+
+    The copy then differs from the module where it reads a tensor after writing to it, which the probe shows.
+    """
     for module in root.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
@@ -380,7 +385,11 @@ def _out_of_place(root: nn.Module, graph: fx.Graph) -> bool:
             node.kwargs = {**node.kwargs, "inplace": False}
         if node.target in _IN_PLACE:
             node.target = _IN_PLACE[node.target]
-        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-        if node.op in ("call_method", "call_function") and str(name).endswith("_") and not str(name).endswith("__"):
+        name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
+        if node.op not in ("call_method", "call_function") or not name.endswith("_") or name.endswith("__"):
+            continue
+        plain = getattr(Tensor if node.op == "call_method" else torch, name[:-1], None)
+        if not callable(plain):
             return False
-    return True
+        node.target = name[:-1] if node.op == "call_method" else plain
+    return not any("out" in node.kwargs for node in graph.nodes)

@@ -51,6 +51,7 @@ from exml.learning.preflight import (
     rehearse,
     rehearse_training,
     require_room,
+    warn_of_scarcity,
 )
 from exml.learning.screening import Panel
 from exml.learning.stop import Stop
@@ -121,6 +122,7 @@ class Learner:
         self.on_suspect: Literal["refuse", "warn", "accept"] = strategy.on_suspect or "warn"
         """What to do with a suspect expert; see :class:`exml.Strategy`."""
         self._rehearsed: tuple[int, int, int] | None = None
+        self._scarce = False
         self._loss: Scalar | None = None
         self._initial = copy.deepcopy(self.student.state_dict()) if strategy.student == "reset" else None
         if folder is not None:
@@ -196,6 +198,9 @@ class Learner:
             self._rehearsed = expert.image_shape
         if self.strategy.training.ridge is not None:
             ridge_head(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
+        if share < len(expert.classes) and not self._scarce:
+            warn_of_scarcity(expert, share)
+            self._scarce = True
         if not resumed:
             self._screen(expert, number)
         self._run.admit(expert, dict(note or {}))

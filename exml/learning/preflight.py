@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from itertools import chain
 
 import attrs
 import torch
 from torch import nn
 
+from exml.core.activation import record_activations
 from exml.core.admission import check_weights, guarded
 from exml.core.components import walk
-from exml.core.errors import ExpertError, NonFiniteError, SettingError, ShapeError
+from exml.core.errors import ExmlWarning, ExpertError, NonFiniteError, SettingError, ShapeError
 from exml.core.execution import Execution
 from exml.core.expert import Expert
 from exml.core.memory import require_memory
@@ -102,6 +104,14 @@ def rehearse_training(
             raise NonFiniteError(expected=expected, got=f"NaN or infinity in {name}", remedy=_UNSTABLE)
 
 
+def warn_of_scarcity(expert: Expert, share: int) -> None:
+    """Warn that some classes of the expert will have no image."""
+    expected = f"an image for each of the {len(expert.classes)} classes of expert {expert.name!r}"
+    got = f"{share} images, so that {len(expert.classes) - share} classes have none"
+    message = f"expected {expected}, got {got}; remedy: enlarge the buffer, or its per_experience"
+    warnings.warn(message, ExmlWarning, stacklevel=2)
+
+
 def require_room(strategy: Strategy, image_shape: tuple[int, int, int], share: int) -> None:
     """Raise a SettingError if ``share`` images and a mini-batch of the student need more memory than there is."""
     stored = any(hasattr(part, "uses_real_data") for _, part in walk(strategy.generator))  # sources may give uint8
@@ -111,13 +121,17 @@ def require_room(strategy: Strategy, image_shape: tuple[int, int, int], share: i
 
 
 def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: int) -> None:
-    """Compute target and loss of two black images, so that parts that do not fit fail before any work."""
+    """Compute prior, target and loss of two black images, so that parts that do not fit fail before any work."""
     if any(getattr(part, "uses_priors", False) for _, part in walk(strategy.generator)):
         expert.check_gradient()
     images = torch.zeros(2, *expert.image_shape, device=expert.device)
     labels = expert.class_ids[[0, -1]].to(expert.device)
     batch = Samples.of(images, labels, task=expert.task, experience=1)
     with torch.no_grad(), frozen(expert.module), frozen(student):
+        if strategy.prior is not None:
+            with record_activations(expert.module) as activations:
+                expert.logits(images)
+            strategy.prior(expert.normalize(images), activations)
         target = Teachers(None, expert, strategy.normalizer, strategy.combiner, classes).target(batch)
         for name in ("logits", "defined", "candidates"):
             shape = tuple(getattr(target, name).shape)

@@ -1,6 +1,7 @@
 """Distillation on several ranks: the steps of one rank, taken together."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from exml.engine._ranks import synchronized
 from exml.models import ConvNet
 from exml.testing import run_on_ranks
 from tests.engine.helpers import distilled, teachers_of
+from tests.norms import NORMS
 
 SHAPE = (1, 8, 8)
 BATCH = 7
@@ -91,6 +93,10 @@ LAYERS = {
     "1d": (lambda: nn.BatchNorm1d(5), (7, 5)),
     "no weights": (lambda: nn.BatchNorm2d(5, affine=False), (7, 5, 3, 4)),
     "no running statistics": (lambda: nn.BatchNorm2d(5, track_running_stats=False), (7, 5, 3, 4)),
+    "activated": (lambda: NORMS["activated"](5), (7, 5, 3, 4)),
+    "functional": (lambda: NORMS["functional"](5), (7, 5, 3, 4)),
+    "sync": (lambda: nn.SyncBatchNorm(5), (7, 5, 3, 4)),
+    "without bias": (lambda: nn.BatchNorm2d(5, bias=False), (7, 5, 3, 4)),
     "cumulative": (lambda: nn.BatchNorm2d(5, momentum=None, eps=1e-2), (7, 5, 3, 4)),
 }
 
@@ -130,3 +136,22 @@ def test_batch_norm_over_ranks_is_that_of_torch_over_the_batch(name, size):
         assert len(got) == len(wanted)
         for ours, theirs in zip(got, wanted, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["own", "instance", "frozen"])
+def test_layers_that_ranks_do_not_synchronize_are_named(name):
+    """A frozen layer needs no synchronization."""
+
+    def work(ranks):
+        student, shard = nn.Sequential(NORMS[name](2)), ranks.shard(4)
+        batch_norm = synchronized(student, shard)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                with batch_norm:
+                    student(torch.randn(shard.own, 2, 3, 3))
+        return [str(warning.message) for warning in caught]
+
+    told, other = run_on_ranks(work, 2)
+    assert ["'0'" in message for message in told] == [True] * (name != "frozen")
+    assert other == []

@@ -51,6 +51,16 @@ def test_afterwards_modes_flags_and_statistics_are_as_before(net):
     assert_same(net, before)
 
 
+def test_buffers_that_change_in_evaluation_mode_are_restored(net):
+    """Here a module with batch norm that normalizes by the batch in every mode."""
+    before = snapshot(net)
+    with frozen(net):
+        net[1].train()
+        net(torch.randn(4, 1, 6, 6))
+        assert net[1].num_batches_tracked == 1
+    assert_same(net, before)
+
+
 def test_also_after_an_exception(net):
     before = snapshot(net)
     with pytest.raises(RuntimeError), frozen(net):

@@ -9,11 +9,17 @@ from torch import nn
 from torch.fx import graph_module
 from torchvision.models import mobilenet_v2, resnet18
 
+from exml.core.activation import batch_norm_layers
+from exml.core.errors import ExmlWarning, ExpertError
 from exml.engine import lowered, recorded
 from exml.engine.lowering import Lowered
+from exml.experts import Expert
+from exml.generators import ModelInversion
 from exml.models import ConvNet, LeNet5, Normalized, SlimResNet18
-from exml.priors import record_activations
+from exml.priors import BatchNormStatistics, record_activations
+from exml.protocols import GenerationContext
 from tests.generators.helpers import hooks_of, snapshot_of
+from tests.norms import NORMS, network, trained
 
 
 class PreActivation(nn.Module):
@@ -77,6 +83,21 @@ class Drawing(nn.Module):
         return torch.rand(()) * self.net(images).mean((2, 3))
 
 
+class Unseen(nn.Module):
+    """Batch-norm layers of which only some are called as modules."""
+
+    def __init__(self, called=1):
+        super().__init__()
+        self.net, self.called = nn.Conv2d(3, 4, 3), called
+        self.norms = nn.ModuleList([nn.BatchNorm2d(4) for _ in range(5)])
+
+    def forward(self, images):
+        values = self.norms[0].forward(self.net(images))
+        for norm in self.norms[1 : 1 + self.called]:
+            values = norm(values)
+        return values.mean((2, 3))
+
+
 MODULES = {
     "lenet5": lambda: LeNet5(3, 10, 32),
     "conv-net": lambda: ConvNet(3, 10, 32),
@@ -88,20 +109,13 @@ MODULES = {
     "twice": Twice,
     "in place": InPlace,
     "branches": Branches,
+    **{name: lambda norm=norm: network(norm(4)) for name, norm in NORMS.items()},
 }
 
 
 def make(name):
     torch.manual_seed(0)
-    module = MODULES[name]().eval()
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.5, 1.5)
-            if part.affine:
-                nn.init.uniform_(part.weight, 0.5, 1.5)
-                nn.init.normal_(part.bias, 0, 0.1)
-    return module
+    return trained(MODULES[name]())
 
 
 def images(size=6):
@@ -159,8 +173,7 @@ def test_what_can_be_lowered_is():
         with recorded(make(name), images(2), record=True) as network:
             kinds[name] = isinstance(network, Lowered)
             if isinstance(network, Lowered):
-                left = sum(isinstance(part, nn.BatchNorm2d) for part in network.graph.modules())
-                kinds[name] = kinds[name], left
+                kinds[name] = kinds[name], len(list(batch_norm_layers(network.graph)))
     assert kinds == {
         "lenet5": (True, 0),
         "conv-net": (True, 0),
@@ -168,11 +181,41 @@ def test_what_can_be_lowered_is():
         "resnet18": (True, 0),
         "mobilenet-v2": (True, 0),
         "normalized": (True, 0),
-        "pre-activation": (True, 2),
+        "pre-activation": (True, 3),
         "twice": (True, 1),
-        "in place": False,
+        "in place": (True, 0),
         "branches": False,
+        **dict.fromkeys(NORMS, (True, 1)),
+        "overwriting": False,
+        "without bias": (True, 0),
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientnet_b0", "regnety_002", "densenet121", "resnetv2_50", "ghostnet_050", "tf_efficientnet_b0"]
+)
+def test_every_layer_of_a_network_of_timm_is_recorded(name):
+    module, pixels = trained(pytest.importorskip("timm").create_model(name, num_classes=5)), images(3)
+    with recorded(module, images(2), record=True) as network, record_activations(module) as wanted:
+        got = network(pixels)[1]
+        module(pixels)
+        assert [part.layer for part in got] == [part.layer for part in wanted]
+        assert {part.layer for part in got} == {layer for layer, _ in batch_norm_layers(module)}
+        for part, other in zip(got, wanted, strict=True):
+            close(part.input.detach(), other.input.detach().double())
+
+
+def test_layers_that_are_not_recorded_are_named():
+    expected = r"1 of 5 batch-norm layers recorded in expert 'a', without 'norms.0', 'norms.2', 'norms.3', \.\.\.;"
+    with pytest.warns(ExmlWarning, match=expected), recorded(Unseen(), images(2), record=True, name="expert 'a'"):
+        pass
+
+
+def test_none_recorded_is_an_error_whatever_the_prior_ignores():
+    expert = Expert(Unseen(called=0), range(4), (3, 32, 32), name="a")
+    context = GenerationContext(prior=BatchNormStatistics(1.0, absent="ignore"))
+    with pytest.raises(ExpertError, match=r"0 of 5 batch-norm layers recorded in expert 'a'"):
+        ModelInversion(iterations=1)(expert, 2, 0, context)
 
 
 @pytest.mark.parametrize("name", MODULES)

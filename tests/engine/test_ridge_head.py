@@ -11,11 +11,12 @@ import exml
 from exml.combiners import SideBySide
 from exml.core.errors import SettingError
 from exml.core.targets import Target
-from exml.engine import PreviousStudent, Teachers, Training
+from exml.engine import PreviousStudent, Teachers, Training, ridge_head
 from exml.engine._ridge_head import solve_ridge_head
 from exml.losses import MeanSquaredError
 from exml.normalizers import RawLogits
 from tests.engine.helpers import distilled
+from tests.norms import NORMS, network
 
 SHAPE = (1, 4, 4)
 
@@ -129,16 +130,29 @@ def test_a_resumed_run_does_not_solve_again():
 
 
 @pytest.mark.parametrize("batch_norm", ["batch", "running"])
-def test_running_statistics_stay_where_they_are_to_stay(batch_norm):
+@pytest.mark.parametrize("norm", ["plain", "activated", "functional", "sync", "own", "instance"])
+def test_running_statistics_stay_where_they_are_to_stay(norm, batch_norm):
     torch.manual_seed(0)
-    student = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+    student = network({"plain": nn.BatchNorm2d, **NORMS}[norm](4), 1, 3)
     student[1].running_mean.normal_()
-    before = copy.deepcopy(student[1].state_dict())
+    before = copy.deepcopy(student.state_dict())
     run(student, iterations=3, learning_rate=0.1, batch_norm=batch_norm)
-    after = student[1].state_dict()
-    assert torch.equal(before["running_mean"], after["running_mean"]) == (batch_norm == "running")
-    assert torch.equal(before["running_var"], after["running_var"]) == (batch_norm == "running")
-    assert not torch.equal(before["weight"], after["weight"])
+    after = student.state_dict()
+    assert torch.equal(before["1.running_mean"], after["1.running_mean"]) == (batch_norm == "running")
+    assert not torch.equal(before["0.weight"], after["0.weight"])
+
+
+def test_a_layer_whose_output_changes_in_place_is_not_the_last():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = linear(0)
+
+        def forward(self, images):
+            return self.head(images).div_(2.0)
+
+    with pytest.raises(SettingError, match=r"ends in an nn\.Linear"):
+        ridge_head(Scaled(), torch.rand(2, *SHAPE), 3)
 
 
 def test_a_student_without_such_a_layer_is_refused_before_any_work():

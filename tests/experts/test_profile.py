@@ -2,13 +2,16 @@
 
 import attrs
 import pytest
+import torch
 from torch import nn
 
 import exml
 from exml import ExpertProfile, scenarios
+from exml.core.activation import batch_norm_layers
 from exml.core.errors import ExpertError, ShapeError, StreamError
 from exml.experts import read_cards, save_expert
 from exml.models import ConvNet
+from tests.norms import NORMS, network
 
 
 class OwnNorm(nn.Module):
@@ -66,8 +69,18 @@ def test_running_statistics_are_found_by_their_buffers():
     half = exml.Expert(nn.Module(), (0,), (3, 1, 1))
     half.module.register_buffer("running_mean", nn.Parameter().new_zeros(3))
     bare = exml.Expert(OwnNorm(), (0,), (3, 1, 1))
-    found = [traits.running_statistics for traits in ExpertProfile.from_experts([expert, half, bare]).experts]
-    assert found == [("1",), (), ("",)]
+    other = exml.Expert(nn.Module(), (0,), (3, 1, 1))
+    for name, shape in (("my_running_mean", 3), ("my_running_var", 3), ("running_mean", 3), ("running_var", 2)):
+        other.module.register_buffer(name, torch.zeros(shape))
+    found = [traits.running_statistics for traits in ExpertProfile.from_experts([expert, half, bare, other]).experts]
+    assert found == [("1",), (), ("",), ()]
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_profile_and_a_module_agree_on_running_statistics(name):
+    module = network(NORMS[name](4))
+    (traits,) = ExpertProfile.from_experts([exml.Expert(module, range(4), (3, 8, 8))]).experts
+    assert traits.running_statistics == tuple(layer for layer, _ in batch_norm_layers(module)) == ("1",)
 
 
 def test_images_of_several_shapes_have_no_common_one():

@@ -137,6 +137,23 @@ class TestRecordActivations:
             assert torch.autograd.grad(activations[0].input.sum(), x)[0].eq(1).all()
             assert activations[-1].input.requires_grad
 
+    def test_inputs_that_are_overwritten_later_are_kept(self):
+        class Overwrites(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.norm = nn.BatchNorm2d(3)
+
+            def forward(self, x):
+                values = x.mul_(2)
+                return self.norm(values) + values.zero_()
+
+        net, x = Overwrites().eval(), torch.ones(2, 3, 4, 4, requires_grad=True)
+        with record_activations(net) as activations:
+            net(x)
+            assert activations[0].input.eq(2).all()
+            assert torch.autograd.grad(activations[0].input.sum(), x)[0].eq(2).all()
+        assert x.eq(1).all()
+
     def test_leaves_no_hook_behind(self, net):
         with record_activations(net):
             assert hooks(net) > 0

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.core.errors import SettingError
+from exml.core.errors import SettingError, ShapeError
 from exml.priors import GaussianBlur, L2Norm, TotalVariation
 from exml.priors._blurring import _gaussian, _matrix, change_by_matrices, change_by_sums, gaussian
 
@@ -34,6 +34,19 @@ def test_blur_agrees_with_kornia(channels, size, sigma, padding, border, squared
     wanted = 0.3 * (norms**2 if squared else norms).mean()
     prior = GaussianBlur(0.3, kernel_size=size, sigma=sigma, padding=padding, squared=squared)
     torch.testing.assert_close(prior(x, ()), wanted, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("operator", ["fused", "kornia"])
+@pytest.mark.parametrize(
+    ("size", "padding", "height", "most"), [(5, "reflect", 2, 3), (3, "reflect", 1, 1), (21, "zeros", 2, 19)]
+)
+def test_a_kernel_too_large_for_the_image_is_an_error(operator, size, padding, height, most):
+    x, prior = images(height=height), GaussianBlur(1.0, kernel_size=size, padding=padding, operator=operator)
+    with pytest.raises(
+        ShapeError, match=rf"{size}x{size}.*{height}x9 pixels; remedy: set kernel_size to at most {most}$"
+    ):
+        prior(x, ())
+    assert attrs.evolve(prior, kernel_size=most)(x, ()).isfinite()
 
 
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])

@@ -105,6 +105,10 @@ class ExpertError(ExmlError):
     """An expert contradicts its card (classes, output units, image shape), or cannot be loaded."""
 
 
+class SuspectError(ExpertError):
+    """An expert is probably broken or poisoned; see :mod:`exml.experts.screening`."""
+
+
 class StreamError(ExmlError):
     """A stream has no experts, or is not the stream that the run started with."""
 

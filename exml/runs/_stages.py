@@ -11,9 +11,10 @@ import attrs
 import torch
 
 from exml.core.components import uses_real_data
-from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError
+from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError, SuspectError
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
+from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertFiles, save_expert
 from exml.experts.prefetch import ahead
 from exml.learning import events
@@ -125,6 +126,8 @@ class _StrategyRun:
         )
         if begun:
             self._learner.resume(checkpoints)
+        if context.source.names is None and strategy.on_suspect is None:
+            self._learner.on_suspect = "refuse"
         self._log = self._open_log()
         self._began = 0.0
         self._generating = True
@@ -142,6 +145,7 @@ class _StrategyRun:
                 self._finish(None)
             elif learned and not begun and context.ranks.leader:  # the next experience would replace a damaged file
                 self._save()
+            self._learner.preview(source.preview())
             # A stop while a followed folder is idle must not wait for the figure, so it is drawn before.
             idle = self._draw if source.names is None else None
             items = ahead(map(partial(_unbuilt, source), source.remaining(done, begun)), idle=idle)
@@ -175,6 +179,7 @@ class _StrategyRun:
             folder=str(self._folder.relative_to(folder.path)),
             experiences=self._learner.experience,
             classes=self._learner.classes_seen,
+            suspects=tuple(self._log.suspects.values()),
             forecast=progress.forecast,
         )
 
@@ -193,7 +198,8 @@ class _StrategyRun:
                 self._learn(item)
                 return
             except (ExpertError, ShapeError, NonFiniteError) as error:
-                if source.names is not None or not self._generating:
+                may_refuse = source.names is None or isinstance(error, SuspectError)
+                if not may_refuse or not self._generating:
                     raise
                 item = Refused(item.file, str(error))
         source.refuse(item.file)
@@ -215,6 +221,8 @@ class _StrategyRun:
         elif isinstance(event, events.BufferUpdated | events.DistillationProgress):
             self._generating = False
             folder.enter("distillation", self._name)
+        elif isinstance(event, events.ExpertScreened):
+            self._log.write("screened", experience=event.experience, screening=to_plain(event.screening))
         self._context.tell(event)
         if isinstance(event, events.ExperienceFinished):
             self._finish(time.perf_counter() - self._began)

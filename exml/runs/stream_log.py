@@ -52,7 +52,7 @@ class StreamLog:
             lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
             sound, damage = self._compare(lines, history, experience)
             if damage is not None:
-                text = self._rebuilt(lines, sound, history, experience)
+                text = self._rebuilt(lines, sound, history)
                 if writes:
                     message = f"the log {path} {damage}: it is rebuilt from the checkpoint"
                     warnings.warn(message, ExmlWarning, stacklevel=2)
@@ -118,16 +118,15 @@ class StreamLog:
             self._note(entry)
         if self.over > experience:
             raise CheckpointError(
-                expected=f"a checkpoint of at least {self.over} experience(s), which {self._path} has",
-                got=f"one of {experience}" if experience else "none",
+                expected=f"the {self.over} experience(s) of {self._path} in checkpoint/checkpoint.json",
+                got=str(experience),
                 remedy="restore the checkpoint, or start again in another folder",
             )
-        short = self.over < experience - 1 or (self.over < len(history) and self._begun != _note(history[self.over]))
+        missing = history[self.over :]  # at most the current experience, or the one that was finished before a kill
+        short = len(missing) > 1 or (len(missing) == 1 and self._begun != _note(missing[0]))
         return len(lines), "is missing" if short and not lines else "is shortened" if short else None
 
-    def _rebuilt(
-        self, lines: Sequence[bytes], sound: int, history: Sequence[Mapping[str, Any]], experience: int
-    ) -> bytes:
+    def _rebuilt(self, lines: Sequence[bytes], sound: int, history: Sequence[Mapping[str, Any]]) -> bytes:
         """The sound lines, then what the checkpoint has in place of the others."""
         rest = [entry for entry in map(_entry, lines[sound:]) if entry is not None]
         learned = {entry["experience"]: entry for entry in rest if entry["event"] == "learned"}
@@ -136,7 +135,7 @@ class StreamLog:
         for number, done in enumerate(history[self.over :], self.over + 1):
             if self._begun != _note(done):
                 made.append({"event": "begun", **_note(done)})
-            if number < experience or number in learned:  # whether the last student was evaluated is unknown otherwise
+            if number < len(history) or ("loss" in done and number in learned):  # the last may not be evaluated yet
                 seconds = learned[number]["seconds"] if number in learned else None
                 made.append({"event": "learned", "experience": number, "seconds": seconds, "loss": done.get("loss")})
         for entry in made:

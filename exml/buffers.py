@@ -38,7 +38,7 @@ class ClassBalanced:
     [0, 0, 1, 2]
     """
 
-    size: int = attrs.field(validator=positive_int())
+    size: int = attrs.field(validator=positive_int(2**21))
     share = _share
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
@@ -67,7 +67,7 @@ class Cumulative:
     [5000, 2500, 1666]
     """
 
-    size: int = attrs.field(validator=positive_int())
+    size: int = attrs.field(validator=positive_int(2**21))
     share = _share
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
@@ -89,7 +89,7 @@ class EqualParts:
     [1, 1, 1, 1, 2, 2, 2, 2]
     """
 
-    size: int = attrs.field(validator=positive_int())
+    size: int = attrs.field(validator=positive_int(2**21))
     share = _share
 
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
@@ -112,7 +112,7 @@ class Latest:
     [2, 2, 2]
     """
 
-    size: int = attrs.field(validator=positive_int())
+    size: int = attrs.field(validator=positive_int(2**21))
 
     def share(self, experience: int, /) -> int:
         """``size`` in every experience."""
@@ -138,8 +138,8 @@ class Reservoir:
     2
     """
 
-    size: int = attrs.field(validator=positive_int())
-    per_experience: int = attrs.field(validator=positive_int())
+    size: int = attrs.field(validator=positive_int(2**21))
+    per_experience: int = attrs.field(validator=positive_int(2**21))
 
     def share(self, experience: int, /) -> int:
         """``per_experience`` in every experience."""
@@ -171,7 +171,7 @@ class Unbounded:
     100
     """
 
-    per_experience: int = attrs.field(validator=positive_int())
+    per_experience: int = attrs.field(validator=positive_int(2**21))
 
     def share(self, experience: int, /) -> int:
         """``per_experience`` in every experience."""

@@ -18,7 +18,6 @@ from exml.core.targets import Target, TeacherLogits
 from exml.core.validators import field_error, in_range, one_of
 from exml.protocols import Combiner
 
-
 Overlap: TypeAlias = Literal["count", "half"]
 """How two teachers of one class are averaged."""
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 
 import pytest
 import torch
@@ -343,6 +344,27 @@ def test_a_damaged_log_is_rebuilt_from_the_checkpoint(folder, tmp_path, whole, n
     assert [place for place, value in enumerate(seconds) if value is None] == LOST.get(name, [])
 
 
+@pytest.mark.parametrize("lines", range(6))
+def test_a_shortened_log_of_an_experience_in_progress(tmp_path, lines):
+    """Only the last of the finished experiences may lack its line: its student is evaluated again."""
+    history = [{"experience": 1, "file": "a", "loss": 0.5}, {"experience": 2, "file": "b", "loss": 0.25}]
+    with StreamLog(tmp_path / "whole") as log:
+        log.write("opened")
+        for done in history:
+            log.begin({"experience": done["experience"], "file": done["file"]})
+            log.write("learned", experience=done["experience"], seconds=1.0, loss=done["loss"])
+    kept = (tmp_path / "whole").read_bytes().splitlines(keepends=True)[:lines]
+    for experience, over in ((2, 2 if lines == 5 else 1), (1, 1)):
+        known = history if experience == 2 else [history[0], {"experience": 2, "file": "b"}]
+        (tmp_path / "log").write_bytes(b"".join(kept[:4]) if experience == 1 else b"".join(kept))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            StreamLog(tmp_path / "log", known, experience).__exit__()
+        assert len(said) == (lines < 4)
+        with StreamLog(tmp_path / "log", known, experience) as log:  # silent
+            assert log.over == over
+
+
 def test_refused_experts_stay_in_a_rebuilt_log(tmp_path):
     history = [{"experience": 1, "file": "a", "loss": 0.5}, {"experience": 2, "file": "c"}]
     with StreamLog(tmp_path / "log") as log:
@@ -371,7 +393,7 @@ def test_a_lost_checkpoint_is_named(folder, tmp_path, whole):
     (out / "checkpoint" / "checkpoint.json").unlink()
     with (
         pytest.warns(ExmlWarning, match=r"checkpoint/checkpoint\.json"),
-        pytest.raises(CheckpointError, match=f"a checkpoint of at least {COUNT} experience.* got none"),
+        pytest.raises(CheckpointError, match=f"the {COUNT} experience.* in checkpoint/checkpoint.json, got 0"),
     ):
         run_stream(folder, inversion(), out, resume=True)
 

@@ -91,7 +91,7 @@ class ConfigError(ExmlError, ValueError):
     """YAML, JSON or plain data with a fault at :attr:`path`, such as ``generator.iterations``."""
 
     def __init__(self, path: str, *, expected: str, got: str, remedy: str) -> None:
-        super().__init__(expected=f"{expected} at {path or 'the root'}", got=got, remedy=remedy)
+        super().__init__(expected=f"{expected} at {path}" if path else expected, got=got, remedy=remedy)
         self.path = path
 
 
@@ -103,6 +103,10 @@ class UnknownNameError(ExmlError, KeyError):
 
 class ExpertError(ExmlError):
     """An expert contradicts its card (classes, output units, image shape), or cannot be loaded."""
+
+
+class SuspectError(ExpertError):
+    """An expert is probably broken or poisoned; see :mod:`exml.experts.screening`."""
 
 
 class StreamError(ExmlError):

@@ -32,7 +32,7 @@ def parse_json(text: str | bytes, /, *, file_names: bool = False) -> Any:
     {'classes': [0, 1]}
     >>> parse_json('{"std": 1e999}')
     Traceback (most recent call last):
-    exml.core.errors.ConfigError: expected finite numbers at the root, got inf; remedy: correct the value
+    exml.core.errors.ConfigError: expected finite numbers, got inf; remedy: correct the value
     """
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
@@ -54,7 +54,7 @@ def parse_yaml(text: str | bytes, /) -> Any:
     {'widths': [8, 16]}
     >>> parse_yaml("a: &a [1, *a]")
     Traceback (most recent call last):
-    exml.core.errors.ConfigError: expected an alias of a complete value at the root, got '*a'; remedy: write it out
+    exml.core.errors.ConfigError: expected an alias of a complete value, got '*a'; remedy: write it out
     """
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
@@ -70,7 +70,7 @@ def parse_yaml(text: str | bytes, /) -> Any:
 
 def _syntax(language: str, error: Exception) -> ConfigError:
     got = "too many nested levels" if isinstance(error, RecursionError) else str(error) or type(error).__name__
-    return ConfigError("", expected=language, got=got, remedy="correct the syntax")
+    return _fault(f"valid {language}", got, "correct the syntax")
 
 
 def _fault(expected: str, got: str, remedy: str = "correct the value") -> ConfigError:

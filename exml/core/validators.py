@@ -37,9 +37,9 @@ def in_range(
     return check
 
 
-def positive_int(*, optional: bool = False) -> Validator:
-    """Accept integers from 1 to 16,777,216: counts of images, steps or processes."""
-    return in_range(1, 2**24, integer=True, optional=optional)
+def positive_int(most: int = 2**24, *, optional: bool = False) -> Validator:
+    """Accept integers from 1 to ``most``, by default 16,777,216."""
+    return in_range(1, most, integer=True, optional=optional)
 
 
 def one_of(*choices: object) -> Validator:

@@ -42,12 +42,17 @@ def check_images(images: StoredImages, expert: Expert, source: str) -> None:
     """Raise a DataError if there is no image, or a ShapeError if the expert does not take their shape."""
     if not len(images):
         raise DataError(expected=f"images from {source}", got="none", remedy="provide at least one image")
+    if not images.is_floating_point() and images.dtype != torch.uint8:
+        expected, remedy = f"floating or uint8 images from {source}", "convert those from 0 to 255 to torch.uint8"
+        raise ShapeError(expected=expected, got=str(images.dtype), remedy=remedy)
     if tuple(images.shape[1:]) != expert.image_shape:
         wanted, got = ("x".join(map(str, shape)) for shape in (expert.image_shape, images.shape[1:]))
         raise ShapeError(
             expected=f"images {wanted}, the input of expert {expert.name!r}",
             got=f"{got} from {source}",
-            remedy="resize or convert them to that shape (channels x height x width)",
+            remedy="move the channels to the front, images.permute(0, 3, 1, 2)"
+            if (images.shape[-1], *images.shape[1:-1]) == expert.image_shape
+            else "resize or convert them to that shape (channels x height x width)",
         )
 
 

@@ -67,7 +67,7 @@ class Inversion(ABC):
     iterations: int = attrs.field(default=500, validator=positive_int())
     learning_rate: float = attrs.field(default=0.1, validator=in_range(0, open_low=True))
     temperature: float = attrs.field(default=2.0, validator=in_range(0, open_low=True))
-    batch_size: int = attrs.field(default=512, validator=positive_int())
+    batch_size: int = attrs.field(default=512, validator=positive_int(2**16))
     start: Generator | None = None
     stop_at: float | None = attrs.field(default=None, validator=in_range(0, 1, open_low=True, optional=True))
     clamp: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))

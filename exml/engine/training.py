@@ -43,7 +43,7 @@ class Training:
     """
 
     iterations: int = attrs.field(validator=positive_int())
-    batch_size: int = attrs.field(validator=positive_int())
+    batch_size: int = attrs.field(validator=positive_int(2**16))
     learning_rate: float = attrs.field(validator=in_range(0, open_low=True))
     optimizer: Literal["sgd", "adam", "adamw"] = attrs.field(default="sgd", validator=one_of("sgd", "adam", "adamw"))
     momentum: float = attrs.field(default=0.0, validator=in_range(0, 1))

@@ -6,6 +6,7 @@ May import models, protocols and core.
 from exml.core.expert import Expert
 from exml.experts.card import ExpertCard, ExpertFiles, load_expert, read_card, read_cards, read_expert, save_expert
 from exml.experts.profile import ExpertProfile, ExpertTraits
+from exml.experts.screening import Screening
 from exml.experts.stream import ExpertStream, OpenStream
 from exml.experts.training import ExpertTraining, train_expert, untrained_expert
 
@@ -18,6 +19,7 @@ __all__ = [
     "ExpertTraining",
     "ExpertTraits",
     "OpenStream",
+    "Screening",
     "load_expert",
     "read_card",
     "read_cards",

@@ -43,7 +43,7 @@ class ExpertTraining:
     """
 
     epochs: int = attrs.field(default=10, validator=positive_int())
-    batch_size: int = attrs.field(default=32, validator=positive_int())
+    batch_size: int = attrs.field(default=32, validator=positive_int(2**16))
     learning_rate: float = attrs.field(default=0.1, validator=in_range(0, open_low=True))
     momentum: float = attrs.field(default=0.9, validator=in_range(0, 1))
     weight_decay: float = attrs.field(default=5e-4, validator=in_range(0))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from exml.core.errors import BufferSizeError
+import torch
+
+from exml.core.errors import BufferSizeError, DataError, ExmlWarning
 from exml.core.expert import Expert
-from exml.core.samples import Samples
-from exml.core.shapes import Images
-from exml.engine.forward import predicted_labels
+from exml.core.rng import make_generator
+from exml.core.samples import Samples, StoredImages
+from exml.core.shapes import Images, Labels
+from exml.engine.forward import check_images, predicted_labels
 from exml.protocols import GenerationContext
+
+_FARTHEST = 10.0  # no image in pixel units, and no normalized one, has values beyond
 
 
 def check_size(size: int) -> None:
@@ -18,6 +24,26 @@ def check_size(size: int) -> None:
         raise BufferSizeError(
             expected="at least 1 sample to generate", got=str(size), remedy="request more, or enlarge the buffer"
         )
+
+
+def class_turns(size: int, classes: int, seed: int) -> Labels:
+    """The position of each sample's class: in turn, or random classes if there are fewer samples than classes."""
+    if size < classes:
+        return torch.randperm(classes, generator=make_generator("cpu", seed, "classes"))[:size]
+    return torch.arange(size) % classes
+
+
+def check_source(images: StoredImages, expert: Expert, source: str) -> None:
+    """Raise an error if the expert does not take the images of a source, or if their values are no pixels."""
+    check_images(images, expert, source)
+    if images.is_floating_point():
+        low, high = map(float, images.aminmax())
+        remedy = "divide pixels from 0 to 255 by 255, and do not normalize them"
+        expected, got = f"images in pixel units, from 0 to 1, from {source}", f"values from {low:.3g} to {high:.3g}"
+        if not (low >= -_FARTHEST and high <= _FARTHEST):  # true for NaN
+            raise DataError(expected=expected, got=got, remedy=remedy)
+        if low < -0.5 or high > 1.5:
+            warnings.warn(f"expected {expected}, got {got}; remedy: {remedy}", ExmlWarning, stacklevel=3)
 
 
 def labeled(expert: Expert, images: Images, context: GenerationContext) -> Samples:

@@ -14,7 +14,7 @@ from exml.core.samples import Samples, StoredImages, to_pixels
 from exml.core.validators import in_range
 from exml.engine.forward import check_images
 from exml.engine.inversion import white_noise
-from exml.generators._common import check_size, labeled
+from exml.generators._common import check_size, check_source, labeled
 from exml.protocols import STANDALONE, GenerationContext, Generator, Source
 
 
@@ -97,11 +97,12 @@ class AuxiliaryData:
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples: distinct images, or drawn with replacement if the source has fewer.
 
-        Raises a ShapeError if the expert does not take the images of the source, and a DataError if it has none.
+        Raises a ShapeError if the expert does not take the images of the source, and a DataError if it has none or if
+        their values are far outside of pixel units.
         """
         check_size(size)
         images, _ = self.source(context.experience)
-        check_images(images, expert, repr(self.source))
+        check_source(images, expert, repr(self.source))
         draws = make_generator("cpu", seed, "auxiliary-data")
         if size <= len(images):
             chosen = torch.randperm(len(images), generator=draws)[:size]
@@ -132,11 +133,11 @@ class Replay:
         """Make ``size`` samples: distinct images, which repeat if the source has fewer of these classes.
 
         Raises a ShapeError if the expert does not take the images of the source, and a DataError if the source has no
-        labels or no image of the expert's classes.
+        labels, no image of the expert's classes, or values far outside of pixel units.
         """
         check_size(size)
         images, labels = self.source(context.experience)
-        check_images(images, expert, repr(self.source))
+        check_source(images, expert, repr(self.source))
         if labels is None or not bool(torch.isin(labels, expert.class_ids.to(labels.device)).any()):
             raise DataError(
                 expected=f"labeled images of the classes {expert.classes} from {self.source!r}",

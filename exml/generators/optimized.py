@@ -18,7 +18,7 @@ from exml.core.samples import Samples
 from exml.core.shapes import Labels, Logits
 from exml.core.validators import in_range, one_of
 from exml.engine import Inversion, frozen
-from exml.generators._common import check_size
+from exml.generators._common import check_size, class_turns
 from exml.models.classifier import candidates, final_layers
 from exml.protocols import STANDALONE, GenerationContext
 
@@ -30,7 +30,8 @@ _LEAST = 1e-3  # concentration at β = 1; those of a Dirichlet distribution must
 class ModelInversion(Inversion):
     """Optimize images until the expert predicts their class: min L_CE(f_i^S(x) / τ, y) + priors (Sec. 4).
 
-    The labels y are the expert's classes in turn, so every mini-batch is balanced. They do not depend on ``start``.
+    The labels y are the expert's classes in turn, so every mini-batch is balanced, or random ones if there are fewer
+    images than classes. They do not depend on ``start``.
 
     Args:
         classes: the output units in the softmax: ``"all"``, as the paper writes f(x), or those of the ``"known"``
@@ -48,7 +49,7 @@ class ModelInversion(Inversion):
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples; raises a NonFiniteError if an image ends with NaN or infinity."""
         check_size(size)
-        positions = torch.arange(size, device=expert.device) % len(expert.classes)
+        positions = class_turns(size, len(expert.classes), seed).to(expert.device)
         units = positions if self.classes == "known" else expert.own_units.to(expert.device)[positions]
 
         def view(logits: Logits) -> Float[Tensor, "batch units"]:
@@ -101,7 +102,7 @@ class DataImpression(Inversion):
         infinity.
         """
         check_size(size)
-        turn = torch.arange(size) % len(expert.classes)
+        turn = class_turns(size, len(expert.classes), seed)
         units, ids, rows = _compared(expert, self.classes)
         concentrations = self.beta * class_similarity(class_templates(expert, self.head, units))
         # On the CPU in float64: float32 would round the probabilities of small concentrations to 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.nn.functional import interpolate, pad
 
 from exml.core.errors import DataError, SettingError
 from exml.core.files import open_file, read_tensor_header, write_tensors
+from exml.core.memory import require_memory
 from exml.core.registry import component
 from exml.core.rng import make_generator
 from exml.core.samples import Samples, StoredImages, fitted
@@ -33,24 +35,28 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of most libraries
 class InMemory:
     """Tensors as a source, the same for every experience.
 
-    A strategy that holds tensors cannot be serialized; one with an :class:`ImageFile` can.
+    A strategy that holds tensors cannot be serialized; one with an :class:`ImageFile` can. Tensors of another form
+    raise a DataError.
 
     Args:
-        images: ``(n, channels, height, width)``, floating, in pixel units.
-        labels: ``(n,)`` int64, global class ids.
+        images: ``(n, channels, height, width)``, uint8 (0 to 255) or floating in pixel units.
+        labels: ``(n,)``, integer global class ids.
 
     >>> images, labels = InMemory(torch.zeros(4, 1, 8, 8))(1)
     >>> images.shape, labels
     (torch.Size([4, 1, 8, 8]), None)
     """
 
-    images: Images = attrs.field(repr=lambda images: "x".join(map(str, images.shape)))
+    images: StoredImages = attrs.field(repr=lambda images: "x".join(map(str, images.shape)))
     labels: Labels | None = attrs.field(default=None, repr=lambda labels: "none" if labels is None else "yes")
     uses_real_data = False
 
-    def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
+    def __attrs_post_init__(self) -> None:
+        _checked(self.images, self.labels, "InMemory")
+
+    def __call__(self, experience: int, /) -> tuple[StoredImages, Labels | None]:
         """The given images and labels."""
-        return self.images, self.labels
+        return self.images, None if self.labels is None else self.labels.long()
 
 
 @component
@@ -94,20 +100,28 @@ class ImageFile:
         return ImageFile(str(path))
 
 
-def _checked(images: Tensor | None, labels: Tensor | None, where: str) -> Tensor:
-    if images is None or images.ndim != 4 or not (images.is_floating_point() or images.dtype == torch.uint8):
+def _checked(images: object, labels: object, where: str) -> Tensor:
+    stored = isinstance(images, Tensor) and (images.is_floating_point() or images.dtype == torch.uint8)
+    if not isinstance(images, Tensor) or not stored or images.ndim != 4:
         raise DataError(
-            expected=f"'images' (n, channels, height, width), uint8 or floating, in {where}",
-            got="none" if images is None else f"{tuple(images.shape)} {images.dtype}",
-            remedy="convert them and write them with ImageFile.write",
+            expected=f"'images' (n, channels, height, width), a tensor, uint8 or floating, in {where}",
+            got=_form(images),
+            remedy="convert them, those from 0 to 255 with images.to(torch.uint8)",
         )
-    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype not in (torch.int64, torch.int32)):
+    integers = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32)
+    if labels is not None and (not isinstance(labels, Tensor) or not integers or labels.shape != images.shape[:1]):
         raise DataError(
             expected=f"'labels' ({len(images)},), int64 or int32, in {where}",
-            got=f"{tuple(labels.shape)} {labels.dtype}",
+            got=_form(labels),
             remedy="provide one global class id per image",
         )
     return images
+
+
+def _form(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {value.dtype}"
+    return "none" if value is None else type(value).__name__
 
 
 @component
@@ -129,7 +143,7 @@ class DatasetImages:
     name: Literal["mnist", "fashion-mnist", "cifar10", "imagenet"] = attrs.field(
         validator=one_of("mnist", "fashion-mnist", "cifar10", "imagenet")
     )
-    size: int = attrs.field(default=32, validator=positive_int())
+    size: int = attrs.field(default=32, validator=positive_int(1024))
     limit: int = attrs.field(default=50_000, validator=positive_int())
     uses_real_data = False
 
@@ -165,7 +179,7 @@ class PhotoPatches:
     """
 
     image_shape: tuple[int, int, int] = attrs.field(default=(1, 8, 8), converter=as_tuple)
-    count: int = attrs.field(default=5000, validator=positive_int())
+    count: int = attrs.field(default=5000, validator=positive_int(2**21))
     uses_real_data = False
 
     @image_shape.validator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUntypedFunctionDecorator]
@@ -179,6 +193,8 @@ class PhotoPatches:
 
     def __call__(self, experience: int, /) -> tuple[Images, Labels | None]:
         """The same patches for every experience, in pixel units; no labels."""
+        needed = 8 * self.count * math.prod(self.image_shape)  # the patches, and their mirror images
+        require_memory(needed, f"{self.count} patches {self.image_shape}", "use a smaller count")
         levels = [level for photo in _photos(self.image_shape[0]) for level in _scales(photo, *self.image_shape[1:])]
         draws = make_generator("cpu", 0, "photo-patches")
         shares = (end - begin for begin, end in pairwise(self.count * k // len(levels) for k in range(len(levels) + 1)))

@@ -68,6 +68,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
     _priors: tuple[Prior, ...] = ()
     _augmentation: Augmentation | None = None
     _student: Literal["continue", "reset", "first-expert"] = "continue"
+    _on_suspect: Literal["refuse", "warn", "accept"] | None = None
 
     def generator(self, generator: Generator, /) -> StrategyBuilder[Given, CombinerT, BufferT, LossT, TrainingT]:
         """The source of the images (Sec. 4)."""
@@ -110,6 +111,12 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
     ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
         """The student at the start of an experience; see :class:`exml.Strategy`."""
         return self._with(student=student)
+
+    def on_suspect(
+        self, policy: Literal["refuse", "warn", "accept"], /
+    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
+        """What to do with an expert that is probably broken or poisoned; see :class:`exml.Strategy`."""
+        return self._with(on_suspect=policy)
 
     def build(self: StrategyBuilder[Given, Given, Given, Given, Given]) -> Strategy:
         """The finished strategy; a StrategyError lists every part that is missing, misplaced or contradictory."""

@@ -55,6 +55,7 @@ class RunState:
         known: classes that the experts were trained on, ascending.
         taught: number of experts that taught each of them.
         present: classes that have an output unit.
+        refused: number of suspect experts of the stream that were passed over.
         in_flight: fingerprint of the current expert.
         memory: SHA-256 of the memory file; None before the first distillation.
         history: JSON by experience, including the current one: the caller's notes, and the last ``loss``.
@@ -69,6 +70,7 @@ class RunState:
     known: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_CLASSES)
     taught: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_CLASSES)
     present: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_CLASSES)
+    refused: int = attrs.field(default=0, validator=_COUNT)
     in_flight: str | None = attrs.field(default=None, validator=_checksum(optional=True))
     memory: str | None = attrs.field(default=None, validator=_checksum(optional=True))
     history: tuple[Mapping[str, Any], ...] = attrs.field(default=(), converter=tuple)

@@ -13,6 +13,7 @@ from torch import nn
 
 from exml.core.samples import Samples
 from exml.core.shapes import Scalar
+from exml.experts.screening import Screening
 
 
 @attrs.frozen
@@ -109,6 +110,14 @@ class ExpertRefused:
 
 
 @attrs.frozen
+class ExpertScreened:
+    """An expert was screened in an experience: its own, or that of a later one that shows it to be suspect."""
+
+    experience: int
+    screening: Screening
+
+
+@attrs.frozen
 class StudentEvaluated:
     """A student was evaluated: row i of the accuracy matrix, and the stream accuracy over 1 to i (Eq. 2)."""
 
@@ -170,6 +179,7 @@ Event: TypeAlias = (
     | StrategyStarted
     | WaitingForExpert
     | ExpertRefused
+    | ExpertScreened
     | StudentEvaluated
     | BaselinesStarted
     | BaselineEvaluated

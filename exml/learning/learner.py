@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -21,6 +22,7 @@ from exml.core.errors import (
     SettingError,
     ShapeError,
     StreamError,
+    SuspectError,
 )
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
@@ -49,7 +51,9 @@ from exml.learning.preflight import (
     rehearse,
     rehearse_training,
     require_room,
+    warn_of_scarcity,
 )
+from exml.learning.screening import Panel
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.protocols import GenerationContext
@@ -111,10 +115,14 @@ class Learner:
         self._folder: CheckpointFolder | None = None
         self._memory: Samples | None = None
         self._run = RunState()
+        self._panel = Panel()
         self._restored: dict[str, State] = {}
         self._broken = False
         self._classes = 0
+        self.on_suspect: Literal["refuse", "warn", "accept"] = strategy.on_suspect or "warn"
+        """What to do with a suspect expert; see :class:`exml.Strategy`."""
         self._rehearsed: tuple[int, int, int] | None = None
+        self._scarce = False
         self._loss: Scalar | None = None
         self._initial = copy.deepcopy(self.student.state_dict()) if strategy.student == "reset" else None
         if folder is not None:
@@ -164,6 +172,7 @@ class Learner:
             ExpertError: the expert raises an error or contradicts its card, its classes do not fit the student, or it
                 shares weights with it.
             SettingError: the student cannot take a training step, which a copy of it tries first.
+            SuspectError: it is suspect, and suspect experts are refused.
             ShapeError: its images do not fit the student, or the generator returned samples of a wrong shape.
             NonFiniteError: NaN or infinity in the expert, in the student, or in a loss.
             BufferSizeError: its share of the buffer is empty.
@@ -189,6 +198,11 @@ class Learner:
             self._rehearsed = expert.image_shape
         if self.strategy.training.ridge is not None:
             ridge_head(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
+        if share < len(expert.classes) and not self._scarce:
+            warn_of_scarcity(expert, share)
+            self._scarce = True
+        if not resumed:
+            self._screen(expert, number)
         self._run.admit(expert, dict(note or {}))
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
@@ -209,6 +223,8 @@ class Learner:
     def learn_stream(self, stream: ExpertStream | OpenStream, /) -> None:
         """Algorithm 1: learn from every expert of a whole stream; a resumed learner skips those it has learned from.
 
+        Suspect experts are passed over if they are refused.
+
         Raises:
             StreamError: the stream is empty, or shorter than what was learned before.
             BufferSizeError: the buffer is too small for the length of the stream, if that is known.
@@ -216,13 +232,33 @@ class Learner:
         if isinstance(stream, ExpertStream):
             self._check_length(len(stream))
             self.strategy.buffer.share(len(stream))
-        remaining = stream[self.experience :] if isinstance(stream, ExpertStream) else stream.after(self.experience)
-        for expert in remaining:
-            self.learn(expert)
+            self.preview([partial(stream.__getitem__, place) for place in range(len(stream))])
+        begin = self.experience + self._run.refused
+        for expert in stream[begin:] if isinstance(stream, ExpertStream) else stream.after(begin):
+            try:
+                self.learn(expert)
+            except SuspectError as error:
+                self._run.refused += 1
+                self._checkpoint()
+                self._emit(events.ExpertRefused(expert.name, str(error)))
             del expert  # before the next one is built: one in use at a time
             if self._stopping():
                 return
         self._check_length(self.experience)
+
+    def preview(self, loads: Sequence[Callable[[], Expert]], /) -> None:
+        """Compare the first experts of a stream before the student learns from any of them.
+
+        Without it, the first experts of a stream are compared only with each other, and a suspect one may be found
+        after the student has learned from it. Does nothing after the start of the first experience.
+
+        Args:
+            loads: functions that each load an expert; one expert is in memory at a time. An expert that cannot be
+                loaded is passed over.
+        """
+        if self.experience == 0 and self._run.phase == "idle" and len(loads) > 1:
+            with global_seed(self.seed, "preview"):
+                self._panel.preview(loads, self.device)
 
     @torch.inference_mode(False)
     def resume(self, folder: CheckpointFolder | Path | str, /) -> Learner:
@@ -244,6 +280,7 @@ class Learner:
             if self._initial is not None:
                 self._initial = {name: tensor.to(self.device) for name, tensor in groups["initial"].items()}
             self._memory = Samples.from_state(groups["memory"]).to(self.device) if "memory" in groups else None
+            self._panel.restore(groups.get("screening", {}))
         except (KeyError, TypeError, ShapeError) as error:
             remedy = "start again in another folder"
             raise CheckpointError(expected=f"all tensors in {opened.path}", got=str(error), remedy=remedy) from error
@@ -262,6 +299,27 @@ class Learner:
         if self.ranks.leader:
             opened.clean(record)
         return self
+
+    def _screen(self, expert: Expert, number: int) -> None:
+        """Screen an expert, and the earlier ones again that it contradicts."""
+        seen = self._panel.observe(expert)
+        found = self._panel.screen(seen)
+        refused = self.ranks.leader_says(self.on_suspect == "refuse" and bool(found.reasons))
+        late = [] if found.reasons else self._panel.seat(seen)
+        for screening in (attrs.evolve(found, learned=not refused), *late):
+            self._emit(events.ExpertScreened(number, screening))
+            problems = "; ".join((*screening.reasons, *screening.doubts))
+            if refused:
+                expected, remedy = (
+                    f"a sound expert (expert {expert.name!r})",
+                    "leave it out, or set on_suspect to 'warn'",
+                )
+                raise SuspectError(expected=expected, got=f"a suspect one: {problems}", remedy=remedy)
+            if problems and self.on_suspect != "accept":
+                remedy = "look at it, and leave it out of the stream if it is broken"
+                warnings.warn(
+                    f"expert {screening.expert!r} is suspect: {problems}; {remedy}", ExmlWarning, stacklevel=3
+                )
 
     def _agree(self, expert: Expert) -> None:
         """Check that all ranks have the same expert, and copy the leader's student to them."""
@@ -399,7 +457,7 @@ class Learner:
         if self._folder is None:
             return
         check_finite(self.student, "the student")
-        states = {"student": self.student.state_dict(), **groups()}
+        states = {"student": self.student.state_dict(), "screening": self._panel.state(), **groups()}
         if self._initial is not None:
             states["initial"] = self._initial
         if self.ranks.leader:

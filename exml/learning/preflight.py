@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from itertools import chain
 
 import attrs
@@ -13,7 +14,7 @@ from torch import nn
 from exml.core.activation import record_activations
 from exml.core.admission import check_weights, guarded
 from exml.core.components import walk
-from exml.core.errors import ExpertError, NonFiniteError, SettingError, ShapeError
+from exml.core.errors import ExmlWarning, ExpertError, NonFiniteError, SettingError, ShapeError
 from exml.core.execution import Execution
 from exml.core.expert import Expert
 from exml.core.memory import require_memory
@@ -101,6 +102,14 @@ def rehearse_training(
     for name, value in {"the loss": values[0], **gradients}.items():
         if value is not None and not bool(value.isfinite().all()):
             raise NonFiniteError(expected=expected, got=f"NaN or infinity in {name}", remedy=_UNSTABLE)
+
+
+def warn_of_scarcity(expert: Expert, share: int) -> None:
+    """Warn that some classes of the expert will have no image."""
+    expected = f"an image for each of the {len(expert.classes)} classes of expert {expert.name!r}"
+    got = f"{share} images, so that {len(expert.classes) - share} classes have none"
+    message = f"expected {expected}, got {got}; remedy: enlarge the buffer, or its per_experience"
+    warnings.warn(message, ExmlWarning, stacklevel=2)
 
 
 def require_room(strategy: Strategy, image_shape: tuple[int, int, int], share: int) -> None:

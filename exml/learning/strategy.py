@@ -42,6 +42,9 @@ class Strategy:
         augmentation: of the images, in generation and in distillation (Sec. 4.1).
         student: each experience continues with the student (``"continue"``) or resets it to its initial weights
             (``"reset"``); with ``"first-expert"``, the first experience copies its expert into the student.
+        on_suspect: what to do with an expert that is probably broken or poisoned (:mod:`exml.experts.screening`):
+            ``"refuse"`` it, ``"warn"`` and learn from it, or ``"accept"`` it silently. None refuses it in a followed
+            folder and warns elsewhere.
     """
 
     generator: Generator
@@ -54,6 +57,10 @@ class Strategy:
     augmentation: Augmentation | None = None
     student: Literal["continue", "reset", "first-expert"] = attrs.field(
         default="continue", validator=one_of("continue", "reset", "first-expert")
+    )
+
+    on_suspect: Literal["refuse", "warn", "accept"] | None = attrs.field(
+        default=None, validator=one_of("refuse", "warn", "accept", None)
     )
 
     def __attrs_post_init__(self) -> None:

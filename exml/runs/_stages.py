@@ -11,9 +11,10 @@ import attrs
 import torch
 
 from exml.core.components import uses_real_data
-from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError
+from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError, SuspectError
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
+from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertFiles, save_expert
 from exml.experts.prefetch import ahead
 from exml.learning import events
@@ -125,9 +126,12 @@ class _StrategyRun:
         )
         if begun:
             self._learner.resume(checkpoints)
+        if context.source.names is None and strategy.on_suspect is None:
+            self._learner.on_suspect = "refuse"
         self._log = self._open_log()
         self._began = 0.0
         self._generating = True
+        self._drawn: int | None = None
 
     def __call__(self) -> None:
         """Learn from all remaining experts of the source, until it ends or the run is stopped."""
@@ -141,7 +145,10 @@ class _StrategyRun:
                 self._finish(None)
             elif learned and not begun and context.ranks.leader:  # the next experience would replace a damaged file
                 self._save()
-            items = ahead(map(partial(_unbuilt, source), source.remaining(done, begun)))
+            self._learner.preview(source.preview())
+            # A stop while a followed folder is idle must not wait for the figure, so it is drawn before.
+            idle = self._draw if source.names is None else None
+            items = ahead(map(partial(_unbuilt, source), source.remaining(done, begun)), idle=idle)
             try:
                 while not context.ranks.leader_says(context.stop.asked):
                     context.folder.enter(None if source.names is None else "generation", self._name)
@@ -172,6 +179,7 @@ class _StrategyRun:
             folder=str(self._folder.relative_to(folder.path)),
             experiences=self._learner.experience,
             classes=self._learner.classes_seen,
+            suspects=tuple(self._log.suspects.values()),
             forecast=progress.forecast,
         )
 
@@ -190,7 +198,8 @@ class _StrategyRun:
                 self._learn(item)
                 return
             except (ExpertError, ShapeError, NonFiniteError) as error:
-                if source.names is not None or not self._generating:
+                may_refuse = source.names is None or isinstance(error, SuspectError)
+                if not may_refuse or not self._generating:
                     raise
                 item = Refused(item.file, str(error))
         source.refuse(item.file)
@@ -212,6 +221,8 @@ class _StrategyRun:
         elif isinstance(event, events.BufferUpdated | events.DistillationProgress):
             self._generating = False
             folder.enter("distillation", self._name)
+        elif isinstance(event, events.ExpertScreened):
+            self._log.write("screened", experience=event.experience, screening=to_plain(event.screening))
         self._context.tell(event)
         if isinstance(event, events.ExperienceFinished):
             self._finish(time.perf_counter() - self._began)
@@ -235,7 +246,9 @@ class _StrategyRun:
         save_expert(self._expert(), self._folder, "student", training=made, overwrite=True)
 
     def _draw(self) -> None:
-        """Draw some of the images that the student learned from."""
+        """Draw some of the images that the student learned from, unless they have been drawn."""
+        if self._drawn == self._learner.experience:
+            return
         try:
             memory = self._learner.memory
         except StreamError:  # nothing learned yet
@@ -248,6 +261,7 @@ class _StrategyRun:
         ]
         title = f"{self._context.source.title}: images in the last buffer of {self._name}, by expert and label"
         save_figure(samples_figure(memory, experiences, title), self._folder / "samples.png")
+        self._drawn = self._learner.experience
 
     def _expert(self) -> Expert:
         """The student as an expert that others can learn from; its normalization goes onto the card."""

@@ -14,6 +14,7 @@ from exml.core.files import read_json, write_json
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import in_range, one_of
+from exml.experts import Screening
 from exml.runs.environment import Environment
 from exml.runs.forecast import Forecast
 
@@ -91,6 +92,7 @@ class StrategyResult:
         folder: the folder of its student, relative to that of the run.
         experiences: number of experts that the student has learned from; None in older files.
         classes: global ids of the classes that they know; None in older files.
+        suspects: the experts that were suspect, refused or not; see :mod:`exml.experts.screening`.
         forecast: the expected time of generation and distillation, if a forecast was made.
     """
 
@@ -104,6 +106,7 @@ class StrategyResult:
     folder: str = "."
     experiences: int | None = None
     classes: tuple[int, ...] | None = None
+    suspects: tuple[Screening, ...] = ()
     forecast: Forecast | None = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -157,6 +157,14 @@ class OpenFolder:
             return self._watcher
         left, learned = dict.fromkeys([*begun, *self.names]), set(done)
         return map(read_expert, [self.folder / f"{name}.json" for name in left if name not in learned])
+
+    def preview(self) -> list[Callable[[], Expert]]:
+        """Functions that load the experts that are there, in their order."""
+
+        def load(name: str) -> Expert:
+            return read_expert(self.folder / f"{name}.json").expert()
+
+        return [partial(load, name) for name in self.names or self._cards]
 
     def length(self, done: Sequence[str]) -> int | None:
         """The length of the stream; None if it is unknown."""

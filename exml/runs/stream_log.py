@@ -13,6 +13,8 @@ from typing import IO, Any
 from exml.core.errors import CheckpointError, ConfigError, ExmlWarning
 from exml.core.files import write_atomically
 from exml.core.plain import parse_json
+from exml.core.serialization import from_plain
+from exml.experts import Screening
 
 _UNCHECKED = ("seconds", "environment")
 """Fields that differ between equal runs, so that no checksum covers them."""
@@ -22,9 +24,9 @@ class StreamLog:
     """``stream.jsonl``: one JSON object per line, with an ``event`` and a ``check``, the checksum of the line.
 
     Each process writes ``opened``. An experience is ``begun`` once its expert is chosen, then ``learned``; its seconds
-    are None if they were lost with a killed process. An expert may be ``refused``. Each line is on the disk before the
-    run continues. A log that is lost, shortened or changed is ``rebuilt`` from the checkpoint, with an ExmlWarning;
-    seconds in damaged lines become None.
+    are None if they were lost with a killed process. Each expert is ``screened``, and may be ``refused``. Each line is
+    on the disk before the run continues. A log that is lost, shortened or changed is ``rebuilt`` from the checkpoint,
+    with an ExmlWarning; seconds in damaged lines become None.
 
     Args:
         path: of the file.
@@ -44,11 +46,13 @@ class StreamLog:
         self._begun: dict[str, Any] = {}
         self.over = 0
         """The number of experiences that are logged as learned."""
+        self.suspects: dict[str, Screening] = {}
+        """The first screening of each suspect expert, by its name."""
         try:
             lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
             sound, damage = self._compare(lines, history, experience)
             if damage is not None:
-                text = self._rebuilt(lines, sound, history, experience)
+                text = self._rebuilt(lines, sound, history)
                 if writes:
                     message = f"the log {path} {damage}: it is rebuilt from the checkpoint"
                     warnings.warn(message, ExmlWarning, stacklevel=2)
@@ -93,6 +97,10 @@ class StreamLog:
             self.over, self._begun = entry["experience"], {}
         elif entry["event"] == "refused" and self._begun.get("file") == entry["file"]:
             self._begun = {}
+        elif entry["event"] == "screened":
+            screening = from_plain(entry["screening"], Screening)
+            if screening.reasons or screening.doubts:
+                self.suspects.setdefault(screening.expert, screening)
 
     def _compare(
         self, lines: Sequence[bytes], history: Sequence[Mapping[str, Any]], experience: int
@@ -110,16 +118,15 @@ class StreamLog:
             self._note(entry)
         if self.over > experience:
             raise CheckpointError(
-                expected=f"a checkpoint of at least {self.over} experience(s), which {self._path} has",
-                got=f"one of {experience}" if experience else "none",
+                expected=f"the {self.over} experience(s) of {self._path} in checkpoint/checkpoint.json",
+                got=str(experience),
                 remedy="restore the checkpoint, or start again in another folder",
             )
-        short = self.over < experience - 1 or (self.over < len(history) and self._begun != _note(history[self.over]))
+        missing = history[self.over :]  # at most the current experience, or the one that was finished before a kill
+        short = len(missing) > 1 or (len(missing) == 1 and self._begun != _note(missing[0]))
         return len(lines), "is missing" if short and not lines else "is shortened" if short else None
 
-    def _rebuilt(
-        self, lines: Sequence[bytes], sound: int, history: Sequence[Mapping[str, Any]], experience: int
-    ) -> bytes:
+    def _rebuilt(self, lines: Sequence[bytes], sound: int, history: Sequence[Mapping[str, Any]]) -> bytes:
         """The sound lines, then what the checkpoint has in place of the others."""
         rest = [entry for entry in map(_entry, lines[sound:]) if entry is not None]
         learned = {entry["experience"]: entry for entry in rest if entry["event"] == "learned"}
@@ -128,7 +135,7 @@ class StreamLog:
         for number, done in enumerate(history[self.over :], self.over + 1):
             if self._begun != _note(done):
                 made.append({"event": "begun", **_note(done)})
-            if number < experience or number in learned:  # whether the last student was evaluated is unknown otherwise
+            if number < len(history) or ("loss" in done and number in learned):  # the last may not be evaluated yet
                 seconds = learned[number]["seconds"] if number in learned else None
                 made.append({"event": "learned", "experience": number, "seconds": seconds, "loss": done.get("loss")})
         for entry in made:
@@ -161,6 +168,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         case (
             {"event": "begun", "experience": int(), "file": str()}
             | {"event": "learned", "experience": int(), "seconds": _, "loss": _}
+            | {"event": "screened", "experience": int(), "screening": dict()}
             | {"event": "refused", "file": str()}
             | {"event": "opened" | "rebuilt"}
         ):

@@ -162,9 +162,6 @@ class Scenario:
             if job.is_done(path):
                 report(job, epochs, epochs)
             else:
-                if path.exists():
-                    message = f"{path} is damaged or of another training: the expert is trained again"
-                    warnings.warn(message, ExmlWarning, stacklevel=2)
                 job.save(job(seed, device, partial(report, job), checkpoint), path)
             checkpoint.unlink(missing_ok=True)
         ranks.wait()
@@ -234,15 +231,18 @@ class _ExpertJob:
         try:
             card = read_card(path)
             training = dict(card.training)
-            intact = training.pop("checksum", None) in (None, card_checksum(card))  # earlier versions wrote none
-            if not (intact and training.keys() <= {*self.record, "accuracy"}):
-                return False
+            checksum = training.pop("checksum", None)  # None on cards of earlier versions
+            if card.sha256 is None or checksum not in (None, card_checksum(card)):
+                raise ExpertError(expected="the card as it was written", got="a changed one", remedy="delete it")
             # A card from before a setting was added has the same settings.
             training["settings"] = to_plain(from_plain(training.get("settings"), ExpertTraining))
-            if any(training.get(name) != value for name, value in self.record.items()):
+            training.pop("accuracy", None)
+            if training != self.record:
                 return False
             load_expert(path)
-        except (ExpertError, ConfigError):
+        except (ExpertError, ConfigError) as error:
+            if path.exists():
+                warnings.warn(f"the expert in {path} is trained again: {error}", ExmlWarning, stacklevel=2)
             return False
         return True
 

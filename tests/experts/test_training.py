@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from exml.core.errors import ExpertError, NonFiniteError, SettingError
+from exml.core.errors import ExmlWarning, ExpertError, NonFiniteError, SettingError
 from exml.core.samples import Samples
 from exml.experts import Expert, ExpertTraining, train_expert, untrained_expert
 from exml.experts._checkpoint import TrainingCheckpoint
@@ -192,14 +192,30 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, kill_at: int
 
 
 @pytest.mark.usefixtures("save_each_step")
-@pytest.mark.parametrize(("seed", "cut"), [(1, 0), (0, 50)])
-def test_a_checkpoint_of_other_training_and_a_damaged_one_are_ignored(tmp_path: Path, seed: int, cut: int) -> None:
+@pytest.mark.parametrize(("seed", "bit"), [(1, None), (0, 3), (0, 501), (0, -9), (0, -4001)])
+def test_a_checkpoint_of_other_training_and_a_damaged_one_are_ignored(
+    tmp_path: Path, seed: int, bit: int | None
+) -> None:
     path = tmp_path / "expert.training"
     train_with_everything(path, 9)
-    path.write_bytes(path.read_bytes()[: -cut or None])
+    if bit is not None:
+        data = bytearray(path.read_bytes())
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
     module, steps = train_with_everything(path, seed=seed)
     assert steps == 15
     assert equal(module, train_with_everything(None, seed=seed)[0])
+
+
+@pytest.mark.usefixtures("save_each_step")
+def test_resumed_training_states_another_number_of_threads(tmp_path: Path) -> None:
+    train_with_everything(tmp_path / "expert.training", 9)
+    torch.set_num_threads(2)
+    try:
+        with pytest.warns(ExmlWarning, match=r"expert.training was written with 1 thread\(s\), and torch has 2"):
+            train_with_everything(tmp_path / "expert.training")
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.usefixtures("save_each_step")

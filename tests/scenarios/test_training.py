@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from exml import scenarios
+from exml.core.errors import ExmlWarning
 from exml.experts import ExpertTraining, read_card
 from exml.experts._checkpoint import TrainingCheckpoint
 from exml.scenarios.scenario import _ExpertJob
@@ -76,13 +77,15 @@ def test_a_checkpoint_that_its_expert_outlived_is_deleted(tmp_path):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
 
 
-def test_another_record_is_another_expert(tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", [{"mean": [0.1]}, {"training": {"seed": 2}}, {"sha256": None}, {"name": 3}, None])
+def test_a_changed_card_is_trained_again(tmp_path, monkeypatch, change):
     short().train_experts(1, tmp_path)
-    path = tmp_path / "expert-1.json"
+    before, path = files(tmp_path), tmp_path / "expert-1.json"
     card = json.loads(path.read_text())
-    card["training"]["settings"]["epochs"] = 3
-    path.write_text(json.dumps(card))
+    path.write_text("{" if change is None else json.dumps(card | change))
     trained, train = [], _ExpertJob.__call__
     monkeypatch.setattr(_ExpertJob, "__call__", lambda job, *rest: trained.append(job.index) or train(job, *rest))
-    short().train_experts(1, tmp_path)
+    with pytest.warns(ExmlWarning, match=r"expert-1\.json is trained again"):
+        short().train_experts(1, tmp_path)
     assert trained == [1]
+    assert files(tmp_path) == before

@@ -179,7 +179,7 @@ def test_a_file_that_is_no_sweep(folder, text, complaint):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match=r"a sweep as YAML in .*absent\.yaml at the root, got .*No such file"):
+    with pytest.raises(ConfigError, match=r"a sweep as YAML in .*absent\.yaml, got .*No such file"):
         Sweep.load(tmp_path / "absent.yaml")
 
 

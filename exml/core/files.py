@@ -142,7 +142,9 @@ def read_tensor_header(file: IO[bytes], /) -> TensorHeader:
     return TensorHeader({name: tensor for _, name, tensor in parts}, metadata, length.to_bytes(8, "little") + text)
 
 
-def read_tensors(file: BufferedReader, header: TensorHeader, each: Callable[[bytearray], object], /) -> dict[str, Tensor]:
+def read_tensors(
+    file: BufferedReader, header: TensorHeader, each: Callable[[bytearray], object], /
+) -> dict[str, Tensor]:
     """Read the tensors of a file whose header was just read; ``each`` is called with the bytes of every tensor."""
     found: dict[str, Tensor] = {}
     for name, tensor in header.tensors.items():

@@ -190,6 +190,8 @@ class Learner:
         self._classes = check_student(self.student, expert.image_shape)
         expert.check(self._classes, unwrap=True)
         check_apart(self.student, expert)
+        if not resumed:
+            self._screen(expert, number)
         if self.device.type == "cpu":
             require_room(self.strategy, expert.image_shape, share)
         rehearse(self.student, expert, self.strategy, self._classes)
@@ -201,8 +203,6 @@ class Learner:
         if share < len(expert.classes) and not self._scarce:
             warn_of_scarcity(expert, share)
             self._scarce = True
-        if not resumed:
-            self._screen(expert, number)
         self._run.admit(expert, dict(note or {}))
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))

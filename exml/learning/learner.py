@@ -470,8 +470,9 @@ class Learner:
         if self._initial is not None:
             states["initial"] = self._initial
         if self.ranks.leader:
-            self._folder.append(self._run, self._unsaved)
-            self._unsaved = []
+            if self._unsaved:
+                self._folder.append(self._run, self._unsaved)
+                self._unsaved = []
             self._folder.write(identity(self.strategy, self.seed), self._run, states)
         self._emit(events.CheckpointWritten(self.experience, self._folder.file))
 

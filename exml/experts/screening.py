@@ -78,6 +78,11 @@ class Screening:
     doubts: tuple[str, ...] = ()
     learned: bool = True
 
+    @property
+    def problems(self) -> str:
+        """Reasons and doubts in one line; empty for a sound expert."""
+        return "; ".join((*self.reasons, *self.doubts))
+
 
 def screen(expert: Observation, others: Sequence[Observation], /) -> Screening:
     """Judge an expert by its figures and by other experts, among which copies of itself do not count.

@@ -315,18 +315,13 @@ class Learner:
         screenings = [attrs.evolve(found, learned=not refused), *late]
         for screening in screenings:
             self._emit(events.ExpertScreened(number, screening))
-            problems = "; ".join((*screening.reasons, *screening.doubts))
+            problems = screening.problems
             if refused:
-                expected, remedy = (
-                    f"a sound expert (expert {expert.name!r})",
-                    "leave it out, or set on_suspect to 'warn'",
-                )
-                raise SuspectError(expected=expected, got=f"a suspect one: {problems}", remedy=remedy)
+                expected, remedy = f"a sound expert {expert.name!r}", "leave it out, or set on_suspect to 'warn'"
+                raise SuspectError(expected=expected, got=f"a suspect one, because {problems}", remedy=remedy)
             if problems and self.on_suspect != "accept":
-                remedy = "look at it, and leave it out of the stream if it is broken"
-                warnings.warn(
-                    f"expert {screening.expert!r} is suspect: {problems}; {remedy}", ExmlWarning, stacklevel=3
-                )
+                message = f"expert {screening.expert!r} is suspect, because {problems}"
+                warnings.warn(f"{message}; leave it out of the stream if it is broken", ExmlWarning, stacklevel=3)
 
         return screenings
 

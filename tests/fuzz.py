@@ -35,15 +35,16 @@ import torch
 from hostile import (
     BYTES,
     FOLDERS,
+    KINDS,
     NAMES,
-    TREE,
     WEIGHTS,
     edit_bytes,
     edit_folder,
     edited,
+    edited_record,
     edited_weights,
-    join_weights,
-    split_weights,
+    forged,
+    put,
     tree_edits,
 )
 from hypothesis import strategies as st
@@ -128,19 +129,25 @@ class World:
             expert = exml.Expert(models.build("conv-net", **CONV_NET), classes, (1, 8, 8), mean=(0.3,), name="e")
             save_expert(expert, scratch / "stream", f"e{place}", order=place)
         self.stream = read_files(scratch / "stream")
-        self.runs = {name: self._run(scratch, name, steps) for name, steps in {"finished": 0, "stopped": 4}.items()}
+        self.runs: dict[str, Files] = {}
+        self.runs["stopped"] = self._run(scratch, "stopped", stops=True)
+        self.runs["finished"] = self._run(scratch, "finished", stops=False)
+        runs.train_zoo(["tiny-nc"], scratch / "zoo", workers=1)
+        self.zoo = read_files(scratch / "zoo")
         self.goal = {name: self.runs["finished"][name] for name in ("student.json", "student.safetensors")}
         run_command(scratch / "stream", scratch / "again", INVERSION)
 
-    def _run(self, scratch: Path, name: str, steps: int) -> Files:
+    def _run(self, scratch: Path, name: str, *, stops: bool) -> Files:
         stop = runs.Stop()
 
-        def count(event: Event, /) -> None:
-            if isinstance(event, DistillationProgress) and (event.experience, event.done) == (2, steps):
-                stop.ask()
+        def at_a_step(event: Event, /) -> None:
+            if isinstance(event, DistillationProgress) and (event.experience, event.done) == (2, 4):
+                self.runs["killed"] = read_files(scratch / name)
+                if stops:
+                    stop.ask()
 
         source = runs.FolderExperts(scratch / "stream")
-        runs.run(source, {"s": QUICK}, scratch / name, stop=stop, observers=[count])
+        runs.run(source, {"s": QUICK}, scratch / name, stop=stop, observers=[at_a_step])
         return read_files(scratch / name)
 
 
@@ -244,25 +251,49 @@ def fuzz_sweep(form: str, edits: list[Any]) -> None:
     require(sweeps.plan(sweep, "out/sweep").runs, "a plan without runs")
 
 
-def fuzz_checkpoint(base: str, file: int, edits: list[Any]) -> None:
-    """One file of a run that is resumed: the same bytes, or refused."""
-    files = dict(WORLD.runs[base])
-    name = sorted(files)[file % len(files)]
-    data = files[name]
+def fuzz_damage(base: str, file: int, edits: list[Any]) -> None:
+    """One damaged file of a run that is resumed: the same bytes, or refused; nothing is written through a link."""
+    out = write_files("out", WORLD.runs[base])
+    path = sorted(path for path in out.rglob("*") if path.is_file())[file % len(WORLD.runs[base])]
+    before = path.read_bytes()
+    if edits[0][0] == "kind":
+        put(edits[0][1], path)
+    else:
+        path.write_bytes(edit_bytes(before, edits[0]))
+    try:
+        runs.run(runs.FolderExperts(write_files("in", WORLD.stream)), {"s": QUICK}, out, resume=True)
+    finally:
+        require(all(data == before for data in read_files(Path("outside")).values()), "wrote through a link")
+    same = all((out / name).read_bytes() == goal for name, goal in WORLD.goal.items())
+    require(same, f"another student after damage of {path.name.partition('-')[0]}")
+
+
+def fuzz_forgery(base: str, file: int, edits: list[Any]) -> None:
+    """One file of a run that is resumed, with valid checksums."""
+    files = WORLD.runs[base]
+    names = [name for name in sorted(files) if name.endswith((".json", ".jsonl", ".safetensors"))]
+    name = names[file % len(names)]
     if name.endswith(".json"):
-        data = edited(json.loads(data), [edit for edit in edits if edit[0] in TREE])[0]
-    elif name.endswith("checkpoint.safetensors"):
-        header, tensors = split_weights(data)
-        record = json.loads(header["__metadata__"]["record"])
-        text = edited(record, [edit for edit in edits if edit[0] in TREE])[0].decode(errors="replace")
-        data = join_weights(json.dumps(header | {"__metadata__": {"record": text}}).encode(), tensors)
+        data = edited_record(files[name], edits)
+    else:
+        data = edited_weights(files[name], edits) if name.endswith(".safetensors") else files[name]
     for edit in edits:
         data = edit_bytes(data, edit)
-    out = write_files("out", files | {name: data})
+    out = write_files("out", forged(files, name, data))
     runs.run(runs.FolderExperts(write_files("in", WORLD.stream)), {"s": QUICK}, out, resume=True)
-    same = all((out / name).read_bytes() == goal for name, goal in WORLD.goal.items())
-    require(same or any(edit[0] in TREE for edit in edits), f"another student after damage of {Path(name).name}")
     check_expert(load_expert(out / "student.json"))
+
+
+def fuzz_zoo(edits: list[Any]) -> None:
+    """A zoo of trained experts: faults are named, and the other experts are evaluated."""
+    folder = write_files("in", WORLD.zoo) / "tiny-nc-0"
+    names = ("expert-1", "expert-2")
+    sound = edit_folder(folder, edits, names) & {*names}
+    evaluation = runs.evaluate_zoo("in")
+    for fault in evaluation.faults.values():
+        check_message(fault)
+    evaluated = {str(file) for file in WORLD.zoo} - {str(file) for file in evaluation.faults}
+    require(all(any(name in file for file in evaluated) for name in sound), "left out a sound expert")
 
 
 def fuzz_folder(edits: list[Any], how: str) -> None:
@@ -325,11 +356,15 @@ def fuzz_names(name: str, where: str) -> None:
 
 
 def edits_of(*edits: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[list[Any]]]:
-    """Up to three edits."""
-    return st.lists(st.one_of(*edits), min_size=1, max_size=3)
+    """One or two edits."""
+    return st.lists(st.one_of(*edits), min_size=1, max_size=2)
 
 
 STUDENTS = ["conv-net:widths=[1000000000]", "lenet5:image_size=1e9", "normalized", "conv-net:widths=[[8]]", "a:b: c"]
+BASE, DAMAGE = (
+    st.sampled_from(["killed", "stopped", "finished"]),
+    BYTES | st.sampled_from(KINDS).map(lambda kind: ["kind", kind]),
+)
 FORM, ARCHITECTURE = st.sampled_from(["json", "block"]), st.sampled_from([*ARCHITECTURES])
 IN_JSON, IN_YAML = edits_of(tree_edits(), BYTES), edits_of(tree_edits(in_yaml=True), BYTES)
 TEXT = st.sampled_from([*STUDENTS, "conv-net:widths=" + "[" * 99]) | st.text(max_size=30)
@@ -350,12 +385,19 @@ TARGETS: dict[str, tuple[Callable[..., None], st.SearchStrategy[dict[str, Any]]]
         st.fixed_dictionaries({"form": FORM | st.just("text"), "edits": IN_YAML, "text": TEXT, "classes": CLASSES}),
     ),
     "sweep": (fuzz_sweep, st.fixed_dictionaries({"form": FORM, "edits": IN_YAML})),
-    "checkpoint": (
-        fuzz_checkpoint,
+    "damage": (
+        fuzz_damage,
         st.fixed_dictionaries(
-            {"base": st.sampled_from(["stopped", "finished"]), "file": st.integers(0, 20), "edits": IN_JSON}
+            {"base": BASE, "file": st.integers(0, 99), "edits": st.lists(DAMAGE, min_size=1, max_size=1)}
         ),
     ),
+    "forgery": (
+        fuzz_forgery,
+        st.fixed_dictionaries(
+            {"base": BASE, "file": st.integers(0, 99), "edits": edits_of(WEIGHTS, tree_edits(), BYTES)}
+        ),
+    ),
+    "zoo": (fuzz_zoo, st.fixed_dictionaries({"edits": edits_of(FOLDERS)})),
     "folder": (
         fuzz_folder,
         st.fixed_dictionaries(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
+import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,14 @@ NUMBERS = [
     "9",
     "2.5",
     "-0.0",
-    "100",
-    "30000",
-    "1000000",
-    "1000000000",
-    "2147483648",
-    "1e30",
-    "1e308",
     "1e-320",
     "3.4e38",
+    "1e30",
+    "1e308",
+    "9223372036854775808",
 ]
-NUMBERS += ["9223372036854775808", "9" * 30, "-" + "9" * 400, "9" * 5_000]
+NUMBERS += ["100", "30000", "1000000", "1000000000", "2147483648"]
+NUMBERS += ["9" * 30, "-" + "9" * 400, "9" * 5_000]
 STRINGS = ["", "a", "\0", "\n", "\x1b[31mred", "\u202egnp", "e" + "\u0301" * 2_000, "../../x", "/dev/zero", "{}", "[b]"]
 FORBIDDEN = ["1e999", "-1e999", "NaN", "Infinity", "{]"]
 """What no JSON reader may accept, wherever it is."""
@@ -70,10 +69,10 @@ YAML = """!!python/object/apply:os.system ["touch CANARY"]
 {{a: 1}: 2}""".splitlines()
 YAML += ["\n---\n", "\n%TAG ! tag:x,2000:\n", "\n\t- a"]
 
-PLACES = st.integers(0, 999)
+PLACES, ROOT = st.integers(0, 999), 999
 TREE = ("set", "number", "rename", "repeat", "drop")
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-PLAIN = st.recursive(SCALARS, lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(), parts))
+PLAIN = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(), SCALARS, max_size=3)
 
 
 def tree_edits(*, in_yaml: bool = False) -> st.SearchStrategy[list[Any]]:
@@ -153,7 +152,7 @@ class Document:
             return
         self.wrong |= value in FORBIDDEN or what == "repeat"
         siblings, item = items[place % len(items)]
-        if what == "set" and place == PLACES_END:
+        if what == "set" and place == ROOT:
             self._root = value
         elif what in ("set", "number"):
             item[1] = value
@@ -176,10 +175,6 @@ class Document:
         return dump(self._root)
 
 
-PLACES_END = 999
-"""The place of the whole document."""
-
-
 def edited(plain: Any, edits: list[Any], form: str = "json") -> tuple[bytes, bool]:
     """A document after edits of its tree, then of its bytes; and whether no JSON reader may accept it."""
     document = Document(plain)
@@ -193,18 +188,14 @@ def edited(plain: Any, edits: list[Any], form: str = "json") -> tuple[bytes, boo
     return data, document.wrong and all(edit[0] in TREE[:4] for edit in edits) and len(edits) == 1
 
 
-TENSORS = st.sampled_from(
-    ["float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e8m0fnu", "complex64", "bool", "int64"]
-)
-DTYPES = st.sampled_from(
-    ["F64", "F16", "BF16", "F8_E4M3", "F8_E8M0", "F4", "F6_E2M3", "C64", "BOOL", "I64", "U8", "U64", "X"]
-)
+_TYPES = ["float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e8m0fnu", "complex64", "bool", "int64"]
+_DTYPES = ["F64", "F16", "BF16", "F8_E4M3", "F8_E8M0", "F4", "F6_E2M3", "C64", "BOOL", "I64", "U8", "U64", "X"]
 SIZES = st.lists(st.sampled_from([0, 1, 2, 9, -1, 2**31, 2**32, 2**62, 2**63, 2**64, 10**30]), max_size=5)
 WEIGHTS = (
-    st.tuples(st.just("cast"), PLACES, TENSORS)
+    st.tuples(st.just("cast"), PLACES, st.sampled_from(_TYPES))
     | st.tuples(st.just("fill"), PLACES, st.sampled_from(["nan", "inf", "1e38", "0", "-1e30"]))
     | st.tuples(st.sampled_from(["empty", "shape"]), PLACES, SIZES)
-    | st.tuples(st.just("dtype"), PLACES, DTYPES)
+    | st.tuples(st.just("dtype"), PLACES, st.sampled_from(_DTYPES))
     | st.tuples(st.sampled_from(["offsets", "overlap"]), PLACES, PLACES)
     | st.tuples(st.just("length"), st.sampled_from([0, 1, 7, 10**5, 10**8, 2**31, 2**63, 2**64 - 1]))
 ).map(list)
@@ -256,6 +247,30 @@ def join_weights(header: bytes, tensors: bytes, length: int | None = None) -> by
     return (len(header) if length is None else length).to_bytes(8, "little") + header + tensors
 
 
+_SEAL = re.compile(rb'("sha256": ")[0-9a-f]{64}("\n}\n)\Z')
+
+
+def forged(files: dict[str, bytes], name: str, data: bytes) -> dict[str, bytes]:
+    """The files with another one of this name, and with its checksum wherever that of the old one is."""
+    if _SEAL.search(data):
+        text = data[: _SEAL.search(data).start(0)] + b'"sha256": "'
+        data = text + hashlib.sha256(text).hexdigest().encode() + b'"\n}\n'
+    before, after = (hashlib.sha256(content).hexdigest() for content in (files[name], data))
+    files = {key.replace(before[:16], after[:16]): content for key, content in {**files, name: data}.items()}
+    for other in [key for key, content in files.items() if key.endswith(".json") and before.encode() in content]:
+        text = files[other].replace(before.encode(), after.encode())
+        files = forged(files, other, text.replace(before[:16].encode(), after[:16].encode()))
+    return files
+
+
+def edited_record(data: bytes, edits: list[Any]) -> bytes:
+    """A record with a checksum after edits of its tree."""
+    plain = json.loads(data)
+    plain.pop("sha256", None)
+    text = edited(plain, [edit for edit in edits if edit[0] in TREE])[0]
+    return text[:-1] + b', "sha256": "' + b"0" * 64 + b'"\n}\n'
+
+
 NAMES = [b"e 9", b"e\n9", b"\xff\xfe", b"\x1b[31m", "\u202eexe".encode(), b"-h", b"$\\foo$", b"a:b", b"x" * 242]
 NAMES += [b"e9.json", b"[bold]", b"9" * 99, "²".encode(), "e\u0301".encode(), b"CON", b"~", b"%s{}"]
 IGNORED = [".e9.json", "._e0.safetensors", ".DS_Store", "Thumbs.db", "notes.txt", ".e0.json.1.part"]
@@ -269,14 +284,14 @@ FOLDERS = (
 """Edits of a folder with the experts e0, e1 and e2."""
 
 
-def edit_folder(folder: Path, edits: list[Any]) -> set[str]:
+def edit_folder(folder: Path, edits: list[Any], names: Sequence[str] = ("e0", "e1", "e2")) -> set[str]:
     """Apply edits; returns the names of the experts that are still sound."""
-    sound, left = {"e0", "e1", "e2"}, {"e0", "e1", "e2"}
+    sound, left = set(names), set(names)
     for what, number, *value in edits:
         if what == "extra":
             (folder / number).write_bytes(b"not an expert")
             continue
-        name = f"e{number % 3}"
+        name = names[number % len(names)]
         pair = [folder / f"{name}{end}" for end in (".json", ".safetensors")]
         if name not in left:
             continue
@@ -290,11 +305,11 @@ def edit_folder(folder: Path, edits: list[Any]) -> set[str]:
         elif what == "card":
             pair[0].write_bytes(edited(json.loads(pair[0].read_bytes()), value)[0])
         else:
-            _put(value[0], pair[number // 3])
+            put(value[0], pair[number // 3])
     return sound
 
 
-def _put(kind: str, path: Path) -> None:
+def put(kind: str, path: Path) -> None:
     """Replace a file by something that is not a complete file of this folder."""
     data = path.read_bytes()
     path.unlink()

@@ -17,7 +17,7 @@ from exml.core.shapes import Images
 _TOLERANCE = 1e-2  # of the largest logit: above the rounding of another algorithm, far below the effect of dropout
 _FAR = 1000.0  # the scale of noise that drives logits, but not probabilities, out of [0, 1]
 _MANY = 8  # so many logits are hardly ever all in [0, 1]; fewer may be, unless some are near 0 or 1
-_SATURATED = 0.02
+_SATURATED, _VARIED = 0.02, 0.1
 _DAMAGED = "leave this expert out of the stream, or get an undamaged copy"
 _UNUSABLE: tuple[tuple[Callable[[Tensor], bool], str, str], ...] = (
     (is_lazy, "is uninitialized", "run a forward pass, which initializes lazy layers, and train the module"),
@@ -32,6 +32,8 @@ _UNUSABLE: tuple[tuple[Callable[[Tensor], bool], str, str], ...] = (
 def evaluation_mode(module: nn.Module) -> Generator[None]:
     """Evaluation mode inside the block; every part of the module gets its own mode back afterwards.
 
+    Buffers that a forward pass changes even in evaluation mode, such as running statistics, get their values back.
+
     >>> layer = nn.Dropout()
     >>> with evaluation_mode(layer):
     ...     layer.training
@@ -40,6 +42,8 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
     True
     """
     modes = [(part, part.training) for part in module.modules() if hasattr(part, "training")]  # not a frozen script
+    values = [buffer for buffer in module.buffers() if not (is_lazy(buffer) or buffer.is_meta or buffer.is_inference())]
+    buffers = [(buffer, buffer.clone()) for buffer in values]
     try:
         if any(mode for _, mode in modes):
             module.eval()
@@ -47,6 +51,10 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
 
 @contextmanager
@@ -127,9 +135,12 @@ def check_outputs(forward: Callable[[Images], Tensor], images: Images, far: Imag
         logits = torch.cat((logits, checked(far)))
     except ExmlError:  # a sound module may refuse such images
         far = far[:0]
-    positive = units > 1 and bool(((logits >= 0) & (logits <= 1)).all())
-    saturated = units >= _MANY or bool(((logits < _SATURATED) | (logits > 1 - _SATURATED)).any())
-    if positive and (bool(((logits.sum(1) - 1).abs() < 1e-3).all()) or (saturated and len(far))):
+    inside = units > 1 and bool(((logits >= 0) & (logits <= 1)).all())
+    saturated = bool(((logits < _SATURATED) | (logits > 1 - _SATURATED)).any())
+    varied = bool((logits.amax(0) - logits.amin(0) > _VARIED).any())  # an untrained module may return constants
+    positive = units >= _MANY and bool((logits[: len(images)] > 0).all())
+    bounded = len(far) > 0 and (positive or (saturated and varied))
+    if inside and (bounded or bool(((logits.sum(1) - 1).abs() < 1e-3).all())):
         _warn(
             f"logits ({owner})", "what look like probabilities", "remove its last softmax or sigmoid, or take their log"
         )

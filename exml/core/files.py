@@ -7,11 +7,12 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from io import BufferedReader
-from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -108,14 +109,14 @@ class TensorHeader:
     """The header of a safetensors file.
 
     Args:
-        tensors: by name, on the device ``meta``, without memory.
+        tensors: by name, in the order of the file, on the device ``meta``, without memory.
         metadata: text by name.
-        size: bytes of the whole file.
+        text: the bytes of the file before those of the tensors.
     """
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
-    size: int
+    text: bytes
 
 
 def read_tensor_header(file: IO[bytes], /) -> TensorHeader:
@@ -135,19 +136,30 @@ def read_tensor_header(file: IO[bytes], /) -> TensorHeader:
     metadata = plain.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("metadata that is not text by name")
-    spans = [(0, 0)]
-    tensors: dict[str, Tensor] = {}
-    for name, entry in plain.items():
-        tensors[name], span = _described(name, entry)
-        spans.append(span)
-    spans.sort()
-    if any(end != begin for (_, end), (begin, _) in pairwise(spans)) or spans[-1][1] != size - 8 - length:
+    parts = sorted([_described(name, entry) for name, entry in plain.items()], key=itemgetter(0))
+    ends = [0, *(end for (_, end), *_ in parts)]
+    if [begin for (begin, _), *_ in parts] != ends[:-1] or ends[-1] != size - 8 - length:
         raise ValueError("tensors that overlap, leave gaps, or end elsewhere than the file")
-    return TensorHeader(tensors, metadata, size)
+    return TensorHeader({name: tensor for _, name, tensor in parts}, metadata, length.to_bytes(8, "little") + text)
 
 
-def _described(name: str, entry: Any) -> tuple[Tensor, tuple[int, int]]:
-    """A tensor of a header on the device ``meta``, and its first byte and its end."""
+def read_tensors(
+    file: BufferedReader, header: TensorHeader, each: Callable[[bytearray], object], /
+) -> dict[str, Tensor]:
+    """Read the tensors of a file whose header was just read; ``each`` is called with the bytes of every tensor."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in header.tensors.items():
+        data = bytearray(tensor.nbytes)
+        if file.readinto(data) != len(data):
+            raise ValueError("a file that became shorter while it was read")
+        each(data)
+        flat = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        found[name] = flat.view(tensor.dtype).view(tensor.shape)
+    return found
+
+
+def _described(name: str, entry: Any) -> tuple[tuple[int, int], str, Tensor]:
+    """The first byte and the end of a tensor, its name, and itself on the device ``meta``."""
     match entry:
         case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if not rest:
             dtype = _DTYPES.get(kind)
@@ -160,7 +172,7 @@ def _described(name: str, entry: Any) -> tuple[Tensor, tuple[int, int]]:
         raise ValueError(f"the shape {shape} of {name!r}")
     if begin < 0 or math.prod(shape) * dtype.itemsize != end - begin:
         raise ValueError(f"{end - begin} bytes for {name!r}, a tensor {shape} of {kind}")
-    return torch.empty(shape, dtype=dtype, device="meta"), (begin, end)
+    return (begin, end), name, torch.empty(shape, dtype=dtype, device="meta")
 
 
 def write_atomically(
@@ -188,6 +200,13 @@ def write_atomically(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_partial(paths: Iterable[Path], /) -> None:
+    """Remove those of some files that a killed writer left behind, including ``.tmp??????`` of safetensors."""
+    for path in paths:
+        if re.fullmatch(r"\..*\.part|\.tmp\w{6}", path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, /) -> None:

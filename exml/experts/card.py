@@ -7,13 +7,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import attrs
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from exml.core.errors import ExmlError, ExpertError, SettingError, StreamError
@@ -23,9 +21,9 @@ from exml.core.files import (
     TensorHeader,
     can_write,
     open_file,
-    read_bytes,
     read_json,
     read_tensor_header,
+    read_tensors,
     write_json,
     write_tensors,
 )
@@ -194,7 +192,7 @@ class ExpertFiles:
         return self.card.expert(module.eval())
 
 
-def read_expert(path: Path | str, /, *, fit: bool = True) -> ExpertFiles:
+def read_expert(path: Path | str, /, *, fit: bool = True, stop: Callable[[], bool] | None = None) -> ExpertFiles:
     """Read an expert by the path of its card, without building it. This draws no random numbers: any thread may do it.
 
     The header of the weights is read first. No memory is taken for weights that do not fit the architecture.
@@ -202,32 +200,51 @@ def read_expert(path: Path | str, /, *, fit: bool = True) -> ExpertFiles:
     Args:
         path: of its card, next to the weights.
         fit: whether the weights must fit the architecture of the card; not if another module is given later.
+        stop: asked after every tensor; reading ends with an error once it returns True.
 
     Raises:
         ExpertError: as :func:`load_expert`.
     """
     path = Path(path)
-    card, needed, size = _examine(path, fit)
-    weights = path.with_suffix(".safetensors")
+    card, header, needed = examine(path, fit=fit)
+    weights, digest = path.with_suffix(".safetensors"), hashlib.sha256(header.text)
+
+    def each(data: bytearray) -> None:
+        digest.update(data)
+        if stop is not None and stop():
+            raise InterruptedError("a request to stop")
+
     try:
-        require_memory(needed + size, "the expert", "load it on a machine with more memory")
-        data = read_bytes(weights, size, contained=True)  # read once, so that the loaded bytes are the checked ones
-        if card.sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != card.sha256:
+        needed += sum(tensor.nbytes for tensor in header.tensors.values())
+        require_memory(needed, "the expert", "load it on a machine with more memory")
+        with open_file(weights, contained=True) as file:
+            if read_tensor_header(file).text != header.text:
+                raise ValueError("a file that changed while it was read")
+            state = read_tensors(file, header, each)  # once, so that the loaded bytes are the checked ones
+        if card.sha256 is not None and digest.hexdigest() != card.sha256:
             remedy = "get both files again: they do not belong together"
-            raise ExpertError(expected=f"SHA-256 {card.sha256}", got=found, remedy=remedy)
-        state = load(data)
-    except (OSError, ValueError, SafetensorError, ExpertError) as error:
+            raise ExpertError(expected=f"SHA-256 {card.sha256}", got=digest.hexdigest(), remedy=remedy)
+    except (OSError, ValueError, ExpertError) as error:
         fault(weights, error, "complete weights", "get both files again")
     return ExpertFiles(path, card, state)
 
 
-def examine(path: Path, /) -> ExpertCard:
-    """Check an expert without reading its weights: its card, their header, and that they fit the architecture.
+def examine(path: Path, /, *, fit: bool = True) -> tuple[ExpertCard, TensorHeader, int]:
+    """The card, the header of the weights, which must ``fit`` the architecture, and the bytes of the architecture.
 
     Raises:
         ExpertError: as :func:`load_expert`, except for damaged weights.
     """
-    return _examine(path, True)[0]
+    card, header, needed = read_card(path), read_header(path.with_suffix(".safetensors")), 0
+    if fit and card.architecture is not None:
+        try:
+            module = sketch(card.architecture["name"], **card.architecture["settings"])
+            if module is not None:
+                needed = sum(tensor.nbytes for tensor in module.state_dict().values())
+                _require_fit(module, header.tensors)
+        except ExmlError as error:
+            fault(path, error, _FITTING, _remedy(header.tensors))
+    return card, header, needed
 
 
 def read_header(weights: Path, /) -> TensorHeader:
@@ -355,20 +372,6 @@ def _require_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         return
     except Exception as error:
         raise ExpertError(expected=_FITTING, got=str(error), remedy=_remedy(tensors)) from error
-
-
-def _examine(path: Path, fit: bool) -> tuple[ExpertCard, int, int]:
-    """The card, and the bytes of the architecture and of the weights, which fit each other."""
-    card, header, needed = read_card(path), read_header(path.with_suffix(".safetensors")), 0
-    if fit and card.architecture is not None:
-        try:
-            module = sketch(card.architecture["name"], **card.architecture["settings"])
-            if module is not None:
-                needed = sum(tensor.nbytes for tensor in module.state_dict().values())
-                _require_fit(module, header.tensors)
-        except ExmlError as error:
-            fault(path, error, _FITTING, _remedy(header.tensors))
-    return card, needed, header.size
 
 
 def _require_savable(architecture: Mapping[str, Any], state: Mapping[str, Any], own: str) -> None:

@@ -8,9 +8,13 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
+MOMENT = 0.2
+"""Seconds that an item may take before the wait for it counts as idle."""
 
 
-def ahead(reads: Iterator[Callable[[], T]], *, daemon: bool = False) -> Generator[T]:
+def ahead(
+    reads: Iterator[Callable[[], T]], *, daemon: bool = False, idle: Callable[[], object] | None = None
+) -> Generator[T]:
     """Call each item of an iterator and yield the result, while another thread fetches the next item.
 
     Put the slow part into the iterator, and anything that must not run in parallel (a draw from a global random
@@ -19,6 +23,7 @@ def ahead(reads: Iterator[Callable[[], T]], *, daemon: bool = False) -> Generato
 
     Args:
         daemon: whether the program may end without waiting for the next item.
+        idle: called whenever the next item is not there after a moment.
     """
 
     def fetch(future: Future[Callable[[], T]]) -> None:
@@ -33,6 +38,9 @@ def ahead(reads: Iterator[Callable[[], T]], *, daemon: bool = False) -> Generato
     thread = None
     while True:
         if thread is not None:
+            thread.join(None if idle is None else MOMENT)
+            if idle is not None and thread.is_alive():
+                idle()
             thread.join()
         if not futures[0].done():  # the first item, or this process was forked from that of the thread
             fetch(futures[0])

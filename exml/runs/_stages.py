@@ -131,6 +131,7 @@ class _StrategyRun:
         self._log = self._open_log()
         self._began = 0.0
         self._generating = True
+        self._drawn: int | None = None
 
     def __call__(self) -> None:
         """Learn from all remaining experts of the source, until it ends or the run is stopped."""
@@ -145,7 +146,9 @@ class _StrategyRun:
             elif learned and not begun and context.ranks.leader:  # the next experience would replace a damaged file
                 self._save()
             self._learner.preview(source.preview())
-            items = ahead(map(partial(_unbuilt, source), source.remaining(done, begun)))
+            # A stop while a followed folder is idle must not wait for the figure, so it is drawn before.
+            idle = self._draw if source.names is None else None
+            items = ahead(map(partial(_unbuilt, source), source.remaining(done, begun)), idle=idle)
             try:
                 while not context.ranks.leader_says(context.stop.asked):
                     context.folder.enter(None if source.names is None else "generation", self._name)
@@ -243,7 +246,9 @@ class _StrategyRun:
         save_expert(self._expert(), self._folder, "student", training=made, overwrite=True)
 
     def _draw(self) -> None:
-        """Draw some of the images that the student learned from."""
+        """Draw some of the images that the student learned from, unless they have been drawn."""
+        if self._drawn == self._learner.experience:
+            return
         try:
             memory = self._learner.memory
         except StreamError:  # nothing learned yet
@@ -256,6 +261,7 @@ class _StrategyRun:
         ]
         title = f"{self._context.source.title}: images in the last buffer of {self._name}, by expert and label"
         save_figure(samples_figure(memory, experiences, title), self._folder / "samples.png")
+        self._drawn = self._learner.experience
 
     def _expert(self) -> Expert:
         """The student as an expert that others can learn from; its normalization goes onto the card."""

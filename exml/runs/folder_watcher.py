@@ -73,7 +73,7 @@ class FolderWatcher:
                 continue
             pair = _Pair(self._state(name), told=overdue is not None)
             try:
-                files = read_expert(self._folder / f"{name}.json")
+                files = read_expert(self._folder / f"{name}.json", stop=lambda: self._stop.asked)
             except ExmlError as error:
                 self._pairs[name] = pair
                 if pair.told:
@@ -113,7 +113,7 @@ class FolderWatcher:
 
     def _sound(self, name: str) -> ExpertCard | None:
         try:
-            return examine(self._folder / f"{name}.json")
+            return examine(self._folder / f"{name}.json")[0]
         except ExmlError:
             return None
 

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from exml.core.errors import ExpertError, UnknownNameError
-from exml.experts import Expert, ExpertCard, load_expert, read_card, save_expert
+from exml.core.errors import CheckpointError, ExpertError, UnknownNameError
+from exml.experts import Expert, ExpertCard, load_expert, read_card, read_cards, save_expert
 from exml.models import ConvNet
 
 
@@ -151,13 +153,157 @@ def test_an_architecture_that_does_not_fit_is_named(
     assert str(card) in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"classes": [0, 2**17]},
+        {"outputs": [3, None, 7, 2**17]},
+        {"image_shape": [1, 2**12, 2**11]},
+        {"image_shape": [2, -4, -4]},
+        {"task": -1},
+        {"task": 10**30},
+        {"std": [10**400]},
+        {"name": "\ud800"},
+        {"training": {"a": [[[]]] * 2, "b": json.loads("[" * 60 + "]" * 60)}},
+        {"version": True},
+        {"accuracy": True},
+    ],
+    ids=lambda values: str(values)[:40],
+)
+def test_a_card_has_limits(expert: Expert, tmp_path: Path, values: dict[str, Any]) -> None:
+    card = save_expert(expert, tmp_path)
+    change(card, **values)
+    with pytest.raises(ExpertError, match=r"zebra\.json"):
+        read_card(card)
+
+
+@pytest.mark.parametrize("end", ["json", "safetensors"])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("/etc")]
+)
+def test_only_regular_files_of_the_folder_are_opened(expert: Expert, tmp_path: Path, end: str, make: Any) -> None:
+    card = save_expert(expert, tmp_path)
+    (tmp_path / f"zebra.{end}").unlink()
+    make(tmp_path / f"zebra.{end}")
+    with pytest.raises(ExpertError, match=rf"zebra\.{end}.*(regular file|leads out)"):
+        load_expert(card)
+
+
+@pytest.mark.parametrize("settings", [{"widths": [30_000, 30_000]}, {"classes": 10**9}, {"image_size": 10**7}])
+def test_a_large_architecture_takes_no_memory(expert: Expert, tmp_path: Path, settings: dict[str, Any]) -> None:
+    card = save_expert(expert, tmp_path)
+    architecture = json.loads(card.read_text())["architecture"]
+    change(card, architecture={**architecture, "settings": {**architecture["settings"], **settings}})
+    with pytest.raises(ExpertError, match=r"zebra\.json, got (a larger|Error\(s\) in loading)"):
+        load_expert(card)
+
+
+def test_weights_of_another_kind_are_refused(expert: Expert, tmp_path: Path) -> None:
+    card = save_expert(expert, tmp_path)
+    change(card, sha256=None)
+    weights = tmp_path / "zebra.safetensors"
+    state = load_file(weights)
+    save_file({name: tensor.to(torch.int64) for name, tensor in state.items()}, weights)
+    with pytest.raises(ExpertError, match=r"torch.float32 for .*got torch.int64"):
+        load_expert(card)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_the_prefix_of_a_wrapper_is_named(expert: Expert, tmp_path: Path, prefix: str) -> None:
+    card = save_expert(expert, tmp_path)
+    change(card, sha256=None)
+    weights = tmp_path / "zebra.safetensors"
+    save_file({prefix + name: tensor for name, tensor in load_file(weights).items()}, weights)
+    for module in (None, ConvNet(2, 4, 4, widths=(3,))):
+        with pytest.raises(ExpertError, match=f"remove '{prefix}' from"):
+            load_expert(card, module)
+
+
+def test_an_existing_expert_is_never_overwritten_unasked(expert: Expert, tmp_path: Path) -> None:
+    card = save_expert(expert, tmp_path)
+    before = card.read_bytes()
+    for gone in (None, "zebra.json"):
+        if gone is not None:
+            (tmp_path / gone).unlink()
+        with pytest.raises(ExpertError, match="overwrite=True"):
+            save_expert(expert, tmp_path)
+    assert save_expert(expert, tmp_path, overwrite=True).read_bytes() == before
+
+
+def changed(module: nn.Module, kind: str) -> nn.Module:
+    if kind == "compiled":
+        return torch.compile(module, backend="eager")
+    if kind == "a compiled part":
+        module.features = torch.compile(module.features, backend="eager")
+    if kind == "parallel":
+        return nn.DataParallel(module)
+    if kind == "half":
+        return module.half()
+    if kind == "channels last":
+        return module.to(memory_format=torch.channels_last)
+    if kind == "tied":
+        module.features[1].weight = module.features[1].bias
+    if kind == "views":
+        module.classifier.weight = nn.Parameter(torch.rand(8, 12)[:4])
+    return module
+
+
+@pytest.mark.parametrize(
+    "kind", ["compiled", "a compiled part", "parallel", "half", "channels last", "tied", "views", "plain"]
+)
+def test_what_is_saved_loads(tmp_path: Path, kind: str) -> None:
+    module = changed(ConvNet(2, 4, 4, widths=(3,)), kind)
+    card = save_expert(Expert(module, (0, 1, 2, 3), (2, 4, 4)), tmp_path)
+    loaded = load_expert(card).module.state_dict()
+    assert loaded.keys() == ConvNet(2, 4, 4, widths=(3,)).state_dict().keys()
+    for mine, theirs in zip(loaded.values(), module.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs.to(mine.dtype))
+
+
+class WithState(nn.Identity):
+    def get_extra_state(self) -> dict[str, int]:
+        return {}
+
+
+@pytest.mark.parametrize("kind", ["weight norm", "another head", "meta", "sparse", "complex", "extra state"])
+def test_what_would_not_load_is_refused_when_saved(tmp_path: Path, kind: str) -> None:
+    module = ConvNet(2, 4, 4, widths=(3,))
+    if kind == "weight norm":
+        nn.utils.parametrizations.weight_norm(module.classifier)
+    elif kind == "another head":
+        module.classifier = nn.Linear(12, 9)
+    elif kind == "meta":
+        module.to("meta")
+    elif kind == "sparse":
+        module.classifier.weight = nn.Parameter(module.classifier.weight.detach().to_sparse())
+    elif kind == "complex":
+        module.classifier.weight = nn.Parameter(torch.zeros(4, 12, dtype=torch.complex64))
+    else:
+        module.features.append(WithState())
+    with pytest.raises(ExpertError, match="expert 'expert'"):
+        save_expert(Expert(module, (0, 1, 2, 3), (2, 4, 4)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["10²", "a.", "a b", "a\nb", "a\x1b[31m", "x" * 243, os.fsdecode(b"\xe9"), "٣", "-rf"])
+def test_any_name_that_the_system_allows_works(expert: Expert, tmp_path: Path, name: str) -> None:
+    save_expert(expert, tmp_path, name)
+    (tmp_path / f"._{name[:100]}.json").write_bytes(b"\0\5\x16\7")  # hidden, as macOS makes them
+    assert list(read_cards(tmp_path)) == [name]
+    assert load_expert(tmp_path / f"{name}.json").fingerprint() == expert.fingerprint()
+
+
 def test_what_cannot_be_saved_is_refused_before_anything_is_written(expert: Expert, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="register"):
         save_expert(Expert(nn.Flatten(), (0,), (1, 1, 1)), tmp_path)
-    for name in ("", "a/b", "/a"):
+    for name in ("", ".", "..", ".a", "a/b", "/a", "a\0"):
         with pytest.raises(ExpertError, match="file"):
             save_expert(expert, tmp_path, name)
     for value in (float("nan"), torch.zeros(1)):
         with pytest.raises(ExpertError, match="JSON"):
             save_expert(expert, tmp_path, training={"loss": value})
+    with pytest.raises(CheckpointError, match="too long"):
+        save_expert(expert, tmp_path, "x" * 260)
+    with pytest.raises(ExpertError, match="valid text"):
+        save_expert(attrs.evolve(expert, name="\ud800"), tmp_path, "a")
     assert list(tmp_path.iterdir()) == []

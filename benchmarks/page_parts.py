@@ -128,20 +128,23 @@ def poisoned_experts(found: Found, conditions: str) -> list[str]:
         (row["what"], f"{row['found']} of {row['poisoned']}", f"{row['false']} of {row['sound']}")
         for row in rows.values()
     ]
-    accuracies: Mapping[str, Mapping[str, float]] = {"without": {}, **found["learned"]}
-    places = ("0", "2", "4")
-    reached = [
-        (what, *(number(accuracies[kind][place]) if place in accuracies.get(kind, {}) else "" for place in places))
-        for kind, what in {"without": "none: the student without it", **{k: r["what"] for k, r in rows.items()}}.items()
-    ]
+    accuracies: Mapping[str, Mapping[str, float | None]] = found["learned"]
+
+    def cell(kind: str, place: str) -> str:
+        value = accuracies.get(kind, {}).get(place, "")
+        return "refused" if value is None else f"{value:.1f}" if isinstance(value, float) else "not measured"
+
+    kinds = {"without": "none: the student without it", **{kind: row["what"] for kind, row in rows.items()}}
+    reached = [(what, *(cell(kind, place) for place in ("0", "2", "4"))) for kind, what in kinds.items()]
     return [
         *table(("the poisoned expert|", "poisoned and suspect", "sound and suspect"), counts),
         "",
         *wrap(
             f"Seeds {', '.join(map(str, found['seeds']))}, three positions each. The bounds were chosen on seeds 0 to "
             "2. The next table has the test accuracy, in percent, of a student that learns from the poisoned expert "
-            f"all the same (seed {found['seeds'][0]}, n = 1). With all experts sound it is {found['clean']:.1f}. A "
-            "refused expert leaves the student of the first row."
+            f"all the same (seed {found['seeds'][0]}, n = 1). With all experts sound it is {found['clean']:.1f}. An "
+            'expert that `on_suspect="refuse"` refuses leaves the student of the first row. *Refused* is an expert '
+            "that no policy accepts, because its logits have no gradient to the pixels."
         ),
         "",
         *table(("the poisoned expert|", "first", "third", "last"), reached),

@@ -16,6 +16,7 @@ import copy
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch import nn
 
 import exml
 from exml import scenarios
-from exml.core.errors import ExmlWarning
+from exml.core.errors import ExmlWarning, ExpertError
 from exml.core.files import write_json
 from exml.core.rng import make_generator
 from exml.engine import keep_freed_memory
@@ -138,8 +139,8 @@ def screened(seeds: list[int], work: Path) -> dict[str, Any]:
     return rows
 
 
-def learned(seed: int, kind: str, position: int, work: Path) -> float:
-    """Test accuracy in percent after the whole stream: of all experts, or without one if there is no poison."""
+def learned(seed: int, kind: str, position: int, work: Path) -> float | None:
+    """Test accuracy in percent after the whole stream, without an expert or with it; None if no policy accepts it."""
     path = work / f"{seed}-{kind}-{position}.json"
     if not path.exists():
         scenario, experts = stream(seed, work, "" if kind in ("clean", "without") else kind, position)
@@ -147,10 +148,12 @@ def learned(seed: int, kind: str, position: int, work: Path) -> float:
             del experts[position]
         strategy = exml.recipes.default(scenario.profile()).build()
         learner = exml.Learner(strategy, scenario.make_student(seed), seed=seed)
-        with warnings.catch_warnings():
+        accuracy = None
+        with warnings.catch_warnings(), suppress(ExpertError):
             warnings.simplefilter("ignore", ExmlWarning)
             learner.learn_stream(ExpertStream.from_experts(experts))
-        write_json(path, {"accuracy": round(100 * evaluate_student(learner.student, scenario).stream, 2)})
+            accuracy = round(100 * evaluate_student(learner.student, scenario).stream, 2)
+        write_json(path, {"accuracy": accuracy})
         print(seed, kind, position, path.read_text(), flush=True)
     return json.loads(path.read_text(encoding="utf-8"))["accuracy"]
 

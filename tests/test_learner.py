@@ -160,6 +160,27 @@ def test_the_previous_student_teaches():
         assert previous.known.tolist() == [True, True, False, False, False, False]
 
 
+def test_the_previous_student_counts_the_experts_of_each_class(tmp_path):
+    """Also after it was resumed."""
+    counts = []
+
+    @exml.component
+    @attrs.frozen
+    class Count:
+        def __call__(self, previous, expert, samples, /):
+            counts.append(previous.taught.tolist())
+            return ProductOfExperts()(previous, expert, samples)
+
+    chosen = noise(combiner=Count())
+    first, second, third = experts(3)
+    learner = exml.Learner(chosen, network(), folder=tmp_path)
+    learner.learn(first)
+    learner.learn(attrs.evolve(second, classes=(1, 2)))
+    counts.clear()
+    exml.Learner(chosen, network()).resume(tmp_path).learn(attrs.evolve(third, classes=(2, 5)))
+    assert counts[-1] == [1, 2, 1, 0, 0, 0]
+
+
 @pytest.mark.parametrize("start", ["reset", "continue"])
 def test_reset_starts_each_experience_at_the_initial_weights(start):
     student = network()
@@ -747,7 +768,8 @@ def witnesses(*poisons, count=3):
 
 
 def calm(**changes):
-    return noise(training=Training(iterations=2, batch_size=4, learning_rate=1e-6), **changes)
+    training = Training(iterations=2, batch_size=4, learning_rate=1e-6)
+    return noise(training=training, buffer=exml.buffers.Cumulative(20), **changes)
 
 
 class TestSuspects:

@@ -194,6 +194,9 @@ class Learner:
         self._classes = check_student(self.student, expert.image_shape)
         expert.check(self._classes, unwrap=True)
         check_apart(self.student, expert)
+        note = dict(note or {})
+        if not resumed:
+            note["screened"] = [to_plain(found) for found in self._screen(expert, number) if found.problems]
         if self.device.type == "cpu":
             require_room(self.strategy, expert.image_shape, share)
         rehearse(self.student, expert, self.strategy, self._classes)
@@ -205,9 +208,6 @@ class Learner:
         if share < len(expert.classes) and not self._scarce:
             warn_of_scarcity(expert, share)
             self._scarce = True
-        note = dict(note or {})
-        if not resumed:
-            note["screened"] = [to_plain(screening) for screening in self._screen(expert, number)]
         self._run.admit(expert, note)
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
@@ -322,7 +322,6 @@ class Learner:
             if problems and self.on_suspect != "accept":
                 message = f"expert {screening.expert!r} is suspect, because {problems}"
                 warnings.warn(f"{message}; leave it out of the stream if it is broken", ExmlWarning, stacklevel=3)
-
         return screenings
 
     def _agree(self, expert: Expert) -> None:

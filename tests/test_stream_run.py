@@ -883,7 +883,7 @@ def agreeing(folder, poisoned):
 @pytest.mark.parametrize("poisoned", [0, 2])
 def test_a_suspect_expert_is_refused_by_name_and_the_run_goes_on(tmp_path, poisoned):
     folder, out = agreeing(tmp_path / "experts", poisoned), tmp_path / "out"
-    row = run_stream(folder, quick(on_suspect="refuse"), out)
+    row = run_stream(folder, quick(on_suspect="refuse", buffer=Cumulative(40)), out)
     sound = [f"e{index}" for index in range(4) if index != poisoned]
     assert learned(out) == sound
     (entry,), (refused,) = entries(out, "screened"), entries(out, "refused")
@@ -893,14 +893,14 @@ def test_a_suspect_expert_is_refused_by_name_and_the_run_goes_on(tmp_path, poiso
     assert (row.suspects, suspect.expert, suspect.learned) == ((suspect,), f"expert {poisoned}", False)
     for end in ("json", "safetensors"):
         (folder / f"e{poisoned}.{end}").unlink()
-    run_stream(folder, quick(on_suspect="refuse"), tmp_path / "without")
+    run_stream(folder, quick(on_suspect="refuse", buffer=Cumulative(40)), tmp_path / "without")
     assert (out / "student.safetensors").read_bytes() == (tmp_path / "without" / "student.safetensors").read_bytes()
 
 
 def test_a_run_warns_of_a_suspect_expert_and_learns_from_it(tmp_path):
     folder, seen = agreeing(tmp_path / "experts", 3), []
     with pytest.warns(ExmlWarning, match="expert 'expert 3' is suspect, because it contradicts"):
-        row = run_stream(folder, quick(), tmp_path / "out", observers=[seen.append])
+        row = run_stream(folder, quick(buffer=Cumulative(40)), tmp_path / "out", observers=[seen.append])
     assert (row.experiences, [one.learned for one in row.suspects]) == (4, [True])
     assert sum(isinstance(event, events.ExpertScreened) for event in seen) == 4
 
@@ -913,5 +913,6 @@ def test_a_followed_folder_refuses_suspect_experts(tmp_path):
         if isinstance(event, events.ExperienceFinished) and event.experience == 3:
             stop.ask()
 
-    run_stream(folder, quick(), tmp_path / "out", follow=True, poll=POLL, stop=stop, observers=[observe])
+    strategy = quick(buffer=Cumulative(40))
+    run_stream(folder, strategy, tmp_path / "out", follow=True, poll=POLL, stop=stop, observers=[observe])
     assert [event.file for event in seen if isinstance(event, events.ExpertRefused)] == ["e0"]

@@ -132,6 +132,7 @@ def test_the_files_of_a_run(folder, tmp_path):
     assert tiny.files_of(out) == {
         ".lock",
         "checkpoint/checkpoint.json",
+        "checkpoint/history.jsonl",
         "checkpoint/memory-*.safetensors",
         "checkpoint/state-*.safetensors",
         "result.json",

@@ -29,9 +29,10 @@ from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
 from exml.core.rng import derive_seed, global_seed, make_generator
 from exml.core.samples import Samples
+from exml.core.serialization import to_plain
 from exml.core.shapes import Scalar, State
 from exml.engine import DistillationContext, PreviousStudent, Teachers, distill, ridge_head
-from exml.experts import ExpertStream, OpenStream
+from exml.experts import ExpertStream, OpenStream, Screening
 from exml.learning.checkpoint import (
     EVERY,
     CheckpointFolder,
@@ -124,6 +125,8 @@ class Learner:
         self._rehearsed: tuple[int, int, int] | None = None
         self._scarce = False
         self._loss: Scalar | None = None
+        self._history: list[Mapping[str, Any]] = []
+        self._unsaved: list[Mapping[str, Any]] = []
         self._initial = copy.deepcopy(self.student.state_dict()) if strategy.student == "reset" else None
         if folder is not None:
             opened = self._open(folder)
@@ -149,8 +152,9 @@ class Learner:
 
     @property
     def history(self) -> tuple[Mapping[str, Any], ...]:
-        """By experience, the note given to :meth:`learn` and the last ``loss``, which the current one does not have."""
-        return self._run.history
+        """JSON by experience: the note given to :meth:`learn`, ``screened``, and ``loss`` if it is finished."""
+        current = None if self._run.phase == "idle" else self._run.note
+        return (*self._history, *([] if current is None else [current]))
 
     @property
     def memory(self) -> Samples:
@@ -201,9 +205,10 @@ class Learner:
         if share < len(expert.classes) and not self._scarce:
             warn_of_scarcity(expert, share)
             self._scarce = True
+        note = dict(note or {})
         if not resumed:
-            self._screen(expert, number)
-        self._run.admit(expert, dict(note or {}))
+            note["screened"] = [to_plain(screening) for screening in self._screen(expert, number)]
+        self._run.admit(expert, note)
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
         try:
@@ -215,7 +220,8 @@ class Learner:
                 self._distill(expert, number)
         except _Stopped:
             return
-        self._run.finish(expert, None if self._loss is None else float(self._loss))
+        self._unsaved.append(self._run.finish(expert, None if self._loss is None else float(self._loss)))
+        self._history.append(self._unsaved[-1])
         self._restored, self._broken = {}, False
         self._checkpoint()
         self._emit(events.ExperienceFinished(number, self.student, self.memory))
@@ -269,7 +275,7 @@ class Learner:
         states both numbers. A damaged checkpoint or one of another run raises a CheckpointError.
         """
         opened = self._open(folder)
-        record, groups = opened.read()
+        record, groups, history = opened.read()
         for name, value in identity(self.strategy, self.seed).items():
             if (theirs := getattr(record, name)) != value:
                 expected = f"a checkpoint of this {name}, {value}"
@@ -292,7 +298,7 @@ class Learner:
                 ExmlWarning,
                 stacklevel=2,
             )
-        self._run = record.run
+        self._run, self._history, self._unsaved = record.run, history, []
         self._restored = {name: groups[name] for name in ("generation", "optimizer", "previous") if name in groups}
         self._broken = False
         self.ranks.wait()  # until all have read
@@ -300,13 +306,14 @@ class Learner:
             opened.clean(record)
         return self
 
-    def _screen(self, expert: Expert, number: int) -> None:
+    def _screen(self, expert: Expert, number: int) -> list[Screening]:
         """Screen an expert, and the earlier ones again that it contradicts."""
         seen = self._panel.observe(expert)
         found = self._panel.screen(seen)
         refused = self.ranks.leader_says(self.on_suspect == "refuse" and bool(found.reasons))
         late = [] if found.reasons else self._panel.seat(seen)
-        for screening in (attrs.evolve(found, learned=not refused), *late):
+        screenings = [attrs.evolve(found, learned=not refused), *late]
+        for screening in screenings:
             self._emit(events.ExpertScreened(number, screening))
             problems = "; ".join((*screening.reasons, *screening.doubts))
             if refused:
@@ -320,6 +327,8 @@ class Learner:
                 warnings.warn(
                     f"expert {screening.expert!r} is suspect: {problems}; {remedy}", ExmlWarning, stacklevel=3
                 )
+
+        return screenings
 
     def _agree(self, expert: Expert) -> None:
         """Check that all ranks have the same expert, and copy the leader's student to them."""
@@ -461,6 +470,9 @@ class Learner:
         if self._initial is not None:
             states["initial"] = self._initial
         if self.ranks.leader:
+            if self._unsaved:
+                self._folder.append(self._run, self._unsaved)
+                self._unsaved = []
             self._folder.write(identity(self.strategy, self.seed), self._run, states)
         self._emit(events.CheckpointWritten(self.experience, self._folder.file))
 

@@ -44,6 +44,7 @@ class StreamLog:
         self._path = path
         self._file: IO[bytes] | None = None
         self._begun: dict[str, Any] = {}
+        self._screened: list[Any] = []
         self.over = 0
         """The number of experiences that are logged as learned."""
         self.suspects: dict[str, Screening] = {}
@@ -77,6 +78,11 @@ class StreamLog:
         if self._begun != note:
             self.write("begun", **note)
 
+    def screen(self, experience: int, screening: Any) -> None:
+        """Write ``screened``, unless it was written before a kill."""
+        if screening not in self._screened:
+            self.write("screened", experience=experience, screening=screening)
+
     def write(self, event: str, /, **fields: Any) -> None:
         """Append an event."""
         entry = {"event": event, **fields}
@@ -92,12 +98,13 @@ class StreamLog:
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         if entry["event"] == "begun":
-            self._begun = {name: value for name, value in entry.items() if name != "event"}
+            self._begun, self._screened = {name: value for name, value in entry.items() if name != "event"}, []
         elif entry["event"] == "learned":
             self.over, self._begun = entry["experience"], {}
         elif entry["event"] == "refused" and self._begun.get("file") == entry["file"]:
             self._begun = {}
         elif entry["event"] == "screened":
+            self._screened.append(entry["screening"])
             screening = from_plain(entry["screening"], Screening)
             if screening.reasons or screening.doubts:
                 self.suspects.setdefault(screening.expert, screening)
@@ -112,7 +119,8 @@ class StreamLog:
                 return number, f"is damaged in line {number + 1}"
             fits = entry.get("experience", self.over + 1) == self.over + 1
             if entry["event"] == "learned" and self.over < experience:
-                fits &= {**self._begun, "loss": entry["loss"]} == history[self.over]
+                done = history[self.over]
+                fits &= (self._begun, entry["loss"]) == (_note(done), done["loss"])
             if not fits:
                 return number, f"contradicts the checkpoint in line {number + 1}"
             self._note(entry)
@@ -130,11 +138,15 @@ class StreamLog:
         """The sound lines, then what the checkpoint has in place of the others."""
         rest = [entry for entry in map(_entry, lines[sound:]) if entry is not None]
         learned = {entry["experience"]: entry for entry in rest if entry["event"] == "learned"}
-        made = [entry for entry in rest if entry["event"] not in ("begun", "learned")]
+        made = [entry for entry in rest if entry["event"] not in ("begun", "screened", "learned")]
         made.append({"event": "rebuilt", "experience": self.over + 1})
         for number, done in enumerate(history[self.over :], self.over + 1):
-            if self._begun != _note(done):
+            begins = self._begun != _note(done)
+            if begins:
                 made.append({"event": "begun", **_note(done)})
+            for screening in done.get("screened", ()):
+                if begins or screening not in self._screened:
+                    made.append({"event": "screened", "experience": number, "screening": screening})
             if number < len(history) or ("loss" in done and number in learned):  # the last may not be evaluated yet
                 seconds = learned[number]["seconds"] if number in learned else None
                 made.append({"event": "learned", "experience": number, "seconds": seconds, "loss": done.get("loss")})
@@ -149,7 +161,7 @@ class StreamLog:
 
 
 def _note(done: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in done.items() if name != "loss"}
+    return {name: value for name, value in done.items() if name not in ("loss", "screened")}
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ import copy
 import gc
 import random
 import shutil
+import threading
 
 import attrs
 import pytest
@@ -25,7 +26,7 @@ from exml.core.errors import (
 )
 from exml.core.records import read_record, write_record
 from exml.engine import Training
-from exml.generators import GaussianNoise, ModelInversion
+from exml.generators import GaussianNoise, Mixture, ModelInversion
 from exml.learning import CheckpointFolder, Stop, events
 from exml.learning.checkpoint import CheckpointRecord, identity
 from exml.losses import MeanSquaredError
@@ -249,6 +250,147 @@ def test_students_that_are_not_classifiers():
         run(noise(), student=nn.Conv2d(1, 1, 1))
     with pytest.raises(NonFiniteError, match="the student"):
         run(noise(), student=spoiled(experts()[0]).module)
+
+
+class Pupil(nn.Module):
+    """A student whose training differs from its evaluation."""
+
+    def __init__(self, training):
+        super().__init__()
+        self.inside, self.own = network(), training
+
+    def forward(self, images):
+        logits = self.inside(images)
+        return self.own(logits) if self.training else logits
+
+
+def fail(logits):
+    raise KeyError("training")
+
+
+def in_inference_mode():
+    with torch.inference_mode():
+        return network()
+
+
+def with_extra_state():
+    student = network()
+    student.register_state_dict_post_hook(lambda module, state, prefix, metadata: state.update(words=["a"]))
+    return student
+
+
+def never_copied():
+    student = network()
+    student.lock = threading.Lock()
+    return student
+
+
+PUPILS = {
+    "frozen": (lambda: network().requires_grad_(False), SettingError, "parameters to train"),
+    "auxiliary outputs": (lambda: Pupil(lambda logits: (logits, logits)), SettingError, "only its logits"),
+    "fails": (lambda: Pupil(fail), SettingError, r"trains on 4 images.*KeyError: 'training'"),
+    "detached": (lambda: Pupil(torch.detach), SettingError, "does not require grad"),
+    "not finite": (lambda: Pupil(lambda logits: (logits - logits.detach()).sqrt()), NonFiniteError, "gradient of"),
+    "double": (lambda: network().double(), ShapeError, r"torch.float64.*module\.float"),
+    "inference": (in_inference_mode, SettingError, "inference tensor"),
+    "extra state": (with_extra_state, SettingError, "got words"),
+    "not copied": (never_copied, SettingError, "student that can be copied.*pickle"),
+}
+
+
+@pytest.mark.parametrize("kind", PUPILS)
+def test_a_student_that_cannot_train_is_refused_before_any_work(kind):
+    make, error, words = PUPILS[kind]
+    student, seen = make(), []
+    before = [weight.clone() for weight in student.parameters()]
+    with pytest.raises(error, match=words):
+        run(strategy(), student=student, observers=[seen.append])
+    assert not seen
+    assert all(map(torch.equal, student.parameters(), before))
+
+
+def test_one_image_and_batch_norm():
+    def student():
+        return nn.Sequential(nn.Conv2d(1, 4, 6), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 6))
+
+    training = Training(iterations=2, batch_size=1, learning_rate=0.01)
+    with pytest.raises(SettingError, match=r"trains on 1 images.*batch_size"):
+        run(noise(training=training), student=student())
+    run(noise(training=attrs.evolve(training, batch_norm="running")), student=student())
+
+
+def test_a_partly_frozen_student_with_wrapped_outputs_trains():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = network()
+
+        def forward(self, images):
+            return {"logits": self.inside(images), "features": images}
+
+    student = Wrapped()
+    student.inside[0].requires_grad_(False)
+    before = weights(student)
+    run(strategy(), student=student)
+    moved = {name for name, tensor in weights(student).items() if not torch.equal(tensor, before[name])}
+    assert "inside.5.weight" in moved
+    assert "inside.0.weight" not in moved
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(0, 2), slice(1, 2)])
+def test_a_student_that_shares_weights_with_an_expert_is_refused(part):
+    expert = experts()[0]
+    shared = expert.module[part]
+    rest = [] if part == slice(None) else network()[len(shared) :]
+    student = nn.Sequential(*([nn.Conv2d(1, 4, 3)] if part.start == 1 else []), *shared, *list(rest)[-4:])
+    with pytest.raises(ExpertError, match=r"shares no weights with expert 'e0'.*copy\.deepcopy"):
+        exml.Learner(noise(), student).learn(expert)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_changes_nothing(mode):
+    expected = run(strategy(), stream=experts(1), student=network(2))
+    stream, learner = experts(1), exml.Learner(strategy(), network(2))
+    with mode():
+        learner.learn(stream[0])
+    assert same(weights(learner.student), weights(expected.student))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [(torch.detach, ExpertError), (torch.round, ExpertError), (lambda images: images / 0, NonFiniteError)],
+)
+def test_experts_without_a_pixel_gradient(change, error):
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = network()
+
+        def forward(self, images):
+            return self.inside(change(images))
+
+    expert = exml.Expert(Flat(), (0, 1), SHAPE, outputs=range(6), name="flat")
+    mixed, seen = Mixture((GaussianNoise(), strategy().generator)), []
+    learner = exml.Learner(strategy(generator=mixed), network(), observers=[seen.append])
+    with pytest.raises(error, match="flat"):
+        learner.learn(expert)
+    assert not seen
+    with pytest.raises(error):
+        strategy().generator(expert, 2, 0)
+    if error is ExpertError:
+        exml.Learner(noise(), network()).learn(expert)
+
+
+def test_fewer_images_than_classes():
+    """Once per learner, and the classes are not always the first ones."""
+    few = strategy(buffer=exml.buffers.Reservoir(6, per_experience=3))
+    learner = exml.Learner(few, network(12))
+    with pytest.warns(ExmlWarning, match="3 images, so that 3 classes have none"):
+        learner.learn(exml.Expert(network(6, seed=1), range(6), SHAPE))
+    learner.learn(exml.Expert(network(6, seed=2), range(6, 12), SHAPE))
+    labels = learner.memory.labels.tolist()
+    assert len(set(labels)) == len(labels) == 6
+    assert set(labels) != {0, 1, 2, 6, 7, 8}
 
 
 def test_a_loss_that_explodes_keeps_the_last_checkpoint(tmp_path):

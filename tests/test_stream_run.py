@@ -193,8 +193,8 @@ def test_another_student(folder, tmp_path, settings, outputs, made):
         run_stream(folder, quick(), tmp_path / "out", resume=True, classes=11)
 
 
-def widen(folder, **changes):
-    path = folder / "e3.json"
+def widen(folder, name="e3", **changes):
+    path = folder / f"{name}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -296,18 +296,17 @@ def cut(lines):
     return [*lines[:-1], lines[-1][:-20]]
 
 
+# After "opened", there are three lines per expert: "begun", "screened" and "learned".
 DAMAGE = {
     "lost": (lambda _: None, "is missing"),
     "empty": (lambda _: [], "is missing"),
-    "cut": (cut, f"is damaged in line {2 * COUNT + 1}"),
-    "short": (lambda lines: lines[:5], "is shortened"),
-    "gap": (lambda lines: [*lines[:3], *lines[5:]], "contradicts the checkpoint in line 4"),
+    "cut": (cut, f"is damaged in line {3 * COUNT + 1}"),
+    "short": (lambda lines: lines[:8], "is shortened"),
+    "gap": (lambda lines: [*lines[:4], *lines[7:]], "contradicts the checkpoint in line 5"),
     "flipped": (lambda lines: [lines[0], lines[1].replace(b"e0", b"e4"), *lines[2:]], "is damaged in line 2"),
-    "key": (lambda lines: [*lines[:2], lines[2].replace(b"seconds", b"secondr"), *lines[3:]], "is damaged in line 3"),
-    "no JSON": (lambda lines: [*lines[:4], b"\xff\0\n", *lines[5:]], "is damaged in line 5"),
+    "key": (lambda lines: [*lines[:3], lines[3].replace(b"seconds", b"secondr"), *lines[4:]], "is damaged in line 4"),
+    "no JSON": (lambda lines: [*lines[:6], b"\xff\0\n", *lines[7:]], "is damaged in line 7"),
 }
-
-
 LOST = {
     "lost": [0, 1, 2, 3],
     "empty": [0, 1, 2, 3],
@@ -338,7 +337,7 @@ def test_a_damaged_log_is_rebuilt_from_the_checkpoint(folder, tmp_path, whole, n
     assert "changed or lost since the run ended" in messages[0]
     assert "stream.jsonl" in messages[0]
     assert f"stream.jsonl {complaint}: it is rebuilt" in messages[1]
-    assert kept(out)[: 2 * COUNT] == kept(whole)
+    assert kept(out)[: 3 * COUNT] == kept(whole)
     assert len(entries(out, "rebuilt")) == 1
     assert learned(out) == [f"e{index}" for index in range(COUNT + more)]
     seconds = [entry["seconds"] for entry in entries(out, "learned")]
@@ -602,6 +601,46 @@ def test_experts_that_do_not_fit_are_refused_and_the_run_continues(tmp_path):
     assert "NaN" in reasons["spoiled"]
     assert learned(out) == ["e0", "e4", "wide"]
     assert run_stream(tmp_path / "experts", inversion(), out, resume=True, follow=True, stop=asked()).experiences == 3
+
+
+@pytest.mark.filterwarnings("ignore::exml.core.errors.ExmlWarning")
+def test_hostile_files_are_refused_and_the_run_continues(tmp_path):
+    """Some are there first, so that no student can be planned from them; the run waits for a sound expert."""
+    folder, out = tmp_path / "experts", tmp_path / "out"
+
+    def spoil(name, end, replace):
+        make(folder, 1, name=name)
+        path = folder / f"{name}.{end}"
+        path.unlink()
+        replace(path)
+
+    make(folder, 1, name="a-null")
+    widen(folder, "a-null", architecture=None)
+    make(folder, 1, name="a-huge")
+    widen(folder, "a-huge", architecture={"name": "lenet5", "settings": {"image_size": 10**7}})
+    spoil("fifo", "json", os.mkfifo)
+    spoil("folder", "safetensors", os.mkdir)
+    spoil("zero", "safetensors", lambda path: path.symlink_to("/dev/zero"))
+    spoil("deep", "json", lambda path: path.write_text("[" * 100_000))
+    spoil(os.fsdecode(b"\xe9\n\x1b"), "json", lambda path: path.write_text('{"std": 1e999}'))
+    (folder / ".hidden.json").write_text("{")
+    names = {"a-null", "a-huge", "fifo", "folder", "zero", "deep", "\udce9\n\x1b"}
+    with Following(folder, out, classes=CLASSES) as run:
+        run.until(lambda: True)
+        time.sleep(3 * POLL)
+        make(folder, 0)
+        run.until(lambda: count(out) == 1)
+        make(folder, 2)
+        run.until(lambda: set(run.refused()) == names and count(out) == 2)
+    assert {entry["file"] for entry in entries(out, "refused")} == names
+    assert all(entry["reason"].isprintable() for entry in entries(out, "refused"))
+    assert learned(out) == ["e0", "e2"]
+
+
+def test_a_followed_folder_that_cannot_be_read_is_one_error(tmp_path):
+    (tmp_path / "experts").touch()
+    with pytest.raises(StreamError, match="Not a directory"):
+        run_stream(tmp_path / "experts", quick(), tmp_path / "out", follow=True)
 
 
 def asked():

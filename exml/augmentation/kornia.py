@@ -43,10 +43,15 @@ class Kornia:
         _transformation(self)
 
     def __call__(self, images: Images, generator: torch.Generator, /) -> Images:
-        """Transform every image by its own parameters; raises a ShapeError if the size of the images changes."""
+        """Transform every image by its own parameters; raises a ShapeError if their size does not fit or changes."""
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        with global_seed(seed):
-            transformed = _transformation(self)(images)
+        try:
+            with global_seed(seed):
+                transformed = _transformation(self)(images)
+        except Exception as error:
+            expected = f"images that {self} can transform"
+            remedy = "choose arguments for images of this shape"
+            raise ShapeError(expected=expected, got=f"{tuple(images.shape)} ({error})", remedy=remedy) from error
         if transformed.shape != images.shape:
             raise ShapeError(
                 expected=f"images {tuple(images.shape)} from {self}",

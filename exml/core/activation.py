@@ -40,15 +40,6 @@ def batch_norm_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, part) for name, part in module.named_modules() if running_statistics(part) is not None)
 
 
-def listed(layers: Sequence[str]) -> str:
-    """The first three names, for messages.
-
-    >>> listed(["a", "b", "c", "d"])
-    "'a', 'b', 'c', ..."
-    """
-    return ", ".join(map(repr, layers[:3])) + ", ..." * (len(layers) > 3)
-
-
 @attrs.frozen(eq=False)
 class Activation:
     """The input of one batch-norm layer in the last forward pass, with the statistics of the training data.
@@ -122,29 +113,29 @@ def record_activations(module: nn.Module) -> Generator[list[Activation]]:
     recorded: list[Activation] = []
     versions: list[int] = []
     overwritten: set[str] = set()
-    given: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+    given: tuple[Any, ...] = ()
 
-    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def begin(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         nonlocal given
         recorded.clear()
         versions.clear()
-        given = args, kwargs
-        return tuple(map(_copied, args)), {name: _copied(value) for name, value in kwargs.items()}
+        given = args
+        return tuple(value.clone() if isinstance(value, Tensor) else value for value in args)
 
     def record(name: str, statistics: tuple[Tensor, Tensor], _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         values = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         if values is not None and values.ndim > 1 and values.shape[1] == len(statistics[0]):
             recorded.append(Activation(name, values.clone() if name in overwritten else values, *statistics))
-            versions.append(_version(recorded[-1].recorded))
+            versions.append(recorded[-1].recorded._version)
 
-    def finish(part: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+    def finish(part: nn.Module, _: Any, kwargs: dict[str, Any], output: Any) -> Any:
         pairs = zip(recorded, versions, strict=True)
-        changed = {activation.layer for activation, version in pairs if _version(activation.recorded) != version}
+        changed = {activation.layer for activation, version in pairs if activation.recorded._version != version}
         overwritten.update(changed)
-        return part(*given[0], **given[1]) if changed else output
+        return part(*given, **kwargs) if changed else output
 
     with ExitStack() as hooks:
-        hooks.enter_context(module.register_forward_pre_hook(begin, with_kwargs=True))
+        hooks.enter_context(module.register_forward_pre_hook(begin))
         for name, part in module.named_modules():
             if (statistics := running_statistics(part)) is not None:
                 mean, var = statistics
@@ -152,12 +143,3 @@ def record_activations(module: nn.Module) -> Generator[list[Activation]]:
                 hooks.enter_context(part.register_forward_pre_hook(partial(record, name, kept), with_kwargs=True))
         hooks.enter_context(module.register_forward_hook(finish, with_kwargs=True))
         yield recorded
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _version(values: Tensor) -> int:
-    """The number of in-place changes of a tensor; inference tensors do not count them."""
-    return 0 if values.is_inference() else values._version

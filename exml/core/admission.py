@@ -32,6 +32,8 @@ _UNUSABLE: tuple[tuple[Callable[[Tensor], bool], str, str], ...] = (
 def evaluation_mode(module: nn.Module) -> Generator[None]:
     """Evaluation mode inside the block; every part of the module gets its own mode back afterwards.
 
+    Buffers that a forward pass changes even in evaluation mode, such as running statistics, get their values back.
+
     >>> layer = nn.Dropout()
     >>> with evaluation_mode(layer):
     ...     layer.training
@@ -40,6 +42,8 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
     True
     """
     modes = [(part, part.training) for part in module.modules() if hasattr(part, "training")]  # not a frozen script
+    values = [buffer for buffer in module.buffers() if not (is_lazy(buffer) or buffer.is_meta or buffer.is_inference())]
+    buffers = [(buffer, buffer.clone()) for buffer in values]
     try:
         if any(mode for _, mode in modes):
             module.eval()
@@ -47,6 +51,10 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from exml.core.activation import batch_norm_layers, listed
+from exml.core.activation import batch_norm_layers
 from exml.core.errors import ExmlWarning
 from exml.core.moments import add_line, moments
 from exml.core.ranks import Shard
@@ -116,7 +116,7 @@ class _Synchronized(TorchFunctionMode):
         means = {name: self._layers[name].running_mean for name in self._before if self._shard.ranks.leader}
         changed = [name for name, mean in means.items() if not torch.equal(mean, self._before[name])]
         if apart := [name for name in changed if id(means[name]) not in self._updated]:
-            reason = f"{listed(apart)} do not call torch.nn.functional.batch_norm in training mode"
+            reason = f"{', '.join(map(repr, apart[:3]))} do not call torch.nn.functional.batch_norm in training mode"
             warnings.warn(f"each rank has its own batch statistics: {reason}", ExmlWarning, stacklevel=2)
         self._before.clear()
 

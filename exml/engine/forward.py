@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from exml.core.admission import evaluation_mode
 from exml.core.errors import DataError, ShapeError
@@ -21,8 +20,6 @@ from exml.core.targets import TeacherLogits
 def frozen(module: nn.Module) -> Generator[nn.Module]:
     """Put a module into evaluation mode without weight gradients inside the block, and restore both afterwards.
 
-    Buffers that a forward pass changes in evaluation mode, such as running statistics, are restored too.
-
     >>> layer = nn.Linear(2, 2)
     >>> with frozen(layer):
     ...     layer.weight.requires_grad, layer.training
@@ -31,8 +28,6 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
     (True, True)
     """
     wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    counted = [buffer for buffer in module.buffers() if not (is_lazy(buffer) or buffer.is_inference())]
-    buffers = [(buffer, buffer.clone()) for buffer in counted]
     try:
         with evaluation_mode(module):
             for parameter, _ in wanted:
@@ -41,10 +36,6 @@ def frozen(module: nn.Module) -> Generator[nn.Module]:
     finally:
         for parameter, wants in wanted:
             parameter.requires_grad_(wants)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
 
 
 def check_images(images: StoredImages, expert: Expert, source: str) -> None:

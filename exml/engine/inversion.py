@@ -183,12 +183,11 @@ def inverter(
     probe: Images,
     settings: Inversion,
     context: GenerationContext = STANDALONE,
-    *,
     name: str = "the module",
 ) -> PyGenerator[Inverter]:
     """:func:`invert` for several mini-batches; lowers the network once, and verifies it on ``probe``, two images.
 
-    Errors and warnings about the module name it by ``name``.
+    Errors name the module by ``name``.
     """
     record = context.prior is not None and context.prior.reads_activations
     with recorded(module, probe[:2], record=record, name=name) as network:

@@ -23,7 +23,7 @@ from torch.fx import graph_module
 from torch.nn import functional
 from torch.nn.utils import fuse_conv_bn_eval, parametrize
 
-from exml.core.activation import Activation, batch_norm_layers, listed, record_activations, running_statistics
+from exml.core.activation import Activation, batch_norm_layers, record_activations, running_statistics
 from exml.core.errors import ExmlWarning, ExpertError
 from exml.core.moments import tap
 from exml.core.outputs import logits_of
@@ -35,8 +35,8 @@ Network: TypeAlias = Callable[[Images], tuple[Logits, Sequence[Activation]]]
 
 _CHANNELS_LAST = (torch.float32, torch.bfloat16, torch.float16)  # float64 is slower with channels last
 _TOLERANCE = 1e-3  # the largest difference of lowered logits, relative to the largest logit; for rounding only
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_CONVOLUTIONS = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+_BATCH_NORMS = (nn.BatchNorm2d.forward,)  # also that of one and three dimensions
 _RELUS = (functional.relu, torch.relu, "relu")
 _IN_PLACE: dict[Any, Callable[..., Any]] = {
     operator.iadd: operator.add,
@@ -108,14 +108,11 @@ def _found(module: nn.Module, probe: Images, name: str) -> Sequence[Activation]:
         module(probe)
     layers, seen = [layer for layer, _ in batch_norm_layers(module)], {activation.layer for activation in found}
     if missing := [layer for layer in layers if layer not in seen]:
-        got = f"{len(seen)} of {len(layers)} batch-norm layers recorded in {name}, without {listed(missing)}"
+        named = ", ".join(map(repr, missing[:3])) + ", ..." * (len(missing) > 3)
+        got = f"{len(seen)} of {len(layers)} batch-norm layers recorded in {name}, without {named}"
         if not seen:
-            expected = "a forward pass that calls the batch-norm layers as modules"
-            raise ExpertError(
-                expected=expected,
-                got=got,
-                remedy="call them so (TorchScript does not), or remove the prior on their statistics",
-            )
+            remedy = "call them so (TorchScript does not), or remove the prior on their statistics"
+            raise ExpertError(expected="batch-norm layers that are called as modules", got=got, remedy=remedy)
         warnings.warn(f"{got}; the priors ignore layers that are not called as modules", ExmlWarning, stacklevel=2)
     return found
 
@@ -188,7 +185,11 @@ def _lower(module: nn.Module, probe: Images, found: Sequence[Activation] | None)
         if record and not _out_of_place(root, traced):
             return None
         if not torch.equal(pixels, probe) or pixels._version:
-            _copy_input(traced)
+            images = next(node for node in traced.nodes if node.op == "placeholder")
+            with traced.inserting_after(images):
+                copied = traced.call_method("clone", (images,))
+            images.replace_all_uses_with(copied)
+            copied.args = (images,)
         taps = _fold(root, traced, record=record)
         graph = fx.GraphModule(root, traced)
         if next((p.dtype for p in graph.parameters()), None) in _CHANNELS_LAST:
@@ -197,10 +198,8 @@ def _lower(module: nn.Module, probe: Images, found: Sequence[Activation] | None)
         network = Lowered(graph, taps)
         with torch.no_grad():
             logits, activations = network(probe.clone())
-        same = _close(logits, wanted)
-        if found is not None:
-            same = same and [part.layer for part in activations] == [part.layer for part in found]
-            same = same and all(_close(part.input, other.input) for part, other in zip(activations, found, strict=True))
+        pairs = list(zip(activations, found or (), strict=True))  # another number is an error
+        same = _close(logits, wanted) and all(a.layer == b.layer and _close(a.input, b.input) for a, b in pairs)
     except Exception:  # a forward may raise anything during a trace; such a module runs unchanged
         return None
     return network if same else None
@@ -219,14 +218,6 @@ def _unchecked() -> Generator[None]:
         yield
     finally:
         config.update("jaxtyping_disable", before)
-
-
-def _copy_input(graph: fx.Graph) -> None:
-    images = next(node for node in graph.nodes if node.op == "placeholder")
-    with graph.inserting_after(images):
-        copied = graph.call_method("clone", (images,))
-    images.replace_all_uses_with(copied)
-    copied.args = (images,)
 
 
 def _fold(root: nn.Module, graph: fx.Graph, *, record: bool) -> tuple[_Tap, ...]:
@@ -268,12 +259,9 @@ def _fold(root: nn.Module, graph: fx.Graph, *, record: bool) -> tuple[_Tap, ...]
     return tuple(taps)
 
 
-def _is_plain(module: Any, kinds: Sequence[type[nn.Module]]) -> bool:
-    """Whether a module's forward is that of one of the classes, with its own weights."""
-    kind = type(module)
-    own = any(issubclass(kind, base) and kind.forward is base.forward for base in kinds) and "forward" not in vars(
-        module
-    )
+def _is_plain(module: Any, forwards: Sequence[Callable[..., Tensor]]) -> bool:
+    """Whether the forward of a module is one of torch's own, with the module's own weights."""
+    own = getattr(type(module), "forward", None) in forwards and "forward" not in vars(module)
     return own and not parametrize.is_parametrized(module)
 
 

@@ -206,7 +206,7 @@ def read_expert(path: Path | str, /, *, fit: bool = True, stop: Callable[[], boo
         ExpertError: as :func:`load_expert`.
     """
     path = Path(path)
-    card, header, needed = _examine(path, fit)
+    card, header, needed = examine(path, fit=fit)
     weights, digest = path.with_suffix(".safetensors"), hashlib.sha256(header.text)
 
     def each(data: bytearray) -> None:
@@ -229,13 +229,22 @@ def read_expert(path: Path | str, /, *, fit: bool = True, stop: Callable[[], boo
     return ExpertFiles(path, card, state)
 
 
-def examine(path: Path, /) -> ExpertCard:
-    """Check an expert without reading its weights: its card, their header, and that they fit the architecture.
+def examine(path: Path, /, *, fit: bool = True) -> tuple[ExpertCard, TensorHeader, int]:
+    """The card, the header of the weights, which must ``fit`` the architecture, and the bytes of the architecture.
 
     Raises:
         ExpertError: as :func:`load_expert`, except for damaged weights.
     """
-    return _examine(path, True)[0]
+    card, header, needed = read_card(path), read_header(path.with_suffix(".safetensors")), 0
+    if fit and card.architecture is not None:
+        try:
+            module = sketch(card.architecture["name"], **card.architecture["settings"])
+            if module is not None:
+                needed = sum(tensor.nbytes for tensor in module.state_dict().values())
+                _require_fit(module, header.tensors)
+        except ExmlError as error:
+            fault(path, error, _FITTING, _remedy(header.tensors))
+    return card, header, needed
 
 
 def read_header(weights: Path, /) -> TensorHeader:
@@ -363,20 +372,6 @@ def _require_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         return
     except Exception as error:
         raise ExpertError(expected=_FITTING, got=str(error), remedy=_remedy(tensors)) from error
-
-
-def _examine(path: Path, fit: bool) -> tuple[ExpertCard, TensorHeader, int]:
-    """The card, the header of the weights, which fit it, and the bytes of the architecture."""
-    card, header, needed = read_card(path), read_header(path.with_suffix(".safetensors")), 0
-    if fit and card.architecture is not None:
-        try:
-            module = sketch(card.architecture["name"], **card.architecture["settings"])
-            if module is not None:
-                needed = sum(tensor.nbytes for tensor in module.state_dict().values())
-                _require_fit(module, header.tensors)
-        except ExmlError as error:
-            fault(path, error, _FITTING, _remedy(header.tensors))
-    return card, header, needed
 
 
 def _require_savable(architecture: Mapping[str, Any], state: Mapping[str, Any], own: str) -> None:

@@ -32,7 +32,8 @@ class BatchNormStatistics:
     """Match the running statistics of batch-norm layers (Sec. 4.1, "Matching of batch normalization statistics").
 
     ``weight · Σᵢ (‖μᵢ - μᵢˢʸⁿ‖² + ‖σᵢ - σᵢˢʸⁿ‖²)``, the sum over layers; μˢʸⁿ and σˢʸⁿ (biased) are those of the
-    layer's input over the whole batch and all positions, so a larger batch estimates them better.
+    layer's input over the whole batch and all positions, so a larger batch estimates them better. A layer of any class
+    with tensors ``running_mean`` and ``running_var`` counts as batch norm.
 
     Args:
         weight: >= 0.

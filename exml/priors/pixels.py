@@ -101,22 +101,18 @@ class GaussianBlur:
 
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
         """The penalty of a batch; raises a ShapeError for images too small for the kernel."""
-        self._require_room(images.shape[-2:])
+        # Zeros extend an image without limit, but a kernel far larger than the image only takes time.
+        (height, width), reflect = images.shape[-2:], self.padding == "reflect"
+        room = min(height, width) - 1 if reflect else max(height, width)
+        if self.kernel_size // 2 > room:
+            expected = f"images larger than half the kernel of GaussianBlur ({self.kernel_size}x{self.kernel_size})"
+            remedy = f"set kernel_size to at most {2 * room + 1}"
+            raise ShapeError(expected=expected, got=f"images of {height}x{width} pixels", remedy=remedy)
         precise = images.to(torch.promote_types(images.dtype, torch.float32))
         if self.operator == "kornia":
-            changed = change_by_kornia(precise, self.kernel_size, self.sigma, self.padding == "reflect")
+            changed = change_by_kornia(precise, self.kernel_size, self.sigma, reflect)
         else:
             change = change_by_sums if images.device.type == "cpu" else change_by_matrices
-            changed = change(precise, gaussian(self.kernel_size, self.sigma), self.padding == "reflect")
+            changed = change(precise, gaussian(self.kernel_size, self.sigma), reflect)
         total = changed.square().sum() if self.squared else torch.linalg.vector_norm(changed, dim=(1, 2, 3)).sum()
         return (self.weight / len(images) * total).to(images.dtype)
-
-    def _require_room(self, shape: Sequence[int]) -> None:
-        # Zeros extend an image without limit, but a kernel far larger than the image only takes time.
-        half, room = self.kernel_size // 2, min(shape) - 1 if self.padding == "reflect" else max(shape)
-        if half > room:
-            raise ShapeError(
-                expected=f"images larger than half the kernel of GaussianBlur ({self.kernel_size}x{self.kernel_size})",
-                got=f"images of {shape[0]}x{shape[1]} pixels",
-                remedy=f"set kernel_size to at most {2 * room + 1}",
-            )

@@ -113,7 +113,7 @@ class FolderWatcher:
 
     def _sound(self, name: str) -> ExpertCard | None:
         try:
-            return examine(self._folder / f"{name}.json")
+            return examine(self._folder / f"{name}.json")[0]
         except ExmlError:
             return None
 

@@ -86,6 +86,9 @@ def test_mistakes_are_found_when_it_is_constructed(name, arguments, words):
 def test_a_transformation_that_changes_the_size_is_refused():
     with pytest.raises(ShapeError, match=r"expected images \(2, 1, 8, 8\).*got \(2, 1, 4, 4\)"):
         Kornia("RandomCrop", {"size": [4, 4]})(torch.rand(2, 1, 8, 8), torch.Generator())
+    blur = Kornia("RandomGaussianBlur", {"kernel_size": [19, 19], "sigma": [1.0, 2.0], "p": 1.0})
+    with pytest.raises(ShapeError, match=r"RandomGaussianBlur.*got \(2, 1, 8, 8\)"):
+        blur(torch.rand(2, 1, 8, 8), torch.Generator())
 
 
 @pytest.mark.parametrize("plain", [["p"], {1: 0.3}, 3])

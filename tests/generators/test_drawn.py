@@ -2,12 +2,13 @@
 
 from collections import Counter
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exml.core.errors import DataError, ShapeError
+from exml.core.errors import DataError, ExmlWarning, ShapeError
 from exml.experts import Expert
 from exml.generators import AuxiliaryData, GaussianNoise, InMemory, Replay
 from exml.protocols import GenerationContext
@@ -107,6 +108,35 @@ def test_faults_of_auxiliary_data():
         AuxiliaryData(InMemory(torch.zeros(3, 1, 5, 6)))(expert(), 2, 0)
     with pytest.raises(DataError, match="got none"):
         AuxiliaryData(InMemory(torch.zeros(0, 1, 6, 6)))(expert(), 2, 0)
+
+
+@pytest.mark.parametrize("kind", [AuxiliaryData, Replay])
+@pytest.mark.parametrize(
+    ("change", "error", "expected"),
+    [
+        (lambda images: 255 * images, DataError, r"values from 0 to 2\d\d.*by 255"),
+        (lambda images: images / 0, DataError, "values from nan to nan"),
+        (lambda images: images.permute(0, 2, 3, 1), ShapeError, r"got 6x6x1.*permute\(0, 3, 1, 2\)"),
+        (lambda images: 4 * images - 2, ExmlWarning, "values from -2 to"),
+    ],
+)
+def test_images_that_are_no_pixels(kind, change, error, expected):
+    images = change(HUNDREDTHS)
+    with pytest.raises(error, match=expected):
+        kind(InMemory(images, torch.full((len(images),), 5)))(expert(), 3, 0)
+
+
+def test_integers_from_any_source_are_no_pixels(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+    class Integers:
+        uses_real_data = False
+
+        def __call__(self, experience, /):
+            return torch.zeros(3, 1, 6, 6, dtype=torch.long), None
+
+    with pytest.raises(ShapeError, match="floating or uint8 images"):
+        AuxiliaryData(Integers())(expert(), 3, 0)
 
 
 def source(labels):

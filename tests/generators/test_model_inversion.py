@@ -11,7 +11,7 @@ from torch import nn
 from exml.core.errors import NonFiniteError, ShapeError
 from exml.core.samples import Samples
 from exml.experts import Expert
-from exml.generators import ModelInversion
+from exml.generators import DataImpression, ModelInversion
 from exml.protocols import GenerationContext
 from tests.generators.helpers import Ends, KilledError, KillingJournal, expert, hooks_of, snapshot_of
 
@@ -89,6 +89,15 @@ def test_raises_the_probability_of_classes_balanced_in_every_mini_batch():
     some.module.eval()
     own = probabilities(some, samples).gather(1, samples.labels[:, None])
     assert own.min() > 0.9
+
+
+@pytest.mark.parametrize("generator", [ModelInversion(iterations=1), DataImpression(iterations=1, beta=1000.0)])
+def test_fewer_images_than_classes_are_spread_over_all(generator):
+    some = expert(classes=tuple(range(10)))
+    found = [sorted(generator(some, 4, seed).labels.tolist()) for seed in range(5)]
+    assert all(len(set(labels)) == 4 for labels in found)
+    assert len(set(map(tuple, found))) > 1
+    assert {label for labels in found for label in labels} - {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])

@@ -42,6 +42,22 @@ def test_floats_stay_as_they_are(tmp_path, dtype):
     assert labels is None
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "expected"),
+    [
+        (BYTES.long(), None, "int64.*uint8"),
+        (BYTES[0], None, r"got \(3, 4, 5\)"),
+        (BYTES.numpy(), None, "got ndarray"),
+        (BYTES, torch.tensor([0]), r"'labels' \(2,\)"),
+        (BYTES, torch.tensor([0.0, 1.0]), "float32"),
+        (BYTES, [0, 1], "got list"),
+    ],
+)
+def test_tensors_in_memory_of_another_form(images, labels, expected):
+    with pytest.raises(DataError, match=expected):
+        InMemory(images, labels)
+
+
 def test_labels_of_32_bits_are_widened(tmp_path):
     _, labels = ImageFile.write(tmp_path / "a.safetensors", BYTES, torch.tensor([3, 1], dtype=torch.int32))(1)
     assert labels.dtype == torch.int64

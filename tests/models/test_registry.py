@@ -124,3 +124,38 @@ def test_a_name_is_given_once() -> None:
         models.register("conv-net")(TwoLayers)
     models.register("test-two-layers")(TwoLayers)  # the same again, as when a module is reloaded
     assert models.describe(TwoLayers(4))["settings"] == {"inputs": 4, "hidden": 3}
+
+
+def test_a_sketch_has_the_layout_and_no_memory() -> None:
+    sketched = models.sketch("conv-net", channels=1, classes=2, image_size=8)
+    assert sketched is not None
+    built = models.build("conv-net", channels=1, classes=2, image_size=8).state_dict()
+    assert {name: tensor.shape for name, tensor in built.items()} == {
+        name: tensor.shape for name, tensor in sketched.state_dict().items()
+    }
+    assert all(tensor.is_meta for tensor in sketched.state_dict().values())
+
+
+@models.register("test-deep")
+def deep(depth: int, reads: bool = False) -> nn.Module:
+    layers = [nn.Linear(1, 1) for _ in range(depth)]
+    if reads:
+        layers[0].weight.sum().item()
+    return nn.Sequential(*layers)
+
+
+def test_a_sketch_is_bounded() -> None:
+    before = torch.get_rng_state()
+    for name, settings in (
+        ("test-deep", {"depth": 10**9}),
+        ("slim-resnet18", {"width": 10**5}),
+        ("mobilenet-v2", {"classes": 10**9}),
+        ("conv-net", {"channels": 2**62, "classes": 2**62, "image_size": 8}),
+    ):
+        with pytest.raises(SettingError, match=name):
+            models.sketch(name, **settings)
+    with pytest.raises(UnknownNameError):
+        models.sketch("oak")
+    assert models.sketch("test-deep", depth=2, reads=True) is None
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(list(models.build("test-deep", depth=11_000).parameters())) == 22_000  # only sketches are bounded

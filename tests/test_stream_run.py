@@ -404,7 +404,7 @@ def test_a_lost_checkpoint_is_named(folder, tmp_path, whole):
 def count(out):
     """The number of experts learned."""
     path = out / "stream.jsonl"
-    return path.read_bytes().count(b'"learned"') if path.exists() else 0
+    return path.read_bytes().count(b'"event": "learned"') if path.exists() else 0
 
 
 def test_kill_9_and_signals_in_a_followed_folder(folder, tmp_path, whole):

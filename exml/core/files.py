@@ -7,8 +7,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from io import BufferedReader
 from operator import itemgetter
@@ -212,6 +213,13 @@ def write_atomically(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_partial(paths: Iterable[Path], /) -> None:
+    """Remove those of some files that a killed writer left behind, including ``.tmp??????`` of safetensors."""
+    for path in paths:
+        if re.fullmatch(r"\..*\.part|\.tmp\w{6}", path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, /) -> None:

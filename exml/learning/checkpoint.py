@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from exml.core.errors import CheckpointError, SettingError, StreamError, UnknownNameError
 from exml.core.expert import Expert
-from exml.core.files import file_digest, open_to_write, read_bytes, write_tensors
+from exml.core.files import file_digest, open_to_write, read_bytes, remove_partial, write_tensors
 from exml.core.records import read_record, write_record
 from exml.core.serialization import to_plain
 from exml.core.shapes import State
@@ -204,8 +204,7 @@ class CheckpointFolder:
 
     def clean(self, record: CheckpointRecord, /) -> None:
         """Remove what a killed run left behind."""
-        for part in self.path.glob(".*.part"):
-            part.unlink(missing_ok=True)
+        remove_partial(self.path.glob(".*"))
         self._keep({record.state, record.run.memory})
 
     def _write(self, kind: str, groups: Mapping[str, State]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from exml.core.errors import CheckpointError
-from exml.core.files import open_to_write
+from exml.core.files import open_to_write, remove_partial
 
 if os.name == "posix":
     import fcntl
@@ -75,6 +75,5 @@ def lock(path: Path, on_wait: Callable[[], None] | None) -> IO[bytes]:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
             pass
-    for part in path.rglob(".*.part"):
-        part.unlink(missing_ok=True)
+    remove_partial(path.rglob(".*"))
     return file

@@ -60,11 +60,24 @@ def open_file(path: Path, /, *, contained: bool = False) -> BufferedReader:
         place, flags = Path(os.path.realpath(path)), flags | getattr(os, "O_NOFOLLOW", 0)
         if not place.is_relative_to(os.path.realpath(path.parent)):
             raise OSError(errno.EPERM, "a link that leads out of its folder", str(path))
-    file = os.open(place, flags)
+    return os.fdopen(_regular(os.open(place, flags), path), "rb")
+
+
+def open_to_write(path: Path, /) -> IO[bytes]:
+    """Open a regular file to write, at its beginning; it keeps its content, and is created if it is missing.
+
+    Raises:
+        OSError: the file cannot be opened, or is a link, folder, pipe or device. This never waits.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.fdopen(_regular(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), path), "wb")
+
+
+def _regular(file: int, path: Path) -> int:
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(file, "rb")
+    return file
 
 
 def read_bytes(path: Path, limit: int, /, *, contained: bool = False) -> bytes:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from exml.core.errors import CheckpointError, SettingError, StreamError, UnknownNameError
 from exml.core.expert import Expert
-from exml.core.files import file_digest, read_bytes, remove_partial, write_tensors
+from exml.core.files import file_digest, open_to_write, read_bytes, remove_partial, write_tensors
 from exml.core.records import read_record, write_record
 from exml.core.serialization import to_plain
 from exml.core.shapes import State
@@ -182,7 +182,7 @@ class CheckpointFolder:
         path, lines = self.path / "history.jsonl", [json.dumps(done).encode() + b"\n" for done in history]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with path.open("r+b" if run.length else "wb") as file:
+            with open_to_write(path) as file:
                 file.truncate(run.length)  # what a killed process appended does not count
                 file.seek(run.length)
                 file.writelines(lines)
@@ -294,9 +294,14 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
-    """The inverse of :func:`optimizer_state`."""
+    """The inverse of :func:`optimizer_state`; a CheckpointError if the tensors do not fit the parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
-        index, name = key.split(".", 1)
+        index, _, name = key.partition(".")
+        shape = parameters[int(index)].shape if index.isdecimal() and int(index) < len(parameters) else None
+        if value.shape not in (shape, torch.Size()):
+            expected, got = "a state of the optimizer that fits the student", f"{key} {tuple(value.shape)}"
+            raise CheckpointError(expected=expected, got=got, remedy="start again in another folder")
         slots.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})

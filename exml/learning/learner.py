@@ -45,6 +45,7 @@ from exml.learning.checkpoint import (
 from exml.learning.preflight import (
     check_apart,
     check_finite,
+    check_memory,
     check_samples,
     check_student,
     copy_expert,
@@ -281,11 +282,14 @@ class Learner:
                 expected = f"a checkpoint of this {name}, {value}"
                 remedy = f"make the learner with that {name}, or start again in another folder"
                 raise CheckpointError(expected=expected, got=f"{theirs} in {opened.path}", remedy=remedy)
+        load_student(self.student, groups.get("previous", groups.get("student", {})), str(opened.path))
         load_student(self.student, groups.get("student", {}), str(opened.path))
         try:
             if self._initial is not None:
                 self._initial = {name: tensor.to(self.device) for name, tensor in groups["initial"].items()}
             self._memory = Samples.from_state(groups["memory"]).to(self.device) if "memory" in groups else None
+            if self._memory is not None:
+                check_memory(self.student, self._memory)
             self._panel.restore(groups.get("screening", {}))
         except (KeyError, TypeError, ShapeError) as error:
             remedy = "start again in another folder"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from exml.core.errors import CheckpointError
-from exml.core.files import remove_partial
+from exml.core.files import open_to_write, remove_partial
 
 if os.name == "posix":
     import fcntl
@@ -55,7 +55,7 @@ def lock(path: Path, on_wait: Callable[[], None] | None) -> IO[bytes]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = (path / ".lock").open("wb")
+        file = open_to_write(path / ".lock")
     except OSError as error:
         raise CheckpointError(
             expected=f"to write into {path}", got=str(error), remedy="choose a folder that can be written"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from exml.core.errors import CheckpointError, ConfigError, ExmlWarning
-from exml.core.files import write_atomically
+from exml.core.files import MEGABYTE, open_to_write, read_bytes, write_atomically
 from exml.core.plain import parse_json
 from exml.core.serialization import from_plain
 from exml.experts import Screening
@@ -50,7 +50,8 @@ class StreamLog:
         self.suspects: dict[str, Screening] = {}
         """The first screening of each suspect expert, by its name."""
         try:
-            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            text = read_bytes(path, 256 * MEGABYTE, contained=True) if os.path.lexists(path) else b""
+            lines = text.splitlines(keepends=True)
             sound, damage = self._compare(lines, history, experience)
             if damage is not None:
                 text = self._rebuilt(lines, sound, history)
@@ -60,7 +61,8 @@ class StreamLog:
                     write_atomically(path, lambda temporary: temporary.write_bytes(text))
             if writes:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = path.open("ab")
+                self._file = open_to_write(path)
+                self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise self._unwritable(error) from error
 

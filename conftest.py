@@ -34,6 +34,7 @@ PROCESSES = (
     "tests/distributed/test_processes.py",
     "tests/sweep/test_backends.py",
     "tests/test_cli.py",
+    "tests/test_interruptions.py",
     "tests/test_zoo.py",
 )
 """Tests that start processes and wait for them. They run one after another."""

@@ -35,7 +35,7 @@ def test_plain_data_comes_back():
         ("[" * 100_000, "too many nested levels"),
         ("[" * 60 + "]" * 60, "at most 50 nested levels"),
         ("[1e999]", "finite numbers, got inf"),
-        ("[NaN]", "finite numbers, got NaN"),
+        ("[NaN]", "finite numbers, got nan"),
         ("9" * 400, "64 bits"),
         ("9" * 5000, "valid JSON"),
         ('"\\ud800"', "valid Unicode"),

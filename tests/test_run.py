@@ -96,6 +96,7 @@ def test_the_files_and_figures_of_a_run(tmp_path):
         ".lock",
         "accuracy.png",
         "checkpoint/checkpoint.json",
+        "checkpoint/history.jsonl",
         "checkpoint/memory-*.safetensors",
         "checkpoint/state-*.safetensors",
         "experts/.lock",

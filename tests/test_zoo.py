@@ -241,11 +241,11 @@ def change(**changes):
 @pytest.mark.parametrize(
     ("file", "spoil", "faults"),
     [
-        ("expert-2.safetensors", truncate, {"expert-2": "SHA-256"}),
+        ("expert-2.safetensors", truncate, {"expert-2": "complete weights"}),
         ("expert-2.safetensors", Path.unlink, {"expert-2": "No such file"}),
-        ("expert-1.json", truncate, {"expert-1": "readable card"}),
+        ("expert-1.json", truncate, {"expert-1": "valid JSON"}),
         ("expert-1.json", Path.unlink, {"expert-1": "expert-1.json"}),
-        ("expert-1.json", change(classes=[0]), {"expert-1": "its experience has"}),
+        ("expert-1.json", change(classes=[0]), {"expert-1": "card was changed"}),
         ("expert-2.json", change(training={"scenario": "tiny-nc", "seed": 9}), {"expert-2": "('tiny-nc', 9)"}),
         ("expert-2.json", change(training={}), {"expert-2": "None"}),
     ],
@@ -313,3 +313,11 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["exml", "experts", "train", "tiny-nc", "--out", "my zoo"])
     code, out, err = call(capsys, "experts", "train", "tiny-nc", "--out", folder)
     assert (code, err) == (130, "exml: interrupted; resume with: exml experts train tiny-nc --out 'my zoo'\n")
+
+
+def test_a_card_that_names_no_scenario_is_a_fault(zoo):
+    for number in (1, 2):
+        change(training={"scenario": "\x1boak", "seed": -1})(zoo / "tiny-nc-1" / f"expert-{number}.json")
+    fault = evaluate_zoo(zoo).faults["tiny-nc-1/expert-1"]
+    assert r"got '\x1boak'" in fault
+    assert fault.isprintable()

@@ -51,10 +51,9 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.data.copy_(before)  # a backward pass may follow
 
 
 @contextmanager
@@ -140,7 +139,8 @@ def check_outputs(forward: Callable[[Images], Tensor], images: Images, far: Imag
     varied = bool((logits.amax(0) - logits.amin(0) > _VARIED).any())  # an untrained module may return constants
     positive = units >= _MANY and bool((logits[: len(images)] > 0).all())
     bounded = len(far) > 0 and (positive or (saturated and varied))
-    if inside and (bounded or bool(((logits.sum(1) - 1).abs() < 1e-3).all())):
+    shares = bool(((logits.sum(1) - 1).abs() < 1e-3).all()) and bool((logits != logits[:1]).any())
+    if inside and (bounded or shares):
         _warn(
             f"logits ({owner})", "what look like probabilities", "remove its last softmax or sigmoid, or take their log"
         )

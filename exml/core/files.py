@@ -7,8 +7,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from io import BufferedReader
 from operator import itemgetter
@@ -59,11 +60,24 @@ def open_file(path: Path, /, *, contained: bool = False) -> BufferedReader:
         place, flags = Path(os.path.realpath(path)), flags | getattr(os, "O_NOFOLLOW", 0)
         if not place.is_relative_to(os.path.realpath(path.parent)):
             raise OSError(errno.EPERM, "a link that leads out of its folder", str(path))
-    file = os.open(place, flags)
+    return os.fdopen(_regular(os.open(place, flags), path), "rb")
+
+
+def open_to_write(path: Path, /) -> IO[bytes]:
+    """Open a regular file to write, at its beginning; it keeps its content, and is created if it is missing.
+
+    Raises:
+        OSError: the file cannot be opened, or is a link, folder, pipe or device. This never waits.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.fdopen(_regular(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), path), "wb")
+
+
+def _regular(file: int, path: Path) -> int:
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(file, "rb")
+    return file
 
 
 def read_bytes(path: Path, limit: int, /, *, contained: bool = False) -> bytes:
@@ -199,6 +213,13 @@ def write_atomically(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_partial(paths: Iterable[Path], /) -> None:
+    """Remove those of some files that a killed writer left behind, including ``.tmp??????`` of safetensors."""
+    for path in paths:
+        if re.fullmatch(r"\..*\.part|\.tmp\w{6}", path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, /) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 import yaml
@@ -36,7 +36,7 @@ def parse_json(text: str | bytes, /, *, file_names: bool = False) -> Any:
     """
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        plain = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        plain = json.loads(decoded, object_pairs_hook=_unique)
     except ConfigError:
         raise
     except (ValueError, RecursionError) as error:
@@ -83,10 +83,6 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         (key, times), *_ = Counter(key for key, _ in pairs).most_common(1)
         raise _fault("each key once", f"{key!r} {times} times", "remove all but one")
     return found
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise _fault("finite numbers", constant)
 
 
 def _check(plain: Any, surrogates: str) -> None:

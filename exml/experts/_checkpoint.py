@@ -14,7 +14,7 @@ from torch import nn
 
 from exml.core.errors import ExmlWarning
 from exml.core.expert import Expert
-from exml.core.files import write_tensors
+from exml.core.files import open_file, write_tensors
 from exml.core.samples import Samples
 from exml.core.shapes import State
 
@@ -39,6 +39,7 @@ class TrainingCheckpoint:
     def load(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Restore module and optimizer; returns the number of steps that were saved."""
         try:
+            open_file(self._path).close()  # safetensors would wait for a pipe
             with safe_open(self._path, "pt") as file:
                 metadata: dict[str, str] = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -2,17 +2,23 @@
 
 ``checkpoint.json`` is the record: the progress of the learner, and the SHA-256 of one or two files of tensors.
 ``memory-*.safetensors`` holds what stays the same during the distillation of an experience, ``state-*.safetensors``
-what changes. Each name contains the first digits of the checksum, so no file is overwritten. The record is written last
+what changes. ``history.jsonl`` has a line per finished experience; lines are only appended, so that the cost of a
+checkpoint does not grow with the stream, and the record has the checksum of those that count. The names of tensor files
+contain the first digits of their checksums, so none is overwritten. The record is written last
 and replaced atomically, and only then are the files of the previous one deleted: a complete checkpoint exists at every
 moment. The record ends with its own checksum. Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +30,7 @@ from torch import Tensor, nn
 
 from exml.core.errors import CheckpointError, SettingError, StreamError, UnknownNameError
 from exml.core.expert import Expert
-from exml.core.files import file_digest, write_tensors
+from exml.core.files import file_digest, open_to_write, read_bytes, remove_partial, write_tensors
 from exml.core.records import read_record, write_record
 from exml.core.serialization import to_plain
 from exml.core.shapes import State
@@ -58,7 +64,9 @@ class RunState:
         refused: number of suspect experts of the stream that were passed over.
         in_flight: fingerprint of the current expert.
         memory: SHA-256 of the memory file; None before the first distillation.
-        history: JSON by experience, including the current one: the caller's notes, and the last ``loss``.
+        note: JSON about the current experience.
+        history: checksum of the history; None before the first experience is finished.
+        length: of the history in bytes.
 
     Raises:
         SettingError: a field is out of range, or contradicts another one.
@@ -73,7 +81,9 @@ class RunState:
     refused: int = attrs.field(default=0, validator=_COUNT)
     in_flight: str | None = attrs.field(default=None, validator=_checksum(optional=True))
     memory: str | None = attrs.field(default=None, validator=_checksum(optional=True))
-    history: tuple[Mapping[str, Any], ...] = attrs.field(default=(), converter=tuple)
+    note: Mapping[str, Any] | None = None
+    history: str | None = attrs.field(default=None, validator=_checksum(optional=True))
+    length: int = attrs.field(default=0, validator=_COUNT)
 
     def __attrs_post_init__(self) -> None:
         busy, distills = self.phase != "idle", self.phase == "distillation"
@@ -81,7 +91,8 @@ class RunState:
             "steps": self.steps > 0 and not distills,
             "in_flight": busy != (self.in_flight is not None),
             "memory": (distills or self.experience > 0) and self.memory is None,
-            "history": len(self.history) != self.experience + busy,
+            "note": busy != (self.note is not None),
+            "history": (self.experience > 0) != (self.history is not None),
             "taught": len(self.taught) != len(self.known),
             "known": self.experience == 0 and bool(self.known or self.present),
         }
@@ -96,20 +107,22 @@ class RunState:
             expected = f"the expert with which experience {self.experience + 1} was started"
             remedy = "resume with the same stream"
             raise StreamError(expected=expected, got=f"another one ({expert.name!r})", remedy=remedy)
-        self.in_flight, self.history = fingerprint, (*self.history[: self.experience], note)
+        self.in_flight, self.note = fingerprint, {**(self.note or {} if self.phase != "idle" else {}), **note}
 
     def dismiss(self) -> None:
         """Forget the current expert, whose images could not be generated."""
-        self.phase, self.in_flight, self.history = "idle", None, self.history[: self.experience]
+        self.phase, self.in_flight, self.note = "idle", None, None
 
-    def finish(self, expert: Expert, loss: float | None) -> None:
-        """Count a finished experience."""
+    def finish(self, expert: Expert, loss: float | None) -> dict[str, Any]:
+        """Count a finished experience; returns its note with the last loss."""
         taught = Counter(dict(zip(self.known, self.taught, strict=True))) + Counter(expert.classes)
         self.known = tuple(sorted(taught))
         self.taught = tuple(taught[name] for name in self.known)
         self.present = tuple(sorted({*self.present, *(unit for unit in expert.outputs if unit is not None)}))
-        self.history = (*self.history[:-1], {**self.history[-1], "loss": loss})
-        self.experience, self.phase, self.steps, self.in_flight = self.experience + 1, "idle", 0, None
+        done = {**(self.note or {}), "loss": loss}
+        self.experience, self.phase, self.steps = self.experience + 1, "idle", 0
+        self.in_flight, self.note = None, None
+        return done
 
 
 @attrs.frozen(kw_only=True)
@@ -164,18 +177,34 @@ class CheckpointFolder:
         """Write what stays the same during the distillation of an experience; returns its checksum for the run."""
         return self._write("memory", groups)
 
-    def read(self) -> tuple[CheckpointRecord, dict[str, State]]:
-        """The record and all groups; a CheckpointError names a file that is missing or damaged."""
+    def append(self, run: RunState, history: Sequence[Mapping[str, Any]], /) -> None:
+        """Append experiences to the history; they count once a record is written."""
+        path, lines = self.path / "history.jsonl", [json.dumps(done).encode() + b"\n" for done in history]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open_to_write(path) as file:
+                file.truncate(run.length)  # what a killed process appended does not count
+                file.seek(run.length)
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            remedy = "free some space or choose another folder"
+            raise CheckpointError(expected=f"to write {path}", got=str(error), remedy=remedy) from error
+        run.length, run.history = run.length + sum(map(len, lines)), reduce(_chained, lines, run.history)
+
+    def read(self) -> tuple[CheckpointRecord, dict[str, State], list[Mapping[str, Any]]]:
+        """The record, all groups, and the history; a CheckpointError names a file that is missing or damaged."""
         record = read_record(self.file, CheckpointRecord)
+        history = self._history(record.run)
         groups = self._read("state", record.state)
         if record.run.memory is not None:
             groups |= self._read("memory", record.run.memory)
-        return record, groups
+        return record, groups, history
 
     def clean(self, record: CheckpointRecord, /) -> None:
         """Remove what a killed run left behind."""
-        for part in self.path.glob(".*.part"):
-            part.unlink(missing_ok=True)
+        remove_partial(self.path.glob(".*"))
         self._keep({record.state, record.run.memory})
 
     def _write(self, kind: str, groups: Mapping[str, State]) -> str:
@@ -206,12 +235,27 @@ class CheckpointFolder:
         remedy = "restore the file, or start again in another folder"
         raise CheckpointError(expected=f"an undamaged file {path}", got=got, remedy=remedy)
 
+    def _history(self, run: RunState) -> list[Mapping[str, Any]]:
+        path, got = self.path / "history.jsonl", "other lines"
+        try:
+            lines = read_bytes(path, 2**30)[: run.length].splitlines(keepends=True) if run.length else []
+            if len(lines) == run.experience and reduce(_chained, lines, None) == run.history:
+                return [json.loads(line) for line in lines]
+        except OSError as error:
+            got = str(error)
+        remedy = "restore the file, or start again in another folder"
+        raise CheckpointError(expected=f"{run.experience} undamaged line(s) in {path}", got=got, remedy=remedy)
+
     def _keep(self, digests: Collection[str | None]) -> None:
         kept = {_name(kind, digest) for digest in digests if digest is not None for kind in ("state", "memory")}
         for path in self.path.iterdir():
             if _TENSORS.fullmatch(path.name) and path.name not in kept:
                 with suppress(OSError):
                     path.unlink()
+
+
+def _chained(checksum: str | None, line: bytes) -> str:
+    return hashlib.sha256((checksum or "").encode() + line).hexdigest()
 
 
 def _name(kind: str, digest: str) -> str:
@@ -250,9 +294,14 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
-    """The inverse of :func:`optimizer_state`."""
+    """The inverse of :func:`optimizer_state`; a CheckpointError if the tensors do not fit the parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
-        index, name = key.split(".", 1)
+        index, _, name = key.partition(".")
+        shape = parameters[int(index)].shape if index.isdecimal() and int(index) < len(parameters) else None
+        if value.shape not in (shape, torch.Size()):
+            expected, got = "a state of the optimizer that fits the student", f"{key} {tuple(value.shape)}"
+            raise CheckpointError(expected=expected, got=got, remedy="start again in another folder")
         slots.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -29,9 +29,10 @@ from exml.core.expert import Expert
 from exml.core.ranks import ALONE, Ranks
 from exml.core.rng import derive_seed, global_seed, make_generator
 from exml.core.samples import Samples
+from exml.core.serialization import to_plain
 from exml.core.shapes import Scalar, State
 from exml.engine import DistillationContext, PreviousStudent, Teachers, distill, ridge_head
-from exml.experts import ExpertStream, OpenStream
+from exml.experts import ExpertStream, OpenStream, Screening
 from exml.learning.checkpoint import (
     EVERY,
     CheckpointFolder,
@@ -44,6 +45,7 @@ from exml.learning.checkpoint import (
 from exml.learning.preflight import (
     check_apart,
     check_finite,
+    check_memory,
     check_samples,
     check_student,
     copy_expert,
@@ -124,6 +126,8 @@ class Learner:
         self._rehearsed: tuple[int, int, int] | None = None
         self._scarce = False
         self._loss: Scalar | None = None
+        self._history: list[Mapping[str, Any]] = []
+        self._unsaved: list[Mapping[str, Any]] = []
         self._initial = copy.deepcopy(self.student.state_dict()) if strategy.student == "reset" else None
         if folder is not None:
             opened = self._open(folder)
@@ -149,8 +153,9 @@ class Learner:
 
     @property
     def history(self) -> tuple[Mapping[str, Any], ...]:
-        """By experience, the note given to :meth:`learn` and the last ``loss``, which the current one does not have."""
-        return self._run.history
+        """JSON by experience: the note given to :meth:`learn`, ``screened``, and ``loss`` if it is finished."""
+        current = None if self._run.phase == "idle" else self._run.note
+        return (*self._history, *([] if current is None else [current]))
 
     @property
     def memory(self) -> Samples:
@@ -190,8 +195,9 @@ class Learner:
         self._classes = check_student(self.student, expert.image_shape)
         expert.check(self._classes, unwrap=True)
         check_apart(self.student, expert)
+        note = dict(note or {})
         if not resumed:
-            self._screen(expert, number)
+            note["screened"] = [to_plain(found) for found in self._screen(expert, number) if found.problems]
         if self.device.type == "cpu":
             require_room(self.strategy, expert.image_shape, share)
         rehearse(self.student, expert, self.strategy, self._classes)
@@ -203,7 +209,7 @@ class Learner:
         if share < len(expert.classes) and not self._scarce:
             warn_of_scarcity(expert, share)
             self._scarce = True
-        self._run.admit(expert, dict(note or {}))
+        self._run.admit(expert, note)
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
         try:
@@ -215,7 +221,8 @@ class Learner:
                 self._distill(expert, number)
         except _Stopped:
             return
-        self._run.finish(expert, None if self._loss is None else float(self._loss))
+        self._unsaved.append(self._run.finish(expert, None if self._loss is None else float(self._loss)))
+        self._history.append(self._unsaved[-1])
         self._restored, self._broken = {}, False
         self._checkpoint()
         self._emit(events.ExperienceFinished(number, self.student, self.memory))
@@ -269,17 +276,20 @@ class Learner:
         states both numbers. A damaged checkpoint or one of another run raises a CheckpointError.
         """
         opened = self._open(folder)
-        record, groups = opened.read()
+        record, groups, history = opened.read()
         for name, value in identity(self.strategy, self.seed).items():
             if (theirs := getattr(record, name)) != value:
                 expected = f"a checkpoint of this {name}, {value}"
                 remedy = f"make the learner with that {name}, or start again in another folder"
                 raise CheckpointError(expected=expected, got=f"{theirs} in {opened.path}", remedy=remedy)
+        load_student(self.student, groups.get("previous", groups.get("student", {})), str(opened.path))
         load_student(self.student, groups.get("student", {}), str(opened.path))
         try:
             if self._initial is not None:
                 self._initial = {name: tensor.to(self.device) for name, tensor in groups["initial"].items()}
             self._memory = Samples.from_state(groups["memory"]).to(self.device) if "memory" in groups else None
+            if self._memory is not None:
+                check_memory(self.student, self._memory)
             self._panel.restore(groups.get("screening", {}))
         except (KeyError, TypeError, ShapeError) as error:
             remedy = "start again in another folder"
@@ -292,7 +302,7 @@ class Learner:
                 ExmlWarning,
                 stacklevel=2,
             )
-        self._run = record.run
+        self._run, self._history, self._unsaved = record.run, history, []
         self._restored = {name: groups[name] for name in ("generation", "optimizer", "previous") if name in groups}
         self._broken = False
         self.ranks.wait()  # until all have read
@@ -300,13 +310,14 @@ class Learner:
             opened.clean(record)
         return self
 
-    def _screen(self, expert: Expert, number: int) -> None:
+    def _screen(self, expert: Expert, number: int) -> list[Screening]:
         """Screen an expert, and the earlier ones again that it contradicts."""
         seen = self._panel.observe(expert)
         found = self._panel.screen(seen)
         refused = self.ranks.leader_says(self.on_suspect == "refuse" and bool(found.reasons))
         late = [] if found.reasons else self._panel.seat(seen)
-        for screening in (attrs.evolve(found, learned=not refused), *late):
+        screenings = [attrs.evolve(found, learned=not refused), *late]
+        for screening in screenings:
             self._emit(events.ExpertScreened(number, screening))
             problems = screening.problems
             if refused:
@@ -315,6 +326,7 @@ class Learner:
             if problems and self.on_suspect != "accept":
                 message = f"expert {screening.expert!r} is suspect, because {problems}"
                 warnings.warn(f"{message}; leave it out of the stream if it is broken", ExmlWarning, stacklevel=3)
+        return screenings
 
     def _agree(self, expert: Expert) -> None:
         """Check that all ranks have the same expert, and copy the leader's student to them."""
@@ -456,6 +468,9 @@ class Learner:
         if self._initial is not None:
             states["initial"] = self._initial
         if self.ranks.leader:
+            if self._unsaved:
+                self._folder.append(self._run, self._unsaved)
+                self._unsaved = []
             self._folder.write(identity(self.strategy, self.seed), self._run, states)
         self._emit(events.CheckpointWritten(self.experience, self._folder.file))
 

@@ -52,6 +52,15 @@ def check_student(student: nn.Module, image_shape: tuple[int, int, int]) -> int:
     return logits.shape[1]
 
 
+def check_memory(student: nn.Module, memory: Samples) -> None:
+    """Raise a ShapeError unless the student takes the images of a buffer and has an output for each of its labels."""
+    with guarded(student, "images in the buffer that the student takes", "restore the buffer", ShapeError):
+        with frozen(student):
+            classes = logits_of(student(memory.pixels(slice(0, 2)))).shape[1]
+        if not 0 <= int(memory.labels.min()) <= int(memory.labels.max()) < classes:
+            raise IndexError(f"labels from {int(memory.labels.min())} to {int(memory.labels.max())}")
+
+
 def check_apart(student: nn.Module, expert: Expert) -> None:
     """Raise an ExpertError if training the student would change the expert: if they share a parameter or a buffer."""
 

@@ -222,7 +222,7 @@ class _StrategyRun:
             self._generating = False
             folder.enter("distillation", self._name)
         elif isinstance(event, events.ExpertScreened) and event.screening.problems:
-            self._log.write("screened", experience=event.experience, screening=to_plain(event.screening))
+            self._log.screen(event.experience, to_plain(event.screening))
         self._context.tell(event)
         if isinstance(event, events.ExperienceFinished):
             self._finish(time.perf_counter() - self._began)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from exml.core.errors import CheckpointError
+from exml.core.files import open_to_write, remove_partial
 
 if os.name == "posix":
     import fcntl
@@ -54,7 +55,7 @@ def lock(path: Path, on_wait: Callable[[], None] | None) -> IO[bytes]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = (path / ".lock").open("wb")
+        file = open_to_write(path / ".lock")
     except OSError as error:
         raise CheckpointError(
             expected=f"to write into {path}", got=str(error), remedy="choose a folder that can be written"
@@ -74,6 +75,5 @@ def lock(path: Path, on_wait: Callable[[], None] | None) -> IO[bytes]:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
             pass
-    for part in path.rglob(".*.part"):
-        part.unlink(missing_ok=True)
+    remove_partial(path.rglob(".*"))
     return file

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from exml.core.errors import CheckpointError, ConfigError, ExmlWarning
-from exml.core.files import write_atomically
+from exml.core.files import MEGABYTE, open_to_write, read_bytes, write_atomically
 from exml.core.plain import parse_json
 from exml.core.serialization import from_plain
 from exml.experts import Screening
@@ -44,12 +44,14 @@ class StreamLog:
         self._path = path
         self._file: IO[bytes] | None = None
         self._begun: dict[str, Any] = {}
+        self._screened: list[Any] = []
         self.over = 0
         """The number of experiences that are logged as learned."""
         self.suspects: dict[str, Screening] = {}
         """The first screening of each suspect expert, by its name."""
         try:
-            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            text = read_bytes(path, 256 * MEGABYTE, contained=True) if os.path.lexists(path) else b""
+            lines = text.splitlines(keepends=True)
             sound, damage = self._compare(lines, history, experience)
             if damage is not None:
                 text = self._rebuilt(lines, sound, history)
@@ -59,7 +61,8 @@ class StreamLog:
                     write_atomically(path, lambda temporary: temporary.write_bytes(text))
             if writes:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = path.open("ab")
+                self._file = open_to_write(path)
+                self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -77,6 +80,11 @@ class StreamLog:
         if self._begun != note:
             self.write("begun", **note)
 
+    def screen(self, experience: int, screening: Any) -> None:
+        """Write ``screened``, unless it was written before a kill."""
+        if screening not in self._screened:
+            self.write("screened", experience=experience, screening=screening)
+
     def write(self, event: str, /, **fields: Any) -> None:
         """Append an event."""
         entry = {"event": event, **fields}
@@ -92,12 +100,13 @@ class StreamLog:
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         if entry["event"] == "begun":
-            self._begun = {name: value for name, value in entry.items() if name != "event"}
+            self._begun, self._screened = {name: value for name, value in entry.items() if name != "event"}, []
         elif entry["event"] == "learned":
             self.over, self._begun = entry["experience"], {}
         elif entry["event"] == "refused" and self._begun.get("file") == entry["file"]:
             self._begun = {}
         elif entry["event"] == "screened":
+            self._screened.append(entry["screening"])
             screening = from_plain(entry["screening"], Screening)
             self.suspects.setdefault(screening.expert, screening)
 
@@ -111,7 +120,8 @@ class StreamLog:
                 return number, f"is damaged in line {number + 1}"
             fits = entry.get("experience", self.over + 1) == self.over + 1
             if entry["event"] == "learned" and self.over < experience:
-                fits &= {**self._begun, "loss": entry["loss"]} == history[self.over]
+                done = history[self.over]
+                fits &= (self._begun, entry["loss"]) == (_note(done), done["loss"])
             if not fits:
                 return number, f"contradicts the checkpoint in line {number + 1}"
             self._note(entry)
@@ -129,11 +139,15 @@ class StreamLog:
         """The sound lines, then what the checkpoint has in place of the others."""
         rest = [entry for entry in map(_entry, lines[sound:]) if entry is not None]
         learned = {entry["experience"]: entry for entry in rest if entry["event"] == "learned"}
-        made = [entry for entry in rest if entry["event"] not in ("begun", "learned")]
+        made = [entry for entry in rest if entry["event"] not in ("begun", "screened", "learned")]
         made.append({"event": "rebuilt", "experience": self.over + 1})
         for number, done in enumerate(history[self.over :], self.over + 1):
-            if self._begun != _note(done):
+            begins = self._begun != _note(done)
+            if begins:
                 made.append({"event": "begun", **_note(done)})
+            for screening in done.get("screened", ()):
+                if begins or screening not in self._screened:
+                    made.append({"event": "screened", "experience": number, "screening": screening})
             if number < len(history) or ("loss" in done and number in learned):  # the last may not be evaluated yet
                 seconds = learned[number]["seconds"] if number in learned else None
                 made.append({"event": "learned", "experience": number, "seconds": seconds, "loss": done.get("loss")})
@@ -148,7 +162,7 @@ class StreamLog:
 
 
 def _note(done: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in done.items() if name != "loss"}
+    return {name: value for name, value in done.items() if name not in ("loss", "screened")}
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

@@ -246,13 +246,12 @@ def _stream(folder: Path, names: list[str], split: Split, device: torch.device) 
             origins[name] = _origin(read_card(folder / f"{name}.json"))
         except ExpertError as error:
             faults[name] = str(error)
-    origin, unknown = next(filter(None, origins.values()), None), "its card states no known scenario and seed"
-    scenario = None
-    if origin is not None:
-        try:
-            scenario = scenarios.load(*origin, split)
-        except (UnknownNameError, SettingError) as error:
-            unknown = f"{unknown}: {error}"
+    origin, scenario = next(filter(None, origins.values()), None), None
+    unknown = "its card does not state the scenario and the seed of its training"
+    try:
+        scenario = None if origin is None else scenarios.load(*origin, split)
+    except (UnknownNameError, SettingError) as error:
+        unknown = str(error)
     if origin is None or scenario is None:
         experts = tuple(ExpertEvaluation(name=name, fault=faults.get(name, unknown)) for name in names)
         return StreamEvaluation(folder=folder.name, experts=experts)

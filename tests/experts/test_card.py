@@ -83,7 +83,7 @@ def test_a_card_written_by_hand_needs_three_fields(tmp_path: Path) -> None:
         ({"classes": [3, 8]}, "output unit for every class"),
         ({"image_shape": [2, 4]}, "image_shape"),
         ({"mean": [0.1, "x"]}, r"mean\[1\]"),
-        ({"std": [0.1, float("nan")]}, "NaN"),
+        ({"std": [0.1, float("nan")]}, "finite numbers"),
         ({"task": "first"}, "task"),
         ({"accuracy": 99.0}, "accuracy"),
         ({"training": [1]}, "training"),

@@ -121,6 +121,38 @@ def forecasts(found: Found, conditions: str) -> list[str]:
     ]
 
 
+def poisoned_experts(found: Found, conditions: str) -> list[str]:
+    """What screening finds, and what a poisoned expert does to a student that learns from it."""
+    rows: Mapping[str, Found] = found["screened"]
+    counts = [
+        (row["what"], f"{row['found']} of {row['poisoned']}", f"{row['false']} of {row['sound']}")
+        for row in rows.values()
+    ]
+    accuracies: Mapping[str, Mapping[str, float | None]] = found["learned"]
+
+    def cell(kind: str, place: str) -> str:
+        value = accuracies.get(kind, {}).get(place, "")
+        return "refused" if value is None else f"{value:.1f}" if isinstance(value, float) else "not measured"
+
+    kinds = {"without": "none: the student without it", **{kind: row["what"] for kind, row in rows.items()}}
+    reached = [(what, *(cell(kind, place) for place in ("0", "2", "4"))) for kind, what in kinds.items()]
+    return [
+        *table(("the poisoned expert|", "poisoned and suspect", "sound and suspect"), counts),
+        "",
+        *wrap(
+            f"Seeds {', '.join(map(str, found['seeds']))}, three positions each. The bounds were chosen on seeds 0 to "
+            "2. The next table has the test accuracy, in percent, of a student that learns from the poisoned expert "
+            f"all the same (seed {found['seeds'][0]}, n = 1). With all experts sound it is {found['clean']:.1f}. An "
+            'expert that `on_suspect="refuse"` refuses leaves the student of the first row. *Refused* is an expert '
+            "that no policy accepts, because its logits have no gradient to the pixels."
+        ),
+        "",
+        *table(("the poisoned expert|", "first", "third", "last"), reached),
+        "",
+        *wrap(conditions),
+    ]
+
+
 def _script(name: str) -> str:
     return f"uv run python benchmarks/{name}.py"
 
@@ -129,6 +161,7 @@ TIME_AND_MEMORY = _part("time-and-memory.md", "forecast_cpu.json", _script("fore
 PAGES = (
     TIME_AND_MEMORY,
     _part("folder-of-models.md", "long_stream_cpu.json", _script("long_stream"), long_stream),
+    _part("poisoned-experts.md", "poisoned_experts.json", _script("poisoned_experts"), poisoned_experts),
     _part("experts.md", "expert_training_cpu.json", _script("expert_training"), expert_training),
     _part("datasets.md", "large_images_cpu.json", _script("large_images"), large_images),
 )

@@ -24,7 +24,7 @@ from exml.learning import events
 from tests import test_stream_run, tiny
 from tests.test_cli import Nursery
 
-KILLS, FLIPS = (int(os.environ.get(f"EXML_{name}", default)) for name, default in (("KILLS", 4), ("FLIPS", 1)))
+KILLS, FLIPS = (int(os.environ.get(f"EXML_{name}", default)) for name, default in (("KILLS", 3), ("FLIPS", 1)))
 UNEQUAL = {"seconds", "environment", "environments", "forecast"}
 """The keys whose values differ between equal runs."""
 STATES = {

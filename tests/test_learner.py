@@ -23,6 +23,7 @@ from exml.core.errors import (
     SettingError,
     ShapeError,
     StreamError,
+    SuspectError,
 )
 from exml.core.records import read_record, write_record
 from exml.engine import Training
@@ -157,6 +158,27 @@ def test_the_previous_student_teaches():
             expected = after_first["student"](samples.images)
         torch.testing.assert_close(previous.logits, expected)
         assert previous.known.tolist() == [True, True, False, False, False, False]
+
+
+def test_the_previous_student_counts_the_experts_of_each_class(tmp_path):
+    """Also after it was resumed."""
+    counts = []
+
+    @exml.component
+    @attrs.frozen
+    class Count:
+        def __call__(self, previous, expert, samples, /):
+            counts.append(previous.taught.tolist())
+            return ProductOfExperts()(previous, expert, samples)
+
+    chosen = noise(combiner=Count())
+    first, second, third = experts(3)
+    learner = exml.Learner(chosen, network(), folder=tmp_path)
+    learner.learn(first)
+    learner.learn(attrs.evolve(second, classes=(1, 2)))
+    counts.clear()
+    exml.Learner(chosen, network()).resume(tmp_path).learn(attrs.evolve(third, classes=(2, 5)))
+    assert counts[-1] == [1, 2, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("start", ["reset", "continue"])
@@ -729,3 +751,87 @@ def test_memory_does_not_grow_with_the_stream():
     assert later_tensors <= tensors
     assert later_size <= size
     assert later_objects - objects < 110  # not even one small object per expert
+
+
+def witnesses(*poisons, count=3):
+    """Experts of the same four classes, which agree, and poisoned ones."""
+    weights = 0.5 * torch.randn(4, 36, generator=torch.Generator().manual_seed(0))
+    made = []
+    for place, poison in enumerate([*[None] * count, *poisons]):
+        head = nn.Linear(36, 4)
+        own = weights + 0.1 * torch.randn(4, 36, generator=torch.Generator().manual_seed(place + 1))
+        rows = {"permuted": own.roll(1, 0), "scaled": 1e4 * own}.get(poison, own)
+        head.load_state_dict({"weight": rows, "bias": torch.zeros(4)})
+        module = nn.Sequential(nn.Flatten(), head)
+        made.append(exml.Expert(module, (0, 1, 2, 3), SHAPE, mean=(0.3,), std=(0.5,), name=poison or f"sound{place}"))
+    return made
+
+
+def calm(**changes):
+    training = Training(iterations=2, batch_size=4, learning_rate=1e-6)
+    return noise(training=training, buffer=exml.buffers.Cumulative(20), **changes)
+
+
+class TestSuspects:
+    @pytest.mark.parametrize("poison", ["permuted", "scaled"])
+    @pytest.mark.parametrize("position", [0, 1, 3])
+    def test_a_refused_expert_leaves_the_student_of_the_stream_without_it(self, tmp_path, poison, position):
+        stream = witnesses(poison)
+        stream.insert(position, stream.pop())
+        seen = []
+        learner = run(calm(on_suspect="refuse"), stream=stream, folder=tmp_path, observers=[seen.append])
+        control = run(calm(), stream=[expert for expert in stream if expert.name != poison])
+        assert same(weights(learner.student), weights(control.student))
+        refused = [event.file for event in seen if isinstance(event, events.ExpertRefused)]
+        found = [event.screening for event in seen if isinstance(event, events.ExpertScreened)]
+        assert refused == [poison] == [one.expert for one in found if one.reasons and not one.learned]
+        again = exml.Learner(calm(on_suspect="refuse"), network(dropout=0.2)).resume(tmp_path)
+        again.learn_stream(exml.ExpertStream.from_experts([*stream, witnesses(count=4)[3]]))
+        assert again.experience == 4  # one more
+
+    def test_one_expert_is_refused_by_an_error(self):
+        learner = exml.Learner(calm(on_suspect="refuse"), network())
+        with pytest.raises(SuspectError, match="expected a sound expert 'scaled', got a suspect one, because the root"):
+            learner.learn(witnesses("scaled")[-1])
+        learner.learn(witnesses()[0])
+        assert learner.experience == 1
+
+    def test_by_default_the_learner_warns_and_learns(self):
+        with pytest.warns(ExmlWarning, match="expert 'permuted' is suspect, because it contradicts"):
+            assert run(calm(), stream=witnesses("permuted")).experience == 4
+
+    def test_accepted_experts_are_silent(self):
+        seen = []
+        run(calm(on_suspect="accept"), stream=witnesses("permuted"), observers=[seen.append])
+        found = [event.screening for event in seen if isinstance(event, events.ExpertScreened)]
+        assert [bool(one.reasons) for one in found] == [False, False, False, True]
+
+    def test_an_earlier_expert_is_named_when_later_ones_outvote_it(self):
+        """Without a preview, the second expert is undecided, and the third decides."""
+        stream, seen = witnesses("permuted", count=2), []
+        learner = exml.Learner(calm(on_suspect="accept"), network(), observers=[seen.append])
+        for expert in (stream[2], *stream[:2]):
+            learner.learn(expert)
+        found = [event.screening for event in seen if isinstance(event, events.ExpertScreened)]
+        named = [(one.expert, bool(one.reasons), bool(one.doubts)) for one in found]
+        assert named[:2] == [("permuted", False, False), ("sound0", False, True)]
+        assert named[2:] == [("sound1", False, False), ("permuted", True, False)]
+
+    def test_a_resumed_learner_has_the_same_witnesses(self, tmp_path):
+        stream = witnesses("permuted")
+        learner = exml.Learner(calm(), network(), folder=tmp_path)
+        for expert in stream[:3]:
+            learner.learn(expert)
+        again = exml.Learner(calm(), network()).resume(tmp_path)
+        again.on_suspect = "refuse"
+        with pytest.raises(SuspectError, match="contradicts 'sound0', 'sound1', 'sound2'"):
+            again.learn(stream[3])
+
+    def test_experts_that_cannot_be_loaded_are_reported_in_their_turn(self):
+        def fail():
+            raise ExpertError(expected="a sound file", got="none", remedy="get one")
+
+        learner = exml.Learner(calm(), network())
+        with pytest.raises(ExpertError, match="a sound file"):
+            learner.learn_stream(exml.ExpertStream([witnesses()[0], fail]))
+        assert learner.experience == 1

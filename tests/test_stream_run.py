@@ -857,3 +857,62 @@ def test_memory_does_not_grow_with_the_stream(tmp_path):
     assert later_tensors <= tensors
     assert later_size <= size
     assert later_objects - objects < 20 * (length - 10)
+
+
+# --- suspect experts -------------------------------------------------------------------------------------------------
+
+
+def agreeing(folder, poisoned):
+    """Four experts of the same classes that agree, one of them with permuted labels."""
+    torch.manual_seed(0)
+    module = ConvNet(1, CLASSES, 4, widths=(2,))
+    head = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        head.weight *= 20
+        for index in range(4):
+            head.weight += 0.1 * torch.randn(head.weight.shape)
+            sound = head.weight.clone()
+            if index == poisoned:
+                head.weight.copy_(sound.roll(1, 0))
+            expert = Expert(module, range(CLASSES), (1, 4, 4), mean=(0.2,), std=(0.4,), name=f"expert {index}")
+            save_expert(expert, folder, f"e{index}")
+            head.weight.copy_(sound)
+    return folder
+
+
+@pytest.mark.parametrize("poisoned", [0, 2])
+def test_a_suspect_expert_is_refused_by_name_and_the_run_goes_on(tmp_path, poisoned):
+    folder, out = agreeing(tmp_path / "experts", poisoned), tmp_path / "out"
+    row = run_stream(folder, quick(on_suspect="refuse", buffer=Cumulative(40)), out)
+    sound = [f"e{index}" for index in range(4) if index != poisoned]
+    assert learned(out) == sound
+    (entry,), (refused,) = entries(out, "screened"), entries(out, "refused")
+    assert (refused["file"], f"expert {poisoned}" in refused["reason"]) == (f"e{poisoned}", True)
+    assert entry["screening"]["agreement"] < 0.3
+    (suspect,) = exml.runs.Result.load(out / "result.json").strategies[0].suspects
+    assert (row.suspects, suspect.expert, suspect.learned) == ((suspect,), f"expert {poisoned}", False)
+    for end in ("json", "safetensors"):
+        (folder / f"e{poisoned}.{end}").unlink()
+    run_stream(folder, quick(on_suspect="refuse", buffer=Cumulative(40)), tmp_path / "without")
+    assert (out / "student.safetensors").read_bytes() == (tmp_path / "without" / "student.safetensors").read_bytes()
+
+
+def test_a_run_warns_of_a_suspect_expert_and_learns_from_it(tmp_path):
+    folder, seen = agreeing(tmp_path / "experts", 3), []
+    with pytest.warns(ExmlWarning, match="expert 'expert 3' is suspect, because it contradicts"):
+        row = run_stream(folder, quick(buffer=Cumulative(40)), tmp_path / "out", observers=[seen.append])
+    assert (row.experiences, [one.learned for one in row.suspects]) == (4, [True])
+    assert sum(isinstance(event, events.ExpertScreened) for event in seen) == 4
+
+
+def test_a_followed_folder_refuses_suspect_experts(tmp_path):
+    folder, stop, seen = agreeing(tmp_path / "experts", 0), Stop(), []
+
+    def observe(event):
+        seen.append(event)
+        if isinstance(event, events.ExperienceFinished) and event.experience == 3:
+            stop.ask()
+
+    strategy = quick(buffer=Cumulative(40))
+    run_stream(folder, strategy, tmp_path / "out", follow=True, poll=POLL, stop=stop, observers=[observe])
+    assert [event.file for event in seen if isinstance(event, events.ExpertRefused)] == ["e0"]

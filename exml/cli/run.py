@@ -23,6 +23,7 @@ from exml.core.execution import Execution
 from exml.distributed import TIMEOUT, join
 from exml.engine import keep_freed_memory
 from exml.learning.events import Event, ExpertRefused
+from exml.learning.strategy import Strategy
 from exml.recipes import RECIPES, recipe
 from exml.runs import FolderExperts, ProgressDisplay, Result, RunSettings, ScenarioExperts, result_table
 from exml.runs.folder_lock import require_free
@@ -43,6 +44,8 @@ class SourceOptions:
         student: With --stream: NAME, NAME:setting=value,... or a YAML file; by default the first expert's architecture.
         classes: With --stream: number of outputs of the student, to leave room for classes of later experts.
         split: Images that accuracies are measured on; 'validation' reads no test image.
+        on_suspect: What to do with an expert that is probably broken or poisoned: refuse it, warn and learn from it, or
+            accept it. The default is that of the strategy: refuse with --follow, warn without.
     """
 
     stream: Path | None = None
@@ -50,6 +53,15 @@ class SourceOptions:
     student: str | None = None
     classes: Whole | None = None
     split: Literal["test", "validation"] = "test"
+    on_suspect: Literal["refuse", "warn", "accept"] | None = None
+
+    def judging(self, choice: Choice) -> Choice:
+        """The strategy, or the function that chooses it, with the policy of these options."""
+        if self.on_suspect is None:
+            return choice
+        if isinstance(choice, Strategy):
+            return attrs.evolve(choice, on_suspect=self.on_suspect)
+        return lambda profile, student: attrs.evolve(choice(profile, student), on_suspect=self.on_suspect)
 
     def source(self, scenario: str | None) -> ScenarioExperts | FolderExperts:
         """The source that these options and a scenario name; raises SettingError when they contradict each other."""
@@ -131,7 +143,8 @@ def run(
         quiet: Print nothing but errors.
     """
     experts, settings = source.source(scenario), work.settings()
-    strategies: dict[str, Choice] = {**strategies_of(strategy, partial(_named, scenario, work.seed))}
+    chosen = strategies_of(strategy, partial(_named, scenario, work.seed))
+    strategies = {name: source.judging(choice) for name, choice in chosen.items()}
     keep_freed_memory()
     try:
         with join(timeout=work.rank_timeout) as ranks, stopping() as stop:

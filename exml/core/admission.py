@@ -51,10 +51,9 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.data.copy_(before)  # a backward pass may follow
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class ExpertError(ExmlError):
 
 
 class SuspectError(ExpertError):
-    """An expert is probably broken or poisoned; see :mod:`exml.experts.screening`."""
+    """An expert is probably broken or poisoned; see :class:`exml.experts.Screening`."""
 
 
 class StreamError(ExmlError):

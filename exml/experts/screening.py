@@ -23,7 +23,7 @@ SEATS = 8
 """The number of experts that one is compared with, so that the cost does not grow with the stream."""
 SCALE = 0.003, 1_000.0
 """The range of sound root mean squares."""
-DEPENDENCE = 0.05
+DEPENDENCE = 0.01
 """The smallest sound dependence on the image."""
 CERTAINTY = 0.1
 """Experts with less certainty contradict nobody: a short training has few labels right."""
@@ -77,6 +77,11 @@ class Screening:
     reasons: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     learned: bool = True
+
+    @property
+    def problems(self) -> str:
+        """Reasons and doubts in one line; empty for a sound expert."""
+        return "; ".join((*self.reasons, *self.doubts))
 
 
 def screen(expert: Observation, others: Sequence[Observation], /) -> Screening:

@@ -195,6 +195,9 @@ class Learner:
         self._classes = check_student(self.student, expert.image_shape)
         expert.check(self._classes, unwrap=True)
         check_apart(self.student, expert)
+        note = dict(note or {})
+        if not resumed:
+            note["screened"] = [to_plain(found) for found in self._screen(expert, number) if found.problems]
         if self.device.type == "cpu":
             require_room(self.strategy, expert.image_shape, share)
         rehearse(self.student, expert, self.strategy, self._classes)
@@ -206,9 +209,6 @@ class Learner:
         if share < len(expert.classes) and not self._scarce:
             warn_of_scarcity(expert, share)
             self._scarce = True
-        note = dict(note or {})
-        if not resumed:
-            note["screened"] = [to_plain(screening) for screening in self._screen(expert, number)]
         self._run.admit(expert, note)
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
@@ -319,19 +319,13 @@ class Learner:
         screenings = [attrs.evolve(found, learned=not refused), *late]
         for screening in screenings:
             self._emit(events.ExpertScreened(number, screening))
-            problems = "; ".join((*screening.reasons, *screening.doubts))
+            problems = screening.problems
             if refused:
-                expected, remedy = (
-                    f"a sound expert (expert {expert.name!r})",
-                    "leave it out, or set on_suspect to 'warn'",
-                )
-                raise SuspectError(expected=expected, got=f"a suspect one: {problems}", remedy=remedy)
+                expected, remedy = f"a sound expert {expert.name!r}", "leave it out, or set on_suspect to 'warn'"
+                raise SuspectError(expected=expected, got=f"a suspect one, because {problems}", remedy=remedy)
             if problems and self.on_suspect != "accept":
-                remedy = "look at it, and leave it out of the stream if it is broken"
-                warnings.warn(
-                    f"expert {screening.expert!r} is suspect: {problems}; {remedy}", ExmlWarning, stacklevel=3
-                )
-
+                message = f"expert {screening.expert!r} is suspect, because {problems}"
+                warnings.warn(f"{message}; leave it out of the stream if it is broken", ExmlWarning, stacklevel=3)
         return screenings
 
     def _agree(self, expert: Expert) -> None:

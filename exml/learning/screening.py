@@ -10,11 +10,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from exml.core.admission import guarded
 from exml.core.expert import Expert
 from exml.core.rng import global_seed, make_generator
 from exml.core.samples import inference_batch_size
 from exml.core.shapes import Images, State
-from exml.engine import frozen
 from exml.experts.screening import SEATS, Observation, Screening, contradict, copies, screen
 from exml.generators.procedural import dead_leaves, smooth_noise, strokes
 
@@ -46,7 +46,7 @@ class Panel:
 
     @torch.no_grad()
     def observe(self, expert: Expert, /) -> Observation:
-        """The expert's logits for the shared images; its mode and the global random generators stay as they are."""
+        """The expert's logits for the shared images; whatever its module raises becomes an ExpertError."""
         shape = expert.image_shape
         size = inference_batch_size(shape)
 
@@ -54,7 +54,9 @@ class Panel:
             parts = family.to(expert.device).split(size)
             return torch.cat([expert.own_logits(expert.logits(part)).float().cpu() for part in parts])
 
-        with frozen(expert.module), global_seed(0, "screening"):
+        expected = f"logits for {len(shared_images(shape)[0])} drawings (expert {expert.name!r})"
+        remedy = "correct its module, so that it takes a batch of any images"
+        with guarded(expert.module, expected, remedy), global_seed(0, "screening"):
             logits = torch.stack([run(family) for family in shared_images(shape)])
         order = expert.class_ids.argsort()
         return Observation(expert.name, expert.class_ids[order], logits[..., order])

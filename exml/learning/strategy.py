@@ -42,7 +42,7 @@ class Strategy:
         augmentation: of the images, in generation and in distillation (Sec. 4.1).
         student: each experience continues with the student (``"continue"``) or resets it to its initial weights
             (``"reset"``); with ``"first-expert"``, the first experience copies its expert into the student.
-        on_suspect: what to do with an expert that is probably broken or poisoned (:mod:`exml.experts.screening`):
+        on_suspect: what to do with an expert that is probably broken or poisoned (:class:`exml.experts.Screening`):
             ``"refuse"`` it, ``"warn"`` and learn from it, or ``"accept"`` it silently. None refuses it in a followed
             folder and warns elsewhere.
     """

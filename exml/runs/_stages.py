@@ -221,7 +221,7 @@ class _StrategyRun:
         elif isinstance(event, events.BufferUpdated | events.DistillationProgress):
             self._generating = False
             folder.enter("distillation", self._name)
-        elif isinstance(event, events.ExpertScreened):
+        elif isinstance(event, events.ExpertScreened) and event.screening.problems:
             self._log.screen(event.experience, to_plain(event.screening))
         self._context.tell(event)
         if isinstance(event, events.ExperienceFinished):

@@ -66,9 +66,8 @@ class ProgressDisplay:
                 self._print(f"Another process works in {path}; waiting for it.")
             case events.ExpertRefused(file, reason):
                 self._print(f"Not learned from: {printable(file)}: {reason}")
-            case events.ExpertScreened(_, screening) if screening.learned and (screening.reasons or screening.doubts):
-                problems = "; ".join((*screening.reasons, *screening.doubts))
-                self._print(printable(f"Suspect: {screening.expert}: {problems}"))
+            case events.ExpertScreened(_, screening) if screening.learned and screening.problems:
+                self._print(printable(f"Suspect: {screening.expert}: {screening.problems}"))
             case events.JobsStarted() | events.JobProgress() | events.JobEnded():
                 self._job(event)
             case _ if not self._progress.disable:

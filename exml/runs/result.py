@@ -92,7 +92,7 @@ class StrategyResult:
         folder: the folder of its student, relative to that of the run.
         experiences: number of experts that the student has learned from; None in older files.
         classes: global ids of the classes that they know; None in older files.
-        suspects: the experts that were suspect, refused or not; see :mod:`exml.experts.screening`.
+        suspects: the experts that were suspect, refused or not; see :class:`exml.experts.Screening`.
         forecast: the expected time of generation and distillation, if a forecast was made.
     """
 

@@ -24,9 +24,9 @@ class StreamLog:
     """``stream.jsonl``: one JSON object per line, with an ``event`` and a ``check``, the checksum of the line.
 
     Each process writes ``opened``. An experience is ``begun`` once its expert is chosen, then ``learned``; its seconds
-    are None if they were lost with a killed process. Each expert is ``screened``, and may be ``refused``. Each line is
-    on the disk before the run continues. A log that is lost, shortened or changed is ``rebuilt`` from the checkpoint,
-    with an ExmlWarning; seconds in damaged lines become None.
+    are None if they were lost with a killed process. A suspect expert is ``screened``, and any expert may be
+    ``refused``. Each line is on the disk before the run continues. A log that is lost, shortened or changed is
+    ``rebuilt`` from the checkpoint, with an ExmlWarning; seconds in damaged lines become None.
 
     Args:
         path: of the file.
@@ -108,8 +108,7 @@ class StreamLog:
         elif entry["event"] == "screened":
             self._screened.append(entry["screening"])
             screening = from_plain(entry["screening"], Screening)
-            if screening.reasons or screening.doubts:
-                self.suspects.setdefault(screening.expert, screening)
+            self.suspects.setdefault(screening.expert, screening)
 
     def _compare(
         self, lines: Sequence[bytes], history: Sequence[Mapping[str, Any]], experience: int

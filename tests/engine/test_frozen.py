@@ -56,9 +56,12 @@ def test_buffers_that_change_in_evaluation_mode_are_restored(net):
     before = snapshot(net)
     with frozen(net):
         net[1].train()
-        net(torch.randn(4, 1, 6, 6))
+        images = torch.randn(4, 1, 6, 6, requires_grad=True)
+        logits = net(images)
         assert net[1].num_batches_tracked == 1
     assert_same(net, before)
+    logits.sum().backward()
+    assert images.grad is not None
 
 
 def test_also_after_an_exception(net):

@@ -242,7 +242,7 @@ class CheckpointFolder:
             lines = read_bytes(path, 2**30)[: run.length].splitlines(keepends=True) if run.length else []
             if len(lines) == run.experience and reduce(_chained, lines, None) == run.history:
                 history = [parse_json(line, file_names=True) for line in lines]
-                if all(isinstance(done, dict) for done in history):
+                if all(isinstance(done, dict) and "loss" in done for done in history):
                     return history
         except (OSError, ConfigError) as error:
             got = str(error)

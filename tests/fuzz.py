@@ -320,13 +320,14 @@ def fuzz_folder(edits: list[Any], how: str) -> None:
 def _followed(folder: Path, sound: int) -> set[str]:
     """The experts that a run learns from a followed folder, within half the time that a case has."""
     stop, began, log = runs.Stop(), time.monotonic(), Path("out/run/stream.jsonl")
+    patience = SECONDS * busy() / 2
 
     def check_refusal(event: Event, /) -> None:
         if isinstance(event, ExpertRefused):
             check_message(event.reason)
 
     def end() -> None:
-        while time.monotonic() < began + SECONDS / 2:
+        while time.monotonic() < began + patience:
             time.sleep(0.1)
             learned = log.read_text().count('"learned"') if log.exists() else 0
             if learned >= sound and time.monotonic() > began + 0.5:
@@ -458,9 +459,14 @@ def examine(target: str, case: dict[str, Any]) -> Outcome:
     return Outcome("accepted")
 
 
+def busy() -> float:
+    """By how much a busy machine slows a case down."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def run_case(target: str, case: dict[str, Any]) -> Outcome:
     """Run a case in a child with limits."""
-    seconds = SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # a busy machine is not a failure
+    seconds = SECONDS * busy()
     with tempfile.TemporaryDirectory(dir=SHM, prefix="exml-fuzz-") as folder:
         read, write = os.pipe()
         child = os.fork()

@@ -61,10 +61,11 @@ def _are_class_ids(card: ExpertCard, attribute: attrs.Attribute[Any], value: Any
         raise field_error(card, attribute, value, f"class ids from 0 and below {CLASSES}", "number the classes from 0")
 
 
-def _is_shape(card: ExpertCard, attribute: attrs.Attribute[Any], value: Any) -> None:
+def is_image_shape(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """A validator of a shape ``(channels, height, width)`` with at most 4,194,304 values."""
     if not all(length >= 1 for length in value) or math.prod(value) > VALUES:
         expected = f"(channels, height, width) from 1 and with a product of at most {VALUES}"
-        raise field_error(card, attribute, value, expected, "resize the images in the module, or correct the card")
+        raise field_error(instance, attribute, value, expected, "resize the images in the module, or correct the card")
 
 
 @component
@@ -89,7 +90,7 @@ class ExpertCard:
 
     name: str
     classes: tuple[int, ...] = attrs.field(validator=_are_class_ids)
-    image_shape: tuple[int, int, int] = attrs.field(validator=_is_shape)
+    image_shape: tuple[int, int, int] = attrs.field(validator=is_image_shape)
     outputs: tuple[int | None, ...] | None = attrs.field(default=None, validator=_are_class_ids)
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)

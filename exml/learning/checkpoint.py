@@ -28,9 +28,10 @@ from attrs.validators import deep_iterable
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from exml.core.errors import CheckpointError, SettingError, StreamError, UnknownNameError
+from exml.core.errors import CheckpointError, ConfigError, SettingError, StreamError, UnknownNameError
 from exml.core.expert import Expert
 from exml.core.files import file_digest, open_to_write, read_bytes, remove_partial, write_tensors
+from exml.core.plain import parse_json
 from exml.core.records import read_record, write_record
 from exml.core.serialization import to_plain
 from exml.core.shapes import State
@@ -240,8 +241,10 @@ class CheckpointFolder:
         try:
             lines = read_bytes(path, 2**30)[: run.length].splitlines(keepends=True) if run.length else []
             if len(lines) == run.experience and reduce(_chained, lines, None) == run.history:
-                return [json.loads(line) for line in lines]
-        except OSError as error:
+                history = [parse_json(line, file_names=True) for line in lines]
+                if all(isinstance(done, dict) and "loss" in done for done in history):
+                    return history
+        except (OSError, ConfigError) as error:
             got = str(error)
         remedy = "restore the file, or start again in another folder"
         raise CheckpointError(expected=f"{run.experience} undamaged line(s) in {path}", got=got, remedy=remedy)

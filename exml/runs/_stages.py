@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from exml.core.components import uses_real_data
-from exml.core.errors import ExpertError, NonFiniteError, ShapeError, StreamError, SuspectError
+from exml.core.errors import CheckpointError, ExpertError, NonFiniteError, ShapeError, StreamError, SuspectError
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.serialization import to_plain
@@ -126,6 +126,9 @@ class _StrategyRun:
         )
         if begun:
             self._learner.resume(checkpoints)
+            if not all(isinstance(note.get("file"), str) for note in self._learner.history):
+                expected, remedy = f"the file of each expert in {checkpoints.path}", "start again in another folder"
+                raise CheckpointError(expected=expected, got="a checkpoint that was not of a run", remedy=remedy)
         if context.source.names is None and strategy.on_suspect is None:
             self._learner.on_suspect = "refuse"
         self._log = self._open_log()

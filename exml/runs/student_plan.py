@@ -12,18 +12,28 @@ from exml import models
 from exml.core.errors import CheckpointError, ExpertError, ShapeError
 from exml.core.memory import require_memory
 from exml.core.rng import global_seed
+from exml.core.validators import field_error, in_range
 from exml.experts import ExpertCard
+from exml.experts.card import CLASSES, is_image_shape
 from exml.learning.preflight import check_student
 from exml.models import Normalized
+
+
+def _is_architecture(plan: StudentPlan, attribute: attrs.Attribute[Any], value: Any) -> None:
+    match value:
+        case {"name": str(), "settings": Mapping()} if len(value) == 2:
+            return
+        case _:
+            raise field_error(plan, attribute, value, "a name and settings", "see exml.models.describe")
 
 
 @attrs.frozen
 class StudentPlan:
     """A student to be built, and the experts that it can learn from."""
 
-    architecture: Any
-    classes: int
-    image_shape: tuple[int, int, int]
+    architecture: Mapping[str, Any] = attrs.field(validator=_is_architecture)
+    classes: int = attrs.field(validator=in_range(1, CLASSES, integer=True))
+    image_shape: tuple[int, int, int] = attrs.field(validator=is_image_shape)
     mean: tuple[float, ...]
     std: tuple[float, ...]
 

@@ -179,7 +179,7 @@ def side_by_side():
     known = torch.tensor([[True, True, True, False, False], [False, False, True, True, False]])
     pairs = zip(LOGITS, known, strict=True)
     teachers = [TeacherLogits(CenterLogits()(row, mask), mask, torch.ones(5).bool()) for row, mask in pairs]
-    return SideBySide()(*teachers, Samples.of(torch.zeros(6, 1, 2, 2), torch.tensor([0, 1, 2, 3, 0, 3])))
+    return SideBySide(overlap="half")(*teachers, Samples.of(torch.zeros(6, 1, 2, 2), torch.tensor([0, 1, 2, 3, 0, 3])))
 
 
 def test_targets_side_by_side_are_centred_over_the_classes_of_each_teacher():

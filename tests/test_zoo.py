@@ -245,7 +245,7 @@ def change(**changes):
         ("expert-2.safetensors", Path.unlink, {"expert-2": "No such file"}),
         ("expert-1.json", truncate, {"expert-1": "valid JSON"}),
         ("expert-1.json", Path.unlink, {"expert-1": "expert-1.json"}),
-        ("expert-1.json", change(classes=[0]), {"expert-1": "card was changed"}),
+        ("expert-1.json", change(mean=[0.5]), {"expert-1": "its card was changed"}),
         ("expert-2.json", change(training={"scenario": "tiny-nc", "seed": 9}), {"expert-2": "('tiny-nc', 9)"}),
         ("expert-2.json", change(training={}), {"expert-2": "None"}),
     ],

@@ -153,7 +153,10 @@ class Learner:
 
     @property
     def history(self) -> tuple[Mapping[str, Any], ...]:
-        """JSON by experience: the note given to :meth:`learn`, ``screened``, and ``loss`` if it is finished."""
+        """JSON by experience: the note given to :meth:`learn`, ``screened``, and ``loss`` if it is finished.
+
+        A learner without a folder keeps no history of finished experiences.
+        """
         current = None if self._run.phase == "idle" else self._run.note
         return (*self._history, *([] if current is None else [current]))
 
@@ -221,8 +224,10 @@ class Learner:
                 self._distill(expert, number)
         except _Stopped:
             return
-        self._unsaved.append(self._run.finish(expert, None if self._loss is None else float(self._loss)))
-        self._history.append(self._unsaved[-1])
+        done = self._run.finish(expert, None if self._loss is None else float(self._loss))
+        if self._folder is not None:
+            self._unsaved.append(done)
+            self._history.append(done)
         self._restored, self._broken = {}, False
         self._checkpoint()
         self._emit(events.ExperienceFinished(number, self.student, self.memory))

@@ -81,7 +81,7 @@ class Generator(Protocol):
 
     @property
     def uses_priors(self) -> bool:
-        """Whether it optimizes pixels: priors and augmentation have an effect, and experts must be differentiable."""
+        """Whether it optimizes pixels, so that priors matter and experts must be differentiable."""
         ...
 
     @property

@@ -146,4 +146,7 @@ class RankError(ExmlError):
 
 
 class ExmlWarning(UserWarning):
-    """Input that is probably wrong, but that exml accepts."""
+    """Input that is probably wrong, but that exml accepts; the message has the form of an error's."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(printable(message), LONGEST))

@@ -8,6 +8,7 @@ from typing import Literal
 import attrs
 import torch
 
+from exml.core.errors import ExmlWarning
 from exml.core.validators import one_of
 
 
@@ -39,7 +40,7 @@ class Execution:
         return nullcontext() if self.precision == "float32" else torch.autocast(device.type, torch.bfloat16)
 
 
-class ExecutionWarning(UserWarning):
+class ExecutionWarning(ExmlWarning):
     """A step runs eagerly because it cannot be compiled or captured, the ``form``, for a ``reason``."""
 
     def __init__(self, form: str, reason: str) -> None:

@@ -169,17 +169,26 @@ class CheckpointFolder:
         return self.file.exists()
 
     def write(self, asked: Mapping[str, Any], run: RunState, groups: Mapping[str, State], /) -> None:
-        """Replace the checkpoint by the progress of a run, what :func:`identity` returned, and groups of tensors."""
+        """Replace the checkpoint by the progress of a run, what :func:`identity` returned, and groups of tensors.
+
+        :meta private:
+        """
         state, threads = self._write("state", groups), torch.get_num_threads()
         write_record(self.file, CheckpointRecord(**asked, threads=threads, run=run, state=state))
         self._keep({state, run.memory})
 
     def write_memory(self, groups: Mapping[str, State], /) -> str:
-        """Write what stays the same during the distillation of an experience; returns its checksum for the run."""
+        """Write what stays the same during the distillation of an experience; returns its checksum for the run.
+
+        :meta private:
+        """
         return self._write("memory", groups)
 
     def append(self, run: RunState, history: Sequence[Mapping[str, Any]], /) -> None:
-        """Append experiences to the history; they count once a record is written."""
+        """Append experiences to the history; they count once a record is written.
+
+        :meta private:
+        """
         path, lines = self.path / "history.jsonl", [json.dumps(done).encode() + b"\n" for done in history]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -195,7 +204,10 @@ class CheckpointFolder:
         run.length, run.history = run.length + sum(map(len, lines)), reduce(_chained, lines, run.history)
 
     def read(self) -> tuple[CheckpointRecord, dict[str, State], list[Mapping[str, Any]]]:
-        """The record, all groups, and the history; a CheckpointError names a file that is missing or damaged."""
+        """The record, all groups, and the history; a CheckpointError names a file that is missing or damaged.
+
+        :meta private:
+        """
         record = read_record(self.file, CheckpointRecord)
         history = self._history(record.run)
         groups = self._read("state", record.state)
@@ -204,7 +216,10 @@ class CheckpointFolder:
         return record, groups, history
 
     def clean(self, record: CheckpointRecord, /) -> None:
-        """Remove what a killed run left behind."""
+        """Remove what a killed run left behind.
+
+        :meta private:
+        """
         remove_partial(self.path.glob(".*"))
         self._keep({record.state, record.run.memory})
 

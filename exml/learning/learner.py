@@ -153,7 +153,7 @@ class Learner:
 
     @property
     def history(self) -> tuple[Mapping[str, Any], ...]:
-        """JSON by experience: the note given to :meth:`learn`, ``screened``, and ``loss`` if it is finished.
+        """The notes given to :meth:`learn`, one per experience, with ``screened``, and ``loss`` if it is finished.
 
         A learner without a folder keeps no history of finished experiences.
         """

@@ -129,7 +129,7 @@ MATTERS = (
         "Targets (Eq. 8)",
         "of the teacher that knows y_syn; the third case repeats y^ExM in print and is read as (y^ExM + y^S) / 2",
         "both teachers side by side for every image, the mean where classes overlap; y_syn is not used",
-        "`combiner=SideBySide(overlap="half")`",
+        '`combiner=SideBySide(overlap="half")`',
         cells={"as the text": _set(combiner=ByClass(overlap="half"))},
     ),
     Matter(

@@ -32,7 +32,20 @@ from typing import Any
 import attrs
 import hypothesis
 import torch
-from hostile import (
+from hypothesis import strategies as st
+
+import exml
+import exml.cli
+from exml import models, runs, scenarios
+from exml.core.errors import ExmlError, ExmlWarning
+from exml.core.serialization import to_plain
+from exml.engine import Training
+from exml.experts import ExpertProfile, ExpertStream, load_expert, read_card, save_expert
+from exml.generators import GaussianNoise, ModelInversion
+from exml.learning.events import DistillationProgress, Event, ExpertRefused
+from exml.runs import _stages
+from exml.runs import sweep as sweeps
+from tests.hostile import (
     BYTES,
     FOLDERS,
     KINDS,
@@ -47,20 +60,7 @@ from hostile import (
     put,
     tree_edits,
 )
-from hypothesis import strategies as st
-from tiny import make as make_tiny
-
-import exml
-import exml.cli
-from exml import models, runs, scenarios
-from exml.core.errors import ExmlError, ExmlWarning
-from exml.core.serialization import to_plain
-from exml.engine import Training
-from exml.experts import ExpertProfile, ExpertStream, load_expert, read_card, save_expert
-from exml.generators import GaussianNoise, ModelInversion
-from exml.learning.events import DistillationProgress, Event, ExpertRefused
-from exml.runs import _stages
-from exml.runs import sweep as sweeps
+from tests.tiny import make as make_tiny
 
 SECONDS, BYTES_OF_MEMORY, CHARACTERS = 5.0, 1_500_000_000, 1_000
 """Limits of a case: its time, its resident memory, and the length of its message."""

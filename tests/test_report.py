@@ -16,6 +16,7 @@ from rich.console import Console
 
 import exml
 from exml.core.errors import CheckpointError, ConfigError, SettingError
+from exml.experts import Screening
 from exml.learning import events
 from exml.runs import (
     BaselineResult,
@@ -98,7 +99,7 @@ def test_the_first_version_of_the_schema():
     parts = {
         "experiences": "index classes task images",
         "strategies": "name strategy ex_model accuracy stream_accuracy forgetting seconds folder experiences classes "
-        "forecast",
+        "suspects forecast",
         "baselines": "name ex_model accuracy stream_accuracy reason",
         "environments": "versions device hardware threads compile precision ranks",
     }
@@ -111,7 +112,7 @@ def test_older_files_are_read():
     plain = make().to_dict()
     del plain["stopped"]
     for row in plain["strategies"]:
-        del row["experiences"], row["classes"], row["forecast"]
+        del row["experiences"], row["classes"], row["suspects"], row["forecast"]
     for where in plain["environments"]:
         del where["compile"], where["precision"], where["ranks"]
     assert Result.from_dict(plain) == make()
@@ -385,7 +386,12 @@ JOBS = (
     events.JobEnded("b", error="no space left"),
     events.JobEnded("c"),
 )
-OF_STREAMS = (events.WaitingForExpert(), events.ExpertRefused("theirs", "NaN in its weights"))
+SCREENING = Screening(expert="theirs", scale=2e4, dependence=0.9, certainty=1.0, constancy=0.3, reasons=("too loud",))
+OF_STREAMS = (
+    events.WaitingForExpert(),
+    events.ExpertRefused("theirs", "NaN in its weights"),
+    events.ExpertScreened(1, SCREENING),
+)
 
 
 def test_these_are_all_events():
@@ -478,4 +484,5 @@ def test_waits_and_refused_experts_are_printed_in_any_case(terminal):
     text = console.file.getvalue()
     assert "Another process works in runs/first; waiting for it." in text
     assert "Not learned from: theirs: NaN in its weights" in text
+    assert "Suspect: theirs: too loud" in text
     assert ("waiting for an expert" in text) == terminal

@@ -391,7 +391,7 @@ def test_other_peoples_folders_are_left_alone(tmp_path):
         tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
     with pytest.raises(CheckpointError, match=r"not .*thesis\.tex"):
         tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex")
-    with pytest.raises(CheckpointError, match="to write into"):
+    with pytest.raises(CheckpointError, match="a new or empty folder"):
         tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex" / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -97,11 +97,21 @@ def read_cell(path: Path) -> Cell:
 
 
 def in_full(strategy: Any) -> Any:
-    """A cell's strategy with the defaults of fields that are newer than the cell; unchanged if it cannot be read."""
+    """A cell's strategy with the values of fields that are newer than the cell; unchanged if it cannot be read."""
     try:
-        return Strategy.from_dict(strategy).to_dict()
+        return Strategy.from_dict(_with_overlap(strategy)).to_dict()
     except ConfigError:
         return strategy
+
+
+def _with_overlap(plain: Any) -> Any:
+    """Older combiners of the paper's recipes averaged by halves; calibrated ones never had classes to average."""
+    if not isinstance(plain, Mapping):
+        return plain
+    found = {name: _with_overlap(value) for name, value in plain.items()}
+    if found.get("kind") in ("by-class", "side-by-side") and not found.get("calibration"):
+        found.setdefault("overlap", "half")
+    return found
 
 
 def read_cells(folder: Path) -> tuple[Cell, ...]:

@@ -38,9 +38,14 @@ from exml.models import build, describe, sketch
 
 CARD = 4 * MEGABYTE
 """Maximum size of a card."""
-CLASSES, VALUES = 2**17, 2**22
-"""Limits of a card: every class id is lower; an image has at most so many values."""
+CLASSES, VALUES, NAME = 2**17, 2**22, 1_000
+"""Limits of a card: every class id is lower; the most values of an image, and characters of a name."""
 _FITTING = "an architecture that its weights fit"
+
+
+def _is_name(card: ExpertCard, attribute: attrs.Attribute[Any], value: str) -> None:
+    if len(value) > NAME:  # every log and message repeats it
+        raise field_error(card, attribute, value, f"at most {NAME} characters", "shorten it")
 
 
 def _is_json(card: ExpertCard, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -73,7 +78,7 @@ def is_image_shape(instance: Any, attribute: attrs.Attribute[Any], value: Any) -
 class ExpertCard:
     """The metadata of an expert. The fields that are not listed here are those of :class:`Expert`.
 
-    Class ids are below 131,072, and an image has at most 4,194,304 values.
+    Class ids are below 131,072, an image has at most 4,194,304 values, and a name 1,000 characters.
 
     Args:
         outputs: None means ``classes``.
@@ -88,7 +93,7 @@ class ExpertCard:
     (0, 1)
     """
 
-    name: str
+    name: str = attrs.field(validator=_is_name)
     classes: tuple[int, ...] = attrs.field(validator=_are_class_ids)
     image_shape: tuple[int, int, int] = attrs.field(validator=is_image_shape)
     outputs: tuple[int | None, ...] | None = attrs.field(default=None, validator=_are_class_ids)

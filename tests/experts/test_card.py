@@ -91,6 +91,7 @@ def test_a_card_written_by_hand_needs_three_fields(tmp_path: Path) -> None:
         ({"version": 2}, "version"),
         ({"kind": "l2-norm"}, "kind"),
         ({"name": None}, "name"),
+        ({"name": "x" * 1001}, "at most 1000 characters"),
     ],
 )
 def test_a_faulty_card_is_named_with_the_fault(

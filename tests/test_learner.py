@@ -369,6 +369,33 @@ def test_a_student_that_shares_weights_with_an_expert_is_refused(part):
         exml.Learner(noise(), student).learn(expert)
 
 
+class Failing(nn.Module):
+    """Fails for more images than the checks try, or in the backward pass."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.inside = kind, network(2)
+
+    def forward(self, images):
+        if self.kind == "batch" and len(images) > 64:
+            raise KeyError("too many")
+        if self.kind == "backward":
+            images[:, 0] = images[:, 0].clamp(0, 1)
+            images.mul_(2)
+        return self.inside(images)
+
+
+@pytest.mark.parametrize("kind", ["batch", "backward"])
+def test_a_module_that_fails_late_is_an_expert_error(kind):
+    inversion = ModelInversion(iterations=1, learning_rate=0.1, batch_size=80)
+    late = strategy(generator=inversion, buffer=exml.buffers.Cumulative(80))
+    learner = exml.Learner(late, network(2))
+    with pytest.raises(ExpertError, match=r"'late'.*(too many|inplace)"):
+        learner.learn(exml.Expert(Failing(kind).eval(), (0, 1), SHAPE, name="late"))
+    learner.learn(exml.Expert(network(2), (0, 1), SHAPE))
+    assert learner.experience == 1
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_the_callers_gradient_mode_changes_nothing(mode):
     expected = run(strategy(), stream=experts(1), student=network(2))

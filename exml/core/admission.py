@@ -77,6 +77,13 @@ def guarded(module: nn.Module, expected: str, remedy: str, kind: type[ExmlError]
         raise kind(expected=expected, got=got, remedy=remedy) from error
 
 
+def raised_in_module(error: BaseException) -> bool:
+    """Whether an error that is not one of exml comes from the forward pass of a module."""
+    frames = traceback.walk_tb(error.__traceback__)
+    inside = any(isinstance(frame.f_locals.get("self"), nn.Module) for frame, _ in frames)
+    return inside and isinstance(error, Exception | SystemExit) and not isinstance(error, ExmlError)
+
+
 def check_weights(module: nn.Module, owner: str, kind: type[ExmlError] = ExpertError, remedy: str = _DAMAGED) -> None:
     """Check that all weights are dense, initialized, finite and in memory; what is not a tensor is skipped."""
     with guarded(module, f"weights of {owner} that can be read", "save and load the module again", kind):
@@ -146,7 +153,7 @@ def check_outputs(forward: Callable[[Images], Tensor], images: Images, far: Imag
         )
 
 
-def check_gradient(forward: Callable[[Images], Tensor], images: Images, owner: str) -> None:
+def check_gradient(module: nn.Module, forward: Callable[[Images], Tensor], images: Images, owner: str) -> None:
     """Check that the logits have a finite gradient with respect to the pixels that is not 0 everywhere."""
     with torch.inference_mode(False), torch.enable_grad():
         pixels = images.clone().requires_grad_()
@@ -155,7 +162,9 @@ def check_gradient(forward: Callable[[Images], Tensor], images: Images, owner: s
         if logits.requires_grad:
             # All weights differ: the sum of a softmax has no gradient.
             weights = torch.arange(1, 1 + logits.numel(), device=logits.device).view_as(logits)
-            (gradient,) = torch.autograd.grad((weights * logits).sum(), pixels, allow_unused=True)
+            remedy = "replace its operations that cannot be differentiated, or use a generator without gradients"
+            with guarded(module, f"a backward pass of {owner}", remedy):
+                (gradient,) = torch.autograd.grad((weights * logits).sum(), pixels, allow_unused=True)
     expected = f"a finite gradient of the logits with respect to the pixels, which the generator optimizes ({owner})"
     remedy = "use a generator without gradients, such as ProceduralImages, or a differentiable module"
     if gradient is None or not bool(gradient.any()):

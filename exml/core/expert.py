@@ -203,7 +203,7 @@ class Expert:
 
         Raises an ExpertError if there is none, or if it is not finite or 0 everywhere.
         """
-        check_gradient(self._attempt, self._noise(1.0, -1.0, 0.5, 0.1), self._owner)
+        check_gradient(self.module, self._attempt, self._noise(1.0, -1.0, 0.5, 0.1), self._owner)
 
     def fingerprint(self) -> str:
         """SHA-256 of its weights, class ids, mean and std, the same on every machine."""

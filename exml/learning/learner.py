@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import exml.learning.events as events
+from exml.core.admission import guarded, raised_in_module
 from exml.core.errors import (
     CheckpointError,
     ExmlWarning,
@@ -372,8 +373,13 @@ class Learner:
             check_samples(new, expert, share, strategy.generator)
         except BaseException as error:
             self._run.dismiss()
-            if isinstance(error, (ExpertError, ShapeError, NonFiniteError)):  # a resumed run may get another expert
-                self._checkpoint()
+            failed = raised_in_module(error)  # for images that no check has tried
+            if failed or isinstance(error, (ExpertError, ShapeError, NonFiniteError)):
+                self._checkpoint()  # a resumed run may get another expert
+            if failed:
+                expected = f"forward passes of expert {expert.name!r} in {type(strategy.generator).__name__}"
+                with guarded(expert.module, expected, "leave this expert out of the stream"):
+                    raise
             raise
         new = new.of_experience(number).to(self.device)
         for tensor in new.state().values():  # ranks may differ in the last bits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from exml.core.errors import ExmlError, ExmlWarning, ExpertError, NonFiniteError
+from exml.core.errors import ExmlError, ExpertError, NonFiniteError, warn
 from exml.core.shapes import Images
 
 _TOLERANCE = 1e-2  # of the largest logit: above the rounding of another algorithm, far below the effect of dropout
@@ -135,7 +134,7 @@ def check_outputs(forward: Callable[[Images], Tensor], images: Images, far: Imag
     for other, got in ((again, "other logits at every call"), (alone, "logits that depend on the rest of the batch")):
         if bool((other - logits).abs().max() > allowed):
             remedy = "remove dropout or batch statistics that are active in evaluation mode"
-            _warn(f"logits that depend on the image alone ({owner})", got, remedy)
+            warn(f"logits that depend on the image alone ({owner})", got, remedy, stacklevel=3)
             break
     try:
         logits = torch.cat((logits, checked(far)))
@@ -148,9 +147,8 @@ def check_outputs(forward: Callable[[Images], Tensor], images: Images, far: Imag
     bounded = len(far) > 0 and (positive or (saturated and varied))
     shares = bool(((logits.sum(1) - 1).abs() < 1e-3).all()) and bool((logits != logits[:1]).any())
     if inside and (bounded or shares):
-        _warn(
-            f"logits ({owner})", "what look like probabilities", "remove its last softmax or sigmoid, or take their log"
-        )
+        remedy = "remove its last softmax or sigmoid, or take their log"
+        warn(f"logits ({owner})", "what look like probabilities", remedy, stacklevel=3)
 
 
 def check_gradient(module: nn.Module, forward: Callable[[Images], Tensor], images: Images, owner: str) -> None:
@@ -171,7 +169,3 @@ def check_gradient(module: nn.Module, forward: Callable[[Images], Tensor], image
         raise ExpertError(expected=expected, got="none" if gradient is None else "0 for every pixel", remedy=remedy)
     if not bool(gradient.isfinite().all()):
         raise NonFiniteError(expected=expected, got="NaN or infinity", remedy=remedy)
-
-
-def _warn(expected: str, got: str, remedy: str) -> None:
-    warnings.warn(f"expected {expected}, got {got}; remedy: {remedy}", ExmlWarning, stacklevel=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Any
@@ -150,3 +151,8 @@ class ExmlWarning(UserWarning):
 
     def __init__(self, message: str) -> None:
         super().__init__(shortened(printable(message), LONGEST))
+
+
+def warn(expected: str, got: str, remedy: str, /, *, stacklevel: int = 2) -> None:
+    """Issue an :class:`ExmlWarning` that is worded like an error; ``stacklevel`` as in :func:`warnings.warn`."""
+    warnings.warn(f"expected {expected}, got {got}; remedy: {remedy}", ExmlWarning, stacklevel=stacklevel + 1)

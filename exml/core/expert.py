@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property, partial
 from math import prod
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from exml.core.admission import check_gradient, check_outputs, check_weights, evaluation_mode, guarded
-from exml.core.errors import ExmlWarning, ExpertError
+from exml.core.errors import ExpertError, warn
 from exml.core.outputs import logits_of
 from exml.core.shapes import ClassMask, Images, Labels
 from exml.core.targets import TeacherLogits
@@ -187,10 +186,8 @@ class Expert:
         below = classes is None or largest < classes
         self._require(below, f"class ids below {classes}, the student's outputs", str(largest), remedy)
         if not (all(-1 <= mean <= 2 for mean in self.mean) and all(1e-3 <= std <= 2 for std in self.std)):
-            expected = f"expected mean and std of images in [0, 1] ({self._owner})"
-            got = f"got mean {self.mean}, std {self.std}"
-            message = f"{expected}, {got}; remedy: divide those for pixels from 0 to 255 by 255"
-            warnings.warn(message, ExmlWarning, stacklevel=2)
+            expected, got = f"mean and std of images in [0, 1] ({self._owner})", f"mean {self.mean}, std {self.std}"
+            warn(expected, got, "divide those for pixels from 0 to 255 by 255")
         with torch.inference_mode(False), torch.no_grad():
             check_weights(self.module, self._owner)
             noise = self._noise(1.0, 1e3, -1e3)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from exml.core.errors import BufferSizeError, DataError, ExmlWarning
+from exml.core.errors import BufferSizeError, DataError, warn
 from exml.core.expert import Expert
 from exml.core.rng import make_generator
 from exml.core.samples import Samples, StoredImages
@@ -43,7 +42,7 @@ def check_source(images: StoredImages, expert: Expert, source: str) -> None:
         if not (low >= -_FARTHEST and high <= _FARTHEST):  # true for NaN
             raise DataError(expected=expected, got=got, remedy=remedy)
         if low < -0.5 or high > 1.5:
-            warnings.warn(f"expected {expected}, got {got}; remedy: {remedy}", ExmlWarning, stacklevel=3)
+            warn(expected, got, remedy, stacklevel=3)
 
 
 def labeled(expert: Expert, images: Images, context: GenerationContext) -> Samples:

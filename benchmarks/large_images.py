@@ -165,7 +165,7 @@ def measure(stages: Stages) -> dict[str, Any]:
         found: dict[str, Any] = {}
         with stages(name, "ask the experts"), torch.no_grad():
             found["experts on their training images"] = [
-                round(float((expert.labels(part.train.pixels()) == part.train.labels).float().mean()), 3)
+                round(float((expert.predicted_ids(part.train.pixels()) == part.train.labels).float().mean()), 3)
                 for expert, part in zip(experts, scenario.experiences, strict=True)
             ]
             for title, baseline in BASELINES.items():

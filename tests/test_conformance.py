@@ -139,7 +139,7 @@ class Stripes:
         columns = torch.rand(size, 1, 1, expert.image_shape[2], generator=draw)
         images = columns.expand(size, *expert.image_shape).contiguous()
         with torch.no_grad(), exml.engine.frozen(expert.module):
-            labels = expert.labels(images)
+            labels = expert.predicted_ids(images)
         return exml.Samples.of(images, labels, task=expert.task)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property, partial
 from math import prod
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import numpy as np
@@ -16,12 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from exml.core.admission import check_gradient, check_outputs, check_weights, evaluation_mode, guarded
-from exml.core.errors import ExpertError, warn
+from exml.core.errors import ExpertError, shortened, warn
 from exml.core.outputs import logits_of
 from exml.core.shapes import ClassMask, Images, Labels
 from exml.core.targets import TeacherLogits
 
 _MOST_CLASSES, _MOST_VALUES = 2**24, 2**26  # more are mistakes, and would fill the memory
+_LONGEST = 1_000  # characters of a label
 
 
 def _tuple(values: Any) -> Any:
@@ -39,13 +41,14 @@ def _are(values: tuple[object, ...], kind: type | tuple[type, ...]) -> bool:
 class Expert:
     """A trained classifier, the global ids of the classes it knows, and the normalization of its images.
 
-    Ids that repeat or are negative, classes without an order or an output unit, and a mean or std beyond 5, as of
-    pixels from 0 to 255, raise an ExpertError.
+    Ids or labels that repeat, negative ids, classes without an order or an output unit, and a mean or std beyond 5, as
+    of pixels from 0 to 255, raise an ExpertError.
 
     Args:
         module: maps normalized images ``(batch, *image_shape)`` to logits ``(batch, len(outputs))``.
-        classes: global ids of the classes it was trained on.
-        image_shape: ``(channels, height, width)``.
+        classes: global ids of the classes it was trained on; by default, 0 to N - 1 for N ``labels``.
+        image_shape: ``(channels, height, width)``; required.
+        labels: the name of each class, in the order of ``classes``; None if classes have only numbers.
         outputs: the global class id of each output unit, None for a unit without a class; by default ``classes``. A
             head may have units for classes that the expert was not trained on.
         mean: of each channel, in pixel units; one number stands for all channels.
@@ -57,11 +60,16 @@ class Expert:
     >>> expert = Expert(head, classes=(3, 7), image_shape=(1, 8, 8))
     >>> expert.logits(torch.rand(5, 1, 8, 8)).shape
     torch.Size([5, 2])
+    >>> Expert(head, labels=["cat", "dog"], image_shape=(1, 8, 8)).classes
+    (0, 1)
     """
 
     module: nn.Module = attrs.field(repr=lambda module: type(module).__name__)
-    classes: tuple[int, ...] = attrs.field(converter=_tuple)
-    image_shape: tuple[int, int, int] = attrs.field(converter=_tuple)
+    labels: tuple[str, ...] | None = attrs.field(default=None, converter=_tuple, kw_only=True)
+    classes: tuple[int, ...] = attrs.field(
+        default=attrs.Factory(lambda self: tuple(range(len(self.labels or ()))), takes_self=True), converter=_tuple
+    )
+    image_shape: tuple[int, int, int] = attrs.field(default=cast(Any, ()), converter=_tuple)
     outputs: tuple[int | None, ...] = attrs.field(
         default=attrs.Factory(attrgetter("classes"), takes_self=True), converter=_tuple, kw_only=True
     )
@@ -73,7 +81,7 @@ class Expert:
     def __attrs_post_init__(self) -> None:
         kind = type(self.module).__name__
         self._require(_are((self.module,), nn.Module), "a torch.nn.Module", kind, "wrap it in a module")
-        for name in ("classes", "outputs", "image_shape", "mean", "std"):
+        for name in ("classes", "outputs", "image_shape", "mean", "std", *(() if self.labels is None else ("labels",))):
             value = getattr(self, name)
             got = f"a {type(value).__name__}"
             self._require(isinstance(value, tuple), f"{name} in order", got, "give a list or a tuple")
@@ -86,6 +94,7 @@ class Expert:
         shaped = len(self.image_shape) == 3 and min(self.image_shape) >= 1 and prod(self.image_shape) <= _MOST_VALUES
         self._require(bool(classes), "at least one class", "none")
         self._require(unique, "each class id once", listed)
+        self._check_labels()
         self._require(min((*classes, *units)) >= 0, "class ids from 0", listed)
         self._require(max((*classes, *units)) < _MOST_CLASSES, f"class ids below {_MOST_CLASSES}", listed)
         self._require(not missing, "an output unit for every class", f"none for {missing} in outputs {self.outputs}")
@@ -146,7 +155,7 @@ class Expert:
             logits = logits.new_zeros(len(logits), classes).index_copy(1, columns, logits[:, units])
         return TeacherLogits(logits, known, present)
 
-    def labels(self, pixels: Images) -> Labels:
+    def predicted_ids(self, pixels: Images) -> Labels:
         """The most probable of its own classes, as global ids: argmax f_i^S(x) (Sec. 4, auxiliary data)."""
         best = self.own_logits(self.logits(pixels)).argmax(1)
         return self._sent("class_ids", best, lambda: self.class_ids)[best]
@@ -203,13 +212,27 @@ class Expert:
         check_gradient(self.module, self._attempt, self._noise(1.0, -1.0, 0.5, 0.1), self._owner)
 
     def fingerprint(self) -> str:
-        """SHA-256 of its weights, class ids, mean and std, the same on every machine."""
+        """SHA-256 of its weights, class ids, labels, mean and std, the same on every machine."""
         digest = hashlib.sha256(repr((self.classes, self.outputs, self.task, self.mean, self.std)).encode())
+        if self.labels is not None:
+            digest.update(repr(self.labels).encode())
         for name, tensor in sorted(self.module.state_dict().items()):
             if isinstance(tensor, Tensor):  # and not the extra state of a module
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def _check_labels(self) -> None:
+        labels = self.labels
+        if labels is None:
+            return
+        named = all(isinstance(label, str) and bool(label.strip()) for label in cast(tuple[object, ...], labels))
+        self._require(named, "labels as a list of names", repr(labels))
+        self._require(max(map(len, labels)) <= _LONGEST, f"labels of at most {_LONGEST} characters", "a longer one")
+        repeated = [label for label, count in Counter(labels).items() if count > 1]
+        self._require(not repeated, "each label once", f"{shortened(repr(repeated), 200)} repeated")
+        expected = f"one label for each of {len(self.classes)} classes"
+        self._require(len(labels) == len(self.classes), expected, f"{len(labels)} labels")
 
     def _require(self, ok: bool, expected: str, got: str, remedy: str = "correct its card") -> None:
         if not ok:

@@ -60,7 +60,7 @@ def check_images(images: StoredImages, expert: Expert, source: str) -> None:
 def predicted_labels(expert: Expert, images: Images) -> Labels:
     """The most probable of the expert's own classes for images in pixel units, in evaluation mode."""
     with frozen(expert.module):
-        return torch.cat([expert.labels(part) for part in images.split(inference_batch_size(images.shape[1:]))])
+        return torch.cat([expert.predicted_ids(part) for part in images.split(inference_batch_size(images.shape[1:]))])
 
 
 @torch.no_grad()

@@ -100,6 +100,7 @@ class ExpertCard:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     task: int | None = attrs.field(default=None, validator=in_range(0, optional=True, integer=True))
+    labels: tuple[str, ...] | None = None
     order: int | None = None
     architecture: Any = attrs.field(default=None, validator=_is_architecture)
     sha256: str | None = None
@@ -111,7 +112,8 @@ class ExpertCard:
         """The expert with this metadata; raises ExpertError when the card contradicts itself."""
         known = self.classes, self.image_shape
         outputs = self.classes if self.outputs is None else self.outputs
-        return Expert(module, *known, outputs=outputs, mean=self.mean, std=self.std, task=self.task, name=self.name)
+        named: dict[str, Any] = {"labels": self.labels, "task": self.task, "name": self.name}
+        return Expert(module, *known, outputs=outputs, mean=self.mean, std=self.std, **named)
 
 
 def read_card(path: Path | str, /) -> ExpertCard:

@@ -29,6 +29,7 @@ class ExpertTraits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     task: int | None
+    labels: tuple[str, ...] | None
     shapes: Mapping[str, tuple[int, ...]] = attrs.field(repr=False, hash=False)
 
     @property

@@ -40,7 +40,7 @@ class ModelInversion(Inversion):
 
     >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> samples = ModelInversion(iterations=20)(expert, 4, 0)
-    >>> samples.labels.tolist(), bool((expert.labels(samples.images) == samples.labels).all())
+    >>> samples.labels.tolist(), bool((expert.predicted_ids(samples.images) == samples.labels).all())
     ([3, 7, 3, 7], True)
     """
 

@@ -252,5 +252,5 @@ def _accuracy(expert: Expert, samples: Samples) -> float:
     samples = samples.to(expert.device)
     right = torch.zeros((), dtype=torch.int64, device=expert.device)
     for index in torch.arange(len(samples), device=expert.device).split(_BATCH):
-        right += (expert.labels(samples.pixels(index)) == samples.labels[index]).sum()
+        right += (expert.predicted_ids(samples.pixels(index)) == samples.labels[index]).sum()
     return right.item() / len(samples)

@@ -43,7 +43,7 @@ def test_each_logit_is_laid_out_in_the_column_of_its_class(ids: list[int], spare
     assert taught.present.tolist() == [column in ids for column in range(width)]
     own = expert.own_logits(raw)
     assert torch.equal(own, expected[:, list(classes)])
-    assert expert.labels(images).tolist() == [classes[int(row.argmax())] for row in own]
+    assert expert.predicted_ids(images).tolist() == [classes[int(row.argmax())] for row in own]
 
 
 def test_normalize_is_per_channel_and_has_an_inverse() -> None:
@@ -95,7 +95,7 @@ def test_classes_keep_their_order_as_plain_integers(classes: Any) -> None:
     assert all(type(known) is int for known in expert.classes)
 
 
-@pytest.mark.parametrize("use", ["check", "check_gradient", "logits", "labels", "teach"])
+@pytest.mark.parametrize("use", ["check", "check_gradient", "logits", "predicted_ids", "teach"])
 def test_the_module_stays_as_it_was(use: str) -> None:
     module = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(), linear(3).float())
     module[1].eval()
@@ -301,3 +301,22 @@ def test_fingerprint_is_of_the_weights_and_the_classes() -> None:
     with torch.no_grad():
         changed[1].weight[0, 0] += 1e-9
     assert expert.fingerprint() != Expert(changed, (0, 1), (2, 2, 2)).fingerprint()
+
+
+def test_labels_name_the_classes() -> None:
+    """A label for each class; the ids are 0, 1, ... by default."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    expert = Expert(module, labels=["cat", "dog"], image_shape=(1, 2, 2))
+    assert (expert.classes, expert.outputs, expert.labels) == ((0, 1), (0, 1), ("cat", "dog"))
+    other = Expert(module, (3, 7), (1, 2, 2), labels=("cat", "dog"))
+    assert (other.classes, other.labels) == ((3, 7), ("cat", "dog"))
+    assert expert.fingerprint() != attrs.evolve(expert, labels=None).fingerprint()
+
+
+@pytest.mark.parametrize(
+    "labels", [["cat"], ["cat", "cat"], ["cat", " "], ["cat", 3], {"cat", "dog"}, "cd", ["cat", "x" * 1_001]]
+)
+def test_labels_that_are_no_names(labels: Any) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(ExpertError):
+        Expert(module, (0, 1), (1, 2, 2), labels=labels)

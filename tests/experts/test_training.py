@@ -66,7 +66,7 @@ def test_an_expert_learns_with_either_head(width: int, outputs: tuple[int, ...])
     expert = train_expert(ConvNet(1, width, 4, widths=(4,)), samples, training=training, task=2, name="e")
     assert (expert.classes, expert.outputs, expert.image_shape) == ((3, 7), outputs, (1, 4, 4))
     assert (expert.task, expert.name, expert.module.training) == (2, "e", False)
-    assert (expert.labels(samples.images) == samples.labels).float().mean() > 0.9
+    assert (expert.predicted_ids(samples.images) == samples.labels).float().mean() > 0.9
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_other_ones() -> None:
@@ -118,7 +118,7 @@ def test_in_bfloat16_the_network_rounds_and_weights_and_loss_do_not(monkeypatch:
     assert rounded[1].weight.dtype == torch.float32
     assert not torch.equal(rounded[1].weight, exact[1].weight)
     torch.testing.assert_close(rounded[1].weight, exact[1].weight, rtol=0.05, atol=0.05)
-    assert expert.labels(samples.images).equal(samples.labels)
+    assert expert.predicted_ids(samples.images).equal(samples.labels)
 
 
 def test_augmentation_sees_pixels() -> None:

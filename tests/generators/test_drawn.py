@@ -47,7 +47,7 @@ def test_labels_do_not_depend_on_the_other_images_and_leave_the_expert_alone():
     assert snapshot_of(some.module) == before
     some.module.eval()
     with torch.no_grad():
-        assert torch.equal(some.labels(samples.images), samples.labels)
+        assert torch.equal(some.predicted_ids(samples.images), samples.labels)
 
 
 class ByExperience:

@@ -213,7 +213,10 @@ def _recognized(
         except ExmlError:  # not for images of this shape
             continue
         own = {} if module is None else {name: tuple(part.shape) for name, part in module.state_dict().items()}
-        pairs = [(shape, own.get(own_name)) for shape, own_name in zip(theirs.values(), renamed(theirs, own).values())]
+        pairs = [
+            (shape, own.get(own_name))
+            for shape, own_name in zip(theirs.values(), renamed(theirs, own).values(), strict=True)
+        ]
         if all(mine and (mine == shape or (mine[0] == outputs and mine[1:] == shape[1:])) for shape, mine in pairs):
             return {"name": name, "settings": settings}
     return None
@@ -245,23 +248,23 @@ def _require_fit(module: nn.Module, tensors: State, outputs: int | None = None) 
         raise ExpertError(expected=_FITTING, got=got, remedy=remedy) from error
 
 
-def _misfit(own: State, given: State, outputs: int | None) -> tuple[str, str] | None:
+def _misfit(own: Mapping[str, Any], given: State, outputs: int | None) -> tuple[str, str] | None:
     """What is wrong with the names and shapes of weights, and the remedy; None if nothing is."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in own.items() if isinstance(tensor, Tensor)}
-    theirs = {name: tuple(tensor.shape) for name, tensor in given.items()}
-    other = [name for name, shape in theirs.items() if shapes.get(name, shape) != shape]
-    missing, unexpected = shapes.keys() - theirs.keys(), theirs.keys() - shapes.keys()
-    units = {theirs[name][:1] for name in other if shapes[name][1:] == theirs[name][1:] and shapes[name][0] == outputs}
-    if other and not missing and not unexpected and len(units) == 1 and len(other) <= 2:
-        return _head(next(iter(units))[0], outputs)
-    faults = [
-        (missing, lambda name: f"no {name} {list(shapes[name])}"),
-        (other, lambda name: f"{name} {list(theirs[name])} instead of {list(shapes[name])}"),
-        (unexpected, lambda name: f"an unexpected {name} {list(theirs[name])}"),
-    ]
+    shapes = {name: list(tensor.shape) for name, tensor in own.items() if isinstance(tensor, Tensor)}
+    theirs = {name: list(tensor.shape) for name, tensor in given.items()}
+    missing, unexpected = sorted(shapes.keys() - theirs.keys()), sorted(theirs.keys() - shapes.keys())
+    other = sorted(name for name, shape in theirs.items() if shapes.get(name, shape) != shape)
+    heads = {theirs[name][0] for name in other if theirs[name] and shapes[name] == [outputs, *theirs[name][1:]]}
+    if other and not missing and not unexpected and len(heads) == 1 and len(other) <= 2:
+        return _head(heads.pop(), outputs)
+    faults = {
+        "no ": [f"{name} {shapes[name]}" for name in missing],
+        "": [f"{name} {theirs[name]} instead of {shapes[name]}" for name in other],
+        "an unexpected ": [f"{name} {theirs[name]}" for name in unexpected],
+    }
     listed = [
-        ", ".join(map(say, sorted(names)[:3])) + f" and {len(names) - 3} more" * (len(names) > 3)
-        for names, say in faults
+        what + ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+        for what, names in faults.items()
         if names
     ]
     remedy = "correct the architecture and its settings on the card, or give the module"

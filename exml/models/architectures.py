@@ -149,6 +149,11 @@ class _CifarBlock(nn.Module):
         return self.activation(residual + shortcut)
 
 
+def _stage(inputs: int, width: int, blocks: int) -> nn.Sequential:
+    first = _CifarBlock(inputs, width, width // inputs)
+    return nn.Sequential(first, *(_CifarBlock(width, width, 1) for _ in range(blocks - 1)))
+
+
 @register("cifar-resnet")
 class CifarResNet(nn.Module):
     """The ResNet of He et al. (2016) for CIFAR-10: ResNet-20, 32, 44 and 56 have 3, 5, 7 and 9 ``blocks`` per stage.
@@ -169,11 +174,9 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.activation = nn.ReLU()
-        self.layer1 = nn.Sequential(*(_CifarBlock(width, width, 1) for _ in range(blocks)))
-        for stage in (2, 3):
-            wide = width * 2 ** (stage - 1)
-            parts = [_CifarBlock(wide if index else wide // 2, wide, 1 if index else 2) for index in range(blocks)]
-            self.add_module(f"layer{stage}", nn.Sequential(*parts))
+        self.layer1 = _stage(width, width, blocks)
+        self.layer2 = _stage(width, 2 * width, blocks)
+        self.layer3 = _stage(2 * width, 4 * width, blocks)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.linear = nn.Linear(4 * width, classes)
 

@@ -12,6 +12,8 @@ from exml.core.errors import LONGEST, ExmlError, RankError, printable, shortened
 
 COMMANDS = {
     "run": ("exml.cli.run:run", "Learn from the experts of a scenario, or from a folder of experts."),
+    "predict": ("exml.cli.predict:predict", "Print the labels of images."),
+    "export": ("exml.cli.export:export", "Write a student as one ONNX or .pt2 file."),
     "sweep": ("exml.cli.sweep:sweep", "Run a grid of scenarios, strategies, values of their fields, and seeds."),
     "experts": ("exml.cli.experts:experts", "Train the experts of scenarios, and evaluate them."),
     "strategies": ("exml.cli.lists:list_strategies", "List the strategies that have a name."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import torch
 import yaml
 from torch import nn
 
-from exml.core.errors import printable
+from exml.core.errors import ExpertError, printable
 from exml.core.expert import Expert
-from exml.core.files import file_digest, write_json, write_tensors, write_text
+from exml.core.files import file_digest, read_json, write_json, write_tensors, write_text
 from exml.core.serialization import to_plain
-from exml.experts.card import ExpertCard, savable
+from exml.experts.card import ExpertCard, complete
+from exml.experts.entries import Entry
+from exml.experts.weights import ExpertFiles, header, read_weights, require_fit, savable
 from exml.models import Normalized
 
 _CONFIG, _PREPROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -102,6 +104,34 @@ def save_pretrained(
     card = attrs.evolve(card, sha256=file_digest(folder / _WEIGHTS))
     write_json(folder / _CONFIG, _config(expert, card))
     return folder
+
+
+def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
+    """The metadata of a folder that :func:`save_pretrained` wrote, overlaid by ``card``."""
+    try:
+        config, processor = (read_json(entry.path / name, contained=True) for name in (_CONFIG, _PREPROCESSOR))
+        own = dict(config["exml"])
+        size = config["image_size"]
+        facts = {
+            **{name: own.get(name) for name in _OWN},
+            "image_shape": [config["num_channels"], *(size if isinstance(size, list) else [size, size])],
+            "mean": processor["image_mean"],
+            "std": processor["image_std"],
+        }
+        if own["named"]:
+            facts["labels"] = [config["id2label"][str(own["outputs"].index(known))] for known in own["classes"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        missing = f"no {error}" if isinstance(error, KeyError) else str(error)
+        remedy = "get the folder again, or save the student again"
+        raise ExpertError(expected=f"a folder of exml in {entry.path}", got=missing, remedy=remedy) from error
+    return complete(entry, facts, card)
+
+
+def read(entry: Entry, card: ExpertCard, stop: Callable[[], bool] | None, _trust: bool, /) -> ExpertFiles:
+    """Read and check the weights of a folder that :func:`save_pretrained` wrote."""
+    weights = attrs.evolve(entry, path=entry.path / _WEIGHTS)
+    require_fit(weights, card, header(weights))
+    return ExpertFiles(entry.path, card, read_weights(weights.path, card.sha256, stop), name=entry.name)
 
 
 def _unwrapped(expert: Expert) -> Expert:

@@ -45,6 +45,6 @@ def predict(
         if json_lines:
             line = json.dumps({"image": str(path), "labels": found})
         else:
-            line = "  ".join([printable(str(path)), *(f"{printable(label)} {part:.3f}" for label, part in found.items())])
+            line = "  ".join([printable(str(path)), *(f"{printable(label)} {found[label]:.3f}" for label in found)])
         sys.stdout.write(line + "\n")
     return 1 if failed else 0

@@ -16,6 +16,7 @@ from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
 from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult
 from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.sources import FolderExperts, ScenarioExperts
+from exml.runs.student import Student
 from exml.runs.table import result_table
 from exml.runs.zoo import (
     ExpertEvaluation,
@@ -52,6 +53,7 @@ __all__ = [
     "Stop",
     "StrategyResult",
     "StreamEvaluation",
+    "Student",
     "ThisProcess",
     "ZooEvaluation",
     "accuracy_figure",

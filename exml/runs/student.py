@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import attrs
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
@@ -18,10 +18,10 @@ from exml.core.errors import DataError, ShapeError
 from exml.core.expert import Expert
 from exml.core.files import open_file
 from exml.core.samples import inference_batch_size, to_pixels
-from exml.core.shapes import Images
+from exml.experts import read_expert, save_pretrained
+from exml.experts.adapting import LUMA, convertible
 from exml.experts.exporting import Format, export
-from exml.experts.loading import load
-from exml.experts.pretrained import save_pretrained
+from exml.runs.agreement import Agreement
 from exml.runs.result import Result
 
 Picture: TypeAlias = "Image.Image | Path | str | Tensor | np.ndarray[Any, Any]"
@@ -141,11 +141,11 @@ def as_pixels(picture: Picture, image_shape: tuple[int, int, int], /) -> Float[T
     if isinstance(picture, np.ndarray):
         picture = torch.from_numpy(picture[..., None] if picture.ndim == 2 else picture)
         picture = picture.movedim(-1, 0)
-    convertible = picture.ndim == 3 and (picture.shape[0] == channels or {picture.shape[0], channels} == {1, 3})
+    shaped = picture.ndim == 3 and convertible((picture.shape[0], 1, 1), (channels, 1, 1))
     ranged = picture.dtype == torch.uint8 or (
         picture.is_floating_point() and bool(((picture >= 0) & (picture <= 1)).all())
     )
-    if not (convertible and ranged and picture.numel()):
+    if not (shaped and ranged and picture.numel()):
         kind = "tensors (channels, height, width) and arrays (height, width, channels)"
         expected = f"an image with {channels} channel(s), or gray or color, uint8 or floating from 0 to 1"
         got, remedy = f"{tuple(picture.shape)} {picture.dtype}", f"give {kind}, without a normalization"

@@ -270,7 +270,7 @@ def save_expert(
 def savable(
     expert: Expert, training: Mapping[str, Any] | None, *, order: int | None = None, accuracy: float | None = None
 ) -> tuple[ExpertCard, State]:
-    """The card of an expert without a checksum, and its weights by their plain names; errors as for :func:`save_expert`."""
+    """The card of an expert without a checksum, and its weights by plain names; errors as for :func:`save_expert`."""
     module, own = expert.module, f" (expert {expert.name!r})"
     while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         module = module.module

@@ -11,7 +11,15 @@ import attrs
 import torch
 
 from exml.core.components import uses_real_data
-from exml.core.errors import CheckpointError, ExpertError, NonFiniteError, ShapeError, StreamError, SuspectError
+from exml.core.errors import (
+    CheckpointError,
+    ExmlError,
+    ExpertError,
+    NonFiniteError,
+    ShapeError,
+    StreamError,
+    SuspectError,
+)
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.serialization import to_plain
@@ -28,7 +36,7 @@ from exml.runs.figures import accuracy_figure, samples_figure, save_figure
 from exml.runs.folder_watcher import Refused
 from exml.runs.record import RunFolder
 from exml.runs.result import ExperienceResult, Result, StrategyResult
-from exml.runs.sources import OpenFolder
+from exml.runs.sources import LiveExpert, OpenExperts
 from exml.runs.stream_log import StreamLog
 
 
@@ -36,7 +44,7 @@ from exml.runs.stream_log import StreamLog
 class RunContext:
     """What the strategies of a run share."""
 
-    source: OpenFolder
+    source: OpenExperts
     folder: RunFolder
     device: torch.device
     checkpoint_every: int
@@ -94,7 +102,7 @@ def carry_out(context: RunContext, strategies: Mapping[str, Strategy]) -> Result
 
 @attrs.frozen
 class _Arrived:
-    """An expert that was built."""
+    """An expert that was built, as the student sees it."""
 
     file: str
     card: ExpertCard
@@ -142,13 +150,14 @@ class _StrategyRun:
         files = [note["file"] for note in self._learner.history]
         done, begun = files[:learned], files[learned:]
         with log:
-            log.write("opened", folder=str(source.folder), environment=attrs.asdict(context.folder.environment))
+            where = None if source.folder is None else str(source.folder)
+            log.write("opened", folder=where, environment=attrs.asdict(context.folder.environment))
             context.tell(events.StrategyStarted(self._name, source.length(done)))
             if log.over < learned:  # killed between the last checkpoint and the log
                 self._finish(None)
             elif learned and not begun and context.ranks.leader:  # the next experience would replace a damaged file
                 self._save()
-            self._learner.preview(source.preview())
+            self._learner.preview(source.loads(list(source.cards)))
             # A stop while a followed folder is idle must not wait for the figure, so it is drawn before.
             idle = self._draw if source.names is None else None
             items = ahead(map(partial(_unbuilt, source), source.remaining(done, begun)), idle=idle)
@@ -210,9 +219,14 @@ class _StrategyRun:
         self._context.tell(events.ExpertRefused(item.file, item.reason))
 
     def _learn(self, item: _Arrived) -> None:
-        number, card = self._learner.experience + 1, item.card
+        context, number, card = self._context, self._learner.experience + 1, item.card
         about = {"expert": card.name, "classes": list(card.classes), "task": card.task, "sha256": card.sha256}
         note = {"experience": number, "file": item.file, **about}
+        context.folder.keep(context.source.labels)
+        needed = 1 + max(unit for unit in item.expert.outputs if unit is not None)
+        if needed > self._outputs:
+            self._learner.grow(needed)
+            self._outputs = needed
         self._log.begin(note)
         self._generating, self._began = True, time.perf_counter()
         self._learner.learn(item.expert, note=note)
@@ -268,32 +282,31 @@ class _StrategyRun:
 
     def _expert(self) -> Expert:
         """The student as an expert that others can learn from; its normalization goes onto the card."""
-        plan, student = self._context.source.plan, self._learner.student
+        plan, labels, student = self._context.source.plan, self._context.source.labels.labels, self._learner.student
         assert isinstance(student, Normalized)
         return Expert(
             student.module,
             self._learner.classes_seen,
             plan.image_shape,
-            outputs=range(plan.classes),
+            labels=labels and [labels[known] for known in self._learner.classes_seen],
+            outputs=range(self._outputs),
             mean=plan.mean,
             std=plan.std,
             name=self._title,
         )
 
 
-def _unbuilt(source: OpenFolder, item: ExpertFiles | Refused, /) -> Callable[[], _Arrived | Refused]:
-    """Files that were read in the background, to be built in the learner's thread; a followed folder refuses faults."""
+def _unbuilt(source: OpenExperts, item: ExpertFiles | LiveExpert | Refused, /) -> Callable[[], _Arrived | Refused]:
+    """An expert that was read in the background, to be built in the learner's thread; a followed folder refuses faults."""
 
     def build() -> _Arrived | Refused:
         if isinstance(item, Refused):
             return item
-        name = item.path.stem
         try:
-            source.plan.check(name, item.card)
-            return _Arrived(name, item.card, item.expert())
-        except (ExpertError, ShapeError) as error:
+            return _Arrived(item.name, item.card, source.admitted(item.name, item.card, item.expert()))
+        except ExmlError as error:
             if source.names is not None:
                 raise
-            return Refused(name, str(error))
+            return Refused(item.name, str(error))
 
     return build

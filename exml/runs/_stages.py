@@ -28,6 +28,7 @@ from exml.experts.prefetch import ahead
 from exml.learning import events
 from exml.learning.checkpoint import CheckpointFolder
 from exml.learning.learner import Learner
+from exml.learning.preflight import check_student
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
@@ -139,6 +140,7 @@ class _StrategyRun:
                 raise CheckpointError(expected=expected, got="a checkpoint that was not of a run", remedy=remedy)
         if context.source.names is None and strategy.on_suspect is None:
             self._learner.on_suspect = "refuse"
+        self._outputs = check_student(self._learner.student, context.source.plan.image_shape)
         self._log = self._open_log()
         self._began = 0.0
         self._generating = True
@@ -220,7 +222,7 @@ class _StrategyRun:
 
     def _learn(self, item: _Arrived) -> None:
         context, number, card = self._context, self._learner.experience + 1, item.card
-        about = {"expert": card.name, "classes": list(card.classes), "task": card.task, "sha256": card.sha256}
+        about = {"expert": card.name, "classes": list(item.expert.classes), "task": card.task, "sha256": card.sha256}
         note = {"experience": number, "file": item.file, **about}
         context.folder.keep(context.source.labels)
         needed = 1 + max(unit for unit in item.expert.outputs if unit is not None)

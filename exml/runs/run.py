@@ -27,7 +27,7 @@ from exml.runs.environment import device_of, environment
 from exml.runs.forecast import Forecast, forecast
 from exml.runs.record import Request, RunFolder, begun
 from exml.runs.result import Result
-from exml.runs.sources import FolderExperts, OpenFolder, ScenarioExperts
+from exml.runs.sources import OpenExperts, ScenarioExperts, Source
 
 TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png", "stream.jsonl")
 """Names in the folder of a run that no strategy may have."""
@@ -59,7 +59,7 @@ DEFAULT = RunSettings()
 
 
 def run(
-    source: ScenarioExperts | FolderExperts,
+    source: Source,
     strategies: Mapping[str, Choice],
     out: Path | str,
     *,
@@ -111,7 +111,7 @@ def run(
     device = device_of(settings.device)
     own = local_device(device, ranks)
     record = begun(out, resume=resume) if resume or ranks.leader else None
-    opened = source.open(settings.seed, out, stop, None if record is None else record.request)
+    opened = source.open(settings.seed, out, stop, record)
     if opened is None:
         return Result(scenario=None, seed=settings.seed, split=None, stopped=True)
     known = {} if record is None else record.request.strategies
@@ -134,6 +134,9 @@ def run(
         ended = bool(opened.tests and folder.record.files) and not changed
         if ranks.leader_says(ended and not Result.load(folder.result).stopped):
             return Result.load(folder.result)
+        if request.student is not None:
+            opened.relabel(folder.record.labels)  # another process may have gone further
+            folder.keep(opened.labels)
         for name, expected in settings.forecasts.items():
             folder.record.strategies[name].forecast = expected
         context = RunContext(opened, folder, own, settings.checkpoint_every, stop, observer, ranks)
@@ -148,7 +151,7 @@ def run(
 
 
 def forecasts(
-    source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Choice], settings: RunSettings = DEFAULT
+    source: Source, strategies: Mapping[str, Choice], settings: RunSettings = DEFAULT
 ) -> dict[str, Forecast]:
     """Forecast how long each strategy of a run will take on this machine; see :func:`forecast`.
 
@@ -173,8 +176,8 @@ def forecasts(
     return found
 
 
-def _check(source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Choice], ranks: Ranks) -> None:
-    follows = isinstance(source, FolderExperts) and source.follow
+def _check(source: Source, strategies: Mapping[str, Choice], ranks: Ranks) -> None:
+    follows = source.names is None if isinstance(source, OpenExperts) else getattr(source, "follow", False)
     invalid = [name for name in strategies if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN]
     if not strategies and not (isinstance(source, ScenarioExperts) and source.baselines):
         problem = "at least one strategy, or the baselines of a scenario", "neither"
@@ -189,7 +192,7 @@ def _check(source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Cho
     raise SettingError(expected=problem[0], got=problem[1], remedy="correct it")
 
 
-def _chosen(choice: Choice, source: OpenFolder, seed: int, begun_with: object | None) -> Strategy:
+def _chosen(choice: Choice, source: OpenExperts, seed: int, begun_with: object | None) -> Strategy:
     """The strategy itself, checked; a function is not called again when a run is resumed."""
     if isinstance(choice, Strategy):
         strategy = choice

@@ -69,10 +69,7 @@ class LabelChoices:
                 got=f"one that lists {', '.join(map(repr, absent))}",
                 remedy="remove these from the plan, or make another one with exml plan",
             )
-        plan = self.plan
-        for name, card in cards.items():
-            plan = plan.admit(name, card)
-        return plan
+        return _extended(self.plan, cards)
 
     def text(self) -> str:
         """The choices in a line, to be compared when a run resumes; empty without any."""
@@ -328,6 +325,11 @@ class OpenExperts:
         self.labels = self.labels.admit(name, card)
         return self.labels.apply(name, expert)
 
+    def relabel(self, labels: LabelPlan | None) -> None:
+        """Continue with the label plan of a run, which may have more experts."""
+        if labels is not None:
+            self.labels = _extended(labels, self.cards)
+
     def loads(self, names: Sequence[str]) -> list[Callable[[], Expert]]:
         """Functions that load experts of the plan, as the student sees them."""
 
@@ -464,14 +466,17 @@ def _planned(
     """The plans of a student; those of the run to resume, extended by new experts, if there is one."""
     if begun is not None and begun.request.student is not None and begun.labels is not None:
         begun.request.student.require_same(out, source.student)
-        labels = begun.labels
-        for name, card in cards.items():
-            labels = labels.admit(name, card)
         begun.request.student.make(seed)
-        return begun.request.student, labels
+        return begun.request.student, _extended(begun.labels, cards)
     complete = not (isinstance(source, FolderExperts) and source.follow)
     labels = source.labels.labels(cards, complete=complete)
     return plan_student(labels, source.student, next(iter(cards.values())), seed), labels
+
+
+def _extended(labels: LabelPlan, cards: Mapping[str, ExpertCard]) -> LabelPlan:
+    for name, card in cards.items():
+        labels = labels.admit(name, card)
+    return labels
 
 
 def _live_card(expert: Expert) -> ExpertCard:

@@ -180,7 +180,7 @@ class LabelPlan:
             plain = {"labels": list(self.labels), **plain}
         notes = "".join(f"# Note: {printable(note)}\n" for note in self.notes)
         written = yaml.safe_dump(space, sort_keys=False, default_flow_style=None)
-        return _HEADER + notes + written + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+        return _HEADER + notes + written + yaml.dump(plain, None, _Dumper, sort_keys=False, allow_unicode=True)
 
     @classmethod
     def from_yaml(cls, text: str | bytes, /, path: str = "") -> LabelPlan:
@@ -191,7 +191,8 @@ class LabelPlan:
             PlanError: the plan contradicts itself.
         """
         file = from_plain(parse_yaml(text), _PlanFile, path)
-        problems = [fault for name, mapping in file.experts.items() for fault in _faults(name, mapping)]
+        problems = [] if file.experts else ["no expert: give at least one"]
+        problems += [fault for name, mapping in file.experts.items() for fault in _faults(name, mapping)]
         problems += _bad_names((*(file.labels or ()), *file.rename.values()))
         problems += [f"labels lists {label!r} twice: remove one" for label in _repeated(file.labels or ())]
         channels = file.image_shape[0]
@@ -215,6 +216,16 @@ class LabelPlan:
     @cached_property
     def _ids(self) -> Mapping[str, int]:
         return {label: number for number, label in enumerate(self.labels or ())}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that is not printable; PyYAML would write some of it so that it reads back as other text."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 @attrs.frozen

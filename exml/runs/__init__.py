@@ -6,6 +6,7 @@ of many experts. :mod:`exml.runs.sweep` runs grids. May import everything except
 
 from exml.learning.stop import Stop
 from exml.runs import evaluation, sweep
+from exml.runs.agreement import Agreement, ExpertAgreement, LabelShare, agreement, agreement_table
 from exml.runs.display import ProgressDisplay
 from exml.runs.environment import Environment
 from exml.runs.executors import LocalProcesses, RayCluster
@@ -27,16 +28,19 @@ from exml.runs.zoo import (
 )
 
 __all__ = [
+    "Agreement",
     "BaselineResult",
     "Ended",
     "Environment",
     "Executor",
     "ExperienceResult",
+    "ExpertAgreement",
     "ExpertEvaluation",
     "Failure",
     "FolderExperts",
     "Forecast",
     "Job",
+    "LabelShare",
     "LocalProcesses",
     "ProgressDisplay",
     "RayCluster",
@@ -51,6 +55,8 @@ __all__ = [
     "ThisProcess",
     "ZooEvaluation",
     "accuracy_figure",
+    "agreement",
+    "agreement_table",
     "duration",
     "evaluate_zoo",
     "evaluation",

@@ -15,6 +15,7 @@ from exml.core.errors import ConfigError, SettingError
 from exml.core.files import read_yaml
 from exml.core.plain import parse_yaml
 from exml.learning.strategy import Strategy
+from exml.recipes import RECIPES
 
 T = TypeVar("T")
 
@@ -47,6 +48,13 @@ def strategies_of(text: str, named: Callable[[str], T]) -> dict[str, Strategy | 
             raise SettingError(expected="each strategy once", got=f"{name!r} twice", remedy="rename one of the files")
         chosen[name] = Strategy.load(path) if is_file else named(part)
     return chosen
+
+
+def require_recipe(name: str) -> None:
+    """Refuse a name that no strategy has."""
+    if name not in RECIPES:
+        expected = f"one of {', '.join(RECIPES)}"
+        raise SettingError(expected=expected, got=repr(name), remedy="choose one, or give a YAML file")
 
 
 def student_of(text: str) -> dict[str, Any]:

@@ -19,12 +19,14 @@ from exml.core.errors import (
     ShapeError,
     StreamError,
     SuspectError,
+    warn,
 )
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertFiles, save_expert
 from exml.experts.prefetch import ahead
+from exml.experts.pretrained import save_pretrained
 from exml.learning import events
 from exml.learning.checkpoint import CheckpointFolder
 from exml.learning.learner import Learner
@@ -32,6 +34,7 @@ from exml.learning.preflight import check_student
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
+from exml.runs.agreement import Agreement, agreement
 from exml.runs.evaluation import Evaluation, forgetting
 from exml.runs.figures import accuracy_figure, samples_figure, save_figure
 from exml.runs.folder_watcher import Refused
@@ -145,6 +148,7 @@ class _StrategyRun:
         self._began = 0.0
         self._generating = True
         self._drawn: int | None = None
+        self._agreement: Agreement | None = None
 
     def __call__(self) -> None:
         """Learn from all remaining experts of the source, until it ends or the run is stopped."""
@@ -177,6 +181,7 @@ class _StrategyRun:
             context.folder.enter("evaluation", self._name)
             if context.ranks.leader:
                 self._draw()
+                self._report()
 
     def result(self) -> StrategyResult:
         folder, progress = self._context.folder, self._progress
@@ -195,6 +200,7 @@ class _StrategyRun:
             classes=self._learner.classes_seen,
             suspects=tuple(self._log.suspects.values()),
             forecast=progress.forecast,
+            agreement=self._agreement,
         )
 
     def _open_log(self) -> StreamLog:
@@ -261,8 +267,42 @@ class _StrategyRun:
         self._log.write("learned", experience=number, seconds=seconds, loss=learner.history[-1]["loss"])
 
     def _save(self) -> None:
-        made = {"experts": self._learner.experience, **self._made}
-        save_expert(self._expert(), self._folder, "student", training=made, overwrite=True)
+        if self._context.folder.record.request.student is None:
+            made = {"experts": self._learner.experience, **self._made}
+            save_expert(self.student(), self._folder, "student", training=made, overwrite=True)
+        else:
+            save_pretrained(self.student(), self._folder, provenance=self.provenance())
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the student comes from, for its model card."""
+        labels = self._context.source.labels.labels
+        experts = [
+            {
+                "name": note["expert"],
+                "sha256": note["sha256"],
+                **({"classes": note["classes"]} if labels is None else {"labels": [labels[i] for i in note["classes"]]}),
+            }
+            for note in self._learner.history[: self._learner.experience]
+        ]
+        found = {"experts": experts, **self._made, "versions": self._context.folder.environment.versions}
+        if self._agreement is not None:
+            found |= {"verdict": self._agreement.verdict, "warning": self._agreement.warning}
+        return found
+
+    def _report(self) -> None:
+        """Compare the student with the experts that are still there, and save it with the verdict."""
+        source, learner = self._context.source, self._learner
+        files = [note["file"] for note in learner.history[: learner.experience]]
+        loads = source.loads([file for file in files if file in source.cards])
+        if self._context.folder.record.request.student is None or not loads or self._context.stop.asked:
+            return
+        self._context.tell(events.ReportStarted())
+        try:
+            student = self.student().to(self._context.device)
+            self._agreement = agreement(student, loads, seed=learner.seed)
+        except ExmlError as error:
+            warn("a report on the student", str(error), "evaluate it with exml evaluate")
+        self._save()
 
     def _draw(self) -> None:
         """Draw some of the images that the student learned from, unless they have been drawn."""
@@ -282,12 +322,12 @@ class _StrategyRun:
         save_figure(samples_figure(memory, experiences, title), self._folder / "samples.png")
         self._drawn = self._learner.experience
 
-    def _expert(self) -> Expert:
+    def student(self) -> Expert:
         """The student as an expert that others can learn from; its normalization goes onto the card."""
         plan, labels, student = self._context.source.plan, self._context.source.labels.labels, self._learner.student
         assert isinstance(student, Normalized)
         return Expert(
-            student.module,
+    student.module,
             self._learner.classes_seen,
             plan.image_shape,
             labels=labels and [labels[known] for known in self._learner.classes_seen],

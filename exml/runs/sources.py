@@ -96,7 +96,7 @@ class ScenarioExperts:
     folder: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     baselines: bool = True
 
-    def open(self, seed: int, out: Path, _stop: Stop, _begun: Record | None) -> OpenExperts:
+    def open(self, seed: int, out: Path | None, _stop: Stop, _begun: Record | None) -> OpenExperts:
         """Load the scenario; an UnknownNameError or a DataError says why it cannot be loaded.
 
         :meta private:
@@ -129,12 +129,12 @@ class FolderExperts:
     labels: LabelChoices = LabelChoices()
     trust: bool = False
 
-    def open(self, seed: int, out: Path, stop: Stop, begun: Record | None) -> OpenExperts | None:
+    def open(self, seed: int, out: Path | None, stop: Stop, begun: Record | None) -> OpenExperts | None:
         """Read all metadata, which an ExmlError may refuse; None if the wait for a first expert was stopped.
 
         :meta private:
         """
-        if out.resolve().is_relative_to(self.folder.resolve()):
+        if out is not None and out.resolve().is_relative_to(self.folder.resolve()):
             expected = f"an output folder outside of the experts in {self.folder}"
             raise SettingError(expected=expected, got=str(out), remedy="choose another folder for the output")
         if self.student is not None:
@@ -195,7 +195,7 @@ class LiveExperts:
     student: Mapping[str, Any] | None = None
     labels: LabelChoices = LabelChoices()
 
-    def open(self, seed: int, out: Path, _stop: Stop, begun: Record | None) -> OpenExperts:
+    def open(self, seed: int, out: Path | None, _stop: Stop, begun: Record | None) -> OpenExperts:
         """Read all metadata; an ExmlError may refuse them.
 
         :meta private:
@@ -255,7 +255,7 @@ class OpenExperts:
         self.title, self.plan, self.labels, self.cards, self.read = title, plan, labels, cards, read
         self._watcher: FolderWatcher | None = None
 
-    def open(self, _seed: int, _out: Path, _stop: Stop, _begun: Record | None) -> OpenExperts:
+    def open(self, _seed: int, _out: Path | None, _stop: Stop, _begun: Record | None) -> OpenExperts:
         """These experts: they are open."""
         return self
 
@@ -367,13 +367,13 @@ Source: TypeAlias = ScenarioExperts | FolderExperts | LiveExperts | OpenExperts
 class _OpenScenario(OpenExperts):
     """A loaded scenario, whose experts become a folder, and whose test sets students are evaluated on."""
 
-    def __init__(self, source: ScenarioExperts, seed: int, out: Path) -> None:
+    def __init__(self, source: ScenarioExperts, seed: int, out: Path | None) -> None:
         self._baselines = source.baselines
         self._scenario = scenario = scenarios.load(source.name, seed, source.split)
         self._experts = ExpertStream(())
         plan = StudentPlan(scenario.architecture, scenario.classes, scenario.image_shape, scenario.mean, scenario.std)
         labels = LabelPlan(scenario.image_shape, {}, None, scenario.classes, scenario.mean, scenario.std)
-        self.folder = folder = source.folder or out / "experts"
+        self.folder = folder = source.folder or (out or Path()) / "experts"
         super().__init__(
             f"{source.name}, seed {seed}", plan, labels, {}, lambda name: read_expert(folder / f"{name}.json")
         )
@@ -461,11 +461,11 @@ def read_folder(folder: Path) -> tuple[dict[str, ExpertCard], dict[str, Path], d
 
 
 def _planned(
-    source: FolderExperts | LiveExperts, seed: int, cards: Mapping[str, ExpertCard], begun: Record | None, out: Path
+    source: FolderExperts | LiveExperts, seed: int, cards: Mapping[str, ExpertCard], begun: Record | None, out: Path | None
 ) -> tuple[StudentPlan, LabelPlan]:
     """The plans of a student; those of the run to resume, extended by new experts, if there is one."""
     if begun is not None and begun.request.student is not None and begun.labels is not None:
-        begun.request.student.require_same(out, source.student)
+        begun.request.student.require_same(source.student)
         begun.request.student.make(seed)
         return begun.request.student, _extended(begun.labels, cards)
     complete = not (isinstance(source, FolderExperts) and source.follow)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -59,11 +58,11 @@ class StudentPlan:
             )
         return student
 
-    def require_same(self, path: Path, architecture: Mapping[str, Any] | None) -> None:
+    def require_same(self, architecture: Mapping[str, Any] | None) -> None:
         """Refuse to resume a run with another student."""
         if architecture is not None and _filled(architecture, self.classes, self.image_shape) != self.architecture:
             raise CheckpointError(
-                expected=f"the student that the run in {path} was started with: {self.architecture}",
+                expected=f"the student that the run was started with: {self.architecture}",
                 got="another one",
                 remedy="resume it with the same arguments, or start another run in another folder",
             )

@@ -2,7 +2,7 @@
 
 from exml.models.architectures import ConvNet, LeNet5, Normalized, SlimResNet18, mobilenet_v2, resnet18
 from exml.models.layout import channels_last
-from exml.models.registry import build, describe, names, register, settings, sketch
+from exml.models.registry import build, describe, filled, names, register, settings, sketch
 
 __all__ = [
     "ConvNet",
@@ -12,6 +12,7 @@ __all__ = [
     "build",
     "channels_last",
     "describe",
+    "filled",
     "mobilenet_v2",
     "names",
     "register",

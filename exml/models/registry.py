@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from exml.core.errors import ExmlError, SettingError, UnknownNameError, nearest
 FactoryT = TypeVar("FactoryT", bound=Callable[..., nn.Module])
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}
 _RECORD = "_exml_architecture"
+_ALIASES = {"num_classes": "classes", "in_chans": "channels", "img_size": "image_size"}
 LARGEST, MOST = 2**31, 20_000
 """Limits of a sketched architecture: elements in its parameters and buffers, and number of these."""
 
@@ -130,6 +131,21 @@ def settings(name: str, /) -> tuple[str, ...]:
     ('channels', 'classes', 'image_size')
     """
     return tuple(inspect.signature(_factory(name)).parameters)
+
+
+def filled(name: str, given: Mapping[str, Any], classes: int, image_shape: Sequence[int], /) -> dict[str, Any]:
+    """Settings of an architecture for a number of outputs and an image shape; those that are given stay as they are.
+
+    ``num_classes``, ``in_chans`` and ``img_size`` are other names of ``classes``, ``channels`` and ``image_size``.
+
+    >>> filled("lenet5", {"num_classes": 4}, 10, (1, 28, 28))
+    {'channels': 1, 'classes': 4, 'image_size': 28}
+    """
+    channels, height, width = image_shape
+    known = {"channels": channels, "classes": classes, **({"image_size": height} if height == width else {})}
+    takes = settings(name)
+    given = {_ALIASES[key] if key in _ALIASES and key not in takes else key: value for key, value in given.items()}
+    return {key: value for key, value in known.items() if key in takes} | given
 
 
 def describe(module: nn.Module, /) -> dict[str, Any]:

@@ -20,9 +20,21 @@ from exml.core.errors import ExmlError, FolderError, SettingError, StreamError, 
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.validators import in_range
-from exml.experts import ExpertCard, ExpertFiles, ExpertProfile, ExpertStream, read_card, read_expert, untrained_expert
+from exml.experts import (
+    Entry,
+    ExpertCard,
+    ExpertFiles,
+    ExpertProfile,
+    ExpertStream,
+    LabelPlan,
+    plan_labels,
+    read_card,
+    read_expert,
+    untrained_expert,
+)
 from exml.experts.card import metadata
-from exml.experts.labels import LabelPlan, plan_labels
+from exml.experts.entries import entry_of
+from exml.experts.loading import read_folder
 from exml.learning.events import BaselineEvaluated, BaselinesStarted, ExpertsProgress, Observer, WaitingForProcess
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
@@ -139,23 +151,23 @@ class FolderExperts:
             raise SettingError(expected=expected, got=str(out), remedy="choose another folder for the output")
         if self.student is not None:
             models.settings(self.student["name"])  # an unknown name is an error before any wait
-        cards, paths = dict[str, ExpertCard](), dict[str, Path]()
+        cards, found = dict[str, ExpertCard](), dict[str, Entry]()
         if not self.follow:
-            cards, paths, faults = read_folder(self.folder)
+            cards, found, faults = read_folder(self.folder)
             if faults:
                 raise FolderError([f"{name}: {fault}" for name, fault in faults.items()])
         if begun is not None or cards:
-            plan, labels = _planned(self, seed, cards, begun, out)
+            plan, labels = _planned(self, seed, cards, begun)
         else:
             watcher = FolderWatcher(self.folder, (), None, stop, poll=self.poll, trust=self.trust)
-            found = watcher.plan(lambda cards: _planned(self, seed, cards, None, out))
-            if found is None:
+            planned = watcher.plan(lambda cards: _planned(self, seed, cards, None))
+            if planned is None:
                 return None
-            cards, (plan, labels) = found
+            cards, (plan, labels) = planned
             cards = {name: card for name, card in cards.items() if name in labels.experts}
 
         def read(name: str) -> ExpertFiles:
-            return read_expert(paths.get(name, self.folder / name), trust=self.trust)
+            return read_expert(found.get(name, self.folder / name), trust=self.trust)
 
         opened = OpenExperts(self.folder.name, plan, labels, cards, read)
         opened.asked = {"student": plan, "label_choices": self.labels.text()}
@@ -212,7 +224,7 @@ class LiveExperts:
                 cards[key], items[key] = read_card(one), Path(one)
         if not cards:
             raise StreamError(expected="at least one expert", got="none", remedy="give a folder or a list of experts")
-        plan, labels = _planned(self, seed, cards, begun, out)
+        plan, labels = _planned(self, seed, cards, begun)
 
         def read(name: str) -> LiveExpert | ExpertFiles:
             item = items[name]
@@ -436,32 +448,8 @@ class _OpenScenario(OpenExperts):
         return tuple(results)
 
 
-def read_folder(folder: Path) -> tuple[dict[str, ExpertCard], dict[str, Path], dict[str, str]]:
-    """The experts of a folder by name, in order: their cards and paths, and the faults of those that cannot be read.
-
-    Raises:
-        StreamError: the folder is missing, unreadable or empty, or the order of its cards is contradictory.
-        ExpertError: two experts have one name.
-    """
-    try:
-        found = entries(folder)
-        got = "" if found else "none"
-    except OSError as error:
-        found, got = dict[str, Entry](), "no such folder" if isinstance(error, FileNotFoundError) else str(error)
-    if got:
-        remedy = "check the path; the page 'Formats and safety' lists the formats"
-        raise StreamError(expected=f"experts in {folder}", got=got, remedy=remedy)
-    cards, faults = dict[str, ExpertCard](), dict[str, str]()
-    for name, entry in found.items():
-        try:
-            cards[name] = read_card(entry.path)
-        except ExpertError as error:
-            faults[name] = str(error)
-    return in_order(cards, folder), {name: found[name].path for name in cards}, faults
-
-
 def _planned(
-    source: FolderExperts | LiveExperts, seed: int, cards: Mapping[str, ExpertCard], begun: Record | None, out: Path | None
+    source: FolderExperts | LiveExperts, seed: int, cards: Mapping[str, ExpertCard], begun: Record | None
 ) -> tuple[StudentPlan, LabelPlan]:
     """The plans of a student; those of the run to resume, extended by new experts, if there is one."""
     if begun is not None and begun.request.student is not None and begun.labels is not None:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli.arguments import Flag, again, strategies_of, student_of
+from exml.cli.arguments import Flag, again, strategies_of
 from exml.cli.run import WORK, WorkOptions, resumable, stopping
 from exml.core.errors import SettingError, printable
 from exml.distributed import join
@@ -24,6 +24,7 @@ from exml.runs.folder_lock import require_free
 from exml.runs.learn import load_plan, named, require_alone, scheduled
 from exml.runs.record import RECORD, begun
 from exml.runs.run import Choice
+from exml.runs.student_plan import architecture_of
 from exml.runs.table import forecast_lines, plan_lines
 
 Folder = Annotated[Path, Parameter(allow_leading_hyphen=False)]
@@ -61,7 +62,7 @@ class StudentOptions:
             image_shape=None if self.image_shape is None else _shape(self.image_shape),
             plan=None if self.plan is None else load_plan(self.plan),
         )
-        student = None if self.student is None else student_of(self.student)
+        student = None if self.student is None else architecture_of(self.student)
         return FolderExperts(folder, follow, student=student, labels=choices, trust=trust)
 
 

@@ -16,15 +16,14 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli.arguments import Flag, Whole, again, require_recipe, strategies_of
+from exml.cli.arguments import Flag, Whole, again, strategies_of
 from exml.core.execution import Execution
 from exml.distributed import TIMEOUT, join
 from exml.engine import keep_freed_memory
-from exml.recipes import recipe
 from exml.runs import ProgressDisplay, RunSettings, ScenarioExperts, result_table
 from exml.runs.folder_lock import require_free
+from exml.runs.learn import named
 from exml.runs.record import RECORD
-from exml.runs.run import Choice
 from exml.scenarios import ScenarioSource
 
 
@@ -87,7 +86,7 @@ def run(
         quiet: Print nothing but errors.
     """
     experts, settings = ScenarioExperts(scenario, split), work.settings()
-    strategies = strategies_of(strategy, partial(_named, ScenarioSource(scenario, work.seed)))
+    strategies = strategies_of(strategy, partial(named, real_data=ScenarioSource(scenario, work.seed)))
     keep_freed_memory()
     with resumable(resume):
         with join(timeout=work.rank_timeout) as ranks, stopping() as stop:
@@ -117,12 +116,6 @@ def resumable(resume: bool) -> Generator[None]:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"; resume with: {again(resumed=resume)}") from None
-
-
-def _named(real_data: ScenarioSource, name: str) -> Choice:
-    """The recipe of this name for the experts of a scenario."""
-    require_recipe(name)
-    return lambda profile, student: recipe(name, profile, real_data=real_data, student=student).build()
 
 
 @contextmanager

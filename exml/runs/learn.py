@@ -8,9 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import attrs
 from rich.console import Console
 
-from exml.core.errors import ConfigError, SettingError, UnknownNameError
+from exml.core.errors import ConfigError, SettingError
 from exml.core.expert import Expert
 from exml.core.files import MEGABYTE, read_bytes
 from exml.core.ranks import Ranks
@@ -24,6 +25,8 @@ from exml.runs.record import RECORD, begun
 from exml.runs.run import Choice, RunSettings, run, schedule
 from exml.runs.sources import FolderExperts, LabelChoices, LiveExperts, OpenExperts
 from exml.runs.student import Student
+from exml.runs.student_plan import architecture_of
+from exml.scenarios import ScenarioSource
 
 SHARE = 0.9
 """The share of a budget that generation and distillation may take; the rest is for the checks and the report."""
@@ -108,16 +111,23 @@ def load_plan(path: Path, /) -> LabelPlan:
     return LabelPlan.from_yaml(text, str(path))
 
 
-def named(name: str, /) -> Choice:
-    """The recipe of this name, for a folder of experts."""
+def named(name: str, /, real_data: ScenarioSource | None = None) -> Choice:
+    """The recipe of this name as a function of the experts; ``real_data`` are those of a scenario."""
     if name not in RECIPES:
         expected = f"one of {', '.join(RECIPES)}"
         raise SettingError(expected=expected, got=repr(name), remedy="choose one, or give a YAML file")
-    return lambda profile, student: recipe(name, profile, student=student).build()
+    return lambda profile, student: recipe(name, profile, real_data=real_data, student=student).build()
 
 
 def require_alone(source: FolderExperts, ranks: Ranks, budget: float | None) -> None:
     """Refuse several processes that follow a folder or keep a budget, and a budget of a followed folder."""
+    if not ranks.alone and (source.follow or budget is not None):
+        expected = f"one process to {'follow a folder' if source.follow else 'keep a budget'}"
+        raise SettingError(expected=expected, got=f"{ranks.size} ranks", remedy="start one process")
+    if budget is not None and (source.follow or budget <= 0):
+        got = "a followed folder" if source.follow else f"{budget} minutes"
+        remedy = "leave --budget or --follow out, or increase the budget"
+        raise SettingError(expected="a budget > 0 for a stream of known length", got=got, remedy=remedy)
 
 
 def scheduled(

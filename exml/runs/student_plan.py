@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from exml import models
-from exml.core.errors import CheckpointError, ExmlError, SettingError, ShapeError
+from exml.core.errors import CheckpointError, ConfigError, ExmlError, SettingError, ShapeError
+from exml.core.files import read_yaml
 from exml.core.memory import require_memory
+from exml.core.plain import parse_yaml
 from exml.core.rng import global_seed
 from exml.core.validators import field_error, in_range
 from exml.experts import ExpertCard
@@ -119,15 +122,35 @@ def _widened(
 
 
 def _filled(architecture: Mapping[str, Any], classes: int, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    channels, height, width = image_shape
-    known = {"channels": channels, "classes": classes}
-    if height == width:
-        known["image_size"] = height
-    takes = models.settings(architecture["name"])
-    filled = {name: value for name, value in known.items() if name in takes}
-    settings = {**filled, **architecture["settings"]}
-    sketched = models.sketch(architecture["name"], **settings)  # only to read its other settings
+    name = architecture["name"]
+    settings = models.filled(name, architecture["settings"], classes, image_shape)
+    sketched = models.sketch(name, **settings)  # only to read its other settings
     if sketched is None:
         with global_seed(0, "describe"):
-            sketched = models.build(architecture["name"], **settings)
+            sketched = models.build(name, **settings)
     return models.describe(sketched)
+
+
+def architecture_of(text: str, /) -> dict[str, Any]:
+    """The architecture that a text names: NAME, NAME:setting=value,... or a YAML file with a name and settings.
+
+    >>> architecture_of("conv-net:widths=[8,16],batch_norm=false")
+    {'name': 'conv-net', 'settings': {'widths': [8, 16], 'batch_norm': False}}
+    """
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml", ".json"):
+        found = read_yaml(path, "a student")
+    else:
+        name, _, values = text.partition(":")
+        try:
+            found = parse_yaml(f"{{name: {name}, settings: {{{values.replace('=', ': ')}}}}}")
+        except ConfigError:
+            found = None
+    found = found if isinstance(found, dict) else {}
+    settings = found.get("settings") or {}
+    fits = isinstance(found.get("name"), str) and set(found) <= {"name", "settings"} and isinstance(settings, dict)
+    if not fits or not all(isinstance(key, str) and value is not None for key, value in settings.items()):
+        examples = "conv-net or conv-net:widths=[8,16],batch_norm=false"
+        expected = f"a student such as {examples}, or a YAML file with name and settings"
+        raise SettingError(expected=expected, got=repr(text), remedy="correct it; exml.models.names() lists the names")
+    return {"name": found["name"], "settings": settings}

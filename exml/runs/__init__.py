@@ -17,6 +17,7 @@ from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, 
 from exml.runs.learn import learn
 from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.sources import FolderExperts, LabelChoices, LiveExperts, ScenarioExperts
+from exml.runs.student import Student
 from exml.runs.table import result_table
 from exml.runs.zoo import (
     ExpertEvaluation,
@@ -55,6 +56,7 @@ __all__ = [
     "Stop",
     "StrategyResult",
     "StreamEvaluation",
+    "Student",
     "ThisProcess",
     "ZooEvaluation",
     "accuracy_figure",

@@ -45,7 +45,7 @@ def test_the_union_is_numbered_in_order_of_appearance():
     ("changes", "labels", "dropped"),
     [
         ({"rename": {"automobile": "car"}}, ("cat", "dog", "car", "cow", "truck"), {}),
-        ({"rename": {"farm": {"dog": "sheepdog"}}}, ("cat", "dog", "automobile", "sheepdog", "cow", "truck", "car"), {}),
+        ({"rename": {"farm": {"dog": "collie"}}}, ("cat", "dog", "automobile", "collie", "cow", "truck", "car"), {}),
         ({"rename": {"dog": "hound", "farm": {"dog": "dog"}}, "keep": {"cars": ["car"]}},
          ("cat", "hound", "automobile", "dog", "cow", "car"), {"cars": {"truck"}}),
         ({"keep": {"pets": ["cat", "dog"]}}, ("cat", "dog", "cow", "truck", "car"), {"pets": {"automobile"}}),

@@ -4,7 +4,9 @@ May import models, protocols and core.
 """
 
 from exml.core.expert import Expert
+from exml.experts.adapting import adapted
 from exml.experts.card import ExpertCard, ExpertFiles, load_expert, read_card, read_cards, read_expert, save_expert
+from exml.experts.labels import LabelPlan, plan_labels
 from exml.experts.profile import ExpertProfile, ExpertTraits
 from exml.experts.screening import Screening
 from exml.experts.stream import ExpertStream, OpenStream
@@ -18,9 +20,12 @@ __all__ = [
     "ExpertStream",
     "ExpertTraining",
     "ExpertTraits",
+    "LabelPlan",
     "OpenStream",
     "Screening",
+    "adapted",
     "load_expert",
+    "plan_labels",
     "read_card",
     "read_cards",
     "read_expert",

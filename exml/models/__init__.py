@@ -2,13 +2,14 @@
 
 from exml.models.architectures import ConvNet, LeNet5, Normalized, SlimResNet18, mobilenet_v2, resnet18
 from exml.models.layout import channels_last
-from exml.models.registry import build, describe, filled, names, register, settings, sketch
+from exml.models.registry import bounded, build, describe, filled, names, register, settings, sketch
 
 __all__ = [
     "ConvNet",
     "LeNet5",
     "Normalized",
     "SlimResNet18",
+    "bounded",
     "build",
     "channels_last",
     "describe",

@@ -137,3 +137,4 @@ def stopping() -> Generator[runs.Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+

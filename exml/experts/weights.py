@@ -193,7 +193,8 @@ def _recognized(
             (shape, own.get(own_name))
             for shape, own_name in zip(theirs.values(), renamed(theirs, own).values(), strict=True)
         ]
-        if all(mine and (mine == shape or (mine[0] == outputs and mine[1:] == shape[1:])) for shape, mine in pairs):
+        heads = [mine is not None and mine[:1] == (outputs,) and mine[1:] == shape[1:] for shape, mine in pairs]
+        if all(head or mine == shape for head, (shape, mine) in zip(heads, pairs, strict=True)):
             return {"name": name, "settings": settings}
     return None
 

@@ -141,7 +141,7 @@ def test_weights_changed_by_one_bit_are_found(expert: Expert, tmp_path: Path) ->
     [
         (
             {"name": "conv-net", "settings": {"channels": 2, "classes": 4, "image_size": 4}},
-            r"no features\.4\.bias \[32\].*features\.0\.weight \[3, 2, 3, 3\] instead of",
+            r"no features\.4\.weight \[32, 16, 3, 3\].*features\.0\.weight \[3, 2, 3, 3\] instead of",
         ),
         ({"name": "conv-net", "settings": {"width": 3}}, "widths"),
         ({"name": "konv-net", "settings": {}}, "one of"),

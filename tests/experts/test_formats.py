@@ -38,7 +38,7 @@ def same(expert: exml.Expert, module: nn.Module) -> bool:
 
 
 def test_a_folder_lists_its_experts(tmp_path: Path) -> None:
-    files = ["e10.pth", "e2.safetensors", "e2.yaml", "a.b.PT", "n.onnx", "p.pt2", "t.ts", "c.ckpt", "r.th", "z.pth.tar"]
+    files = ["e10.pth", "e2.safetensors", "e2.yaml", "a.b.pt", "n.onnx", "p.pt2", "t.ts", "c.ckpt", "r.th", "z.pth.tar"]
     for name in [*files, "alone.json", ".e3.safetensors", "README.md", "photo.png", "labels.txt", "model.bin"]:
         (tmp_path / name).touch()
     (tmp_path / "their model").mkdir()

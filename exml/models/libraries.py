@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from exml.core.errors import SettingError, UnknownNameError, nearest
+from exml.core.extras import import_extra
 from exml.models.registry import register_library
 
 _LOADING = (
@@ -58,11 +59,7 @@ def timm_model(name: str, /) -> Callable[..., nn.Module]:
         SettingError: timm is not installed.
         UnknownNameError: timm has no such model.
     """
-    try:
-        import timm
-    except ImportError as error:
-        remedy = "install it: pip install 'exml[timm]'"
-        raise SettingError(expected=f"timm for the architecture timm/{name}", got=str(error), remedy=remedy) from error
+    timm = import_extra("timm", "timm")
     base = name.partition(".")[0]
     if "/" in name or ":" in name or not timm.is_model(base):
         raise _unknown("timm", name, timm.list_models())

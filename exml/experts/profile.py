@@ -11,7 +11,9 @@ from torch import nn
 
 from exml.core.errors import ShapeError, StreamError
 from exml.core.expert import Expert
-from exml.experts.card import ExpertCard, metadata, read_cards, read_header
+from exml.experts.card import ExpertCard, metadata
+from exml.experts.entries import entries
+from exml.experts.loading import read_cards, read_header
 
 
 @attrs.frozen
@@ -19,7 +21,8 @@ class ExpertTraits:
     """One expert of a profile: the metadata of :class:`Expert`, and the layout of its weights.
 
     Args:
-        shapes: the shape of each tensor of the module's state dict, by name.
+        shapes: the shape of each tensor of the module's state dict, by name; none for a format that does not list them
+            without loading, such as ONNX.
     """
 
     name: str
@@ -76,10 +79,9 @@ class ExpertProfile:
         cls, cards: Mapping[str, ExpertCard], folder: Path | str, /, *, open_ended: bool = False
     ) -> ExpertProfile:
         """The profile of some experts of a folder, by file name; raises ExpertError for unreadable weights."""
-        traits: list[ExpertTraits] = []
+        traits, found = list[ExpertTraits](), entries(folder)
         for name, card in cards.items():
-            header = read_header(Path(folder) / f"{name}.safetensors")
-            shapes = {part: tuple(tensor.shape) for part, tensor in header.tensors.items()}
+            shapes = {part: tuple(tensor.shape) for part, tensor in read_header(found[name]).items()}
             traits.append(ExpertTraits(**metadata(card.expert(nn.Identity())), shapes=shapes))
         return cls(traits, open_ended)
 

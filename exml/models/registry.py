@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any, TypeVar
@@ -17,14 +17,16 @@ from exml.core.errors import ExmlError, SettingError, UnknownNameError, nearest
 
 FactoryT = TypeVar("FactoryT", bound=Callable[..., nn.Module])
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}
+_LIBRARIES: dict[str, Callable[[str], Callable[..., nn.Module]]] = {}
 _RECORD = "_exml_architecture"
+_ALIASES = {"num_classes": "classes", "in_chans": "channels", "img_size": "image_size"}
 LARGEST, MOST = 2**31, 20_000
 """Limits of a sketched architecture: elements in its parameters and buffers, and number of these."""
 
 
 def names() -> tuple[str, ...]:
-    """The names of the registered architectures, sorted."""
-    return tuple(sorted(_FACTORIES))
+    """The names of the registered architectures, sorted; ``torchvision/NAME`` stands for all of a library."""
+    return tuple(sorted([*_FACTORIES, *(f"{library}/NAME" for library in _LIBRARIES)]))
 
 
 def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
@@ -47,6 +49,18 @@ def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
             raise SettingError(expected=expected, got=f"{name!r}, which is {_place(known)}", remedy=remedy)
         _FACTORIES[name] = recording = _recording(factory, name)
         return recording
+
+    return decorate
+
+
+def register_library(
+    prefix: str, /
+) -> Callable[[Callable[[str], Callable[..., nn.Module]]], Callable[[str], Callable[..., nn.Module]]]:
+    """Register a function from the names of a library's models to functions that return them, as ``PREFIX/NAME``."""
+
+    def decorate(find: Callable[[str], Callable[..., nn.Module]]) -> Callable[[str], Callable[..., nn.Module]]:
+        _LIBRARIES[prefix] = find
+        return find
 
     return decorate
 
@@ -129,7 +143,23 @@ def settings(name: str, /) -> tuple[str, ...]:
     >>> settings("lenet5")
     ('channels', 'classes', 'image_size')
     """
-    return tuple(inspect.signature(_factory(name)).parameters)
+    parameters = inspect.signature(_factory(name)).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
+
+
+def filled(name: str, given: Mapping[str, Any], classes: int, image_shape: Sequence[int], /) -> dict[str, Any]:
+    """Settings of an architecture for a number of outputs and an image shape; those that are given stay as they are.
+
+    ``num_classes``, ``in_chans`` and ``img_size`` are other names of ``classes``, ``channels`` and ``image_size``.
+
+    >>> filled("lenet5", {"num_classes": 4}, 10, (1, 28, 28))
+    {'channels': 1, 'classes': 4, 'image_size': 28}
+    """
+    channels, height, width = image_shape
+    known = {"channels": channels, "classes": classes, **({"image_size": height} if height == width else {})}
+    takes = settings(name)
+    given = {_ALIASES[key] if key in _ALIASES and key not in takes else key: value for key, value in given.items()}
+    return {key: value for key, value in known.items() if key in takes} | given
 
 
 def describe(module: nn.Module, /) -> dict[str, Any]:
@@ -202,6 +232,9 @@ def _replaced(value: Any, before: int, now: int) -> Iterator[Any]:
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
+    library, slash, model = name.partition("/")
+    if slash and library in _LIBRARIES:
+        return _recording(_LIBRARIES[library](model), name)
     if name not in _FACTORIES:
         remedy = "check the spelling, or import the module that registers it with exml.models.register"
         raise UnknownNameError(expected=f"one of {', '.join(nearest(name, names()))}", got=repr(name), remedy=remedy)
@@ -235,6 +268,8 @@ def _plain(value: Any) -> Any:
         return describe(value)
     if isinstance(value, tuple | list):
         return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     expected = "settings for JSON: numbers, strings, lists, or modules of registered architectures"

@@ -287,7 +287,7 @@ def _unbuilt(source: OpenFolder, item: ExpertFiles | Refused, /) -> Callable[[],
     def build() -> _Arrived | Refused:
         if isinstance(item, Refused):
             return item
-        name = item.path.stem
+        name = item.name
         try:
             source.plan.check(name, item.card)
             return _Arrived(name, item.card, item.expert())

@@ -13,7 +13,8 @@ import attrs
 
 from exml.core.errors import ExmlError, ExmlWarning, StreamError, printable
 from exml.experts import ExpertCard, ExpertFiles, read_card, read_expert
-from exml.experts.card import examine, expert_names, natural
+from exml.experts.entries import entries, natural
+from exml.experts.loading import examine
 from exml.learning.stop import Stop
 
 T = TypeVar("T")
@@ -113,7 +114,7 @@ class FolderWatcher:
 
     def _sound(self, name: str) -> ExpertCard | None:
         try:
-            return examine(self._folder / f"{name}.json")[0]
+            return examine(self._folder / f"{name}.json")
         except ExmlError:
             return None
 
@@ -159,13 +160,12 @@ class FolderWatcher:
 
     def _names(self) -> set[str]:
         try:
-            cards, weights = expert_names(self._folder)
+            return set(entries(self._folder))
         except FileNotFoundError:  # missing for now
             return set()
         except OSError as error:
             expected = f"to read the folder {self._folder}"
             raise StreamError(expected=expected, got=str(error), remedy="correct its permissions") from error
-        return cards | weights
 
     def _state(self, name: str) -> State:
         def of(end: str) -> tuple[int, int] | None:

@@ -16,7 +16,8 @@ from exml.core.errors import ExpertError
 from exml.core.expert import Expert
 from exml.core.shapes import Images
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+LUMA = (0.299, 0.587, 0.114)
+"""The weights of red, green and blue in gray (ITU-R BT.601)."""
 
 
 def convertible(image_shape: tuple[int, int, int], other: tuple[int, int, int], /) -> bool:
@@ -83,7 +84,7 @@ class _Adapted(nn.Module):
             )
             scale, shift = std[0] / own_std, (mean[0] - own_mean) / own_std
         if channels > self.channels:
-            luma = torch.tensor(_LUMA, dtype=torch.float64).view(1, 3, 1, 1)
+            luma = torch.tensor(LUMA, dtype=torch.float64).view(1, 3, 1, 1)
         if given != wanted:
             rows, columns = map(_resizing, given, wanted)
             columns = columns.T.contiguous()

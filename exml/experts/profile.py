@@ -23,6 +23,7 @@ class ExpertTraits:
     Args:
         shapes: the shape of each tensor of the module's state dict, by name; none for a format that does not list them
             without loading, such as ONNX.
+        differentiable: whether its logits have a gradient with respect to the pixels; assumed of files.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ExpertTraits:
     task: int | None
     labels: tuple[str, ...] | None
     shapes: Mapping[str, tuple[int, ...]] = attrs.field(repr=False, hash=False)
+    differentiable: bool = True
 
     @property
     def running_statistics(self) -> tuple[str, ...]:
@@ -71,8 +73,8 @@ class ExpertProfile:
 
     @classmethod
     def from_experts(cls, experts: Iterable[Expert], /) -> ExpertProfile:
-        """The profile of live experts."""
-        return cls([ExpertTraits(**metadata(expert), shapes=_shapes_of(expert.module)) for expert in experts])
+        """The profile of live experts; runs a forward and a backward pass of each."""
+        return cls([_traits_of(expert) for expert in experts])
 
     @classmethod
     def from_cards(
@@ -143,5 +145,6 @@ class ExpertProfile:
         return f"ExpertProfile({described}, {normalized} with running statistics)"
 
 
-def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+def _traits_of(expert: Expert) -> ExpertTraits:
+    shapes = {name: tuple(tensor.shape) for name, tensor in expert.module.state_dict().items()}
+    return ExpertTraits(**metadata(expert), shapes=shapes, differentiable=expert.differentiable)

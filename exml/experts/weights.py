@@ -329,6 +329,17 @@ def save_expert(
     if existing:
         remedy = "give another name, or overwrite=True"
         raise ExpertError(expected=f"no file {existing[0]} yet", got="one", remedy=remedy)
+    card, state = savable(expert, training, order=order, accuracy=accuracy)
+    write_tensors(weights, state)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    write_json(path, to_plain(attrs.evolve(card, sha256=digest)))
+    return path
+
+
+def savable(
+    expert: Expert, training: Mapping[str, Any] | None, *, order: int | None = None, accuracy: float | None = None
+) -> tuple[ExpertCard, State]:
+    """The card of an expert without a checksum, and its weights by plain names; errors as for :func:`save_expert`."""
     module, own = expert.module, f" (expert {expert.name!r})"
     while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         module = module.module
@@ -344,10 +355,7 @@ def save_expert(
         got = error.got if isinstance(error, ExmlError) else str(error)
         remedy = "give finite numbers and valid text"
         raise ExpertError(expected=f"a card and its training as JSON{own}", got=got, remedy=remedy) from error
-    write_tensors(weights, state)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    write_json(path, to_plain(attrs.evolve(card, sha256=digest)))
-    return path
+    return card, state
 
 
 def _require_savable(architecture: Mapping[str, Any], state: Mapping[str, Any], own: str) -> None:

@@ -122,6 +122,12 @@ class SuspectError(ExpertError):
     """An expert is probably broken or poisoned; see :class:`exml.experts.Screening`."""
 
 
+class FolderError(_ListedError, ExpertError):
+    """Experts cannot be read; :attr:`problems` lists all of them."""
+
+    _sound = "experts that can be read"
+
+
 class StreamError(ExmlError):
     """A stream has no experts, or is not the stream that the run started with."""
 

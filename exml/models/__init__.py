@@ -1,8 +1,9 @@
 """Architectures of experts and students, and their names in cards. It imports only :mod:`exml.core`."""
 
 from exml.models.architectures import ConvNet, LeNet5, Normalized, SlimResNet18, mobilenet_v2, resnet18
+from exml.models.classifier import grow_head
 from exml.models.layout import channels_last
-from exml.models.registry import build, describe, names, register, settings, sketch
+from exml.models.registry import build, describe, filled, names, register, settings, sketch
 
 __all__ = [
     "ConvNet",
@@ -12,6 +13,8 @@ __all__ = [
     "build",
     "channels_last",
     "describe",
+    "filled",
+    "grow_head",
     "mobilenet_v2",
     "names",
     "register",

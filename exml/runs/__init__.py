@@ -14,8 +14,10 @@ from exml.runs.figures import accuracy_figure, samples_figure, save_figure
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
 from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult
+from exml.runs.learn import learn
 from exml.runs.run import RunSettings, forecasts, run
-from exml.runs.sources import FolderExperts, ScenarioExperts
+from exml.runs.sources import FolderExperts, LabelChoices, LiveExperts, ScenarioExperts
+from exml.runs.student import Student
 from exml.runs.table import result_table
 from exml.runs.zoo import (
     ExpertEvaluation,
@@ -41,6 +43,8 @@ __all__ = [
     "Forecast",
     "Job",
     "LabelShare",
+    "LabelChoices",
+    "LiveExperts",
     "LocalProcesses",
     "ProgressDisplay",
     "RayCluster",
@@ -52,6 +56,7 @@ __all__ = [
     "Stop",
     "StrategyResult",
     "StreamEvaluation",
+    "Student",
     "ThisProcess",
     "ZooEvaluation",
     "accuracy_figure",
@@ -62,6 +67,7 @@ __all__ = [
     "evaluation",
     "forecast",
     "forecasts",
+    "learn",
     "result_table",
     "run",
     "samples_figure",

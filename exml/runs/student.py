@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exml.core.errors import SettingError
 from exml.core.expert import Expert
 from exml.core.samples import Samples, inference_batch_size
 from exml.experts import read_expert, save_pretrained
@@ -93,7 +94,10 @@ class Student:
         Raises:
             DataError: a file that is not an image.
             ShapeError: a tensor or array that is not an image.
+            SettingError: ``top`` < 1.
         """
+        if top is not None and top < 1:
+            raise SettingError(expected="top >= 1", got=str(top), remedy="leave it out for all labels")
         several = isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4)
         pictures: Sequence[Picture] = images if several else [images]  # pyright: ignore[reportAssignmentType]
         found: list[Prediction] = []

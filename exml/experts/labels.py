@@ -27,6 +27,7 @@ PAIRS = 200_000
 """The most pairs of labels whose spelling is compared."""
 SIZE = 64
 """Height and width up to which the student sees images of the largest size among experts of different sizes."""
+_BLANK = re.compile(r"(label|class)[\s_-]*\d+", re.IGNORECASE)  # the default of Hugging Face is LABEL_0, LABEL_1 ...
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HEADER = """\
 # Label plan of a student. Edit it before the student learns.
@@ -70,7 +71,8 @@ class LabelPlan:
     experts: Mapping[str, Mapping[str, str | None]] = attrs.field(converter=_copied, hash=False)
     labels: tuple[str, ...] | None = None
     outputs: int = attrs.field(
-        default=attrs.Factory(lambda self: _outputs(self.labels, self.experts.values()), takes_self=True)
+        default=attrs.Factory(lambda self: _outputs(self.labels, self.experts.values()), takes_self=True),
+        validator=in_range(0, integer=True),
     )
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
@@ -104,15 +106,18 @@ class LabelPlan:
         shared = [f"{label!r} ({', '.join(names)})" for label, names in self.teachers.items() if len(names) > 1]
         if shared:
             notes.append(f"{len(shared)} label(s) known to more than one expert: {', '.join(shared)}")
-        if self.labels is not None:
-            named = any(_number(label) is None for label in self.teachers)
-            numbered = [name for name, mapping in self.experts.items() if any(map(_is_kept_number, mapping.items()))]
-            if named and numbered:
-                remedy = "rename the numbers if other experts have names for the same classes"
-                notes.append(f"labels that are only numbers, of {', '.join(map(repr, numbered))}: {remedy}")
-            unknown = [label for label in self.labels if label not in self.teachers]
-            if unknown:
-                notes.append(f"labels that no expert of the plan knows: {', '.join(map(repr, unknown))}")
+        named = any(_number(label) is None for label in self.teachers)
+        numbered = [name for name, mapping in self.experts.items() if any(map(_is_kept_number, mapping.items()))]
+        if named and numbered:
+            remedy = "rename the numbers if other experts have names for the same classes"
+            notes.append(f"labels that are only numbers, of {', '.join(map(repr, numbered))}: {remedy}")
+        blank = [label for label, names in self.teachers.items() if len(names) > 1 and _BLANK.fullmatch(label)]
+        if blank:
+            remedy = "rename them, unless the experts mean the same classes"
+            notes.append(f"labels without a meaning, known to more than one expert, such as {blank[0]!r}: {remedy}")
+        unknown = [label for label in self.labels or () if label not in self.teachers]
+        if unknown:
+            notes.append(f"labels that no expert of the plan knows: {', '.join(map(repr, unknown))}")
         return tuple(notes)
 
     def admit(self, name: str, card: ExpertCard, /) -> LabelPlan:
@@ -190,7 +195,7 @@ class LabelPlan:
             ConfigError: the text is not YAML, or a key or value is wrong.
             PlanError: the plan contradicts itself.
         """
-        file = from_plain(parse_yaml(text), _PlanFile, path)
+        file = from_plain(parse_yaml(text), cls, path)
         problems = [] if file.experts else ["no expert: give at least one"]
         problems += [fault for name, mapping in file.experts.items() for fault in _faults(name, mapping)]
         problems += _bad_names((*(file.labels or ()), *file.rename.values()))
@@ -201,11 +206,9 @@ class LabelPlan:
         _require(problems)
         mappings = file.experts.values()
         if file.labels is None and all(_number(label) is not None for label in _targets(mappings)):
-            labels, outputs = None, max(file.outputs, _outputs(None, mappings))
-        else:
-            labels = _appended(file.labels or (), mappings)
-            outputs = len(labels)
-        return cls(file.image_shape, file.experts, labels, outputs, file.mean, file.std, file.rename)
+            return attrs.evolve(file, outputs=max(file.outputs, _outputs(None, mappings)))
+        labels = _appended(file.labels or (), mappings)
+        return attrs.evolve(file, labels=labels, outputs=len(labels))
 
     def _id(self, label: str) -> int | None:
         if self.labels is not None:
@@ -226,17 +229,6 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
-
-
-@attrs.frozen
-class _PlanFile:
-    image_shape: tuple[int, int, int] = attrs.field(validator=is_image_shape)
-    experts: Mapping[str, Mapping[str, str | None]]
-    labels: tuple[str, ...] | None = None
-    outputs: int = attrs.field(default=0, validator=in_range(0, CLASSES, integer=True))
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
-    rename: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
 
 def plan_labels(
@@ -436,8 +428,8 @@ def _near_duplicates(experts: Mapping[str, Mapping[str, str | None]]) -> Iterabl
 
 def _form(label: str) -> str:
     """A label without what often differs between two names of one class."""
-    plain = re.sub(r"[\s_\-]+", "", label.casefold())
-    return plain[:-1] if len(plain) > 3 and plain.endswith("s") and not plain.endswith("ss") else plain
+    plain = re.sub(r"[\s_\-./'’]+", "", label.casefold())
+    return re.sub(r"(?<=[sxz])es$|(?<=[cs]h)es$|(?<=[^s]{3})s$", "", plain)
 
 
 def _alike(labels: Sequence[str], others: Sequence[str]) -> Iterable[tuple[str, str]]:

@@ -28,6 +28,7 @@ PAIRS = 200_000
 SIZE = 64
 """Height and width up to which the student sees images of the largest size among experts of different sizes."""
 _BLANK = re.compile(r"(label|class)[\s_-]*\d+", re.IGNORECASE)  # the default of Hugging Face is LABEL_0, LABEL_1 ...
+_MOST = 20  # labels or experts that a note lists
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HEADER = """\
 # Label plan of a student. Edit it before the student learns.
@@ -105,19 +106,19 @@ class LabelPlan:
         notes = list(_near_duplicates(self.experts))
         shared = [f"{label!r} ({', '.join(names)})" for label, names in self.teachers.items() if len(names) > 1]
         if shared:
-            notes.append(f"{len(shared)} label(s) known to more than one expert: {', '.join(shared)}")
+            notes.append(f"{len(shared)} label(s) known to more than one expert: {_listed(shared)}")
         named = any(_number(label) is None for label in self.teachers)
         numbered = [name for name, mapping in self.experts.items() if any(map(_is_kept_number, mapping.items()))]
         if named and numbered:
             remedy = "rename the numbers if other experts have names for the same classes"
-            notes.append(f"labels that are only numbers, of {', '.join(map(repr, numbered))}: {remedy}")
+            notes.append(f"labels that are only numbers, of {_listed(map(repr, numbered))}: {remedy}")
         blank = [label for label, names in self.teachers.items() if len(names) > 1 and _BLANK.fullmatch(label)]
         if blank:
             remedy = "rename them, unless the experts mean the same classes"
             notes.append(f"labels without a meaning, known to more than one expert, such as {blank[0]!r}: {remedy}")
         unknown = [label for label in self.labels or () if label not in self.teachers]
         if unknown:
-            notes.append(f"labels that no expert of the plan knows: {', '.join(map(repr, unknown))}")
+            notes.append(f"labels that no expert of the plan knows: {_listed(map(repr, unknown))}")
         return tuple(notes)
 
     def admit(self, name: str, card: ExpertCard, /) -> LabelPlan:
@@ -130,11 +131,8 @@ class LabelPlan:
         """
         problems = _unfit_images(name, card, self.image_shape)
         if name in self.experts:
-            problems += [
-                _unknown(label, f"expert {name!r}", _own(card))
-                for label in self.experts[name]
-                if label not in _own(card)
-            ]
+            own = dict.fromkeys(_own(card))
+            problems += [_unknown(label, f"expert {name!r}", own) for label in self.experts[name] if label not in own]
             _require(problems)
             return self
         mapping = {label: self.rename.get(label, label) for label in _own(card)}
@@ -152,7 +150,7 @@ class LabelPlan:
         """
         own = tuple(map(str, expert.classes)) if expert.labels is None else expert.labels
         mapping = self.experts.get(name)
-        if mapping is None or any(label not in own for label in mapping):
+        if mapping is None or not mapping.keys() <= set(own):
             got = "none" if mapping is None else f"one with the labels {', '.join(map(repr, mapping))}"
             expected = f"a plan for expert {name!r}, whose labels are {', '.join(map(repr, own))}"
             raise ExpertError(expected=expected, got=got, remedy="admit the expert to the plan, or correct the plan")
@@ -164,8 +162,8 @@ class LabelPlan:
         ids = {known: new for known, (new, _) in kept.items()}
         if expert.labels is None:  # numbers of units that were not trained keep their meaning
             untrained = {unit for unit in expert.outputs if unit is not None} - set(expert.classes)
-            found = {unit: self._id(str(unit)) for unit in untrained}
-            ids |= {unit: new for unit, new in found.items() if new is not None and new not in ids.values()}
+            found, taken = {unit: self._id(str(unit)) for unit in untrained}, set(ids.values())
+            ids |= {unit: new for unit, new in found.items() if new is not None and new not in taken}
         changed = attrs.evolve(
             expert,
             classes=tuple(new for new, _ in kept.values()),
@@ -273,8 +271,8 @@ def plan_labels(
       - rename: no expert has the label 'dgo'; did you mean 'dog'?
       - keep: expert 'b' has no label 'bus'; did you mean 'truck'?
     """
-    own = {name: _own(card) for name, card in cards.items()}
-    every = list(dict.fromkeys(label for labels in own.values() for label in labels))
+    own = {name: dict.fromkeys(_own(card)) for name, card in cards.items()}
+    every = dict.fromkeys(label for labels in own.values() for label in labels)
     everywhere = {label: target for label, target in rename.items() if isinstance(target, str)}
     single = {name: target for name, target in rename.items() if not isinstance(target, str)}
     problems = [] if cards else ["no expert: give at least one"]
@@ -322,7 +320,7 @@ def _own(card: ExpertCard) -> tuple[str, ...]:
 
 def _untrained(card: ExpertCard) -> list[int]:
     """The numbers of output units that stand for classes which the expert was not trained on."""
-    return [unit for unit in card.outputs or () if unit is not None and unit not in card.classes]
+    return [unit for unit in {*(card.outputs or ())} - {*card.classes} if unit is not None]
 
 
 def _number(label: str) -> int | None:
@@ -355,7 +353,13 @@ def _repeated(labels: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(label for label in labels if label in seen or seen.add(label)))
 
 
-def _unknown(label: str, owner: str, labels: Sequence[str]) -> str:
+def _listed(parts: Iterable[str]) -> str:
+    listed = list(parts)
+    more = f" and {len(listed) - _MOST} more" if len(listed) > _MOST else ""
+    return ", ".join(listed[:_MOST]) + more
+
+
+def _unknown(label: str, owner: str, labels: Iterable[str]) -> str:
     has = f"{owner} has the label" if owner == "no expert" else f"{owner} has no label"
     return f"{has} {label!r}; did you mean {(*nearest(label, labels), '')[0]!r}?"
 

@@ -24,7 +24,7 @@ from exml.experts.exporting import Format, export
 from exml.runs.agreement import Agreement
 from exml.runs.result import Result
 
-Picture: TypeAlias = "Image.Image | Path | str | Tensor | np.ndarray[Any, Any]"
+Picture: TypeAlias = "Image.Image | Path | str | Tensor | np.ndarray[Any, np.dtype[Any]]"
 """An image of any size: a Pillow image, the path of a file, a tensor ``(channels, height, width)``, or an array
 ``(height, width)`` or ``(height, width, channels)``; tensors and arrays are uint8, or floating from 0 to 1."""
 Prediction: TypeAlias = dict[str, float]

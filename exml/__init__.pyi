@@ -1,6 +1,7 @@
 from . import augmentation as augmentation
 from . import baselines as baselines
 from . import buffers as buffers
+from . import calibrations as calibrations
 from . import combiners as combiners
 from . import datasets as datasets
 from . import distributed as distributed

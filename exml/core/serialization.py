@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
 import cattrs
 from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from exml.core.errors import ConfigError, ExmlError, SettingError
 from exml.core.registry import class_of, kind_of, noun_of
@@ -19,6 +19,8 @@ from exml.core.registry import class_of, kind_of, noun_of
 T = TypeVar("T")
 Plain = Any
 """Data that JSON can represent."""
+OMIT_DEFAULT: Mapping[str, bool] = MappingProxyType({"omit_default": True})
+"""Metadata of a field that is left out of plain data where it has its default, as if it did not exist."""
 
 
 class Settings(Mapping[str, Any]):
@@ -190,7 +192,9 @@ def _structure_attrs(cls: type[Any]) -> Callable[[Any, Any], Any]:
 
 
 def _unstructure_attrs(cls: type[Any]) -> Callable[[Any], Any]:
-    inner = make_dict_unstructure_fn(cls, _converter(), _cattrs_use_alias=True)
+    optional = {field.name for field in attrs.fields(cls) if field.metadata.get("omit_default")}
+    left_out = {name: override(omit_if_default=True) for name in optional}
+    inner = make_dict_unstructure_fn(cls, _converter(), _cattrs_use_alias=True, **left_out)
     kind = kind_of(cls)
     return lambda part: {"kind": kind, **inner(part)}
 

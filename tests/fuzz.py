@@ -368,7 +368,6 @@ BASE, DAMAGE = (
 FORM, ARCHITECTURE = st.sampled_from(["json", "block"]), st.sampled_from([*ARCHITECTURES])
 IN_JSON, IN_YAML = edits_of(tree_edits(), BYTES), edits_of(tree_edits(in_yaml=True), BYTES)
 TEXT = st.sampled_from([*STUDENTS, "conv-net:widths=" + "[" * 99]) | st.text(max_size=30)
-CLASSES = st.none() | st.sampled_from([-1, 0, 5, 6, 10**5, 10**9, 10**30])
 NAME = st.sampled_from([name.hex() for name in NAMES]) | st.binary(min_size=1, max_size=30).map(bytes.hex)
 TARGETS: dict[str, tuple[Callable[..., None], st.SearchStrategy[dict[str, Any]]]] = {
     "card": (fuzz_card, st.fixed_dictionaries({"architecture": ARCHITECTURE, "edits": IN_JSON})),

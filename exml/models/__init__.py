@@ -13,6 +13,7 @@ __all__ = [
     "LeNet5",
     "Normalized",
     "SlimResNet18",
+    "bounded",
     "build",
     "channels_last",
     "describe",

@@ -88,7 +88,7 @@ def whole(tmp_path_factory):
 
 def run_stream(folder, strategy, out, *, resume=False, stop=None, observers=(), ranks=ALONE, **options):
     """A run over a folder with one strategy; returns its row."""
-    given = {name: options.pop(name) for name in ("follow", "poll", "student", "classes") if name in options}
+    given = {name: options.pop(name) for name in ("follow", "poll", "student", "labels", "trust") if name in options}
     settings = RunSettings(**options)
     more = {"resume": resume, "stop": stop, "observers": observers, "ranks": ranks}
     result = exml.runs.run(FolderExperts(folder, **given), {"one": strategy}, out, settings=settings, **more)
@@ -107,8 +107,11 @@ def entries(out, event):
     return [entry for entry in map(json.loads, lines) if entry["event"] == event]
 
 
+STUDENT = ("model.safetensors", "config.json", "preprocessor_config.json", "README.md")
+
+
 def student(out):
-    return (out / "student.safetensors").read_bytes(), (out / "student.json").read_bytes()
+    return [(out / name).read_bytes() for name in STUDENT]
 
 
 def quick(**changes):
@@ -131,19 +134,22 @@ def test_the_files_of_a_run(folder, tmp_path):
     assert exml.runs.Result.load(out / "result.json").environments[0].device == "cpu"
     assert tiny.files_of(out) == {
         ".lock",
+        "README.md",
         "checkpoint/checkpoint.json",
         "checkpoint/history.jsonl",
         "checkpoint/memory-*.safetensors",
         "checkpoint/state-*.safetensors",
+        "config.json",
+        "model.safetensors",
+        "plan.yaml",
+        "preprocessor_config.json",
         "result.json",
         "run.json",
         "samples.png",
         "stream.jsonl",
-        "student.json",
-        "student.safetensors",
     }
     assert (out / "samples.png").read_bytes().startswith(b"\x89PNG")
-    found = load_expert(out / "student.json")
+    found = load_expert(out)
     assert (found.classes, found.outputs) == (tuple(range(CLASSES)), tuple(range(CLASSES)))
     assert (found.mean, found.std, found.image_shape) == ((0.2,), (0.4,), (1, 4, 4))
     card = json.loads((out / "student.json").read_text())
@@ -165,7 +171,7 @@ def test_the_student_is_that_of_a_learner(folder, whole):
     architecture = json.loads((whole / "run.json").read_text())["request"]["student"]["architecture"]
     settings = {"channels": 1, "classes": CLASSES, "image_size": 4, "widths": [2], "batch_norm": True}
     assert architecture == {"name": "conv-net", "settings": settings}
-    ours = load_expert(whole / "student.json").module
+    ours = load_expert(whole).module
     with global_seed(0, "initialisation", "student"):
         module = ConvNet(1, CLASSES, 4, widths=(2,))
     learner = exml.Learner(inversion(), exml.models.Normalized(module, (0.2,), (0.4,)))
@@ -184,7 +190,7 @@ def test_the_student_is_that_of_a_learner(folder, whole):
 )
 def test_another_student(folder, tmp_path, settings, outputs, made):
     run_stream(folder, quick(), tmp_path / "out", **settings)
-    found = load_expert(tmp_path / "out" / "student.json")
+    found = load_expert(tmp_path / "out")
     card = json.loads((tmp_path / "out" / "student.json").read_text())
     assert (len(found.outputs), card["architecture"]["name"]) == (outputs, made)
     for name, value in settings.get("student", {"settings": {}})["settings"].items():
@@ -242,7 +248,7 @@ def test_weights_are_read_when_their_turn_comes(folder, tmp_path, whole, spoil, 
     with pytest.raises(error):
         run_stream(folder, inversion(), out)
     assert learned(out) == ["e0", "e1"]
-    assert load_expert(out / "student.json").classes == (0, 1, 2)
+    assert load_expert(out).classes == (0, 1, 2)
     make(folder, 2)
     assert run_stream(folder, inversion(), out, resume=True).experiences == COUNT
     assert student(out) == student(whole)
@@ -411,7 +417,7 @@ def test_kill_9_and_signals_in_a_followed_folder(folder, tmp_path, whole):
     inversion().save(tmp_path / "one.yaml")
     out, nursery = tmp_path / "out", Nursery()
     options = ["--strategy", tmp_path / "one.yaml", "--checkpoint-every", 2, "--quiet", "--follow"]
-    command = list(map(str, ["run", "--stream", folder, "--out", out, *options]))
+    command = list(map(str, ["learn", folder, "--out", out, *options]))
 
     def end(number, condition):
         """Run or resume until a condition holds, then send a signal; returns the exit code."""
@@ -476,12 +482,12 @@ class Following:
 
 def test_experts_are_learned_as_they_arrive(tmp_path):
     folder, out = tmp_path / "experts", tmp_path / "out"
-    with Following(folder, out, classes=CLASSES) as run:
+    with Following(folder, out) as run:
         run.until(lambda: True)
         assert not out.exists()  # there is no folder yet
         make(folder, 4)
         run.until(lambda: count(out) == 1)
-        assert load_expert(out / "student.json").classes == (0, 4)
+        assert load_expert(out).classes == (0, 4)
         make(folder, 2)
         run.until(lambda: count(out) == 2)
         make(folder, 1)
@@ -498,7 +504,7 @@ def test_experts_are_learned_as_they_arrive(tmp_path):
     other = tmp_path / "other"
     for order, name in enumerate(learned(out)):
         make(other, int(name[1:]), order=order)
-    run_stream(other, quick(), tmp_path / "at once", classes=CLASSES)
+    run_stream(other, quick(), tmp_path / "at once")
     assert student(tmp_path / "at once")[0] == student(out)[0]
 
 
@@ -523,7 +529,7 @@ def test_a_run_waits_for_incomplete_pairs(tmp_path):
     make(folder, 0)
     make(away, 1)
     weights = (away / "e1.safetensors").read_bytes()
-    with Following(folder, out, classes=CLASSES, poll=0.2) as run:
+    with Following(folder, out, poll=0.2) as run:
         run.until(lambda: count(out) == 1)
         (folder / "e1.safetensors").write_bytes(weights[:100])
         time.sleep(0.3)
@@ -584,7 +590,7 @@ def test_a_faulty_pair_that_is_removed_is_forgotten(tmp_path):
 def test_experts_that_do_not_fit_are_refused_and_the_run_continues(tmp_path):
     folder, out = tmp_path / "experts", tmp_path / "out"
     make(folder, 0)
-    with Following(folder, out, strategy=inversion(), classes=CLASSES) as run:
+    with Following(folder, out, strategy=inversion()) as run:
         run.until(lambda: count(out) == 1)
         make(folder, 1, classes=(0, CLASSES), name="wide")
         make(folder, 2, size=8, name="large")
@@ -625,7 +631,7 @@ def test_hostile_files_are_refused_and_the_run_continues(tmp_path):
     spoil(os.fsdecode(b"\xe9\n\x1b"), "json", lambda path: path.write_text('{"std": 1e999}'))
     (folder / ".hidden.json").write_text("{")
     names = {"a-null", "a-huge", "fifo", "folder", "zero", "deep", "\udce9\n\x1b"}
-    with Following(folder, out, classes=CLASSES) as run:
+    with Following(folder, out) as run:
         run.until(lambda: True)
         time.sleep(3 * POLL)
         make(folder, 0)
@@ -657,7 +663,7 @@ def test_a_run_continues_after_the_generator_refuses_an_expert(tmp_path):
     )
     folder, out = tmp_path / "experts", tmp_path / "out"
     make(folder, 0)
-    with Following(folder, out, strategy=chosen, classes=CLASSES) as run:
+    with Following(folder, out, strategy=chosen) as run:
         run.until(lambda: count(out) == 1)
         torch.manual_seed(0)
         save_expert(Expert(ConvNet(1, 2, 4, widths=(2,), batch_norm=False), (0, 1), (1, 4, 4)), folder, "plain")
@@ -703,7 +709,7 @@ def test_a_stop_within_an_experience_loses_nothing(folder, tmp_path, whole):
     steps = [event for event in seen if isinstance(event, phase) and event.experience == 3]
     assert len(steps) == 1
     assert learned(out) == ["e0", "e1"]
-    assert load_expert(out / "student.json").classes == (0, 1, 2)
+    assert load_expert(out).classes == (0, 1, 2)
     first = []
     run_stream(folder, inversion(), out, resume=True, observers=[first.append])
     assert student(out) == student(whole)
@@ -734,7 +740,7 @@ def test_an_error_of_an_observer_ends_the_thread_that_waits(folder, tmp_path):
 def test_the_command(folder, tmp_path, capsys):
     quick().save(tmp_path / "s.yaml")
     (tmp_path / "student.yaml").write_text("name: conv-net\nsettings: {widths: [3]}\n")
-    arguments = ["run", "--stream", folder, "--out", tmp_path / "out", "--strategy", tmp_path / "s.yaml"]
+    arguments = ["learn", folder, "--out", tmp_path / "out", "--strategy", tmp_path / "s.yaml"]
     code, out, err = call(capsys, *arguments, "--student", tmp_path / "student.yaml", "--classes", 6)
     assert (code, err) == (0, "")
     forecast, *rest = out.splitlines()
@@ -799,13 +805,13 @@ def test_several_ranks_learn_one_stream(folder, tmp_path, whole):
     assert {result.experiences for result in results} == {COUNT}
     assert learned(out) == learned(whole)
     assert [entry["environment"]["ranks"] for entry in entries(out, "opened")] == [3, 2]
-    ours, wanted = (load_expert(path / "student.json").module for path in (out, whole))
+    ours, wanted = (load_expert(path).module for path in (out, whole))
     for name, tensor in wanted.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
 
 
 def test_stopping_prints_how_to_resume(folder, tmp_path, capsys, monkeypatch):
-    arguments = ["run", "--stream", str(folder), "--out", str(tmp_path / "a b"), "--follow", "--classes", "5"]
+    arguments = ["learn", str(folder), "--out", str(tmp_path / "a b"), "--follow"]
     quick().save(tmp_path / "s.yaml")
     arguments += ["--strategy", str(tmp_path / "s.yaml")]
     monkeypatch.setattr("sys.argv", ["exml", *arguments])

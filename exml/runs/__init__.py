@@ -13,8 +13,8 @@ from exml.runs.executors import LocalProcesses, RayCluster
 from exml.runs.figures import accuracy_figure, samples_figure, save_figure
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
-from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult
 from exml.runs.learn import learn
+from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult
 from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.sources import FolderExperts, LabelChoices, LiveExperts, ScenarioExperts
 from exml.runs.student import Student
@@ -42,8 +42,8 @@ __all__ = [
     "FolderExperts",
     "Forecast",
     "Job",
-    "LabelShare",
     "LabelChoices",
+    "LabelShare",
     "LiveExperts",
     "LocalProcesses",
     "ProgressDisplay",

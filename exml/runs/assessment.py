@@ -21,7 +21,7 @@ from rich.text import Text
 from torch import Tensor
 
 from exml.baselines import EnsembleAverage, MinEntropy
-from exml.core.errors import DataError, ExmlError, nearest, printable, shortened
+from exml.core.errors import DataError, ExmlError, ExpertError, nearest, printable, shortened
 from exml.core.expert import Expert
 from exml.core.files import MEGABYTE, read_bytes
 from exml.core.registry import component
@@ -29,7 +29,7 @@ from exml.core.samples import Samples
 from exml.core.shapes import ClassMask, Images, Labels
 from exml.core.validators import in_range, one_of
 from exml.engine.forward import ExpertLogits
-from exml.experts import ExpertStream
+from exml.experts import Entry, ExpertStream, LabelPlan, entries, load_expert, read_cards
 from exml.runs.agreement import label_names
 from exml.runs.evaluation import CHUNK
 from exml.runs.pictures import as_pixels
@@ -184,6 +184,47 @@ def _row(tally: _Tally, students: Tensor, counts: Tensor, ids: Labels) -> Classi
         student=int(students[tally.known].sum()) / own if own else None,
         labels=tuple(int(tally.hits[i]) / int(counts[i]) if counts[i] else None for i in ids.tolist()),
     )
+
+
+def expert_loads(
+    student: Expert, folder: Path | str, plan: LabelPlan | None = None, *, trust: bool = False
+) -> list[Callable[[], Expert]]:
+    """Functions that load the experts of a folder with the class ids and the image shape of a student.
+
+    Labels of an expert are those of the student with the same name, and class ids those with the same number; others
+    are left out.
+
+    Args:
+        student: the classifier.
+        folder: of experts in any format.
+        plan: the label plan of the student, which has priority over the names.
+        trust: whether to accept formats whose loading executes code.
+
+    Raises:
+        StreamError: the folder is missing or empty.
+        ExpertError: metadata are missing, or an expert and the student have no label in common.
+    """
+    names = label_names(student)
+    cards, known = read_cards(folder), set(names.values())
+    experts: dict[str, Mapping[str, str | None]] = {} if plan is None else dict(plan.experts)
+    for name, card in cards.items():
+        own = card.labels or tuple(map(str, card.classes))
+        same = {label: label if label in known else None for label in own}
+        experts.setdefault(name, same)
+        if not any(experts[name].values()):
+            labels = shortened(", ".join(map(repr, own)), 200)
+            expected = f"labels of the student, such as {next(iter(names.values()))!r}, for expert {name!r}"
+            raise ExpertError(expected=expected, got=labels, remedy="add its labels to its card, or move it away")
+    if plan is None:
+        labels = None if student.labels is None else tuple(names.get(i, f"no label {i}") for i in range(max(names) + 1))
+        plan = LabelPlan(student.image_shape, experts, labels, max(names) + 1)
+    plan = attrs.evolve(plan, experts=experts)
+    found = entries(folder)
+    return [partial(_load, plan, name, found[name], trust) for name in cards]
+
+
+def _load(plan: LabelPlan, name: str, entry: Entry, trust: bool) -> Expert:
+    return plan.apply(name, load_expert(entry, trust=trust))
 
 
 def labeled_files(path: Path, names: Mapping[int, str], ignore_unknown: bool = False) -> list[tuple[Path, int]]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from exml.core.errors import DataError, ShapeError
 from exml.core.files import open_file
 from exml.core.samples import to_pixels
-from exml.experts.adapting import LUMA
+from exml.experts.adapting import LUMA, convertible
 
 Picture: TypeAlias = "Image.Image | Path | str | Tensor | np.ndarray"
 """An image of any size: a Pillow image, the path of a file, a tensor ``(channels, height, width)``, or an array
@@ -43,11 +43,11 @@ def as_pixels(picture: Picture, image_shape: tuple[int, int, int], /) -> Float[T
     if isinstance(picture, np.ndarray):
         picture = torch.from_numpy(picture[..., None] if picture.ndim == 2 else picture)
         picture = picture.movedim(-1, 0)
-    convertible = picture.ndim == 3 and (picture.shape[0] == channels or {picture.shape[0], channels} == {1, 3})
+    shaped = picture.ndim == 3 and convertible((picture.shape[0], 1, 1), (channels, 1, 1))
     ranged = picture.dtype == torch.uint8 or (
         picture.is_floating_point() and bool(((picture >= 0) & (picture <= 1)).all())
     )
-    if not (convertible and ranged and picture.numel()):
+    if not (shaped and ranged and picture.numel()):
         kind = "tensors (channels, height, width) and arrays (height, width, channels)"
         expected = f"an image with {channels} channel(s), or gray or color, uint8 or floating from 0 to 1"
         got, remedy = f"{tuple(picture.shape)} {picture.dtype}", f"give {kind}, without a normalization"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -112,10 +112,10 @@ class Student:
         return found if several else found[0]
 
     def evaluate(
-        self, images: Path | str | Samples, experts: Sequence[Expert | Path | str | Callable[[], Expert]] = ()
+        self, images: Path | str | Samples, experts: Sequence[Expert | Path | str] = (), *, ignore_unknown: bool = False
     ) -> Assessment:
-        """The accuracy of the student, of experts and of their ensembles; see :func:`exml.runs.assess`."""
-        return assess(self.expert, images, experts)
+        """Accuracy on labeled images, and that of experts and their ensembles; see :func:`exml.runs.assess`."""
+        return assess(self.expert, images, experts, ignore_unknown=ignore_unknown)
 
     def save(self, folder: Path | str) -> Path:
         """Write the folder that :meth:`load` reads, in the layout of :func:`exml.experts.save_pretrained`."""

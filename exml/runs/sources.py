@@ -17,6 +17,7 @@ from exml import models, scenarios
 from exml.core.components import uses_real_data
 from exml.core.errors import ExmlError, FolderError, SettingError, StreamError
 from exml.core.expert import Expert
+from exml.core.files import MEGABYTE
 from exml.core.ranks import Ranks
 from exml.core.validators import in_range
 from exml.experts import (
@@ -45,6 +46,9 @@ from exml.runs.forecast import memory
 from exml.runs.record import Record
 from exml.runs.result import BaselineResult, ExperienceResult
 from exml.runs.student_plan import StudentPlan, plan_student
+
+KEPT = 256 * MEGABYTE
+"""Most bytes of state dicts that stay in memory between two readings."""
 
 
 @attrs.frozen(kw_only=True)
@@ -185,8 +189,17 @@ class FolderExperts:
     def _opened(
         self, cards: Mapping[str, ExpertCard], found: Mapping[str, Entry], plan: StudentPlan, labels: LabelPlan
     ) -> OpenExperts:
+        kept: dict[str, ExpertFiles] = {}  # a process of its own reads a state dict, which takes seconds
+
         def read(name: str) -> ExpertFiles:
-            return read_expert(found.get(name, self.folder / name), trust=self.trust)
+            if name in kept:
+                return kept[name]
+            files = read_expert(found.get(name, self.folder / name), trust=self.trust)
+            if name in found and found[name].format == "state-dict":
+                kept[name] = files
+                if sum(tensor.nbytes for one in kept.values() for tensor in (one.weights or {}).values()) > KEPT:
+                    del kept[name]
+            return files
 
         opened = OpenExperts(self.folder.name, plan, labels, cards, read)
         opened.asked = {"student": plan, "label_choices": self.labels.text()}

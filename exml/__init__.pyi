@@ -23,10 +23,12 @@ from .core.expert import Expert as Expert
 from .core.registry import component as component
 from .core.samples import Samples as Samples
 from .engine.training import Training as Training
+from .experts.loading import load as load
 from .experts.profile import ExpertProfile as ExpertProfile
 from .experts.stream import ExpertStream as ExpertStream
 from .learning.builder import StrategyBuilder as StrategyBuilder
 from .learning.learner import Learner as Learner
 from .learning.strategy import Strategy as Strategy
+from .runs.student import Student as Student
 
 __version__: str

@@ -16,7 +16,7 @@ from exml.core.errors import CheckpointError, ConfigError, ExmlError
 from exml.core.files import read_json, write_json
 from exml.core.serialization import from_plain
 from exml.experts import read_card
-from exml.experts.card import natural
+from exml.experts.entries import natural
 from exml.learning.strategy import Strategy
 from exml.runs import BaselineResult, Environment, Failure, Result, Seconds
 from reproduction.layout import BASELINES

@@ -164,7 +164,7 @@ def check_gradient(module: nn.Module, forward: Callable[[Images], Tensor], image
             with guarded(module, f"a backward pass of {owner}", remedy):
                 (gradient,) = torch.autograd.grad((weights * logits).sum(), pixels, allow_unused=True)
     expected = f"a finite gradient of the logits with respect to the pixels, which the generator optimizes ({owner})"
-    remedy = "use a generator without gradients, such as ProceduralImages, or a differentiable module"
+    remedy = "choose drawings, such as exml.generators.ProceduralImages, or a differentiable module"
     if gradient is None or not bool(gradient.any()):
         raise ExpertError(expected=expected, got="none" if gradient is None else "0 for every pixel", remedy=remedy)
     if not bool(gradient.isfinite().all()):

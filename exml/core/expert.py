@@ -6,9 +6,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property, partial
+from itertools import chain
 from math import prod
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import attrs
 import numpy as np
@@ -17,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from exml.core.admission import check_gradient, check_outputs, check_weights, evaluation_mode, guarded
-from exml.core.errors import ExpertError, shortened, warn
+from exml.core.errors import ExmlError, ExpertError, shortened, warn
 from exml.core.outputs import logits_of
+from exml.core.querying import Query, QueryModule
 from exml.core.shapes import ClassMask, Images, Labels
 from exml.core.targets import TeacherLogits
 
@@ -112,10 +114,64 @@ class Expert:
         remedy = "divide those for pixels from 0 to 255 by 255"
         self._require(small, "mean and std in pixel units, where images are in [0, 1]", given, remedy)
 
+    @classmethod
+    def query(
+        cls,
+        function: Query,
+        *,
+        image_shape: Sequence[int],
+        labels: Sequence[str] | None = None,
+        classes: Sequence[int] = (),
+        output: Literal["logits", "probabilities"] = "logits",
+        batch_size: int = 256,
+        name: str = "query",
+    ) -> Expert:
+        """An expert that is only a function, such as a scikit-learn or Keras model, or a remote endpoint.
+
+        Its logits have no gradient, so its images must come from a generator without gradients, such as
+        :class:`exml.generators.ProceduralImages`; :func:`exml.recipes.default` chooses one.
+
+        Args:
+            function: takes float32 images ``(batch, *image_shape)`` in [0, 1], a NumPy array, and returns an array
+                ``(batch, classes)``. Preprocessing is its own affair.
+            image_shape: ``(channels, height, width)``.
+            labels: the name of each column.
+            classes: the global id of each column; by default, 0 to N - 1 for N labels.
+            output: what the function returns. Probabilities become their logarithms, those below 0.0001 that of 0.0001.
+            batch_size: the most images of a call.
+            name: for reports.
+
+        Raises:
+            ExpertError: as for :class:`Expert`. Whatever the function raises or returns that does not fit becomes one
+                when the expert is used.
+
+        >>> brightness = lambda images: np.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], 1)
+        >>> shape, labels = (1, 8, 8), ["dark", "light"]
+        >>> expert = Expert.query(brightness, image_shape=shape, labels=labels, output="probabilities")
+        >>> expert.predicted_ids(torch.ones(3, 1, 8, 8)), expert.differentiable
+        (tensor([1, 1, 1]), False)
+        """
+        classes = tuple(classes) or tuple(range(len(labels or ())))
+        module = QueryModule(function, len(classes), output, batch_size, name)
+        return cls(module, classes, tuple(image_shape), labels=labels, name=name)
+
     @property
     def device(self) -> torch.device:
-        """The device of its first parameter; the CPU for a module without parameters."""
-        return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+        """The device of its first parameter or buffer; the CPU for a module without them."""
+        tensors = chain(self.module.parameters(), self.module.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    @cached_property
+    def differentiable(self) -> bool:
+        """Whether its logits have a usable gradient with respect to the pixels, as :meth:`check_gradient` requires.
+
+        The first use runs a forward and a backward pass. It is False for an expert that cannot be used at all.
+        """
+        try:
+            self.check_gradient()
+        except ExmlError:
+            return False
+        return True
 
     def to(self, device: torch.device | str) -> Expert:
         """This expert with its module moved to a device, in place."""
@@ -212,14 +268,22 @@ class Expert:
         check_gradient(self.module, self._attempt, self._noise(1.0, -1.0, 0.5, 0.1), self._owner)
 
     def fingerprint(self) -> str:
-        """SHA-256 of its weights, class ids, labels, mean and std, the same on every machine."""
+        """SHA-256 of its weights, class ids, labels, mean and std, the same on every machine.
+
+        In place of weights, a module without any has its predictions for 64 images.
+        """
         digest = hashlib.sha256(repr((self.classes, self.outputs, self.task, self.mean, self.std)).encode())
         if self.labels is not None:
             digest.update(repr(self.labels).encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            if isinstance(tensor, Tensor):  # and not the extra state of a module
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        # Only tensors, and not the extra state of a module.
+        state = {name: value for name, value in self.module.state_dict().items() if isinstance(value, Tensor)}
+        if not state:
+            images = torch.rand(64, *self.image_shape, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                state = {"predictions": self._attempt(images.to(self.device)).argmax(1)}
+        for name, tensor in sorted(state.items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def _check_labels(self) -> None:

@@ -11,7 +11,9 @@ from torch import nn
 
 from exml.core.errors import ShapeError, StreamError
 from exml.core.expert import Expert
-from exml.experts.card import ExpertCard, metadata, read_cards, read_header
+from exml.experts.card import ExpertCard, metadata
+from exml.experts.entries import entries
+from exml.experts.loading import read_cards, read_header
 
 
 @attrs.frozen
@@ -19,7 +21,9 @@ class ExpertTraits:
     """One expert of a profile: the metadata of :class:`Expert`, and the layout of its weights.
 
     Args:
-        shapes: the shape of each tensor of the module's state dict, by name.
+        shapes: the shape of each tensor of the module's state dict, by name; none for a format that does not list them
+            without loading, such as ONNX.
+        differentiable: whether its logits have a gradient with respect to the pixels; assumed of files.
     """
 
     name: str
@@ -31,6 +35,7 @@ class ExpertTraits:
     task: int | None
     labels: tuple[str, ...] | None
     shapes: Mapping[str, tuple[int, ...]] = attrs.field(repr=False, hash=False)
+    differentiable: bool = True
 
     @property
     def running_statistics(self) -> tuple[str, ...]:
@@ -68,18 +73,17 @@ class ExpertProfile:
 
     @classmethod
     def from_experts(cls, experts: Iterable[Expert], /) -> ExpertProfile:
-        """The profile of live experts."""
-        return cls([ExpertTraits(**metadata(expert), shapes=_shapes_of(expert.module)) for expert in experts])
+        """The profile of live experts; runs a forward and a backward pass of each."""
+        return cls([_traits_of(expert) for expert in experts])
 
     @classmethod
     def from_cards(
         cls, cards: Mapping[str, ExpertCard], folder: Path | str, /, *, open_ended: bool = False
     ) -> ExpertProfile:
         """The profile of some experts of a folder, by file name; raises ExpertError for unreadable weights."""
-        traits: list[ExpertTraits] = []
+        traits, found = list[ExpertTraits](), entries(folder)
         for name, card in cards.items():
-            header = read_header(Path(folder) / f"{name}.safetensors")
-            shapes = {part: tuple(tensor.shape) for part, tensor in header.tensors.items()}
+            shapes = {part: tuple(tensor.shape) for part, tensor in read_header(found[name]).items()}
             traits.append(ExpertTraits(**metadata(card.expert(nn.Identity())), shapes=shapes))
         return cls(traits, open_ended)
 
@@ -141,5 +145,6 @@ class ExpertProfile:
         return f"ExpertProfile({described}, {normalized} with running statistics)"
 
 
-def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+def _traits_of(expert: Expert) -> ExpertTraits:
+    shapes = {name: tuple(tensor.shape) for name, tensor in expert.module.state_dict().items()}
+    return ExpertTraits(**metadata(expert), shapes=shapes, differentiable=expert.differentiable)

@@ -12,7 +12,8 @@ import attrs
 
 from exml.core.errors import StreamError
 from exml.core.expert import Expert
-from exml.experts.card import read_cards, read_expert
+from exml.experts.entries import Entry, entries
+from exml.experts.loading import read_cards, read_expert
 from exml.experts.prefetch import ahead
 
 
@@ -25,7 +26,7 @@ class ExpertStream:
     that loads nothing else. For an unknown length, use :class:`OpenStream`.
 
     Args:
-        experts: experts, paths of their cards, or functions that each make one.
+        experts: experts, paths of their files, or functions that each make one.
 
     >>> import torch
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
@@ -34,7 +35,7 @@ class ExpertStream:
     (3, ['e1', 'e2'], (0, 1))
     """
 
-    experts: tuple[Expert | Path | str | Callable[[], Expert], ...] = attrs.field(converter=tuple)
+    experts: tuple[Expert | Entry | Path | str | Callable[[], Expert], ...] = attrs.field(converter=tuple)
 
     @classmethod
     def from_experts(cls, experts: Iterable[Expert], /) -> ExpertStream:
@@ -47,13 +48,14 @@ class ExpertStream:
 
         The cards are checked at once, the weights when they are loaded.
         """
-        return cls([Path(folder) / f"{name}.json" for name in read_cards(folder)])
+        names, found = read_cards(folder), entries(folder)
+        return cls([found[name] for name in names])
 
     def __len__(self) -> int:
         return len(self.experts)
 
     def __iter__(self) -> Iterator[Expert]:
-        if any(isinstance(item, Path | str) for item in self.experts):
+        if any(isinstance(item, Entry | Path | str) for item in self.experts):
             return ahead(map(_read, self.experts))
         return (_read(item)() for item in self.experts)
 
@@ -73,12 +75,12 @@ class ExpertStream:
 class OpenStream:
     """Experts from an iterable, such as a generator: a stream of unknown length.
 
-    While one expert is in use, another thread takes the next one from the iterable. Prefer paths of cards: the module
+    While one expert is in use, another thread takes the next one from the iterable. Prefer paths: the module
     is then built in its turn. If the iterable draws from torch's global generator (constructing a module does), set
     ``read_ahead=False``: all threads share the generator, and the same seed would no longer give the same student.
 
     Args:
-        experts: experts, or paths of their cards.
+        experts: experts, or paths of their files.
         read_ahead: whether another thread takes the next expert while one is in use.
 
     >>> import torch
@@ -88,7 +90,7 @@ class OpenStream:
     ['e0', 'e1', 'e2']
     """
 
-    experts: Iterable[Expert | Path | str]
+    experts: Iterable[Expert | Entry | Path | str]
     read_ahead: bool = True
 
     def __iter__(self) -> Iterator[Expert]:
@@ -106,8 +108,8 @@ class OpenStream:
         return ahead(reads, daemon=True) if self.read_ahead else map(operator.call, reads)
 
 
-def _read(item: Expert | Path | str | Callable[[], Expert]) -> Callable[[], Expert]:
+def _read(item: Expert | Entry | Path | str | Callable[[], Expert]) -> Callable[[], Expert]:
     """Do what the background may do; the returned function does the rest."""
     if isinstance(item, Expert):
         return lambda: item
-    return read_expert(item).expert if isinstance(item, Path | str) else item
+    return read_expert(item).expert if isinstance(item, Entry | Path | str) else item

@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exml.core.admission import evaluation_mode
+from exml.core.errors import SettingError
 from exml.core.outputs import logits_of
+from exml.core.rng import make_generator
 from exml.core.shapes import Images
+from exml.models.registry import amend
 
 Classifier = nn.Linear | nn.Conv2d
 """A linear layer, or a 1x1 convolution."""
@@ -40,3 +44,73 @@ def final_layers(module: nn.Module, layers: dict[str, Classifier], images: Image
         for handle in handles:
             handle.remove()
     return [name for name, output in outputs.items() if torch.equal(output, logits)]
+
+
+_EARLY = "give the student enough outputs from the beginning"
+
+
+def grow_head(module: nn.Module, classes: int, image_shape: tuple[int, int, int], *, seed: int = 0) -> str:
+    """Give a classifier more outputs, in place; returns the qualified name of its last layer.
+
+    The last layer is found by one forward pass: the linear layer, or 1x1 convolution, whose output is that of the
+    module. It keeps its rows; new ones are initialized as those of a new layer. What :func:`exml.models.describe`
+    returns for the module and its parts is corrected. With the number of outputs that the module has, nothing changes.
+
+    Args:
+        classes: the new number of outputs.
+        image_shape: ``(channels, height, width)`` of images that the module takes.
+        seed: of the new rows.
+
+    Raises:
+        SettingError: ``classes`` is lower than the number of outputs, or no last layer is found that can grow.
+
+    >>> from exml.models import build, describe
+    >>> net = build("conv-net", channels=1, classes=2, image_size=8)
+    >>> grow_head(net, 3, (1, 8, 8)), net(torch.zeros(5, 1, 8, 8)).shape, describe(net)["settings"]["classes"]
+    ('classifier', torch.Size([5, 3]), 3)
+    """
+    weight = next(module.parameters(), torch.zeros(()))
+    draws = torch.Generator().manual_seed(0)
+    probe = torch.rand(2, *image_shape, generator=draws).to(weight.device)
+    with evaluation_mode(module), torch.no_grad():
+        outputs = logits_of(module(probe)).shape[1]
+        layers = candidates(module, outputs)
+        found = final_layers(module, layers, probe)
+    if classes < outputs:
+        expected = f"at least {outputs} outputs, the present number"
+        raise SettingError(expected=expected, got=str(classes), remedy="a classifier can only grow")
+    if len(found) != 1:
+        expected = (
+            f"a classifier that ends in an nn.Linear or 1x1 nn.Conv2d with {outputs} outputs, so that it can grow"
+        )
+        got = f"{type(module).__name__}, where {len(found)} of {len(layers)} such layers give the logits"
+        raise SettingError(expected=expected, got=got, remedy=_EARLY)
+    if classes > outputs:
+        grow_layer(module, found[0], classes, seed=seed)
+    return found[0]
+
+
+def grow_layer(module: nn.Module, name: str, classes: int, *, seed: int = 0) -> None:
+    """:func:`grow_head` for a module whose last layer is known by its qualified ``name``."""
+    layer: Any = module.get_submodule(name)
+    own = dict(layer.named_parameters(recurse=False))
+    if "weight" not in own or getattr(layer, "groups", 1) != 1:
+        expected, got = f"a weight that {name or 'the module'} itself holds", "a parametrized or grouped one"
+        raise SettingError(expected=expected, got=got, remedy=f"remove the parametrization, or {_EARLY}")
+    outputs, bound = len(own["weight"]), own["weight"][0].numel() ** -0.5  # that of torch's own initialization
+    draws = make_generator("cpu", seed, "head", classes)
+    before = {part: getattr(layer, part) for part in own}
+    for part, rows in own.items():
+        shape = (classes - outputs, *rows.shape[1:])
+        new = torch.empty(shape).uniform_(-bound, bound, generator=draws).to(rows)
+        grown = torch.cat((rows.detach(), new))
+        setattr(layer, part, nn.Parameter(grown, requires_grad=rows.requires_grad))
+    size = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
+    setattr(layer, size, classes)
+    try:
+        amend(module, layer, outputs, classes)
+    except SettingError:
+        for part, rows in before.items():
+            setattr(layer, part, rows)
+        setattr(layer, size, outputs)
+        raise

@@ -27,8 +27,8 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     **Grayscale images, all experts with batch norm.** Model Inversion ED (Sec. 4). The only prior is on the batch-norm
     statistics of all layers, with weight 10, and λ_CE = 10. The teachers label eight views of each image once.
 
-    **No expert with batch norm.** Such experts, LeNet-5 for example, soon assign any image to a class with certainty
-    (Sec. 5, "Buffer samples"), so nothing is inverted:
+    **No expert with batch norm, or one without gradients.** Experts without batch norm, LeNet-5 for example, soon
+    assign any image to a class with certainty (Sec. 5, "Buffer samples"), so nothing is inverted:
 
     - Procedural images with full contrast replace the data: light strokes if the experts' normalization indicates dark
       images, dark strokes otherwise, and all kinds for color images.
@@ -57,7 +57,7 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     """
     with_statistics = [bool(expert.running_statistics) for expert in profile.experts]
     copies = _can_copy(profile, student)
-    if not any(with_statistics):
+    if not any(with_statistics) or not all(expert.differentiable for expert in profile.experts):
         return _matching(profile, copies)
     if all(with_statistics) and profile.image_shape[0] == 1:
         return _inversion(profile)
@@ -125,6 +125,7 @@ def _can_copy(profile: ExpertProfile, student: nn.Module | None) -> bool:
     """Whether there are several experts, and the student could be a copy of any, so that the order does not matter."""
     first, outputs = profile.experts[0], tuple(range(profile.classes))
     alike = all((expert.shapes, expert.outputs) == (first.shapes, outputs) for expert in profile.experts)
+    alike = alike and bool(first.shapes)
     if profile.count == 1 or not alike or student is None:
         return profile.count != 1 and alike
     inner, mean, std = student, torch.zeros(1), torch.ones(1)

@@ -9,8 +9,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from exml.core.errors import printable
 from exml.runs.forecast import duration
 from exml.runs.result import ExperienceResult, Result, StrategyResult
+from exml.runs.sources import OpenExperts
 
 LONGEST, NARROWEST = 24, 5
 """Maximum width of a name; minimum width of a percentage."""
@@ -45,6 +47,16 @@ def forecast_lines(result: Result) -> list[str]:
             expected, error = duration(row.forecast.seconds), took / row.forecast.seconds - 1
             lines.append(f"{row.name}: forecast {expected}, took {duration(took)} ({error:+.0%}).")
     return lines
+
+
+def plan_lines(source: OpenExperts) -> list[str]:
+    """What the student will be, and what a user may want to change in the label plan."""
+    labels, plan = source.labels, source.plan
+    shape = "x".join(map(str, labels.image_shape))
+    count = f"{len(source.cards)} expert(s)" if source.names is not None else f"{len(source.cards)} expert(s) so far"
+    classes = f"{labels.outputs} {'classes' if labels.labels is None else 'labels'}"
+    student = f"student {plan.architecture['name']}, images {shape}"
+    return [f"{count}, {classes}; {student}.", *(printable(f"Note: {note}.") for note in labels.notes)]
 
 
 def _table(result: Result, block: Sequence[int], roomy: bool) -> Table:

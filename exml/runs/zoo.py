@@ -24,7 +24,8 @@ from exml.core.files import write_json
 from exml.core.registry import component
 from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertStream, load_expert, read_card
-from exml.experts.card import card_checksum, natural
+from exml.experts.card import card_checksum
+from exml.experts.entries import natural
 from exml.learning.events import JobEnded, JobProgress, JobsStarted, Observer, WaitingForProcess
 from exml.runs.environment import cores, device_of
 from exml.runs.evaluation import BASELINES, accuracy, baseline_result

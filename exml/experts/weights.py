@@ -96,6 +96,9 @@ class ExpertFiles:
             module: for the weights, instead of one of the card's architecture.
         """
         try:
+            if module is not None and self.weights is None:
+                remedy = "give no module"
+                raise ExpertError(expected="an architecture that the file itself has", got="a module", remedy=remedy)
             if module is None:
                 module = _make(self.card.architecture) if self.make is None else self.make()
             if self.weights is not None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
+import torch
 from rich.console import Console
 
-from exml.core.errors import ConfigError, SettingError
+from exml.core.errors import ConfigError, ExmlError, SettingError
 from exml.core.expert import Expert
 from exml.core.files import MEGABYTE, read_bytes
 from exml.core.ranks import Ranks
-from exml.experts.labels import LabelPlan
+from exml.experts import LabelPlan, Screening
+from exml.learning.screening import Panel
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.recipes import RECIPES, recipe
@@ -52,8 +55,8 @@ def learn(
     Args:
         experts: a folder of experts in any format, or a list of experts and paths. Experts in memory need no
             registered architecture, and move to ``device``.
-        student: an architecture of :mod:`exml.models`, such as ``"resnet18"`` or ``"torchvision/resnet18"``, or its name
-            and settings. By default that of the first expert if it is registered, or a conv-net for images of up to 64
+        student: an architecture of :mod:`exml.models`, such as ``"resnet18"`` or ``"torchvision/resnet18"``, or its
+            name and settings. By default that of the first expert if it is registered, or a conv-net for images of up to 64
             pixels.
         out: folder of the run, as of ``exml learn``. If it holds a run with the same arguments, that run is resumed.
             None keeps nothing on the disk.
@@ -96,7 +99,7 @@ def learn(
         if budget is not None:
             choice = scheduled(opened, choice, settings, budget, began)[0]
         with ProgressDisplay(Console(stderr=True)) as display:
-            result = run(opened, {"exml": choice}, folder, settings=settings, resume=resume, observers=[display])
+            run(opened, {"exml": choice}, folder, settings=settings, resume=resume, observers=[display])
         found = Student.load(folder)
     return found if out is not None else attrs.evolve(found, folder=None)
 
@@ -128,6 +131,17 @@ def require_alone(source: FolderExperts, ranks: Ranks, budget: float | None) -> 
         got = "a followed folder" if source.follow else f"{budget} minutes"
         remedy = "leave --budget or --follow out, or increase the budget"
         raise SettingError(expected="a budget > 0 for a stream of known length", got=got, remedy=remedy)
+
+
+def screened(source: OpenExperts) -> list[Screening]:
+    """Compare the experts of a source with each other, as a learner does; those that cannot be loaded are left out."""
+    panel, loads = Panel(), source.loads(list(source.cards))
+    panel.preview(loads, torch.device("cpu"))
+    found: list[Screening] = []
+    for load in loads:
+        with suppress(ExmlError):
+            found.append(panel.screen(panel.observe(load())))
+    return found
 
 
 def scheduled(

@@ -487,8 +487,7 @@ class Learner:
                 self._checkpoint_step(done, lambda: {"optimizer": optimizer_state(optimizer)})
 
         if strategy.calibration is not None:
-            calibrated = strategy.calibration(expert, derive_seed(self.seed, "calibration", number))
-            expert = attrs.evolve(calibrated, module=calibrated.module.to(self.device))
+            expert = strategy.calibration(expert, derive_seed(self.seed, "calibration", number))
         teachers = Teachers(previous, expert, strategy.normalizer, strategy.combiner, self._classes)
         seed, start = derive_seed(self.seed, "distillation", number), self._run.steps
         context = DistillationContext(seed, optimizer, start, after_step, execution=self.execution, ranks=self.ranks)

@@ -29,6 +29,7 @@ from .experts.stream import ExpertStream as ExpertStream
 from .learning.builder import StrategyBuilder as StrategyBuilder
 from .learning.learner import Learner as Learner
 from .learning.strategy import Strategy as Strategy
+from .runs.learn import learn as learn
 from .runs.student import Student as Student
 
 __version__: str

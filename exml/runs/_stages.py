@@ -233,7 +233,7 @@ class _StrategyRun:
         context.folder.keep(context.source.labels)
         needed = 1 + max(unit for unit in item.expert.outputs if unit is not None)
         if needed > self._outputs:
-            self._learner.grow(needed)
+            self._learner.grow(needed, context.source.plan.image_shape)
             self._outputs = needed
         self._log.begin(note)
         self._generating, self._began = True, time.perf_counter()
@@ -339,7 +339,7 @@ class _StrategyRun:
 
 
 def _unbuilt(source: OpenExperts, item: ExpertFiles | LiveExpert | Refused, /) -> Callable[[], _Arrived | Refused]:
-    """An expert that was read in the background, to be built in the learner's thread; a followed folder refuses faults."""
+    """An expert that was read in the background, to be built in the learner's thread; a followed folder refuses it."""
 
     def build() -> _Arrived | Refused:
         if isinstance(item, Refused):

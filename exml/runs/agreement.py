@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import attrs
 import torch
-from jaxtyping import Float
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -19,10 +18,9 @@ from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import derive_seed
 from exml.core.samples import inference_batch_size
-from exml.core.shapes import ClassMask, Images, Labels
-from exml.core.targets import TeacherLogits
+from exml.core.shapes import Images, Labels
 from exml.core.validators import in_range
-from exml.engine.forward import teacher_logits
+from exml.engine.forward import ExpertLogits
 from exml.generators import ModelInversion, ProceduralImages
 from exml.priors import BatchNormStatistics
 from exml.protocols import GenerationContext
@@ -47,6 +45,7 @@ class ExpertAgreement:
         drawings: share of the drawings on which the student, among the expert's classes, predicts what it predicts.
         inversions: the same on images that were optimized for this expert; None without a gradient.
         among_all: the same on these images, with the student's prediction among all of its classes.
+        ensemble: the same for the mean of all experts' centered logits, in place of the student.
         predicted: share of all images on which the student predicts one of the expert's classes.
         scale: mean over all images of the standard deviation of the expert's logits over its classes.
         student_scale: the same of the student's logits, over the classes of the expert.
@@ -57,6 +56,7 @@ class ExpertAgreement:
     drawings: float = attrs.field(validator=_FRACTION)
     inversions: float | None = attrs.field(validator=_OPTIONAL)
     among_all: float | None = attrs.field(validator=_OPTIONAL)
+    ensemble: float | None = attrs.field(validator=_OPTIONAL)
     predicted: float = attrs.field(validator=_FRACTION)
     scale: float
     student_scale: float
@@ -165,41 +165,8 @@ def agreement(
         torch.cat(parts),
         torch.arange(-1, len(loads)).repeat_interleave(torch.tensor(list(map(len, parts)))),
     )
-    answers = [_Answers.of(load(), shown, 1 + max(student.class_ids.tolist())) for load in loads]
-    return _compared(_Answers.of(student, shown, 1 + max(student.class_ids.tolist())), student, answers, owners)
-
-
-@attrs.frozen(eq=False)
-class _Answers:
-    """The logits of one expert over its own classes for all images, on the CPU."""
-
-    name: str
-    known: ClassMask
-    logits: Float[Tensor, "batch known"]
-
-    @classmethod
-    def of(cls, expert: Expert, images: Images, classes: int) -> _Answers:
-        found = teacher_logits(expert, images, classes)
-        known = found.known.cpu()
-        return cls(expert.name, known, found.logits.float().cpu()[:, known])
-
-    @property
-    def predicted(self) -> Labels:
-        return self.known.nonzero().flatten()[self.logits.argmax(1)]
-
-    @property
-    def scale(self) -> float:
-        return float(self.logits.std(1, unbiased=False).mean())
-
-    def among(self, classes: ClassMask) -> _Answers:
-        """The same for some of the classes."""
-        return attrs.evolve(self, known=classes, logits=self.logits[:, classes[self.known]])
-
-    def full(self) -> TeacherLogits:
-        """One column per class id."""
-        columns = self.logits.new_zeros(len(self.logits), len(self.known))
-        columns[:, self.known] = self.logits
-        return TeacherLogits(columns, self.known, self.known)
+    answers = [ExpertLogits.of(load(), shown, 1 + max(student.class_ids.tolist())) for load in loads]
+    return _compared(ExpertLogits.of(student, shown, 1 + max(student.class_ids.tolist())), student, answers, owners)
 
 
 def _inverted(expert: Expert, size: int, seed: int, device: torch.device) -> Images:
@@ -213,9 +180,11 @@ def _inverted(expert: Expert, size: int, seed: int, device: torch.device) -> Ima
         expert.to(home)
 
 
-def _compared(ours: _Answers, student: Expert, experts: Sequence[_Answers], owners: Labels) -> Agreement:
+def _compared(ours: ExpertLogits, student: Expert, experts: Sequence[ExpertLogits], owners: Labels) -> Agreement:
     """All figures, from logits alone; ``owners`` has the position of each image's expert, -1 for drawings."""
-    predicted, names = ours.predicted, _names(student)
+    predicted, names = ours.predicted, label_names(student)
+    mean = EnsembleAverage("centered").combine(expert.full() for expert in experts).argmax(1)
+    surest = MinEntropy().combine(expert.full() for expert in experts).argmax(1)
     rows: list[ExpertAgreement] = []
     wanted = torch.full_like(owners, -1)
     for place, expert in enumerate(experts):
@@ -229,6 +198,7 @@ def _compared(ours: _Answers, student: Expert, experts: Sequence[_Answers], owne
                 drawings=_share(same[owners < 0]),
                 inversions=_share(same[own]) if bool(own.any()) else None,
                 among_all=_share((predicted == theirs)[own]) if bool(own.any()) else None,
+                ensemble=_share((mean == theirs)[own]) if bool(own.any()) else None,
                 predicted=_share(expert.known[predicted]),
                 scale=expert.scale,
                 student_scale=restricted.scale,
@@ -243,8 +213,6 @@ def _compared(ours: _Answers, student: Expert, experts: Sequence[_Answers], owne
         )
         for label in ours.known.nonzero().flatten().tolist()
     )
-    mean = EnsembleAverage("centered").combine(expert.full() for expert in experts).argmax(1)
-    surest = MinEntropy().combine(expert.full() for expert in experts).argmax(1)
     confidence = ours.logits.softmax(1).amax(1)
     bins = (10 * confidence).long().clamp_max(9)
     gaps = torch.zeros(10).index_add(0, bins, confidence - (predicted == mean).float())
@@ -281,8 +249,9 @@ def _warning(found: Agreement) -> str | None:
     return f"The experts are probably better than the student: {'; '.join(reasons)}." if reasons else None
 
 
-def _names(student: Expert) -> dict[int, str]:
-    return dict(zip(student.classes, student.labels or map(str, student.classes), strict=True))
+def label_names(student: Expert, /) -> dict[int, str]:
+    """The name of each class by id, ascending; the number of a class without a name."""
+    return dict(sorted(zip(student.classes, student.labels or map(str, student.classes), strict=True)))
 
 
 def _listed(names: Sequence[str]) -> str:

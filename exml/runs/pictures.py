@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from torch.nn import functional
 from exml.core.errors import DataError, ShapeError
 from exml.core.files import open_file
 from exml.core.samples import to_pixels
-from exml.experts.adapting import LUMA
+from exml.experts.adapting import LUMA, convertible
 
-Picture: TypeAlias = "Image.Image | Path | str | Tensor | np.ndarray[Any, Any]"
+Picture: TypeAlias = "Image.Image | Path | str | Tensor | np.ndarray"
 """An image of any size: a Pillow image, the path of a file, a tensor ``(channels, height, width)``, or an array
 ``(height, width)`` or ``(height, width, channels)``; tensors and arrays are uint8, or floating from 0 to 1."""
 
@@ -29,7 +29,7 @@ def as_pixels(picture: Picture, image_shape: tuple[int, int, int], /) -> Float[T
         DataError: a file that is not an image.
         ShapeError: a tensor or array that is not an image, or has another number of channels.
 
-    >>> as_pixels(Image.new("RGB", (30, 40), "white"), (1, 2, 2))
+    >>> as_pixels(Image.new("RGB", (30, 40), "white"), (1, 2, 2)).round(decimals=4)
     tensor([[[[1., 1.],
               [1., 1.]]]])
     """
@@ -43,11 +43,11 @@ def as_pixels(picture: Picture, image_shape: tuple[int, int, int], /) -> Float[T
     if isinstance(picture, np.ndarray):
         picture = torch.from_numpy(picture[..., None] if picture.ndim == 2 else picture)
         picture = picture.movedim(-1, 0)
-    convertible = picture.ndim == 3 and (picture.shape[0] == channels or {picture.shape[0], channels} == {1, 3})
+    shaped = picture.ndim == 3 and convertible((picture.shape[0], 1, 1), (channels, 1, 1))
     ranged = picture.dtype == torch.uint8 or (
         picture.is_floating_point() and bool(((picture >= 0) & (picture <= 1)).all())
     )
-    if not (convertible and ranged and picture.numel()):
+    if not (shaped and ranged and picture.numel()):
         kind = "tensors (channels, height, width) and arrays (height, width, channels)"
         expected = f"an image with {channels} channel(s), or gray or color, uint8 or floating from 0 to 1"
         got, remedy = f"{tuple(picture.shape)} {picture.dtype}", f"give {kind}, without a normalization"

@@ -197,7 +197,8 @@ def _of_channels(values: Sequence[float] | None, channels: int) -> Sequence[floa
 def _timm_facts(config: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     """The number of outputs, and the fields of a card, of a folder of timm."""
     about = _pretrained_cfg(config)
-    units, names, texts = about["num_classes"], about.get("label_names"), about.get("label_descriptions")
+    units = (config.get("model_args") or {}).get("num_classes", about["num_classes"])
+    names, texts = about.get("label_names"), about.get("label_descriptions")
     if isinstance(names, Mapping):
         names = [names.get(str(unit), str(unit)) for unit in range(units)]
     if names and isinstance(texts, Mapping) and all(re.fullmatch(r"n\d{8}", name) for name in names):  # of WordNet
@@ -208,7 +209,7 @@ def _timm_facts(config: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 def _pretrained_cfg(config: Mapping[str, Any]) -> dict[str, Any]:
-    """timm's description of the weights; older folders have it in the configuration itself."""
+    """Timm's description of the weights; older folders have it in the configuration itself."""
     root = {name: value for name, value in config.items() if name not in ("pretrained_cfg", "model_args")}
     return {**(config.get("pretrained_cfg") or {}), **root}
 
@@ -238,7 +239,9 @@ def _transformers_module(entry: Entry, config: Mapping[str, Any], weights: State
     except (ExmlError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         _misfit("transformers", error)
     kinds = ("missing", "mismatched", "unexpected")
-    listed = [f"{len(names)} {kind}, such as {min(map(str, names))}" for kind in kinds if (names := info[f"{kind}_keys"])]
+    listed = [
+        f"{len(names)} {kind}, such as {min(map(str, names))}" for kind in kinds if (names := info[f"{kind}_keys"])
+    ]
     if listed:
         remedy = "get the folder again: its files do not belong together"
         got = f"tensors that differ: {'; '.join(listed)}"

@@ -82,6 +82,7 @@ class Program(nn.Module):
         return self
 
     def forward(self, images: Images) -> Tensor:
+        """Logits ``(batch, units)`` of a batch of any size."""
         if self.batch is None:
             return logits_of(self.graph(images))
         count, size = len(images), self.batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import attrs
@@ -13,12 +13,13 @@ from torch import Tensor
 from exml.core.errors import BaselineError, StreamError
 from exml.core.expert import Expert
 from exml.core.registry import component
-from exml.core.shapes import ClassMask, Images, Labels, Logits
+from exml.core.shapes import Images, Labels, Logits
+from exml.core.targets import TeacherLogits
 from exml.core.validators import one_of
 from exml.engine.forward import teacher_logits
 from exml.protocols import Experts, Predictor
 
-Space = Literal["logits", "probabilities"]
+Space = Literal["logits", "centered", "probabilities"]
 Units = Literal["present", "known"]
 
 
@@ -30,8 +31,9 @@ class EnsembleAverage:
     A class for which no expert has a unit scores minus infinity.
 
     Args:
-        space: ``"logits"`` averages over the experts that have a unit for a class; ``"probabilities"`` over all
-            experts, each with a softmax over its units and probability 0 for other classes.
+        space: ``"logits"`` averages over the experts that have a unit for a class, and so does ``"centered"``, which
+            first subtracts the mean of each expert's units; ``"probabilities"`` averages over all experts, each with a
+            softmax over its units and probability 0 for other classes.
         units: which units count: all that name a class, or those of the classes that the expert was trained on.
 
     >>> from exml.experts import Expert, ExpertStream
@@ -46,7 +48,7 @@ class EnsembleAverage:
 
     ex_model = False
     needs_experience = False
-    space: Space = attrs.field(default="logits", validator=one_of("logits", "probabilities"))
+    space: Space = attrs.field(default="logits", validator=one_of("logits", "centered", "probabilities"))
     units: Units = attrs.field(default="present", validator=one_of("present", "known"))
 
     def __call__(self, experts: Experts, classes: int, /) -> Predictor:
@@ -54,18 +56,25 @@ class EnsembleAverage:
         _require_experts(experts)
 
         def predict(images: Images, _tasks: Labels | None) -> Logits:
-            total = images.new_zeros(len(images), classes)
-            contributors = torch.zeros(classes, device=images.device)
-            for logits, mask in _outputs(experts, images, classes, self.units):
-                if self.space == "logits":
-                    total += logits.masked_fill(~mask, 0)
-                else:
-                    total += logits.masked_fill(~mask, -torch.inf).softmax(1)
-                contributors += mask
-            count = contributors.clamp(min=1) if self.space == "logits" else len(experts)
-            return (total / count).masked_fill(contributors == 0, -torch.inf)
+            return self.combine(_outputs(experts, images, classes))
 
         return predict
+
+    def combine(self, outputs: Iterable[TeacherLogits], /) -> Logits:
+        """The scores ``(batch, classes)`` from the logits of one or more experts for the same images."""
+        total = contributors = torch.zeros(())
+        count = 0
+        for output in outputs:
+            mask = output.present if self.units == "present" else output.known
+            if self.space == "probabilities":
+                scores = output.logits.masked_fill(~mask, -torch.inf).softmax(1)
+            else:
+                scores = output.logits.masked_fill(~mask, 0)
+            if self.space == "centered":
+                scores = (scores - scores.sum(1, keepdim=True) / mask.sum()).masked_fill(~mask, 0)
+            total, contributors, count = total.to(scores) + scores, contributors.to(scores) + mask, count + 1
+        number = count if self.space == "probabilities" else contributors.clamp(min=1)
+        return (total / number).masked_fill(contributors == 0, -torch.inf)
 
 
 @component
@@ -95,19 +104,22 @@ class MinEntropy:
         _require_experts(experts)
 
         def predict(images: Images, _tasks: Labels | None) -> Logits:
-            best = images.new_zeros(len(images), classes)
-            least = images.new_full((len(images),), torch.inf)
-            covered = torch.zeros(classes, dtype=torch.bool, device=images.device)
-            for logits, mask in _outputs(experts, images, classes, self.units):
-                probabilities = logits.masked_fill(~mask, -torch.inf).softmax(1)
-                entropy = torch.special.entr(probabilities).sum(1)  # 0 log 0 = 0
-                lower = entropy < least
-                best = torch.where(lower[:, None], probabilities, best)
-                least = torch.where(lower, entropy, least)
-                covered |= mask
-            return best.masked_fill(~covered, -torch.inf)
+            return self.combine(_outputs(experts, images, classes))
 
         return predict
+
+    def combine(self, outputs: Iterable[TeacherLogits], /) -> Logits:
+        """The scores ``(batch, classes)`` from the logits of one or more experts for the same images."""
+        best, least, covered = torch.zeros(()), torch.tensor(torch.inf), torch.tensor(False)
+        for output in outputs:
+            mask = output.present if self.units == "present" else output.known
+            probabilities = output.logits.masked_fill(~mask, -torch.inf).softmax(1)
+            entropy = torch.special.entr(probabilities).sum(1)  # 0 log 0 = 0
+            best, least = best.to(probabilities), least.to(probabilities)
+            best = torch.where((entropy < least)[:, None], probabilities, best)
+            least = torch.minimum(entropy, least)
+            covered = covered.to(mask.device) | mask
+        return best.masked_fill(~covered, -torch.inf)
 
 
 @component
@@ -228,11 +240,11 @@ def _traits(expert: Expert) -> dict[str, object]:
     return {**shapes, **{name: getattr(expert, name) for name in ("outputs", "image_shape", "mean", "std")}}
 
 
-def _outputs(experts: Experts, images: Images, classes: int, units: Units) -> Iterator[tuple[Logits, ClassMask]]:
+def _outputs(experts: Experts, images: Images, classes: int) -> Iterator[TeacherLogits]:
     for expert in experts:
         outputs = teacher_logits(expert, images, classes)
         del expert  # frees memory before the next one is loaded
-        yield outputs.logits, outputs.present if units == "present" else outputs.known
+        yield outputs
 
 
 def _require_experts(experts: Experts) -> None:

@@ -12,7 +12,12 @@ from exml.core.errors import LONGEST, ExmlError, RankError, SettingError, printa
 from exml.core.imports import import_all
 
 COMMANDS = {
-    "run": ("exml.cli.run:run", "Learn from the experts of a scenario, or from a folder of experts."),
+    "learn": ("exml.cli.learn:learn", "Learn one student from a folder of other people's classifiers."),
+    "plan": ("exml.cli.plan:plan", "Show the experts of a folder, plan the student's labels, and forecast the time."),
+    "run": ("exml.cli.run:run", "Learn from the experts of a scenario, and compare with baselines."),
+    "predict": ("exml.cli.predict:predict", "Print the labels of images."),
+    "evaluate": ("exml.cli.evaluate:evaluate", "Measure a student on labeled images, or without data."),
+    "export": ("exml.cli.export:export", "Write a student as one ONNX or .pt2 file."),
     "sweep": ("exml.cli.sweep:sweep", "Run a grid of scenarios, strategies, values of their fields, and seeds."),
     "experts": ("exml.cli.experts:experts", "Train the experts of scenarios, and evaluate them."),
     "strategies": ("exml.cli.lists:list_strategies", "List the strategies that have a name."),

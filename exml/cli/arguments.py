@@ -1,4 +1,4 @@
-"""Types of arguments that commands share, and strategies and students by name or file."""
+"""Types of arguments that commands share, and strategies by name or file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from cyclopts import Parameter, Token
 
-from exml.core.errors import ConfigError, SettingError
-from exml.core.files import read_yaml
-from exml.core.plain import parse_yaml
+from exml.core.errors import SettingError
 from exml.learning.strategy import Strategy
 
 T = TypeVar("T")
@@ -47,24 +45,3 @@ def strategies_of(text: str, named: Callable[[str], T]) -> dict[str, Strategy | 
             raise SettingError(expected="each strategy once", got=f"{name!r} twice", remedy="rename one of the files")
         chosen[name] = Strategy.load(path) if is_file else named(part)
     return chosen
-
-
-def student_of(text: str) -> dict[str, Any]:
-    """The architecture of ``--student``: NAME, NAME:setting=value,... or a YAML file with a name and settings."""
-    path = Path(text)
-    if path.suffix in (".yaml", ".yml", ".json"):
-        found = read_yaml(path, "a student")
-    else:
-        name, _, values = text.partition(":")
-        try:
-            found = parse_yaml(f"{{name: {name}, settings: {{{values.replace('=', ': ')}}}}}")
-        except ConfigError:
-            found = None
-    found = found if isinstance(found, dict) else {}
-    settings = found.get("settings") or {}
-    fits = isinstance(found.get("name"), str) and set(found) <= {"name", "settings"} and isinstance(settings, dict)
-    if not fits or not all(isinstance(key, str) and value is not None for key, value in settings.items()):
-        examples = "conv-net or conv-net:widths=[8,16],batch_norm=false"
-        expected = f"a student such as {examples}, or a YAML file with name and settings"
-        raise SettingError(expected=expected, got=repr(text), remedy="correct it; exml.models.names() lists the names")
-    return {"name": found["name"], "settings": settings}

@@ -13,6 +13,7 @@ from rich.console import Console
 from exml import runs
 from exml.cli.arguments import Flag, Whole, again
 from exml.engine import keep_freed_memory
+from exml.scenarios import write_example
 
 experts = App(name="experts", help="Train the experts of scenarios and evaluate them.")
 
@@ -82,3 +83,20 @@ def evaluate(
     for file, fault in evaluation.faults.items():
         sys.stderr.write(f"exml: {zoo / file}: {fault}\n")
     return 1 if evaluation.faults else 0
+
+
+@experts.command
+def example(folder: Annotated[Path, Parameter(allow_leading_hyphen=False)], /, *, quiet: Flag = False) -> None:
+    """Train three unlike classifiers of handwritten digits, to try 'exml learn' with.
+
+    Writes FOLDER/experts: a folder of Hugging Face (zero to four), a PyTorch state dict (three to seven) and an ONNX
+    file (six to nine), with cards for what the last two lack; and FOLDER/images, 50 test images per digit. Needs
+    exml[hf,onnx], but no download.
+
+    Args:
+        folder: Folder for both; created if it does not exist.
+        quiet: Print only errors.
+    """
+    places = write_example(folder)
+    line = "Wrote three classifiers to {} and test images to {}.".format(*places)
+    Console(quiet=quiet, highlight=False).print(line, markup=False, soft_wrap=True)

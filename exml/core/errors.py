@@ -76,16 +76,28 @@ class SettingError(ExmlError, ValueError):
     """A setting of a component is outside its range."""
 
 
-class StrategyError(ExmlError):
-    """A strategy cannot be built; :attr:`problems` lists everything that is missing or contradictory."""
+class _ListedError(ExmlError):
+    """An error that lists everything that is wrong at once, as :attr:`problems`."""
+
+    _sound: str
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(shortened(printable(problem), LONGEST // 4) for problem in problems)
         listed = "".join(f"\n  - {problem}" for problem in self.problems)
-        super().__init__(
-            expected="a complete strategy", got=f"{len(problems)} problem(s)", remedy=f"fix each of them:{listed}"
-        )
+        super().__init__(expected=self._sound, got=f"{len(problems)} problem(s)", remedy=f"fix each of them:{listed}")
         self.args = (f"expected {self.expected}, got {self.got}; remedy: fix each of them:{listed}",)
+
+
+class StrategyError(_ListedError):
+    """A strategy cannot be built; :attr:`problems` lists everything that is missing or contradictory."""
+
+    _sound = "a complete strategy"
+
+
+class PlanError(_ListedError):
+    """A label plan contradicts itself or its experts; :attr:`problems` lists every contradiction."""
+
+    _sound = "a label plan that fits its experts"
 
 
 class ConfigError(ExmlError, ValueError):
@@ -108,6 +120,12 @@ class ExpertError(ExmlError):
 
 class SuspectError(ExpertError):
     """An expert is probably broken or poisoned; see :class:`exml.experts.Screening`."""
+
+
+class FolderError(_ListedError, ExpertError):
+    """Experts cannot be read; :attr:`problems` lists all of them."""
+
+    _sound = "experts that can be read"
 
 
 class StreamError(ExmlError):

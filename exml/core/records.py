@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +62,7 @@ def read_record(path: Path, cls: type[T], /) -> T:
 
 
 def _shallow(part: Any) -> dict[str, Any]:
-    return attrs.asdict(part, recurse=False)
+    return dict(part) if isinstance(part, Mapping) else attrs.asdict(part, recurse=False)
 
 
 def _digest(text: bytes) -> str:

@@ -60,17 +60,23 @@ def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Sa
     path = Path(path)
     if size < 1 or (limit is not None and limit < 1):
         raise SettingError(expected="a size and a limit from 1", got=f"{size} and {limit}", remedy="set them within it")
-    files = (file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    names = sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
-    if not names:
-        expected, got = f"PNG or JPEG files in {path} or below it", "none" if path.is_dir() else "no such folder"
-        raise DataError(expected=expected, got=got, remedy="give the folder that holds them")
+    names = [file.relative_to(path).as_posix() for file in image_files(path)]
     if limit is not None and limit < len(names):
         names = [names[place * len(names) // limit] for place in range(limit)]
     folders = sorted({name.split("/")[0] for name in names if "/" in name})
     place_of = {folder: place for place, folder in enumerate(folders)}
     labels = torch.tensor([place_of.get(name.split("/")[0], 0) for name in names])
     return Samples.of(decoded(path, names, size, fit=True), labels)
+
+
+def image_files(path: Path, /) -> list[Path]:
+    """All PNG and JPEG files below a folder that are not hidden, sorted by name; a DataError if there are none."""
+    files = (file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    names = sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
+    if not names:
+        expected, got = f"PNG or JPEG files in {path} or below it", "none" if path.is_dir() else "no such folder"
+        raise DataError(expected=expected, got=got, remedy="give the folder that holds them")
+    return [path / name for name in names]
 
 
 def decoded(root: Path, names: Sequence[str], size: int, *, fit: bool) -> Tensor:

@@ -99,6 +99,7 @@ class Classifier(nn.Module):
         self.model, self.flip = model, flip
 
     def forward(self, images: Images) -> Tensor:
+        """Logits ``(batch, units)``."""
         return self.model(images.flip(1) if self.flip else images, return_dict=True).logits
 
 
@@ -109,8 +110,8 @@ def _config(entry: Entry) -> dict[str, Any]:
     try:
         config = read_json(entry.path / _CONFIG, _LIMIT, contained=True)
         if not isinstance(config, dict):
-            raise ValueError(f"a {type(config).__name__}")
-    except (OSError, ValueError) as error:
+            raise TypeError(f"a {type(config).__name__}")
+    except (OSError, ValueError, TypeError) as error:
         fault(entry.path / _CONFIG, error, "a configuration", "get the folder again")
     for name in _EXECUTED:
         if config.get(name):
@@ -238,10 +239,8 @@ def _transformers_module(entry: Entry, config: Mapping[str, Any], weights: State
             model, info = kind.from_pretrained(None, config=made, state_dict=weights, output_loading_info=True)
     except (ExmlError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         _misfit("transformers", error)
-    kinds = ("missing", "mismatched", "unexpected")
-    listed = [
-        f"{len(names)} {kind}, such as {min(map(str, names))}" for kind in kinds if (names := info[f"{kind}_keys"])
-    ]
+    faults = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "mismatched", "unexpected")}
+    listed = [f"{len(names)} {kind}, such as {names[0]}" for kind, names in faults.items() if names]
     if listed:
         remedy = "get the folder again: its files do not belong together"
         got = f"tensors that differ: {'; '.join(listed)}"

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypedDict
 from torch import nn
 from typing_extensions import Unpack
 
-from exml.core.errors import ExmlError, ExpertError, StreamError
+from exml.core.errors import ExmlError, ExpertError, FolderError, StreamError
 from exml.core.expert import Expert
 from exml.core.files import open_file
 from exml.core.memory import require_memory
@@ -120,6 +120,28 @@ def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
         StreamError: when the folder is missing, unreadable or empty, or the order is contradictory.
         ExpertError: when a card is faulty or lacks its weights, or two experts have one name.
     """
+    cards, _, faults = read_folder(folder, read_card)
+    if faults:
+        raise FolderError([f"{name}: {fault}" for name, fault in faults.items()])
+    return cards
+
+
+def read_folder(
+    folder: Path | str, read: Callable[[Entry], ExpertCard] = examine, /
+) -> tuple[dict[str, ExpertCard], dict[str, Entry], dict[str, str]]:
+    """The metadata and files of the experts of a folder, in the order of :func:`read_cards`, and what is wrong.
+
+    Args:
+        folder: path of the folder.
+        read: :func:`examine`, which checks weights as far as their header tells, or :func:`read_card`.
+
+    Returns:
+        tuple: the cards by name, all entries by name, and the faults of those that cannot be read.
+
+    Raises:
+        StreamError: when the folder is missing, unreadable or empty, or the order is contradictory.
+        ExpertError: when two experts have one name.
+    """
     folder = Path(folder)
     try:
         found = entries(folder)
@@ -131,17 +153,21 @@ def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
         expected = f"experts (such as NAME.safetensors and NAME.json) in {folder}"
         remedy = "check the path; exml.experts.save_expert writes an expert"
         raise StreamError(expected=expected, got=got, remedy=remedy)
-    for entry in found.values():
-        if entry.state()[0] is None:
-            remedy = "add the missing file, or move the card away"
-            raise ExpertError(expected=str(entry.path), got="no such file", remedy=remedy)
-    cards = {name: read_card(entry) for name, entry in found.items()}
+    cards, faults = dict[str, ExpertCard](), dict[str, str]()
+    for name, entry in found.items():
+        try:
+            if entry.state()[0] is None:
+                remedy = "add the missing file, or move the card away"
+                raise ExpertError(expected=str(entry.path), got="no such file", remedy=remedy)
+            cards[name] = read(entry)
+        except ExmlError as error:
+            faults[name] = str(error)
     orders = {name: card.order for name, card in cards.items()}
     given = {order for order in orders.values() if order is not None}
     if given and len(given) < len(orders):
         expected = f"a different order on every card in {folder}, or none on any"
         raise StreamError(expected=expected, got=str(orders), remedy="correct the cards")
-    return {name: cards[name] for name in sorted(cards, key=lambda name: orders[name] or 0)}
+    return {name: cards[name] for name in sorted(cards, key=lambda name: orders[name] or 0)}, found, faults
 
 
 def read_expert(

@@ -160,7 +160,7 @@ def class_templates(expert: Expert, head: str | None, units: Int[Tensor, " units
     """
     layers = candidates(expert.module, len(expert.outputs))
     if head is not None or len(layers) < 2:
-        found = [name for name in layers if head in (None, name)]
+        found = [name for name in layers if head in (None, name, name.removeprefix("module."))]  # of an adapted expert
     else:
         gray = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
         with frozen(expert.module):

@@ -102,6 +102,11 @@ class WaitingForExpert:
 
 
 @attrs.frozen
+class ReportStarted:
+    """The student is compared with its experts."""
+
+
+@attrs.frozen
 class ExpertRefused:
     """The student cannot learn from the expert in these files (without suffix); the run continues without it."""
 
@@ -178,6 +183,7 @@ Event: TypeAlias = (
     | ExpertsProgress
     | StrategyStarted
     | WaitingForExpert
+    | ReportStarted
     | ExpertRefused
     | ExpertScreened
     | StudentEvaluated

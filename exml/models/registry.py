@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from exml.core.errors import ExmlError, SettingError, UnknownNameError, nearest
 
 FactoryT = TypeVar("FactoryT", bound=Callable[..., nn.Module])
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}
+_LIBRARIES: dict[str, Callable[[str], Callable[..., nn.Module]]] = {}
 _RECORD = "_exml_architecture"
 _ALIASES = {"num_classes": "classes", "in_chans": "channels", "img_size": "image_size"}
 LARGEST, MOST = 2**31, 20_000
@@ -24,8 +25,8 @@ LARGEST, MOST = 2**31, 20_000
 
 
 def names() -> tuple[str, ...]:
-    """The names of the registered architectures, sorted."""
-    return tuple(sorted(_FACTORIES))
+    """The names of the registered architectures, sorted; ``torchvision/NAME`` stands for all of a library."""
+    return tuple(sorted([*_FACTORIES, *(f"{library}/NAME" for library in _LIBRARIES)]))
 
 
 def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
@@ -48,6 +49,18 @@ def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
             raise SettingError(expected=expected, got=f"{name!r}, which is {_place(known)}", remedy=remedy)
         _FACTORIES[name] = recording = _recording(factory, name)
         return recording
+
+    return decorate
+
+
+def register_library(
+    prefix: str, /
+) -> Callable[[Callable[[str], Callable[..., nn.Module]]], Callable[[str], Callable[..., nn.Module]]]:
+    """Register a function from the names of a library's models to functions that return them, as ``PREFIX/NAME``."""
+
+    def decorate(find: Callable[[str], Callable[..., nn.Module]]) -> Callable[[str], Callable[..., nn.Module]]:
+        _LIBRARIES[prefix] = find
+        return find
 
     return decorate
 
@@ -130,7 +143,8 @@ def settings(name: str, /) -> tuple[str, ...]:
     >>> settings("lenet5")
     ('channels', 'classes', 'image_size')
     """
-    return tuple(inspect.signature(_factory(name)).parameters)
+    parameters = inspect.signature(_factory(name)).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
 
 
 def filled(name: str, given: Mapping[str, Any], classes: int, image_shape: Sequence[int], /) -> dict[str, Any]:
@@ -163,7 +177,64 @@ def describe(module: nn.Module, /) -> dict[str, Any]:
     return {"name": name, "settings": {key: _plain(value) for key, value in settings.items()}}
 
 
+def amend(module: nn.Module, layer: nn.Module, before: int, now: int, /) -> None:
+    """Correct the records of a module, and of its parts, after a ``layer`` in it has changed its number of outputs.
+
+    In the settings of each part that :func:`build` would make otherwise, the number that makes it fit is replaced.
+
+    Raises:
+        SettingError: no setting is the number of outputs; the records are then unchanged.
+
+    :meta private:
+    """
+    parts = [
+        part for part in module.modules() if hasattr(part, _RECORD) and any(layer is own for own in part.modules())
+    ]
+    records = [(part, getattr(part, _RECORD)) for part in reversed(parts)]
+    for part, (name, settings) in records:  # the inner ones first, which the outer ones may contain
+        choices = [settings, *_replaced(settings, before, now)]
+        fitting = next((choice for choice in choices if _fits(part, name, choice)), None)
+        if fitting is None:
+            for changed, record in records:
+                setattr(changed, _RECORD, record)
+            expected = f"a setting of {name!r} for the number of outputs, {before}"
+            remedy = "register the architecture with such a setting, or give the student enough outputs"
+            raise SettingError(expected=expected, got=str(dict(settings)), remedy=remedy)
+        setattr(part, _RECORD, (name, fitting))
+
+
+def _fits(module: nn.Module, name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether these settings give a module with tensors of the same names and shapes."""
+    given = {key: _plain(value) for key, value in settings.items()}
+    try:
+        made = sketch(name, **given)
+        if made is None:
+            with torch.random.fork_rng(devices=[]):
+                made = build(name, **given)
+    except ExmlError:
+        return False
+    shapes = [
+        {key: getattr(value, "shape", None) for key, value in each.state_dict().items()} for each in (made, module)
+    ]
+    return shapes[0] == shapes[1]
+
+
+def _replaced(value: Any, before: int, now: int) -> Iterator[Any]:
+    """Copies of some settings, in each of which one number is replaced."""
+    if isinstance(value, Mapping):
+        yield from ({**value, key: new} for key, part in value.items() for new in _replaced(part, before, now))
+    elif isinstance(value, list | tuple):
+        for place, part in enumerate(value):
+            for new in _replaced(part, before, now):
+                yield type(value)((*value[:place], new, *value[place + 1 :]))
+    elif type(value) is int and value == before:
+        yield now
+
+
 def _factory(name: str) -> Callable[..., nn.Module]:
+    library, slash, model = name.partition("/")
+    if slash and library in _LIBRARIES:
+        return _recording(_LIBRARIES[library](model), name)
     if name not in _FACTORIES:
         remedy = "check the spelling, or import the module that registers it with exml.models.register"
         raise UnknownNameError(expected=f"one of {', '.join(nearest(name, names()))}", got=repr(name), remedy=remedy)
@@ -197,6 +268,8 @@ def _plain(value: Any) -> Any:
         return describe(value)
     if isinstance(value, tuple | list):
         return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     expected = "settings for JSON: numbers, strings, lists, or modules of registered architectures"

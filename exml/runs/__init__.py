@@ -6,15 +6,19 @@ of many experts. :mod:`exml.runs.sweep` runs grids. May import everything except
 
 from exml.learning.stop import Stop
 from exml.runs import evaluation, sweep
+from exml.runs.agreement import Agreement, ExpertAgreement, LabelShare, agreement, agreement_table
+from exml.runs.assessment import Assessment, ClassifierAccuracy, assess, assessment_table, expert_loads
 from exml.runs.display import ProgressDisplay
 from exml.runs.environment import Environment
 from exml.runs.executors import LocalProcesses, RayCluster
-from exml.runs.figures import accuracy_figure, samples_figure, save_figure
+from exml.runs.figures import accuracy_figure, confusion_figure, samples_figure, save_figure
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
+from exml.runs.learn import learn
 from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult
 from exml.runs.run import RunSettings, forecasts, run
-from exml.runs.sources import FolderExperts, ScenarioExperts
+from exml.runs.sources import FolderExperts, LabelChoices, LiveExperts, ScenarioExperts
+from exml.runs.student import Student
 from exml.runs.table import result_table
 from exml.runs.zoo import (
     ExpertEvaluation,
@@ -27,16 +31,23 @@ from exml.runs.zoo import (
 )
 
 __all__ = [
+    "Agreement",
+    "Assessment",
     "BaselineResult",
+    "ClassifierAccuracy",
     "Ended",
     "Environment",
     "Executor",
     "ExperienceResult",
+    "ExpertAgreement",
     "ExpertEvaluation",
     "Failure",
     "FolderExperts",
     "Forecast",
     "Job",
+    "LabelChoices",
+    "LabelShare",
+    "LiveExperts",
     "LocalProcesses",
     "ProgressDisplay",
     "RayCluster",
@@ -48,14 +59,22 @@ __all__ = [
     "Stop",
     "StrategyResult",
     "StreamEvaluation",
+    "Student",
     "ThisProcess",
     "ZooEvaluation",
     "accuracy_figure",
+    "agreement",
+    "agreement_table",
+    "assess",
+    "assessment_table",
+    "confusion_figure",
     "duration",
     "evaluate_zoo",
     "evaluation",
+    "expert_loads",
     "forecast",
     "forecasts",
+    "learn",
     "result_table",
     "run",
     "samples_figure",

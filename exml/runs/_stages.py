@@ -11,24 +11,36 @@ import attrs
 import torch
 
 from exml.core.components import uses_real_data
-from exml.core.errors import CheckpointError, ExpertError, NonFiniteError, ShapeError, StreamError, SuspectError
+from exml.core.errors import (
+    CheckpointError,
+    ExmlError,
+    ExpertError,
+    NonFiniteError,
+    ShapeError,
+    StreamError,
+    SuspectError,
+    warn,
+)
 from exml.core.expert import Expert
 from exml.core.ranks import Ranks
 from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertFiles, save_expert
 from exml.experts.prefetch import ahead
+from exml.experts.pretrained import save_pretrained
 from exml.learning import events
 from exml.learning.checkpoint import CheckpointFolder
 from exml.learning.learner import Learner
+from exml.learning.preflight import check_student
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
+from exml.runs.agreement import Agreement, agreement
 from exml.runs.evaluation import Evaluation, forgetting
 from exml.runs.figures import accuracy_figure, samples_figure, save_figure
 from exml.runs.folder_watcher import Refused
 from exml.runs.record import RunFolder
 from exml.runs.result import ExperienceResult, Result, StrategyResult
-from exml.runs.sources import OpenFolder
+from exml.runs.sources import LiveExpert, OpenExperts
 from exml.runs.stream_log import StreamLog
 
 
@@ -36,7 +48,7 @@ from exml.runs.stream_log import StreamLog
 class RunContext:
     """What the strategies of a run share."""
 
-    source: OpenFolder
+    source: OpenExperts
     folder: RunFolder
     device: torch.device
     checkpoint_every: int
@@ -94,7 +106,7 @@ def carry_out(context: RunContext, strategies: Mapping[str, Strategy]) -> Result
 
 @attrs.frozen
 class _Arrived:
-    """An expert that was built."""
+    """An expert that was built, as the student sees it."""
 
     file: str
     card: ExpertCard
@@ -131,10 +143,12 @@ class _StrategyRun:
                 raise CheckpointError(expected=expected, got="a checkpoint that was not of a run", remedy=remedy)
         if context.source.names is None and strategy.on_suspect is None:
             self._learner.on_suspect = "refuse"
+        self._outputs = check_student(self._learner.student, context.source.plan.image_shape)
         self._log = self._open_log()
         self._began = 0.0
         self._generating = True
         self._drawn: int | None = None
+        self._agreement: Agreement | None = None
 
     def __call__(self) -> None:
         """Learn from all remaining experts of the source, until it ends or the run is stopped."""
@@ -142,13 +156,14 @@ class _StrategyRun:
         files = [note["file"] for note in self._learner.history]
         done, begun = files[:learned], files[learned:]
         with log:
-            log.write("opened", folder=str(source.folder), environment=attrs.asdict(context.folder.environment))
+            where = None if source.folder is None else str(source.folder)
+            log.write("opened", folder=where, environment=attrs.asdict(context.folder.environment))
             context.tell(events.StrategyStarted(self._name, source.length(done)))
             if log.over < learned:  # killed between the last checkpoint and the log
                 self._finish(None)
             elif learned and not begun and context.ranks.leader:  # the next experience would replace a damaged file
                 self._save()
-            self._learner.preview(source.preview())
+            self._learner.preview(source.loads(list(source.cards)))
             # A stop while a followed folder is idle must not wait for the figure, so it is drawn before.
             idle = self._draw if source.names is None else None
             items = ahead(map(partial(_unbuilt, source), source.remaining(done, begun)), idle=idle)
@@ -166,6 +181,7 @@ class _StrategyRun:
             context.folder.enter("evaluation", self._name)
             if context.ranks.leader:
                 self._draw()
+                self._report()
 
     def result(self) -> StrategyResult:
         folder, progress = self._context.folder, self._progress
@@ -184,6 +200,7 @@ class _StrategyRun:
             classes=self._learner.classes_seen,
             suspects=tuple(self._log.suspects.values()),
             forecast=progress.forecast,
+            agreement=self._agreement,
         )
 
     def _open_log(self) -> StreamLog:
@@ -210,9 +227,14 @@ class _StrategyRun:
         self._context.tell(events.ExpertRefused(item.file, item.reason))
 
     def _learn(self, item: _Arrived) -> None:
-        number, card = self._learner.experience + 1, item.card
-        about = {"expert": card.name, "classes": list(card.classes), "task": card.task, "sha256": card.sha256}
+        context, number, card = self._context, self._learner.experience + 1, item.card
+        about = {"expert": card.name, "classes": list(item.expert.classes), "task": card.task, "sha256": card.sha256}
         note = {"experience": number, "file": item.file, **about}
+        context.folder.keep(context.source.labels)
+        needed = 1 + max(unit for unit in item.expert.outputs if unit is not None)
+        if needed > self._outputs:
+            self._learner.grow(needed, context.source.plan.image_shape)
+            self._outputs = needed
         self._log.begin(note)
         self._generating, self._began = True, time.perf_counter()
         self._learner.learn(item.expert, note=note)
@@ -245,8 +267,44 @@ class _StrategyRun:
         self._log.write("learned", experience=number, seconds=seconds, loss=learner.history[-1]["loss"])
 
     def _save(self) -> None:
-        made = {"experts": self._learner.experience, **self._made}
-        save_expert(self._expert(), self._folder, "student", training=made, overwrite=True)
+        if self._context.folder.record.request.student is None:
+            made = {"experts": self._learner.experience, **self._made}
+            save_expert(self.student(), self._folder, "student", training=made, overwrite=True)
+        else:
+            save_pretrained(self.student(), self._folder, provenance=self.provenance())
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the student comes from, for its model card."""
+        labels = self._context.source.labels.labels
+        experts = [
+            {
+                "name": note["expert"],
+                "sha256": note["sha256"],
+                **(
+                    {"classes": note["classes"]} if labels is None else {"labels": [labels[i] for i in note["classes"]]}
+                ),
+            }
+            for note in self._learner.history[: self._learner.experience]
+        ]
+        found = {"experts": experts, **self._made, "versions": self._context.folder.environment.versions}
+        if self._agreement is not None:
+            found |= {"verdict": self._agreement.verdict, "warning": self._agreement.warning}
+        return found
+
+    def _report(self) -> None:
+        """Compare the student with the experts that are still there, and save it with the verdict."""
+        source, learner = self._context.source, self._learner
+        files = [note["file"] for note in learner.history[: learner.experience]]
+        loads = source.loads([file for file in files if file in source.cards])
+        if self._context.folder.record.request.student is None or not loads or self._context.stop.asked:
+            return
+        self._context.tell(events.ReportStarted())
+        try:
+            student = self.student().to(self._context.device)
+            self._agreement = agreement(student, loads, seed=learner.seed)
+        except ExmlError as error:
+            warn("a report on the student", str(error), "evaluate it with exml evaluate")
+        self._save()
 
     def _draw(self) -> None:
         """Draw some of the images that the student learned from, unless they have been drawn."""
@@ -266,34 +324,33 @@ class _StrategyRun:
         save_figure(samples_figure(memory, experiences, title), self._folder / "samples.png")
         self._drawn = self._learner.experience
 
-    def _expert(self) -> Expert:
+    def student(self) -> Expert:
         """The student as an expert that others can learn from; its normalization goes onto the card."""
-        plan, student = self._context.source.plan, self._learner.student
+        plan, labels, student = self._context.source.plan, self._context.source.labels.labels, self._learner.student
         assert isinstance(student, Normalized)
         return Expert(
             student.module,
             self._learner.classes_seen,
             plan.image_shape,
-            outputs=range(plan.classes),
+            labels=labels and [labels[known] for known in self._learner.classes_seen],
+            outputs=range(self._outputs),
             mean=plan.mean,
             std=plan.std,
             name=self._title,
         )
 
 
-def _unbuilt(source: OpenFolder, item: ExpertFiles | Refused, /) -> Callable[[], _Arrived | Refused]:
-    """Files that were read in the background, to be built in the learner's thread; a followed folder refuses faults."""
+def _unbuilt(source: OpenExperts, item: ExpertFiles | LiveExpert | Refused, /) -> Callable[[], _Arrived | Refused]:
+    """An expert that was read in the background, to be built in the learner's thread; a followed folder refuses it."""
 
     def build() -> _Arrived | Refused:
         if isinstance(item, Refused):
             return item
-        name = item.name
         try:
-            source.plan.check(name, item.card)
-            return _Arrived(name, item.card, item.expert())
-        except (ExpertError, ShapeError) as error:
+            return _Arrived(item.name, item.card, source.admitted(item.name, item.card, item.expert()))
+        except ExmlError as error:
             if source.names is not None:
                 raise
-            return Refused(name, str(error))
+            return Refused(item.name, str(error))
 
     return build

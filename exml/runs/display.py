@@ -101,6 +101,8 @@ class ProgressDisplay:
                 self._show(self._done + 1)
             case events.WaitingForExpert():
                 self._show(self._done, "waiting for an expert")
+            case events.ReportStarted():
+                self._show(self._done, "comparing with the experts")
             case _:
                 pass
 

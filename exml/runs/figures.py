@@ -16,9 +16,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from exml.core.errors import printable
+from exml.core.errors import printable, shortened
 from exml.core.files import write_atomically
 from exml.core.samples import Samples
+from exml.runs.assessment import Assessment
 from exml.runs.result import ExperienceResult, Result, StrategyResult
 
 # The palette of Okabe and Ito, safe for color blindness, without its yellow, which is too light on white.
@@ -27,6 +28,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GRAY = "#B0B0B0"
 MOST_EXPERTS, MOST_CLASSES = 12, 10
 """Maximum number of rows of images, and of cells per row; of more, evenly spaced ones are shown."""
+MOST_LABELS, MOST_NUMBERS = 100, 15
+"""Maximum number of labels on the axes of a confusion matrix, and with numbers in its cells."""
 T = TypeVar("T")
 
 
@@ -148,6 +151,36 @@ def _matrix(figure: Figure, axis: Any, result: Result) -> None:
         for j, accuracy in enumerate(accuracies):
             color = "black" if accuracy > 0.5 else "white"
             axis.text(j, i, f"{100 * accuracy:.0f}", ha="center", va="center", fontsize=8, color=color)
+
+
+def confusion_figure(found: Assessment) -> Figure:
+    """The confusion matrix of a student as a heat map, each row a share of the images of its label.
+
+    Up to 100 labels are written on both axes; up to 15, the number of images is in each cell.
+
+    Args:
+        found: of :func:`exml.runs.assess`.
+    """
+    count = len(found.labels)
+    side = min(max(2.5, 0.17 * count), 17.0)
+    figure = new_figure(side + 2.5, side + 2.0)
+    axis: Any = figure.subplots()
+    cells = torch.tensor(found.confusion, dtype=torch.float64)
+    shares = cells / cells.sum(1, keepdim=True)  # NaN, which is left white, for a label without images
+    image = axis.imshow(shares.numpy(), cmap="cividis", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axis, format=PercentFormatter(1), shrink=0.6)
+    if count <= MOST_LABELS:
+        names = [shortened(printable(label), 20).replace("$", r"\$") for label in found.labels]
+        axis.set_xticks(range(count), names, rotation=90, fontsize=7)
+        axis.set_yticks(range(count), names, fontsize=7)
+    axis.set(xlabel="predicted label", ylabel="label of the image")
+    title = f"{found.classifiers[0].name}, {100 * found.classifiers[0].accuracy:.1f} % of {sum(found.images)} images"
+    axis.set_title(fitted(title, side + 1.5, 10), fontsize=10)
+    for i, row in enumerate(found.confusion if count <= MOST_NUMBERS else ()):
+        for j, number in enumerate(row):
+            color = "black" if shares[i, j] > 0.5 else "white"
+            axis.text(j, i, str(number) if number else "", ha="center", va="center", fontsize=6, color=color)
+    return figure
 
 
 def samples_figure(memory: Samples, experiences: Sequence[ExperienceResult], title: str) -> Figure:

@@ -12,17 +12,18 @@ import attrs
 
 from exml.core.errors import CheckpointError
 from exml.core.execution import EAGER, Execution
-from exml.core.files import file_digest
+from exml.core.files import file_digest, write_text
 from exml.core.ranks import Ranks
 from exml.core.records import read_record, write_record
+from exml.experts.labels import LabelPlan
 from exml.runs.environment import Environment
 from exml.runs.folder_lock import lock, require_free
 from exml.runs.forecast import Forecast
 from exml.runs.result import Result, Seconds
 from exml.runs.student_plan import StudentPlan
 
-RECORD, RESULT = "run.json", "result.json"
-"""Names of the record and of the result."""
+RECORD, RESULT, PLAN = "run.json", "result.json", "plan.yaml"
+"""Names of the record, of the result, and of the label plan."""
 PERIOD = 2.0
 """Seconds between two writes of the record."""
 Phase: TypeAlias = Literal["experts", "generation", "distillation", "evaluation"]
@@ -32,7 +33,8 @@ Phase: TypeAlias = Literal["experts", "generation", "distillation", "evaluation"
 class Request:
     """What the students depend on, apart from the machine; a resumed run must have the same request.
 
-    A run over a scenario has a scenario and a split; a run over a folder of experts has a student.
+    A run over a scenario has a scenario and a split; other runs have a student, the choices about labels as text, and
+    the fingerprints of live experts.
     """
 
     strategies: Mapping[str, Any]
@@ -42,6 +44,8 @@ class Request:
     scenario: str | None = None
     split: Literal["test", "validation"] | None = None
     student: StudentPlan | None = None
+    label_choices: str = ""
+    experts: Mapping[str, Any] | None = None
 
 
 @attrs.define
@@ -57,8 +61,9 @@ class Progress:
 class Record:
     """The contents of ``run.json``; a run of another version cannot be resumed.
 
-    ``shared`` is the time of the experts and the baselines, and ``files`` the SHA-256 of each other file of a run that
-    has ended or was stopped, by its path in the folder.
+    ``labels`` is the label plan, which grows with the experts of a followed folder. ``shared`` is the time of the
+    experts and the baselines, and ``files`` the SHA-256 of each other file of a run that has ended or was stopped, by
+    its path in the folder.
     """
 
     request: Request
@@ -66,7 +71,8 @@ class Record:
     shared: Seconds = attrs.field(factory=Seconds)
     strategies: dict[str, Progress] = attrs.field(factory=dict[str, Progress])
     files: dict[str, str] = attrs.field(factory=dict[str, str])
-    version: Literal[3] = 3
+    labels: LabelPlan | None = None
+    version: Literal[4] = 4
 
 
 def read_result(folder: Path) -> Result | None:
@@ -145,6 +151,19 @@ class RunFolder:
             self._settle()
             self._phase, self._strategy = phase, strategy
 
+    def keep(self, labels: LabelPlan) -> None:
+        """Keep the label plan in the record, and its new labels in a file for the user."""
+        known, self.record.labels = self.record.labels, labels
+        if known != labels:
+            self.save()
+        if self._ranks.leader and (known is None or known.outputs != labels.outputs or known.labels != labels.labels):
+            self.write_plan()
+
+    def write_plan(self) -> None:
+        """Write the label plan as an editable file."""
+        if self.record.labels is not None:
+            write_text(self.path / PLAN, self.record.labels.to_yaml())
+
     def tick(self) -> None:
         """Write the record if the last write was long enough ago."""
         if time.perf_counter() > self._saved + PERIOD:
@@ -157,7 +176,8 @@ class RunFolder:
         self._saved = time.perf_counter()
 
     def seal(self) -> None:
-        """Write the record with the checksums of all other files."""
+        """Write the label plan, and the record with the checksums of all other files."""
+        self.write_plan()
         self.record.files = {name: file_digest(self.path / name) for name in sorted(self._names())}
         self._write()  # no more time is counted: the result has the same seconds
 

@@ -15,6 +15,7 @@ from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import in_range, one_of
 from exml.experts import Screening
+from exml.runs.agreement import Agreement
 from exml.runs.environment import Environment
 from exml.runs.forecast import Forecast
 
@@ -94,6 +95,8 @@ class StrategyResult:
         classes: global ids of the classes that they know; None in older files.
         suspects: the experts that were suspect, refused or not; see :class:`exml.experts.Screening`.
         forecast: the expected time of generation and distillation, if a forecast was made.
+        agreement: of the student with its experts, measured without data; None in a run over a scenario, and if the run
+            was stopped.
     """
 
     name: str
@@ -108,6 +111,7 @@ class StrategyResult:
     classes: tuple[int, ...] | None = None
     suspects: tuple[Screening, ...] = ()
     forecast: Forecast | None = None
+    agreement: Agreement | None = None
 
 
 @component

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import attrs
 from torch import nn
 
-from exml.core.errors import CheckpointError, ExmlWarning, SettingError, shortened
+from exml.core.errors import CheckpointError, ExmlWarning, SettingError, shortened, warn
 from exml.core.execution import EAGER, Execution
 from exml.core.ranks import ALONE, Ranks
 from exml.core.validators import in_range, positive_int
@@ -22,14 +22,15 @@ from exml.experts import ExpertProfile
 from exml.learning.events import Event, Observer, WaitingForProcess
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
+from exml.recipes import at_budget
 from exml.runs._stages import RunContext, carry_out
 from exml.runs.environment import device_of, environment
-from exml.runs.forecast import Forecast, forecast
+from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.record import Request, RunFolder, begun
 from exml.runs.result import Result
-from exml.runs.sources import FolderExperts, OpenFolder, ScenarioExperts
+from exml.runs.sources import OpenExperts, ScenarioExperts, Source
 
-TAKEN = ("experts", "checkpoint", "run.json", "result.json", "accuracy.png", "stream.jsonl")
+TAKEN = ("experts", "checkpoint", "run.json", "result.json", "plan.yaml", "accuracy.png", "stream.jsonl")
 """Names in the folder of a run that no strategy may have."""
 Choice: TypeAlias = Strategy | Callable[[ExpertProfile, nn.Module], Strategy]
 """A strategy, or a function that chooses one, given the profile of the experts and the student."""
@@ -54,12 +55,14 @@ class RunSettings:
     forecasts: Mapping[str, Forecast] = attrs.field(factory=dict[str, Forecast])
 
 
+ATTEMPTS = 5
+"""The most forecasts until a strategy fits a budget."""
 DEFAULT = RunSettings()
 """Seed 0 on the CPU."""
 
 
 def run(
-    source: ScenarioExperts | FolderExperts,
+    source: Source,
     strategies: Mapping[str, Choice],
     out: Path | str,
     *,
@@ -111,7 +114,7 @@ def run(
     device = device_of(settings.device)
     own = local_device(device, ranks)
     record = begun(out, resume=resume) if resume or ranks.leader else None
-    opened = source.open(settings.seed, out, stop, None if record is None else record.request)
+    opened = source.open(settings.seed, out, stop, record)
     if opened is None:
         return Result(scenario=None, seed=settings.seed, split=None, stopped=True)
     known = {} if record is None else record.request.strategies
@@ -134,6 +137,9 @@ def run(
         ended = bool(opened.tests and folder.record.files) and not changed
         if ranks.leader_says(ended and not Result.load(folder.result).stopped):
             return Result.load(folder.result)
+        if request.student is not None:
+            opened.relabel(folder.record.labels)  # another process may have gone further
+            folder.keep(opened.labels)
         for name, expected in settings.forecasts.items():
             folder.record.strategies[name].forecast = expected
         context = RunContext(opened, folder, own, settings.checkpoint_every, stop, observer, ranks)
@@ -147,9 +153,7 @@ def run(
             opened.close()
 
 
-def forecasts(
-    source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Choice], settings: RunSettings = DEFAULT
-) -> dict[str, Forecast]:
+def forecasts(source: Source, strategies: Mapping[str, Choice], settings: RunSettings = DEFAULT) -> dict[str, Forecast]:
     """Forecast how long each strategy of a run will take on this machine; see :func:`forecast`.
 
     Args:
@@ -161,20 +165,52 @@ def forecasts(
         ExmlError: :func:`run` would refuse the arguments.
     """
     _check(source, strategies, ALONE)
-    opened = source.open(settings.seed, Path(), Stop(), None)
-    length = None if opened is None else opened.length(())
-    if opened is None or length is None:
+    opened = source.open(settings.seed, None, Stop(), None)
+    if opened is None:
         raise SettingError(expected="a stream of known length", got="a followed folder", remedy="do not follow it")
-    found: dict[str, Forecast] = {}
-    for name, choice in strategies.items():
-        strategy = _chosen(choice, opened, settings.seed, None)
-        student = opened.make_student(settings.seed).to(device_of(settings.device))
-        found[name] = forecast(strategy, opened.example(), student, experts=length, execution=settings.execution)
-    return found
+    return {name: schedule(opened, choice, settings)[1] for name, choice in strategies.items()}
 
 
-def _check(source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Choice], ranks: Ranks) -> None:
-    follows = isinstance(source, FolderExperts) and source.follow
+def schedule(
+    source: OpenExperts, choice: Choice, settings: RunSettings = DEFAULT, seconds: float | None = None
+) -> tuple[Strategy, Forecast]:
+    """Choose a strategy and forecast how long it will take; :func:`exml.recipes.at_budget` makes it fit a budget.
+
+    Args:
+        source: experts whose number is known.
+        choice: the strategy, or a function that chooses it.
+        settings: as for :func:`run`.
+        seconds: the budget for generation and distillation; None keeps the strategy.
+
+    Raises:
+        SettingError: more experts may arrive.
+        ExmlError: :func:`run` would refuse the arguments.
+    """
+    length = source.length(())
+    if length is None:
+        remedy = "do not follow it, or leave the budget out"
+        raise SettingError(expected="a stream of known length", got="a followed folder", remedy=remedy)
+    whole = strategy = _chosen(choice, source, settings.seed, None)
+    example, student = source.example(), source.make_student(settings.seed).to(device_of(settings.device))
+    share = 1.0
+    for _ in range(ATTEMPTS):
+        found = forecast(strategy, example, student, experts=length, execution=settings.execution)
+        if seconds is None or found.seconds <= seconds:
+            break
+        share *= max(0.9 * seconds / found.seconds, 1e-3)  # what does not shrink leaves less for the rest
+        strategy = at_budget(whole, share)
+    else:
+        warn(
+            f"a budget of more than {duration(seconds or 0)}",
+            f"a strategy that takes {duration(found.seconds)} at the least",
+            "increase the budget, or name a smaller student",
+        )
+    source.check(strategy)
+    return strategy, found
+
+
+def _check(source: Source, strategies: Mapping[str, Choice], ranks: Ranks) -> None:
+    follows = source.names is None if isinstance(source, OpenExperts) else getattr(source, "follow", False)
     invalid = [name for name in strategies if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN]
     if not strategies and not (isinstance(source, ScenarioExperts) and source.baselines):
         problem = "at least one strategy, or the baselines of a scenario", "neither"
@@ -189,7 +225,7 @@ def _check(source: ScenarioExperts | FolderExperts, strategies: Mapping[str, Cho
     raise SettingError(expected=problem[0], got=problem[1], remedy="correct it")
 
 
-def _chosen(choice: Choice, source: OpenFolder, seed: int, begun_with: object | None) -> Strategy:
+def _chosen(choice: Choice, source: OpenExperts, seed: int, begun_with: object | None) -> Strategy:
     """The strategy itself, checked; a function is not called again when a run is resumed."""
     if isinstance(choice, Strategy):
         strategy = choice

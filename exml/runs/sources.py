@@ -1,24 +1,40 @@
-"""Where the experts of a run come from: a scenario, or a folder of experts."""
+"""Where the experts of a run come from: a scenario, a folder of experts, or memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import torch
 
 from exml import models, scenarios
 from exml.core.components import uses_real_data
-from exml.core.errors import SettingError
+from exml.core.errors import ExmlError, FolderError, SettingError, StreamError
 from exml.core.expert import Expert
+from exml.core.files import MEGABYTE
 from exml.core.ranks import Ranks
 from exml.core.validators import in_range
-from exml.experts import ExpertCard, ExpertFiles, ExpertProfile, ExpertStream, read_cards, read_expert, untrained_expert
-from exml.experts.card import CLASSES
+from exml.experts import (
+    Entry,
+    ExpertCard,
+    ExpertFiles,
+    ExpertProfile,
+    ExpertStream,
+    LabelPlan,
+    plan_labels,
+    read_card,
+    read_expert,
+    untrained_expert,
+)
+from exml.experts.card import metadata
+from exml.experts.entries import entry_of
+from exml.experts.loading import read_folder
 from exml.learning.events import BaselineEvaluated, BaselinesStarted, ExpertsProgress, Observer, WaitingForProcess
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
@@ -26,9 +42,58 @@ from exml.models import Normalized
 from exml.runs.evaluation import BASELINES, Evaluation, baseline_result, evaluate_student
 from exml.runs.folder_lock import lock
 from exml.runs.folder_watcher import FolderWatcher, Refused
-from exml.runs.record import Request
+from exml.runs.forecast import memory
+from exml.runs.record import Record
 from exml.runs.result import BaselineResult, ExperienceResult
 from exml.runs.student_plan import StudentPlan, plan_student
+
+KEPT = 256 * MEGABYTE
+"""Most bytes of state dicts that stay in memory between two readings."""
+
+
+@attrs.frozen(kw_only=True)
+class LabelChoices:
+    """What a user decides about the labels and the images of a student; see :func:`exml.experts.plan_labels`.
+
+    Args:
+        rename: label to label for all experts, or expert to such a mapping.
+        keep: for an expert, its only labels to be learned.
+        drop: for an expert, its labels not to be learned.
+        image_shape: ``(channels, height, width)`` of the student's images.
+        plan: a plan in place of all of these.
+    """
+
+    rename: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    keep: Mapping[str, Sequence[str]] = attrs.field(factory=dict[str, Sequence[str]])
+    drop: Mapping[str, Sequence[str]] = attrs.field(factory=dict[str, Sequence[str]])
+    image_shape: tuple[int, int, int] | None = None
+    plan: LabelPlan | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.plan is not None and (self.rename or self.keep or self.drop or self.image_shape):
+            expected = "a plan, or renamed, kept and dropped labels and an image shape"
+            raise SettingError(expected=expected, got="both", remedy="edit the plan instead")
+
+    def labels(self, cards: Mapping[str, ExpertCard], *, complete: bool) -> LabelPlan:
+        """The plan for some experts; ``complete`` if no others will arrive."""
+        if self.plan is None:
+            chosen = {"rename": self.rename, "keep": self.keep, "drop": self.drop, "image_shape": self.image_shape}
+            return plan_labels(cards, **chosen)
+        absent = [name for name in self.plan.experts if name not in cards]
+        if absent and complete:
+            raise SettingError(
+                expected=f"a plan for the experts {', '.join(cards)}",
+                got=f"one that lists {', '.join(map(repr, absent))}",
+                remedy="remove these from the plan, or make another one with exml plan",
+            )
+        return _extended(self.plan, cards)
+
+    def text(self) -> str:
+        """The choices in a line, to be compared when a run resumes; empty without any."""
+        made = attrs.asdict(self, recurse=False, filter=lambda field, value: bool(value) and field.name != "plan")
+        if self.plan is not None:
+            made["plan"] = hashlib.sha256(self.plan.to_yaml().encode()).hexdigest()
+        return json.dumps(made, sort_keys=True) if made else ""
 
 
 @attrs.frozen
@@ -48,7 +113,7 @@ class ScenarioExperts:
     folder: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     baselines: bool = True
 
-    def open(self, seed: int, out: Path, _stop: Stop, _begun: Request | None) -> OpenFolder:
+    def open(self, seed: int, out: Path | None, _stop: Stop, _begun: Record | None) -> OpenExperts:
         """Load the scenario; an UnknownNameError or a DataError says why it cannot be loaded.
 
         :meta private:
@@ -58,70 +123,185 @@ class ScenarioExperts:
 
 @attrs.frozen
 class FolderExperts:
-    """A folder of experts, ``NAME.json`` and ``NAME.safetensors`` each, in the order of their cards or names.
+    """A folder of experts in any format, in the order of their cards or names.
 
-    A folder has no test data, so the run measures no accuracy. The student normalizes images as the first expert does.
+    A folder has no test data, so the run measures no accuracy.
 
     Args:
         folder: path of the folder.
         follow: keep learning from experts that arrive in the folder until the run is stopped. The run refuses an expert
-            that the student cannot learn from and continues; it waits for the missing part of a pair of files.
+            that the student cannot learn from and continues; it waits for files that are incomplete.
         poll: seconds between two looks at a followed folder.
-        student: name and settings of the student's architecture in :mod:`exml.models`, by default that of the first
-            expert; missing ``channels``, ``classes`` and ``image_size`` are filled in.
-        classes: number of the student's outputs; by default one more than the largest class id on the cards.
+        student: name and settings of the student's architecture in :mod:`exml.models`; missing ``channels``,
+            ``classes`` and ``image_size`` are filled in. By default that of the first expert, or a conv-net for images
+            of up to 64 pixels.
+        labels: what becomes of the labels of the experts.
+        trust: whether to read formats that execute code when they are loaded.
     """
 
     folder: Path = attrs.field(converter=Path)
     follow: bool = False
     poll: float = attrs.field(default=1.0, validator=in_range(0, open_low=True))
     student: Mapping[str, Any] | None = None
-    classes: int | None = attrs.field(default=None, validator=in_range(1, CLASSES, optional=True, integer=True))
+    labels: LabelChoices = LabelChoices()
+    trust: bool = False
 
-    def open(self, seed: int, out: Path, stop: Stop, begun: Request | None) -> OpenFolder | None:
-        """Read the cards, which an ExmlError may refuse; None if the wait for a first card was stopped.
+    def open(self, seed: int, out: Path | None, stop: Stop, begun: Record | None) -> OpenExperts | None:
+        """Read all metadata, which an ExmlError may refuse; None if the wait for a first expert was stopped.
 
         :meta private:
         """
+        if out is not None and out.resolve().is_relative_to(self.folder.resolve()):
+            expected = f"an output folder outside of the experts in {self.folder}"
+            raise SettingError(expected=expected, got=str(out), remedy="choose another folder for the output")
         if self.student is not None:
             models.settings(self.student["name"])  # an unknown name is an error before any wait
-        cards = {} if self.follow else read_cards(self.folder)
-        if begun is not None and begun.student is not None:
-            plan = begun.student
-            plan.require_same(out, self.student, self.classes)
-            plan.make(seed)
-        elif cards:
-            plan = self._plan(seed, cards)
+        cards, found = dict[str, ExpertCard](), dict[str, Entry]()
+        if not self.follow:
+            cards, found, faults = read_folder(self.folder)
+            if faults:
+                raise FolderError([f"{name}: {fault}" for name, fault in faults.items()])
+        if begun is not None or cards:
+            opened = self.opened(cards, found, seed, begun)
         else:
-            found = FolderWatcher(self.folder, (), None, stop, self.poll).plan(partial(self._plan, seed))
-            if found is None:
+            watcher = FolderWatcher(self.folder, (), None, stop, poll=self.poll, trust=self.trust)
+            planned = watcher.plan(lambda cards: _planned(self, seed, cards, None))
+            if planned is None:
                 return None
-            arrived, plan = found
-            fitting = {name: card for name, card in arrived.items() if plan.fits(name, card)}
-            return OpenFolder(self, plan, fitting, stop)
-        for name, card in cards.items():
-            plan.check(name, card)
-        return OpenFolder(self, plan, cards, stop)
+            cards, plans = planned
+            opened = self._opened(cards, {}, *plans)
+        if self.follow:
+            opened.watch = lambda done, first: FolderWatcher(
+                self.folder, done, first, stop, poll=self.poll, trust=self.trust
+            )
+            opened.on_close = stop.ask
+        return opened
 
-    def _plan(self, seed: int, cards: Mapping[str, ExpertCard]) -> StudentPlan:
-        plan = plan_student(cards, self.student, self.classes)
-        plan.check(*next(iter(cards.items())))
-        plan.make(seed)
-        return plan
+    def opened(
+        self, cards: Mapping[str, ExpertCard], found: Mapping[str, Entry], seed: int, begun: Record | None = None
+    ) -> OpenExperts:
+        """These experts of the folder, with a plan, or with that of the run to resume.
+
+        :meta private:
+        """
+        return self._opened(cards, found, *_planned(self, seed, cards, begun))
+
+    def _opened(
+        self, cards: Mapping[str, ExpertCard], found: Mapping[str, Entry], plan: StudentPlan, labels: LabelPlan
+    ) -> OpenExperts:
+        kept: dict[str, ExpertFiles] = {}  # a process of its own reads a state dict, which takes seconds
+
+        def read(name: str) -> ExpertFiles:
+            if name in kept:
+                return kept[name]
+            files = read_expert(found.get(name, self.folder / name), trust=self.trust)
+            if name in found and found[name].format == "state-dict":
+                kept[name] = files
+                if sum(tensor.nbytes for one in kept.values() for tensor in (one.weights or {}).values()) > KEPT:
+                    del kept[name]
+            return files
+
+        opened = OpenExperts(self.folder.name, plan, labels, cards, read)
+        opened.asked = {"student": plan, "label_choices": self.labels.text()}
+        opened.folder = self.folder
+        return opened
 
 
-class OpenFolder:
-    """A folder of experts whose cards were read; ``names`` is None if more experts may arrive."""
+@attrs.frozen(eq=False)
+class LiveExpert:
+    """An expert in memory, with the metadata that a card would have."""
+
+    name: str
+    card: ExpertCard
+    live: Expert = attrs.field(repr=False)
+
+    def expert(self) -> Expert:
+        """The expert itself."""
+        return self.live
+
+
+@attrs.frozen(eq=False)
+class LiveExperts:
+    """Experts in memory or on disk, in the order of the stream. A run resumes if it is given the same experts again.
+
+    Args:
+        experts: experts, or paths in any format. Equal names get a number.
+        student: as for :class:`FolderExperts`.
+        labels: as for :class:`FolderExperts`.
+    """
+
+    experts: Sequence[Expert | Path | str]
+    student: Mapping[str, Any] | None = None
+    labels: LabelChoices = LabelChoices()
+
+    def open(self, seed: int, out: Path | None, _stop: Stop, begun: Record | None) -> OpenExperts:
+        """Read all metadata; an ExmlError may refuse them.
+
+        :meta private:
+        """
+        items: dict[str, LiveExpert | Path] = {}
+        cards: dict[str, ExpertCard] = {}
+        names = [one.name if isinstance(one, Expert) else entry_of(one).name for one in self.experts]
+        for place, (one, name) in enumerate(zip(self.experts, names, strict=True), 1):
+            key = name if names.count(name) == 1 else f"{name}-{place}"
+            if isinstance(one, Expert):
+                cards[key] = _live_card(one)
+                items[key] = LiveExpert(key, cards[key], one)
+            else:
+                cards[key], items[key] = read_card(one), Path(one)
+        if not cards:
+            raise StreamError(expected="at least one expert", got="none", remedy="give a folder or a list of experts")
+        plan, labels = _planned(self, seed, cards, begun)
+
+        def read(name: str) -> LiveExpert | ExpertFiles:
+            item = items[name]
+            return item if isinstance(item, LiveExpert) else attrs.evolve(read_expert(item), name=name)
+
+        opened = OpenExperts("experts", plan, labels, cards, read)
+        prints = {name: card.sha256 for name, card in cards.items()}
+        opened.asked = {"student": plan, "label_choices": self.labels.text(), "experts": prints}
+        return opened
+
+
+class OpenExperts:
+    """Experts whose metadata were read, and the plan of a student for them.
+
+    Args:
+        title: of figures.
+        plan: of the student before the first expert.
+        labels: of the student, and the labels of each expert.
+        cards: of the experts that are there, in order.
+        read: reads an expert by name, in any thread, without building it.
+    """
 
     tests: tuple[ExperienceResult, ...] = ()
     shared_test: bool = False
+    folder: Path | None = None
+    watch: Callable[[Sequence[str], str | None], FolderWatcher] | None = None
+    """Watches for more experts, given the names of those that were learned and of the one in progress."""
+    on_close: Callable[[], None] | None = None
+    asked: Mapping[str, Any]
+    """The fields of the request of a run."""
 
-    def __init__(self, source: FolderExperts, plan: StudentPlan, cards: Mapping[str, ExpertCard], stop: Stop) -> None:
-        self._source, self._cards, self._stop = source, cards, stop
+    def __init__(
+        self,
+        title: str,
+        plan: StudentPlan,
+        labels: LabelPlan,
+        cards: Mapping[str, ExpertCard],
+        read: Callable[[str], ExpertFiles | LiveExpert],
+    ) -> None:
+        self.title, self.plan, self.labels, self.cards, self.read = title, plan, labels, cards, read
         self._watcher: FolderWatcher | None = None
-        self.asked: Mapping[str, Any] = {"student": plan}
-        self.plan, self.folder, self.title = plan, source.folder, source.folder.name
-        self.names = None if source.follow else list(cards)
+
+    def open(self, _seed: int, _out: Path | None, _stop: Stop, _begun: Record | None) -> OpenExperts:
+        """These experts: they are open."""
+        return self
+
+    @property
+    def names(self) -> list[str] | None:
+        """The experts of the stream; None if more may arrive."""
+        return None if self.watch is not None else list(self.cards)
 
     def make_student(self, seed: int) -> Normalized:
         """The student with its initial weights."""
@@ -129,11 +309,29 @@ class OpenFolder:
 
     def example(self) -> Expert:
         """An expert of the stream, trained or not, to time a strategy with."""
-        return read_expert(self.folder / f"{next(iter(self._cards))}.json").expert()
+        return self.loads(list(self.cards)[:1])[0]()
 
     def profile(self) -> ExpertProfile:
-        """The profile of the experts, for recipes."""
-        return ExpertProfile.from_cards(self._cards, self.folder, open_ended=True)
+        """The profile of the experts that the student will see, for recipes; a FolderError lists unreadable experts."""
+        faults: list[str] = []
+
+        def each() -> Generator[Expert]:
+            for name, load in zip(self.cards, self.loads(list(self.cards)), strict=True):
+                try:
+                    expert = load()
+                except ExmlError as error:
+                    faults.append(f"{name}: {error}")
+                else:
+                    yield expert
+
+        experts = each()
+        try:
+            profile = ExpertProfile.from_experts(experts)
+        except StreamError:
+            raise FolderError(faults) from None
+        if faults and self.names is not None:
+            raise FolderError(faults)
+        return attrs.evolve(profile, open_ended=True)
 
     def check(self, strategy: Strategy) -> None:
         """Refuse a strategy that reads the experts' data, or whose buffer is too small for the stream."""
@@ -149,26 +347,43 @@ class OpenFolder:
     def prepare(self, _seed: int, _device: torch.device, _tell: Observer, _ranks: Ranks) -> None:
         """Train the experts, unless they exist."""
 
-    def remaining(self, done: Sequence[str], begun: Sequence[str]) -> Iterator[ExpertFiles | Refused]:
-        """The files of the experts that are left, with the one in progress first; a followed folder waits for more."""
-        if self.names is None:
-            first = next(iter(begun), None)
-            self._watcher = FolderWatcher(self.folder, done, first, self._stop, self._source.poll)
+    def remaining(self, done: Sequence[str], begun: Sequence[str]) -> Iterator[ExpertFiles | LiveExpert | Refused]:
+        """The experts that are left, read, with the one in progress first; a followed folder waits for more."""
+        if self.watch is not None:
+            self._watcher = self.watch(done, next(iter(begun), None))
             return self._watcher
-        left, learned = dict.fromkeys([*begun, *self.names]), set(done)
-        return map(read_expert, [self.folder / f"{name}.json" for name in left if name not in learned])
+        left, learned = dict.fromkeys([*begun, *self.cards]), set(done)
+        return map(self.read, [name for name in left if name not in learned])
 
-    def preview(self) -> list[Callable[[], Expert]]:
-        """Functions that load the experts that are there, in their order."""
+    def admitted(self, name: str, card: ExpertCard, expert: Expert) -> Expert:
+        """An expert in its turn, with class ids and images of the student; the label plan grows if it has new labels.
+
+        Raises:
+            ExmlError: the expert contradicts the plan.
+        """
+        self.labels = self.labels.admit(name, card)
+        return self.labels.apply(name, expert)
+
+    def relabel(self, labels: LabelPlan | None) -> None:
+        """Continue with the label plan of a run, which may have more experts."""
+        if labels is not None:
+            self.labels = _extended(labels, self.cards)
+
+    def loads(self, names: Sequence[str]) -> list[Callable[[], Expert]]:
+        """Functions that load experts of the plan, as the student sees them."""
 
         def load(name: str) -> Expert:
-            return read_expert(self.folder / f"{name}.json").expert()
+            return self.labels.apply(name, self.read(name).expert())
 
-        return [partial(load, name) for name in self.names or self._cards]
+        return [partial(load, name) for name in names if name in self.cards]
 
     def length(self, done: Sequence[str]) -> int | None:
         """The length of the stream; None if it is unknown."""
         return None if self.names is None else len({*done, *self.names})
+
+    def memory(self, strategy: Strategy, seed: int) -> int:
+        """Bytes that a run will take; see :func:`exml.runs.forecast.memory`."""
+        return memory(strategy, self.example(), self.make_student(seed), experts=self.length(()) or 1)
 
     def refuse(self, name: str) -> None:
         """Mark an expert as refused."""
@@ -177,8 +392,8 @@ class OpenFolder:
 
     def close(self) -> None:
         """End the wait for more experts."""
-        if self._watcher is not None:
-            self._stop.ask()
+        if self._watcher is not None and self.on_close is not None:
+            self.on_close()
 
     def evaluate(self, _student: torch.nn.Module, _ranks: Ranks) -> Evaluation | None:
         """Evaluate the student on the test sets, if there are any."""
@@ -189,23 +404,32 @@ class OpenFolder:
         return ()
 
 
-class _OpenScenario(OpenFolder):
+Source: TypeAlias = ScenarioExperts | FolderExperts | LiveExperts | OpenExperts
+
+
+class _OpenScenario(OpenExperts):
     """A loaded scenario, whose experts become a folder, and whose test sets students are evaluated on."""
 
-    def __init__(self, source: ScenarioExperts, seed: int, out: Path) -> None:
+    def __init__(self, source: ScenarioExperts, seed: int, out: Path | None) -> None:
         self._baselines = source.baselines
         self._scenario = scenario = scenarios.load(source.name, seed, source.split)
         self._experts = ExpertStream(())
         plan = StudentPlan(scenario.architecture, scenario.classes, scenario.image_shape, scenario.mean, scenario.std)
-        super().__init__(FolderExperts(source.folder or out / "experts"), plan, {}, Stop())
+        labels = LabelPlan(scenario.image_shape, {}, None, scenario.classes, scenario.mean, scenario.std)
+        self.folder = folder = source.folder or (out or Path()) / "experts"
+        super().__init__(
+            f"{source.name}, seed {seed}", plan, labels, {}, lambda name: read_expert(folder / f"{name}.json")
+        )
         self.asked = {"scenario": source.name, "split": source.split}
-        self.names = [f"expert-{part.index}" for part in scenario.experiences]
-        self.title = f"{source.name}, seed {seed}"
         self.tests = tuple(
             ExperienceResult(index=part.index, classes=part.classes, task=part.task, images=len(part.test))
             for part in scenario.experiences
         )
         self.shared_test = scenario.shared_test
+
+    @property
+    def names(self) -> list[str]:
+        return [f"expert-{test.index}" for test in self.tests]
 
     def make_student(self, seed: int) -> Normalized:
         return self._scenario.make_student(seed)
@@ -222,15 +446,24 @@ class _OpenScenario(OpenFolder):
         strategy.buffer.share(len(self.tests))
 
     def prepare(self, seed: int, device: torch.device, tell: Observer, ranks: Ranks) -> None:
+        assert self.folder is not None
+
         def report(done: int, total: int) -> None:
             tell(ExpertsProgress(done, total))
 
         report(0, len(self.tests) * self._scenario.training.epochs)
         with ExitStack() as stack:
             if ranks.leader:
-                stack.enter_context(lock(self.folder, lambda: tell(WaitingForProcess(self.folder))))
+                stack.enter_context(lock(self.folder, partial(tell, WaitingForProcess(self.folder))))
             ranks.wait()
             self._experts = self._scenario.train_experts(seed, self.folder, device=device, progress=report, ranks=ranks)
+            self.cards = {name: read_card(self.folder / f"{name}.json") for name in self.names}
+
+    def admitted(self, _name: str, _card: ExpertCard, expert: Expert) -> Expert:
+        return expert
+
+    def loads(self, names: Sequence[str]) -> list[Callable[[], Expert]]:
+        return [lambda name=name: self.read(name).expert() for name in names]
 
     def evaluate(self, student: torch.nn.Module, ranks: Ranks) -> Evaluation:
         return evaluate_student(student, self._scenario, ranks=ranks)
@@ -244,3 +477,30 @@ class _OpenScenario(OpenFolder):
             results.append(baseline_result(name, self._experts, self._scenario, device))
             tell(BaselineEvaluated(name))
         return tuple(results)
+
+
+def _planned(
+    source: FolderExperts | LiveExperts, seed: int, cards: Mapping[str, ExpertCard], begun: Record | None
+) -> tuple[StudentPlan, LabelPlan]:
+    """The plans of a student; those of the run to resume, extended by new experts, if there is one."""
+    if begun is not None and begun.request.student is not None and begun.labels is not None:
+        begun.request.student.require_same(source.student)
+        begun.request.student.make(seed)
+        return begun.request.student, _extended(begun.labels, cards)
+    complete = not (isinstance(source, FolderExperts) and source.follow)
+    labels = source.labels.labels(cards, complete=complete)
+    return plan_student(labels, source.student, next(iter(cards.values())), seed), labels
+
+
+def _extended(labels: LabelPlan, cards: Mapping[str, ExpertCard]) -> LabelPlan:
+    for name, card in cards.items():
+        labels = labels.admit(name, card)
+    return labels
+
+
+def _live_card(expert: Expert) -> ExpertCard:
+    try:
+        architecture = models.describe(expert.module)
+    except ExmlError:
+        architecture = None
+    return ExpertCard(**metadata(expert), architecture=architecture, sha256=expert.fingerprint())

@@ -1,4 +1,4 @@
-"""The plan of a student for a folder of experts, made from their cards."""
+"""The plan of a student: its architecture, its first outputs, and the space of its images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from typing import Any
 import attrs
 
 from exml import models
-from exml.core.errors import CheckpointError, ExpertError, ShapeError
+from exml.core.errors import CheckpointError, ConfigError, ExmlError, SettingError, ShapeError
+from exml.core.files import read_yaml
 from exml.core.memory import require_memory
+from exml.core.plain import parse_yaml
 from exml.core.rng import global_seed
 from exml.core.validators import field_error, in_range
 from exml.experts import ExpertCard
 from exml.experts.card import CLASSES, is_image_shape
+from exml.experts.labels import LabelPlan
 from exml.learning.preflight import check_student
 from exml.models import Normalized
+
+SMALL = 64
+"""Height and width up to which a conv-net is the student if the first expert has no architecture that fits."""
 
 
 def _is_architecture(plan: StudentPlan, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -29,7 +35,7 @@ def _is_architecture(plan: StudentPlan, attribute: attrs.Attribute[Any], value: 
 
 @attrs.frozen
 class StudentPlan:
-    """A student to be built, and the experts that it can learn from."""
+    """A student to be built; its head grows later if an expert has new labels."""
 
     architecture: Mapping[str, Any] = attrs.field(validator=_is_architecture)
     classes: int = attrs.field(validator=in_range(1, CLASSES, integer=True))
@@ -55,89 +61,98 @@ class StudentPlan:
             )
         return student
 
-    def check(self, file: str, card: ExpertCard) -> None:
-        """Refuse an expert that the student cannot learn from, with an ExpertError or a ShapeError."""
-        highest, known = max(_ids(card)), models.names()
-        if card.image_shape != self.image_shape:
-            raise ShapeError(
-                expected=f"images {self.image_shape} of every expert ({file}.json)",
-                got=str(card.image_shape),
-                remedy="move experts with images of another shape to another folder",
-            )
-        if highest >= self.classes:
-            raise ExpertError(
-                expected=f"class ids below {self.classes}, the student's outputs ({file}.json)",
-                got=str(highest),
-                remedy=f"start a run with --classes {highest + 1} or more, or correct the card",
-            )
-        if card.architecture is None or card.architecture["name"] not in known:
-            raise ExpertError(
-                expected=f"one of the architectures {', '.join(known)} ({file}.json)",
-                got="null" if card.architecture is None else repr(card.architecture["name"]),
-                remedy="register it with exml.models.register, and use exml.Learner from Python",
-            )
-
-    def fits(self, file: str, card: ExpertCard) -> bool:
-        """Whether the student can learn from an expert, as far as its card tells."""
-        try:
-            self.check(file, card)
-        except (ExpertError, ShapeError):
-            return False
-        return True
-
-    def require_same(self, path: Path, architecture: Mapping[str, Any] | None, classes: int | None) -> None:
+    def require_same(self, architecture: Mapping[str, Any] | None) -> None:
         """Refuse to resume a run with another student."""
-        other = architecture is not None and _filled(architecture, self.classes, self.image_shape) != self.architecture
-        if other or classes not in (None, self.classes):
+        if architecture is not None and _filled(architecture, self.classes, self.image_shape) != self.architecture:
             raise CheckpointError(
-                expected=f"the student that the run in {path} was started with: {self.architecture}",
-                got="another one" if other else f"{classes} classes",
+                expected=f"the student that the run was started with: {self.architecture}",
+                got="another one",
                 remedy="resume it with the same arguments, or start another run in another folder",
             )
 
 
 def plan_student(
-    cards: Mapping[str, ExpertCard], architecture: Mapping[str, Any] | None, classes: int | None
+    labels: LabelPlan, architecture: Mapping[str, Any] | None, first: ExpertCard, seed: int
 ) -> StudentPlan:
-    """Plan a student from the first card; ``architecture`` and ``classes`` override the card."""
-    file, card = next(iter(cards.items()))
-    outputs = 1 + max(max(_ids(each)) for each in cards.values()) if classes is None else classes
-    if architecture is None:
-        if card.architecture is None:
-            raise ExpertError(
-                expected=f"an architecture ({file}.json)", got="null", remedy="name the architecture of the student"
-            )
-        chosen = _widened(card.architecture, outputs)
-    else:
-        chosen = _filled(architecture, outputs, card.image_shape)
-    return StudentPlan(chosen, outputs, card.image_shape, card.mean, card.std)
+    """Plan a student for a label plan, and build it once.
+
+    Args:
+        labels: gives the outputs and the image space.
+        architecture: name and settings; None selects that of the first expert, or else a conv-net for small images.
+        first: the card of the first expert.
+        seed: of the initial weights.
+
+    Raises:
+        ExmlError: the student cannot be built, or does not take such images.
+    """
+    shape, outputs = labels.image_shape, labels.outputs
+    mean, std = labels.mean, labels.std
+    if architecture is not None:
+        plan = StudentPlan(_filled(architecture, outputs, shape), outputs, shape, mean, std)
+        plan.make(seed)
+        return plan
+    faults: list[str] = []
+    choices = [] if first.architecture is None else [_widened(first.architecture, outputs, first.image_shape, shape)]
+    choices += [{"name": "conv-net", "settings": {}}] if max(shape[1:]) <= SMALL else []
+    for choice in choices:
+        try:
+            plan = StudentPlan(_filled(choice, outputs, shape), outputs, shape, mean, std)
+            plan.make(seed)
+            return plan
+        except ExmlError as error:
+            faults.append(f"{choice['name']}: {error}")
+    raise SettingError(
+        expected=f"an architecture of a student for images {shape}, since the first expert ({first.name!r}) gives none",
+        got="; ".join(faults) or "none",
+        remedy="name one, such as --student resnet18 or --student torchvision/resnet18",
+    )
 
 
-def _ids(card: ExpertCard) -> list[int]:
-    return [unit for unit in (*card.classes, *(card.outputs or ())) if unit is not None]
-
-
-def _widened(architecture: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """The same architecture, possibly nested in others, with another number of outputs."""
+def _widened(
+    architecture: Mapping[str, Any], classes: int, before: tuple[int, int, int], after: tuple[int, int, int]
+) -> dict[str, Any]:
+    """The same architecture, possibly nested in others, with another number of outputs, for another image shape."""
     settings = dict(architecture["settings"])
     for name, value in settings.items():
         if isinstance(value, Mapping) and set(value) == {"name", "settings"}:
-            settings[name] = _widened(value, classes)
-    if "classes" in settings:
-        settings["classes"] = classes
+            settings[name] = _widened(value, classes, before, after)
+    known: dict[str, Any] = {"classes": classes}
+    if before != after:
+        known |= {"channels": after[0], "image_size": after[1]}
+    settings |= {name: value for name, value in known.items() if name in settings}
     return {"name": architecture["name"], "settings": settings}
 
 
 def _filled(architecture: Mapping[str, Any], classes: int, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    channels, height, width = image_shape
-    known = {"channels": channels, "classes": classes}
-    if height == width:
-        known["image_size"] = height
-    takes = models.settings(architecture["name"])
-    filled = {name: value for name, value in known.items() if name in takes}
-    settings = {**filled, **architecture["settings"]}
-    sketched = models.sketch(architecture["name"], **settings)  # only to read its other settings
+    name = architecture["name"]
+    settings = models.filled(name, architecture["settings"], classes, image_shape)
+    sketched = models.sketch(name, **settings)  # only to read its other settings
     if sketched is None:
         with global_seed(0, "describe"):
-            sketched = models.build(architecture["name"], **settings)
+            sketched = models.build(name, **settings)
     return models.describe(sketched)
+
+
+def architecture_of(text: str, /) -> dict[str, Any]:
+    """The architecture that a text names: NAME, NAME:setting=value,... or a YAML file with a name and settings.
+
+    >>> architecture_of("conv-net:widths=[8,16],batch_norm=false")
+    {'name': 'conv-net', 'settings': {'widths': [8, 16], 'batch_norm': False}}
+    """
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml", ".json"):
+        found = read_yaml(path, "a student")
+    else:
+        name, _, values = text.partition(":")
+        try:
+            found = parse_yaml(f"{{name: {name}, settings: {{{values.replace('=', ': ')}}}}}")
+        except ConfigError:
+            found = None
+    found = found if isinstance(found, dict) else {}
+    settings = found.get("settings") or {}
+    fits = isinstance(found.get("name"), str) and set(found) <= {"name", "settings"} and isinstance(settings, dict)
+    if not fits or not all(isinstance(key, str) and value is not None for key, value in settings.items()):
+        examples = "conv-net or conv-net:widths=[8,16],batch_norm=false"
+        expected = f"a student such as {examples}, or a YAML file with name and settings"
+        raise SettingError(expected=expected, got=repr(text), remedy="correct it; exml.models.names() lists the names")
+    return {"name": found["name"], "settings": settings}

@@ -4,6 +4,7 @@ The paper's scenarios by name, and splits of any labeled dataset. May import dat
 """
 
 from exml.scenarios.digits import digit_images
+from exml.scenarios.example import write_example
 from exml.scenarios.paper import mnist_images
 from exml.scenarios.registry import ScenarioSource, Split, describe, load, names, register
 from exml.scenarios.scenario import Experience, Scenario
@@ -25,4 +26,5 @@ __all__ = [
     "new_classes",
     "new_instances",
     "register",
+    "write_example",
 ]

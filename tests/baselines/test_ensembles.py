@@ -61,6 +61,11 @@ def softmax(row: dict[int, float]) -> dict[int, float]:
     return {name: math.exp(value) / total for name, value in row.items()}
 
 
+def centered(row: dict[int, float]) -> dict[int, float]:
+    mean = math.fsum(row.values()) / len(row)
+    return {name: value - mean for name, value in row.items()}
+
+
 def entropy(row: dict[int, float]) -> float:
     return -math.fsum(value * math.log(value) for value in row.values() if value > 0)
 
@@ -74,16 +79,16 @@ def images(count: int = 9) -> Tensor:
 
 
 @pytest.mark.parametrize("units", ["present", "known"])
-@pytest.mark.parametrize("space", ["logits", "probabilities"])
+@pytest.mark.parametrize("space", ["logits", "centered", "probabilities"])
 def test_mean_logits_are_over_experts_with_the_unit_and_mean_probabilities_over_all(space: str, units: str) -> None:
     experts = heterogeneous()
     scores = EnsembleAverage(space=space, units=units)(ExpertStream.from_experts(experts), CLASSES)(images(), None)
-    transformed = softmax if space == "probabilities" else dict
+    transformed = {"logits": dict, "centered": centered, "probabilities": softmax}[space]
     outputs = [[transformed(row) for row in rows(expert, images(), units)] for expert in experts]
     lines: list[dict[int, float]] = []
     for found in zip(*outputs, strict=True):
         values = {name: [row[name] for row in found if name in row] for name in {name for row in found for name in row}}
-        lines.append({name: math.fsum(v) / (len(v) if space == "logits" else 3) for name, v in values.items()})
+        lines.append({name: math.fsum(v) / (3 if space == "probabilities" else len(v)) for name, v in values.items()})
     torch.testing.assert_close(scores, table(lines, -math.inf))
     if space == "probabilities":
         torch.testing.assert_close(scores.clamp(min=0).sum(1), torch.ones(9))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import attrs
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 

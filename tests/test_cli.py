@@ -323,3 +323,73 @@ def test_kill_9_at_several_moments(tmp_path):
         assert (killed / "experts" / path.name).read_bytes() == path.read_bytes()
     assert tiny.measured(killed) == tiny.measured(whole)
     assert not list(killed.rglob("*.part"))
+
+
+PARTS = """
+import attrs
+import torch
+import exml
+
+@exml.models.register("{name}-net")
+def net(channels=1, classes=2, image_size=8):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(channels * image_size**2, classes))
+
+@exml.component(kind="{name}-scale")
+@attrs.frozen
+class Scale:
+    factor: float = 2.0
+
+    def __call__(self, logits, known, /):
+        return self.factor * logits
+"""
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch, request):
+    """The name of a module in the current folder, and of what it registers."""
+    name = "parts_" + re.sub(r"\W", "_", request.node.name)
+    (tmp_path / f"{name}.py").write_text(PARTS.format(name=name))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield name
+    sys.modules.pop(name, None)
+
+
+def own_strategy(path, kind, imports=None):
+    plain = tiny.strategy().to_dict()
+    plain["normalizer"] = {"kind": f"{kind}-scale", "factor": 0.5}
+    path.write_text(json.dumps(plain if imports is None else {"imports": imports, **plain}))
+
+
+@pytest.mark.parametrize("option", ["--import NAME", "--import=NAME", "--import NAME.py", "imports", "imports file"])
+def test_own_parts_run_from_the_command_line(option, tmp_path, parts, capsys):
+    imports = {"imports": [parts], "imports file": [f"{parts}.py"]}.get(option)
+    own_strategy(tmp_path / "mine.yaml", parts, imports)
+    given = [] if imports else option.replace("NAME", parts).split()
+    code, _, err = call(capsys, "run", "tiny-nc", "--strategy", tmp_path / "mine.yaml", "--out", tmp_path / "a", *given)
+    assert (code, err) == (0, "")
+    assert f"{parts}-net" in exml.models.names()
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [("nonesuch_parts", "to import the module nonesuch_parts"), ("", "a module after --import"), ("bad.py", "ZeroDiv")],
+)
+def test_a_module_that_cannot_be_imported_is_one_error(module, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "bad.py").write_text("1 / 0")
+    code, out, err = call(capsys, "scenarios", *(["--import", module] if module else ["--import"]))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_only_ones_own_file_imports(tmp_path, parts):
+    own_strategy(tmp_path / "mine.yaml", parts, [parts])
+    with pytest.raises(exml.ExmlError, match="imports"):
+        exml.Strategy.from_yaml((tmp_path / "mine.yaml").read_text())
+    assert parts not in sys.modules
+    own_strategy(tmp_path / "mine.yaml", parts, parts)
+    with pytest.raises(exml.ExmlError, match="a list"):
+        exml.Strategy.load(tmp_path / "mine.yaml")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 
-from exml.core.errors import LONGEST, ExmlError, RankError, printable, shortened
+from exml.core.errors import LONGEST, ExmlError, RankError, SettingError, printable, shortened
+from exml.core.imports import import_all
 
 COMMANDS = {
     "learn": ("exml.cli.learn:learn", "Learn one student from a folder of other people's classifiers."),
@@ -23,6 +24,13 @@ COMMANDS = {
     "scenarios": ("exml.cli.lists:list_scenarios", "List the scenarios."),
 }
 
+IMPORT = "--import"
+HELP = """Learn one model from a stream of other people's trained models, without their data.
+
+Every command takes --import MODULE, also several times: a Python module, from the current folder too, or a .py file. It
+is imported first, which runs its code; the architectures, scenarios and components that it registers then have names.
+"""
+
 
 def _version() -> None:
     from importlib.metadata import version
@@ -32,7 +40,7 @@ def _version() -> None:
 
 app = App(
     name="exml",
-    help="Learn one model from a stream of other people's trained models, without their data.",
+    help=HELP,
     version_flags=(),
     help_format="plaintext",  # importing Markdown takes a tenth of a second
     default_parameter=Parameter(negative=()),
@@ -60,7 +68,9 @@ def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        command, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
+        left, modules = _imports(sys.argv[1:] if arguments is None else arguments)
+        import_all(modules, IMPORT)
+        command, bound, _ = app.parse_args(left, print_error=False, exit_on_error=False)
         code = command(*bound.args, **bound.kwargs)
     except RankError as error:
         return 1 if error.reported else _fail(f"error: {error}", 1)
@@ -71,6 +81,23 @@ def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return _fail(f"interrupted{interrupt}", 130)
     return code or 0
+
+
+def _imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without ``--import MODULE`` or ``--import=MODULE``, and these modules."""
+    left, modules = list[str](), list[str]()
+    given = iter(arguments)
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            left += [argument, *given]
+        elif name != IMPORT:
+            left.append(argument)
+        else:
+            modules.append(value if equals else next(given, ""))
+    if not all(modules):
+        raise SettingError(expected="a module after --import", got="none", remedy="name a Python module or file")
+    return left, modules
 
 
 def _fail(message: str, code: int) -> int:

@@ -38,6 +38,7 @@ class QueryModule(nn.Module):
         self.register_buffer("place", torch.empty(0), persistent=False)  # moves with the module
 
     def forward(self, images: Images) -> Tensor:
+        """Logits ``(batch, units)`` of images in pixel units, which are clamped to [0, 1]."""
         parts = images.detach().float().clamp(0, 1).cpu().split(self._batch_size)
         columns = torch.from_numpy(np.concatenate([self._call(part.numpy()) for part in parts]))
         if self._output == "probabilities":

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from exml.core.admission import guarded
 from exml.core.errors import ExpertError
-from exml.core.files import MEGABYTE, read_bytes
+from exml.core.files import MEGABYTE, open_file, read_bytes
 from exml.core.outputs import logits_of
 from exml.core.plain import parse_json
 from exml.core.shapes import Images
@@ -35,7 +35,7 @@ def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
     outputs; TorchScript has neither.
     """
     try:
-        with zipfile.ZipFile(entry.path) as archive:
+        with open_file(entry.path, contained=True) as file, zipfile.ZipFile(file) as archive:
             facts = facts_of(_text(archive, "/extra/exml.json") or {})
             shape, units = _signature(_text(archive, "/models/model.json"))
     except (OSError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, RuntimeError) as error:
@@ -82,13 +82,16 @@ class Program(nn.Module):
         return self
 
     def forward(self, images: Images) -> Tensor:
+        """Logits ``(batch, units)`` of a batch of any size."""
         if self.batch is None:
-            return logits_of(self.graph(images))
+            return self._logits(images)
         count, size = len(images), self.batch
         if count % size:
             images = torch.cat((images, images[-1:].expand(size - count % size, *images.shape[1:])))
-        parts = images.unflatten(0, (-1, size))
-        return torch.vmap(lambda part: logits_of(self.graph(part)))(parts).flatten(0, 1)[:count]
+        return torch.vmap(self._logits)(images.unflatten(0, (-1, size))).flatten(0, 1)[:count]
+
+    def _logits(self, images: Images) -> Tensor:
+        return logits_of(self.graph(images))
 
 
 def program_of(graph: fx.GraphModule, image_shape: tuple[int, int, int], batch: int | None, /) -> Program:

@@ -99,6 +99,7 @@ class Classifier(nn.Module):
         self.model, self.flip = model, flip
 
     def forward(self, images: Images) -> Tensor:
+        """Logits ``(batch, units)``."""
         return self.model(images.flip(1) if self.flip else images, return_dict=True).logits
 
 
@@ -109,8 +110,8 @@ def _config(entry: Entry) -> dict[str, Any]:
     try:
         config = read_json(entry.path / _CONFIG, _LIMIT, contained=True)
         if not isinstance(config, dict):
-            raise ValueError(f"a {type(config).__name__}")
-    except (OSError, ValueError) as error:
+            raise TypeError(f"a {type(config).__name__}")
+    except (OSError, ValueError, TypeError) as error:
         fault(entry.path / _CONFIG, error, "a configuration", "get the folder again")
     for name in _EXECUTED:
         if config.get(name):
@@ -197,7 +198,8 @@ def _of_channels(values: Sequence[float] | None, channels: int) -> Sequence[floa
 def _timm_facts(config: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     """The number of outputs, and the fields of a card, of a folder of timm."""
     about = _pretrained_cfg(config)
-    units, names, texts = about["num_classes"], about.get("label_names"), about.get("label_descriptions")
+    units = (config.get("model_args") or {}).get("num_classes", about["num_classes"])
+    names, texts = about.get("label_names"), about.get("label_descriptions")
     if isinstance(names, Mapping):
         names = [names.get(str(unit), str(unit)) for unit in range(units)]
     if names and isinstance(texts, Mapping) and all(re.fullmatch(r"n\d{8}", name) for name in names):  # of WordNet
@@ -208,7 +210,7 @@ def _timm_facts(config: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 def _pretrained_cfg(config: Mapping[str, Any]) -> dict[str, Any]:
-    """timm's description of the weights; older folders have it in the configuration itself."""
+    """Timm's description of the weights; older folders have it in the configuration itself."""
     root = {name: value for name, value in config.items() if name not in ("pretrained_cfg", "model_args")}
     return {**(config.get("pretrained_cfg") or {}), **root}
 
@@ -237,10 +239,8 @@ def _transformers_module(entry: Entry, config: Mapping[str, Any], weights: State
             model, info = kind.from_pretrained(None, config=made, state_dict=weights, output_loading_info=True)
     except (ExmlError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         _misfit("transformers", error)
-    kinds = ("missing", "mismatched", "unexpected")
-    listed = [
-        f"{len(names)} {kind}, such as {min(map(str, names))}" for kind in kinds if (names := info[f"{kind}_keys"])
-    ]
+    faults = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "mismatched", "unexpected")}
+    listed = [f"{len(names)} {kind}, such as {names[0]}" for kind, names in faults.items() if names]
     if listed:
         remedy = "get the folder again: its files do not belong together"
         got = f"tensors that differ: {'; '.join(listed)}"

@@ -198,7 +198,7 @@ def _arranged(graph: fx.GraphModule, outputs: list[str], layout: _Layout) -> fx.
     if layout.channels_last:
         with graph.graph.inserting_after(images):
             moved = graph.graph.call_method("permute", (images, 0, 2, 3, 1))
-        images.replace_all_uses_with(moved, delete_user_cb=lambda user: user is not moved)
+        images.replace_all_uses_with(moved, delete_user_cb=moved.__ne__)
     *_, last = graph.graph.nodes
     if isinstance(last.args[0], tuple | list):
         last.args = (last.args[0][outputs.index(layout.output)],)

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 

@@ -10,8 +10,9 @@ import attrs
 import yaml
 
 from exml import augmentation, buffers, calibrations, combiners, generators, losses, normalizers, priors, scenarios
-from exml.core.errors import StrategyError
+from exml.core.errors import ConfigError, StrategyError
 from exml.core.files import read_yaml, write_text
+from exml.core.imports import import_all
 from exml.core.plain import parse_yaml
 from exml.core.registry import ROLES, component, misfit
 from exml.core.serialization import OMIT_DEFAULT, from_plain, to_plain
@@ -106,8 +107,22 @@ class Strategy:
 
     @classmethod
     def load(cls, path: Path | str) -> Strategy:
-        """Read a strategy from a YAML or JSON file of at most 1 MB; a ConfigError names the file."""
-        return from_plain(read_yaml(Path(path), "a strategy"), cls)
+        """Read a strategy from a YAML or JSON file of at most 1 MB; a ConfigError names the file.
+
+        The file may have ``imports``: a list of Python modules, or paths of files relative to its folder, that register
+        components. They are imported first, which executes their code. :meth:`from_yaml` imports nothing.
+        """
+        path = Path(path)
+        plain = read_yaml(path, "a strategy")
+        if isinstance(plain, dict) and "imports" in plain:
+            names = plain.pop("imports")
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                remedy = "write [my_parts]"
+                raise ConfigError("imports", expected=f"a list of modules in {path}", got=repr(names), remedy=remedy)
+            import_all(
+                [str(path.parent / name) if name.endswith(".py") else name for name in names], f"{path}: imports"
+            )
+        return from_plain(plain, cls)
 
 
 def misplaced(parts: dict[str, Any]) -> list[str]:

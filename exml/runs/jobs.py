@@ -17,6 +17,7 @@ import torch
 
 from exml.core.errors import ExmlError, SettingError
 from exml.core.files import write_text
+from exml.core.imports import import_all, imported
 from exml.core.registry import component
 from exml.core.validators import in_range, positive_int
 from exml.engine import keep_freed_memory
@@ -57,11 +58,13 @@ class Job:
         name: unique among the jobs of an executor.
         call: picklable; called with a function to report the steps done and the total.
         log: file for everything that the job prints in a process of its own.
+        imports: modules that such a process imports first; by default those that this process has imported.
     """
 
     name: str
     call: Callable[[Report], object]
     log: Path
+    imports: tuple[str, ...] = attrs.field(factory=imported)
 
     @property
     def progress(self) -> Path:
@@ -164,6 +167,7 @@ def perform(job: Job, report: Report) -> Failure | None:
 def perform_in_worker(job: Job, threads: int) -> Failure | None:
     """Call a job in a process that carries out nothing else; its output goes to its log."""
     with _printing_into(job.log):
+        import_all(job.imports)
         torch.set_num_threads(threads)
         keep_freed_memory()
         return perform(job, lambda done, total: write_text(job.progress, f"{done} {total}"))

@@ -226,9 +226,9 @@ def test_descriptions_replace_names_of_wordnet(tmp_path):
         ({"architecture": "nonesuch"}, "a model of timm"),
         ({"model_args": {"checkpoint_path": "other.pth"}}, "settings that load other files"),
         ({"model_args": {"nonesuch": 1}}, "a classifier of timm that the weights fit"),
-        ({"num_classes": 4, "label_names": None}, "a classifier of timm that the weights fit"),
-        ({"num_classes": None}, "a configuration of an image classifier"),
-        ({"num_classes": 4}, "4 outputs"),
+        ({"model_args": {"num_classes": 4}, "label_names": None}, "a classifier of timm that the weights fit"),
+        ({"pretrained_cfg": {}}, "a configuration of an image classifier"),
+        ({"label_names": ["a", "b"]}, "3 outputs"),
     ],
 )
 def test_a_faulty_folder_of_timm_is_one_error(changes, message, tmp_path):

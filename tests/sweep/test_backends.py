@@ -14,6 +14,7 @@ import cloudpickle
 import pytest
 
 from exml.core.errors import NonFiniteError, SettingError
+from exml.core.imports import import_all
 from exml.core.registry import class_of
 from exml.learning.events import JobProgress
 from exml.runs import (
@@ -26,7 +27,7 @@ from exml.runs import (
     executors,
     sweep,
 )
-from exml.runs.sweep import Choice, Sweep, import_all
+from exml.runs.sweep import Choice, Sweep
 from tests import tiny
 from tests.sweep.test_sweep_run import table
 

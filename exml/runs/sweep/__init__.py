@@ -8,7 +8,7 @@ below.
 from exml.runs.sweep.plan import Plan, PlannedRun, Status, plan, plan_line, plan_table, sweep_forecast
 from exml.runs.sweep.results import Group, Row, SweepResult, comparison_figure, sweep_table
 from exml.runs.sweep.run import carry_out, job_of, require_usable, run
-from exml.runs.sweep.sweep import Choice, Sweep, import_all
+from exml.runs.sweep.sweep import Choice, Sweep
 
 __all__ = [
     "Choice",
@@ -21,7 +21,6 @@ __all__ = [
     "SweepResult",
     "carry_out",
     "comparison_figure",
-    "import_all",
     "job_of",
     "plan",
     "plan_line",

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from exml import scenarios
 from exml.core.errors import CheckpointError, ExmlError, SettingError
+from exml.core.imports import import_all
 from exml.core.records import read_record
 from exml.learning.strategy import Strategy
 from exml.recipes import for_scenario
@@ -25,7 +26,7 @@ from exml.runs.forecast import duration
 from exml.runs.record import RECORD, Record, read_result
 from exml.runs.run import TAKEN, forecasts
 from exml.runs.sources import ScenarioExperts
-from exml.runs.sweep.sweep import Choice, Sweep, import_all, is_file
+from exml.runs.sweep.sweep import Choice, Sweep, is_file
 
 Status: TypeAlias = Literal["new", "begun", "failed", "done"]
 """Status of a run: ``"begun"`` was stopped before its end, ``"failed"`` ended with an error."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from exml.core.errors import CheckpointError
 from exml.core.files import write_text
+from exml.core.imports import import_all
 from exml.learning import events
 from exml.learning.events import Event, JobProgress, Observer
 from exml.learning.strategy import Strategy
@@ -21,7 +22,7 @@ from exml.runs.run import run as run_scenario
 from exml.runs.sources import ScenarioExperts
 from exml.runs.sweep.plan import PlannedRun, failure_file, plan
 from exml.runs.sweep.results import Row, SweepResult, comparison_figure, gather
-from exml.runs.sweep.sweep import Sweep, import_all
+from exml.runs.sweep.sweep import Sweep
 
 
 def run(

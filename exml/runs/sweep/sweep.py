@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +11,7 @@ import attrs
 import torch
 import yaml
 
-from exml.core.errors import ConfigError, SettingError
+from exml.core.errors import SettingError
 from exml.core.execution import Execution
 from exml.core.files import read_yaml, write_text
 from exml.core.registry import component
@@ -129,32 +127,3 @@ class Sweep:
 def is_file(name: str) -> bool:
     """Whether the name of a strategy or module is the path of a file."""
     return name.endswith((".yaml", ".yml", ".json", ".py")) or os.sep in name
-
-
-def import_all(names: Sequence[str]) -> None:
-    """Import modules by name, and files by path, unless they have been imported before.
-
-    Raises:
-        ConfigError: an import failed.
-    """
-    for place, name in enumerate(names):
-        try:
-            _import_file(Path(name).resolve()) if name.endswith(".py") else importlib.import_module(name)
-        except Exception as error:  # a module may raise anything
-            raise ConfigError(
-                f"imports[{place}]",
-                expected=f"to import the module {name}",
-                got=f"{type(error).__name__}: {error}",
-                remedy="correct the module or its name",
-            ) from error
-
-
-def _import_file(path: Path) -> None:
-    if getattr(sys.modules.get(path.stem), "__file__", None) != str(path):
-        sys.modules.pop(path.stem, None)
-        importlib.invalidate_caches()
-        sys.path.insert(0, str(path.parent))
-        try:
-            importlib.import_module(path.stem)
-        finally:
-            sys.path.remove(str(path.parent))

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -1030,7 +1031,7 @@ def test_a_budget_scales_the_strategy(folder, tmp_path, capsys, monkeypatch):
     long = quick(training=Training(iterations=100, batch_size=4, learning_rate=0.003))
     long.save(tmp_path / "s.yaml")
     monkeypatch.setattr(
-        "exml.runs.run.forecast", lambda strategy, *_, **__: Forecast(0.0, strategy.training.iterations)
+        sys.modules["exml.runs.run"], "forecast", lambda strategy, *_, **__: Forecast(0.0, strategy.training.iterations)
     )
     command = ["learn", folder, "--strategy", tmp_path / "s.yaml", "--out", tmp_path / "out", "--budget", 1]
     code, out, _ = call(capsys, *command)

@@ -127,7 +127,8 @@ def run(
             observe(event)
 
     on_wait = partial(observer, WaitingForProcess(out)) if resume else None
-    with RunFolder(out, request, environment(own, settings.execution, ranks), on_wait, ranks) as folder:
+    labels = None if request.student is None else opened.labels
+    with RunFolder(out, request, environment(own, settings.execution, ranks), on_wait, ranks, labels) as folder:
         if changed := folder.changed() if ranks.leader else []:
             names = shortened(", ".join(changed), 300)
             message = (

@@ -28,7 +28,7 @@ from exml.runs.student_plan import architecture_of
 from exml.runs.table import forecast_lines, plan_lines
 
 Folder = Annotated[Path, Parameter(allow_leading_hyphen=False)]
-Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
+Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)]
 
 
 @Parameter(name="*")

@@ -106,7 +106,7 @@ class Student:
     def evaluate(
         self, images: Path | str | Samples, experts: Sequence[Expert | Path | str] = (), *, ignore_unknown: bool = False
     ) -> Assessment:
-        """Accuracy on labeled images, and that of experts and their ensembles; :func:`assess` documents it."""
+        """Accuracy on labeled images, and that of experts and their ensembles; :func:`exml.runs.assess` documents it."""
         return assess(self.expert, images, experts, ignore_unknown=ignore_unknown)
 
     def save(self, folder: Path | str) -> Path:

@@ -171,11 +171,15 @@ def main() -> None:
     page = next(page for page in PAGES if RESULT in page.results)
     found |= {"tested": {}, "chosen": {}}
     for part, seeds, split in (("chosen", arguments.seeds[:1], "validation"), ("tested", arguments.seeds[1:], "test")):
+        pooled: list[dict[str, Any]] = []
         for name in STREAMS:
             cases = [(name, seed, kind, budget) for seed in seeds for budget in arguments.budgets for kind in RECIPES]
             rows = [measured(*case, arguments.work) for case in cases]
+            pooled += rows
             found[part][name] = {"what": STREAMS[name], **ranked(rows, split)}
             page.record(RESULT, found)
+        found[part]["pooled"] = {"what": "all of them together", **ranked(pooled, split)}
+        page.record(RESULT, found)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def agreement(found: Found, conditions: str) -> list[str]:
         ]
         what = "the test images" if part == "tested" else "validation images, with which the figure was chosen"
         lines += [*table(("experts|", "n", f"accuracy on {what}, %", *names.values()), cells), ""]
-    tested = [row["warnings"] for row in found["tested"].values()]
+    tested = [row["warnings"] for name, row in found["tested"].items() if name != "pooled"]
     keys = "worse", "worse_warned", "others", "others_warned"
     worse, warned, others, wrong = (sum(row[key] for row in tested) for key in keys)
     budgets = " and ".join(f"{100 * budget:g} %" for budget in found["budgets"])

@@ -1,4 +1,4 @@
-"""A long stream of tiny experts through ``exml run --stream``: memory and time per expert, and resumption after kills.
+"""A long stream of tiny experts through ``exml learn``: memory and time per expert, and resumption after kills.
 
     uv run python benchmarks/long_stream.py --work runs/long_stream      # about fifteen minutes on one core
 
@@ -87,12 +87,12 @@ def make_experts(folder: Path, count: int) -> None:
 
 def command(work: Path, buffer: str, out: str, count: int) -> list[str]:
     plan, folder = work / f"{buffer}.yaml", work / f"experts-{count}"
-    arguments = ["run", "--stream", folder, "--out", work / out, "--strategy", plan, "--checkpoint-every", "5"]
+    arguments = ["learn", folder, "--out", work / out, "--strategy", plan, "--checkpoint-every", "5"]
     return [sys.executable, "-m", "exml", *map(str, arguments), "--quiet"]
 
 
 class Watched:
-    """A process of ``exml run --stream``, and its memory after each expert."""
+    """A process of ``exml learn``, and its memory after each expert."""
 
     def __init__(self, arguments: Sequence[str], ledger: Path) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -178,7 +178,7 @@ def killed(work: Path, buffer: str, count: int, kills: int, seed: int) -> dict[s
             time.sleep(0.002)
         code = watched.process.wait()
         assert code == (0 if moment is None else -9), code
-    names = ("student.safetensors", "student.json")
+    names = ("model.safetensors", "config.json")
     same = all((work / out / name).read_bytes() == (work / buffer / name).read_bytes() for name in names)
     return {"kills": len(at), "after_experts": at, "same_student": same}
 

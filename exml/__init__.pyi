@@ -1,6 +1,7 @@
 from . import augmentation as augmentation
 from . import baselines as baselines
 from . import buffers as buffers
+from . import calibrations as calibrations
 from . import combiners as combiners
 from . import datasets as datasets
 from . import distributed as distributed
@@ -28,6 +29,7 @@ from .experts.stream import ExpertStream as ExpertStream
 from .learning.builder import StrategyBuilder as StrategyBuilder
 from .learning.learner import Learner as Learner
 from .learning.strategy import Strategy as Strategy
+from .runs.learn import learn as learn
 from .runs.student import Student as Student
 
 __version__: str

@@ -158,6 +158,21 @@ class Normalizer(Protocol):
         ...
 
 
+@role("calibration")
+@runtime_checkable
+class Calibration(Protocol):
+    """Puts the logits of experts that have nothing in common on one scale, before a student learns from them."""
+
+    def __call__(self, expert: Expert, seed: int, /) -> Expert:
+        """The expert with calibrated logits, a function of the expert and the seed alone.
+
+        It has the same classes, outputs and images. Calibrated logits are finite, depend on the image alone, and keep
+        the order of those of the expert's own classes. The expert itself keeps its weights, its mode, its gradient
+        flags and its hooks; the calibrated one may share its weights.
+        """
+        ...
+
+
 @role("combiner")
 @runtime_checkable
 class Combiner(Protocol):

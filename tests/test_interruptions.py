@@ -159,13 +159,14 @@ def test_a_damaged_file_is_restored_or_refused(states, tmp_path, state):
 def test_kill_9_at_random_moments(tmp_path, kind):
     training = Training(iterations=20, batch_size=8, learning_rate=0.003, optimizer="adam")
     tiny.inversion(training=training).save(tmp_path / "one.yaml")
-    experts = ["--stream", str(test_stream_run.fill(tmp_path / "experts"))] if kind == "stream" else ["tiny-nc"]
+    stream = ["learn", str(test_stream_run.fill(tmp_path / "experts"))]
+    command = stream if kind == "stream" else ["run", "tiny-nc"]
     options = ["--strategy", str(tmp_path / "one.yaml"), "--checkpoint-every", "4", "--quiet"]
     nursery, draws, kills, place = Nursery(), random.Random(kind), 0, 0
 
     def start(out):
         resume = ["--resume"] if (out / "run.json").exists() else []
-        nursery.start(["run", *experts, "--out", str(out), *options, *resume])
+        nursery.start([*command, "--out", str(out), *options, *resume])
 
     with closing(nursery):
         begun = time.monotonic()

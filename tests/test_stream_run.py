@@ -22,7 +22,9 @@ from exml.core.errors import (
     CheckpointError,
     ExmlWarning,
     ExpertError,
+    FolderError,
     NonFiniteError,
+    PlanError,
     SettingError,
     ShapeError,
     StreamError,
@@ -31,11 +33,12 @@ from exml.core.errors import (
 from exml.core.ranks import ALONE
 from exml.core.rng import global_seed
 from exml.engine import Training
-from exml.experts import Expert, load_expert, read_cards, save_expert
+from exml.experts import Expert, LabelPlan, load_expert, read_cards, save_expert
 from exml.learning import Stop, events
 from exml.models import ConvNet
-from exml.runs import FolderExperts, ProgressDisplay, RunSettings
+from exml.runs import FolderExperts, LabelChoices, ProgressDisplay, RunSettings
 from exml.runs.folder_watcher import FolderWatcher, Refused
+from exml.runs.forecast import Forecast
 from exml.runs.stream_log import StreamLog
 from exml.testing import run_on_ranks
 from tests import tiny
@@ -88,7 +91,7 @@ def whole(tmp_path_factory):
 
 def run_stream(folder, strategy, out, *, resume=False, stop=None, observers=(), ranks=ALONE, **options):
     """A run over a folder with one strategy; returns its row."""
-    given = {name: options.pop(name) for name in ("follow", "poll", "student", "classes") if name in options}
+    given = {name: options.pop(name) for name in ("follow", "poll", "student", "labels", "trust") if name in options}
     settings = RunSettings(**options)
     more = {"resume": resume, "stop": stop, "observers": observers, "ranks": ranks}
     result = exml.runs.run(FolderExperts(folder, **given), {"one": strategy}, out, settings=settings, **more)
@@ -107,8 +110,11 @@ def entries(out, event):
     return [entry for entry in map(json.loads, lines) if entry["event"] == event]
 
 
+STUDENT = ("model.safetensors", "config.json", "preprocessor_config.json", "README.md")
+
+
 def student(out):
-    return (out / "student.safetensors").read_bytes(), (out / "student.json").read_bytes()
+    return [(out / name).read_bytes() for name in STUDENT]
 
 
 def quick(**changes):
@@ -131,24 +137,28 @@ def test_the_files_of_a_run(folder, tmp_path):
     assert exml.runs.Result.load(out / "result.json").environments[0].device == "cpu"
     assert tiny.files_of(out) == {
         ".lock",
+        "README.md",
         "checkpoint/checkpoint.json",
         "checkpoint/history.jsonl",
         "checkpoint/memory-*.safetensors",
         "checkpoint/state-*.safetensors",
+        "config.json",
+        "model.safetensors",
+        "plan.yaml",
+        "preprocessor_config.json",
         "result.json",
         "run.json",
         "samples.png",
         "stream.jsonl",
-        "student.json",
-        "student.safetensors",
     }
     assert (out / "samples.png").read_bytes().startswith(b"\x89PNG")
-    found = load_expert(out / "student.json")
+    found = load_expert(out)
     assert (found.classes, found.outputs) == (tuple(range(CLASSES)), tuple(range(CLASSES)))
     assert (found.mean, found.std, found.image_shape) == ((0.2,), (0.4,), (1, 4, 4))
-    card = json.loads((out / "student.json").read_text())
-    assert card["training"]["experts"] == COUNT
-    assert exml.Strategy.from_dict(card["training"]["strategy"]) == quick()
+    made = exml.Student.load(out).provenance
+    assert [entry["name"] for entry in made["experts"]] == [f"expert {index}" for index in range(COUNT)]
+    assert exml.Strategy.from_dict(made["strategy"]) == quick()
+    assert LabelPlan.from_yaml((out / "plan.yaml").read_text()).outputs == CLASSES
 
     begun, over = entries(out, "begun"), entries(out, "learned")
     assert [entry["file"] for entry in begun] == [f"e{index}" for index in range(COUNT)] == learned(out)
@@ -165,7 +175,7 @@ def test_the_student_is_that_of_a_learner(folder, whole):
     architecture = json.loads((whole / "run.json").read_text())["request"]["student"]["architecture"]
     settings = {"channels": 1, "classes": CLASSES, "image_size": 4, "widths": [2], "batch_norm": True}
     assert architecture == {"name": "conv-net", "settings": settings}
-    ours = load_expert(whole / "student.json").module
+    ours = load_expert(whole).module
     with global_seed(0, "initialisation", "student"):
         module = ConvNet(1, CLASSES, 4, widths=(2,))
     learner = exml.Learner(inversion(), exml.models.Normalized(module, (0.2,), (0.4,)))
@@ -177,20 +187,21 @@ def test_the_student_is_that_of_a_learner(folder, whole):
 @pytest.mark.parametrize(
     ("settings", "outputs", "made"),
     [
-        ({"classes": 9}, 9, "conv-net"),
         ({"student": {"name": "conv-net", "settings": {"widths": [3, 3]}}}, CLASSES, "conv-net"),
-        ({"student": {"name": "conv-net", "settings": {"batch_norm": False}}, "classes": 7}, 7, "conv-net"),
+        ({"student": {"name": "lenet5", "settings": {}}, "labels": LabelChoices(image_shape=(3, 16, 16))}, 5, "lenet5"),
     ],
 )
 def test_another_student(folder, tmp_path, settings, outputs, made):
     run_stream(folder, quick(), tmp_path / "out", **settings)
-    found = load_expert(tmp_path / "out" / "student.json")
-    card = json.loads((tmp_path / "out" / "student.json").read_text())
-    assert (len(found.outputs), card["architecture"]["name"]) == (outputs, made)
-    for name, value in settings.get("student", {"settings": {}})["settings"].items():
-        assert card["architecture"]["settings"][name] == value
+    found = load_expert(tmp_path / "out")
+    architecture = exml.models.describe(found.module)
+    assert (len(found.outputs), architecture["name"]) == (outputs, made)
+    for name, value in settings["student"]["settings"].items():
+        assert architecture["settings"][name] == value
     with pytest.raises(CheckpointError, match="student"):
-        run_stream(folder, quick(), tmp_path / "out", resume=True, classes=11)
+        run_stream(folder, quick(), tmp_path / "out", resume=True, student={"name": "resnet18", "settings": {}})
+    with pytest.raises(CheckpointError, match="label_choices"):
+        run_stream(folder, quick(), tmp_path / "out", resume=True, labels=LabelChoices(drop={"e0": ["1"]}))
 
 
 def widen(folder, name="e3", **changes):
@@ -198,12 +209,18 @@ def widen(folder, name="e3", **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def spoil_two(folder):
+    (folder / "e1.json").write_text("{")
+    (folder / "e3.safetensors").write_bytes(b"cut")
+
+
+OTHER = LabelPlan((1, 4, 4), {"x": {"0": "0"}})
+
+
 @pytest.mark.parametrize(
     ("spoil", "settings", "error", "words"),
     [
-        (lambda folder: make(folder, 3, size=8), {}, ShapeError, r"images \(1, 4, 4\).*e3.json.*\(1, 8, 8\)"),
-        (lambda folder: make(folder, 3, classes=(1, 8)), {"classes": 6}, ExpertError, r"e3.json.*--classes 9"),
-        (lambda folder: widen(folder, architecture=None), {}, ExpertError, "e3.json.*null"),
+        (lambda folder: widen(folder, image_shape=[2, 4, 4]), {}, PlanError, "(?s)gray and color"),
         (lambda folder: widen(folder, architecture={"name": "x", "settings": {}}), {}, ExpertError, "e3.json.*'x'"),
         (lambda folder: (folder / "e3.safetensors").unlink(), {}, ExpertError, "e3.safetensors"),
         (lambda folder: (folder / "e3.json").write_text("{"), {}, ExpertError, "e3.json"),
@@ -214,7 +231,10 @@ def widen(folder, name="e3", **changes):
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"depth": 3}}}, SettingError, "depth"),
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"classes": 3}}}, ShapeError, "5 outputs"),
         (lambda _: None, {"student": {"name": "conv-net", "settings": {"channels": 3}}}, ShapeError, "student that"),
-        (lambda _: None, {"classes": 0}, SettingError, ">= 1 and <= 131072"),
+        (lambda _: None, {"labels": LabelChoices(drop={"e9": ["1"]})}, PlanError, "no expert 'e9'"),
+        (lambda _: None, {"labels": LabelChoices(plan=OTHER)}, SettingError, "lists 'x'"),
+        (lambda _: None, {"student": {"name": "conv-net", "settings": {"image_size": 32}}}, ShapeError, "student that"),
+        (spoil_two, {}, FolderError, "(?s)e1.*e3"),
         (lambda _: None, {"strategy": tiny.replay("digits-nc")}, SettingError, "learns without the data"),
         (lambda _: None, {"seed": -1}, SettingError, "seed"),
         (lambda _: None, {"poll": 0.0}, SettingError, "poll"),
@@ -229,10 +249,16 @@ def test_bad_input_is_refused_before_any_work(folder, tmp_path, spoil, settings,
     assert not (tmp_path / "out").exists()
 
 
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize(
     ("spoil", "error"),
     [
-        (lambda folder: (folder / "e2.safetensors").write_bytes(b"cut"), ExpertError),
+        (lambda folder: flip(folder / "e2.safetensors"), ExpertError),
         (lambda folder: make(folder, 2, spoil=float("nan")), NonFiniteError),
     ],
 )
@@ -242,7 +268,7 @@ def test_weights_are_read_when_their_turn_comes(folder, tmp_path, whole, spoil, 
     with pytest.raises(error):
         run_stream(folder, inversion(), out)
     assert learned(out) == ["e0", "e1"]
-    assert load_expert(out / "student.json").classes == (0, 1, 2)
+    assert load_expert(out).classes == (0, 1, 2)
     make(folder, 2)
     assert run_stream(folder, inversion(), out, resume=True).experiences == COUNT
     assert student(out) == student(whole)
@@ -259,9 +285,9 @@ def test_experts_that_were_learned_are_not_needed_again(folder, tmp_path):
     make(folder, COUNT)
     assert run_stream(folder, quick(), out, resume=True).experiences == COUNT + 2
     assert learned(out) == [f"e{index}" for index in range(COUNT + 2)]
-    make(folder, 8, classes=(3, 9))
-    with pytest.raises(ExpertError, match="e8"):
-        run_stream(folder, quick(), out, resume=True)
+    make(folder, 8, classes=(3, 9))  # the head grows
+    assert run_stream(folder, quick(), out, resume=True).classes == (*range(CLASSES), 9)
+    assert len(load_expert(out).outputs) == 10
 
 
 def test_a_strategy_is_chosen_once_from_the_profile_of_all_experts_and_the_student(folder, tmp_path):
@@ -411,7 +437,7 @@ def test_kill_9_and_signals_in_a_followed_folder(folder, tmp_path, whole):
     inversion().save(tmp_path / "one.yaml")
     out, nursery = tmp_path / "out", Nursery()
     options = ["--strategy", tmp_path / "one.yaml", "--checkpoint-every", 2, "--quiet", "--follow"]
-    command = list(map(str, ["run", "--stream", folder, "--out", out, *options]))
+    command = list(map(str, ["learn", folder, "--out", out, *options]))
 
     def end(number, condition):
         """Run or resume until a condition holds, then send a signal; returns the exit code."""
@@ -476,12 +502,12 @@ class Following:
 
 def test_experts_are_learned_as_they_arrive(tmp_path):
     folder, out = tmp_path / "experts", tmp_path / "out"
-    with Following(folder, out, classes=CLASSES) as run:
+    with Following(folder, out) as run:
         run.until(lambda: True)
         assert not out.exists()  # there is no folder yet
         make(folder, 4)
         run.until(lambda: count(out) == 1)
-        assert load_expert(out / "student.json").classes == (0, 4)
+        assert load_expert(out).classes == (0, 4)
         make(folder, 2)
         run.until(lambda: count(out) == 2)
         make(folder, 1)
@@ -498,7 +524,7 @@ def test_experts_are_learned_as_they_arrive(tmp_path):
     other = tmp_path / "other"
     for order, name in enumerate(learned(out)):
         make(other, int(name[1:]), order=order)
-    run_stream(other, quick(), tmp_path / "at once", classes=CLASSES)
+    run_stream(other, quick(), tmp_path / "at once")
     assert student(tmp_path / "at once")[0] == student(out)[0]
 
 
@@ -507,13 +533,13 @@ def test_experts_in_the_folder_come_by_order_and_then_by_name(tmp_path):
     for index, order in enumerate([None, 5, None, 2]):
         make(folder, index, order=order, name=f"e{12 - index}")
     stop = Stop()
-    watcher = FolderWatcher(folder, (), None, stop, POLL)
+    watcher = FolderWatcher(folder, (), None, stop, poll=POLL)
     assert [next(watcher).path.stem for _ in range(4)] == ["e9", "e11", "e10", "e12"]
     make(folder, 4, name="e1")
     assert next(watcher).path.stem == "e1"
     stop.ask()
     assert next(watcher, None) is None
-    again = FolderWatcher(folder, ["e9", "e12"], "e1", Stop(), POLL)
+    again = FolderWatcher(folder, ["e9", "e12"], "e1", Stop(), poll=POLL)
     assert [next(again).path.stem for _ in range(3)] == ["e1", "e11", "e10"]
 
 
@@ -523,7 +549,7 @@ def test_a_run_waits_for_incomplete_pairs(tmp_path):
     make(folder, 0)
     make(away, 1)
     weights = (away / "e1.safetensors").read_bytes()
-    with Following(folder, out, classes=CLASSES, poll=0.2) as run:
+    with Following(folder, out, poll=0.2) as run:
         run.until(lambda: count(out) == 1)
         (folder / "e1.safetensors").write_bytes(weights[:100])
         time.sleep(0.3)
@@ -541,7 +567,7 @@ def test_without_a_checksum_files_must_stop_changing(tmp_path):
     make(tmp_path, 0)
     card = json.loads((tmp_path / "e0.json").read_text())
     (tmp_path / "e0.json").write_text(json.dumps({**card, "sha256": None}))
-    watcher = FolderWatcher(tmp_path, (), None, Stop(), POLL)
+    watcher = FolderWatcher(tmp_path, (), None, Stop(), poll=POLL)
     assert next(watcher).path.stem == "e0"
     assert watcher._looks == 2
 
@@ -556,7 +582,7 @@ def test_a_faulty_pair_is_refused_once_and_read_again_after_a_change(tmp_path, f
     else:
         broken.write_bytes(whole[:30])
     stop = Stop()
-    watcher = FolderWatcher(tmp_path, (), None, stop, POLL)
+    watcher = FolderWatcher(tmp_path, (), None, stop, poll=POLL)
     refused = next(watcher)
     assert isinstance(refused, Refused)
     assert (refused.file, "e0" in refused.reason) == ("e0", True)
@@ -574,7 +600,7 @@ def test_a_faulty_pair_that_is_removed_is_forgotten(tmp_path):
     make(tmp_path, 0)
     (tmp_path / "e0.json").write_text("{")
     stop = Stop()
-    watcher = FolderWatcher(tmp_path, (), None, stop, POLL)
+    watcher = FolderWatcher(tmp_path, (), None, stop, poll=POLL)
     watcher._look()
     shutil.rmtree(tmp_path)
     threading.Timer(12 * POLL, stop.ask).start()
@@ -584,20 +610,19 @@ def test_a_faulty_pair_that_is_removed_is_forgotten(tmp_path):
 def test_experts_that_do_not_fit_are_refused_and_the_run_continues(tmp_path):
     folder, out = tmp_path / "experts", tmp_path / "out"
     make(folder, 0)
-    with Following(folder, out, strategy=inversion(), classes=CLASSES) as run:
+    with Following(folder, out, strategy=inversion()) as run:
         run.until(lambda: count(out) == 1)
-        make(folder, 1, classes=(0, CLASSES), name="wide")
-        make(folder, 2, size=8, name="large")
+        make(folder, 1, name="wide")
+        widen(folder, "wide", labels=["1", "1"])
         make(folder, 3, spoil=float("nan"), name="spoiled")
         make(folder, 4)
         run.until(lambda: count(out) == 2)
-        run.until(lambda: len(run.refused()) == 3)
+        run.until(lambda: len(run.refused()) == 2)
         make(folder, 1, name="wide")  # corrected
         run.until(lambda: count(out) == 3)
-    assert set(run.refused()) == {"wide", "large", "spoiled"}
+    assert set(run.refused()) == {"wide", "spoiled"}
     reasons = {entry["file"]: entry["reason"] for entry in entries(out, "refused")}
-    assert f"--classes {CLASSES + 1} or more" in reasons["wide"]
-    assert "(1, 8, 8)" in reasons["large"]
+    assert "each label once" in reasons["wide"]
     assert "NaN" in reasons["spoiled"]
     assert learned(out) == ["e0", "e4", "wide"]
     assert run_stream(tmp_path / "experts", inversion(), out, resume=True, follow=True, stop=asked()).experiences == 3
@@ -614,8 +639,6 @@ def test_hostile_files_are_refused_and_the_run_continues(tmp_path):
         path.unlink()
         replace(path)
 
-    make(folder, 1, name="a-null")
-    widen(folder, "a-null", architecture=None)
     make(folder, 1, name="a-huge")
     widen(folder, "a-huge", architecture={"name": "lenet5", "settings": {"image_size": 10**7}})
     spoil("fifo", "json", os.mkfifo)
@@ -624,8 +647,8 @@ def test_hostile_files_are_refused_and_the_run_continues(tmp_path):
     spoil("deep", "json", lambda path: path.write_text("[" * 100_000))
     spoil(os.fsdecode(b"\xe9\n\x1b"), "json", lambda path: path.write_text('{"std": 1e999}'))
     (folder / ".hidden.json").write_text("{")
-    names = {"a-null", "a-huge", "fifo", "folder", "zero", "deep", "\udce9\n\x1b"}
-    with Following(folder, out, classes=CLASSES) as run:
+    names = {"a-huge", "fifo", "folder", "zero", "deep", "\udce9\n\x1b"}
+    with Following(folder, out) as run:
         run.until(lambda: True)
         time.sleep(3 * POLL)
         make(folder, 0)
@@ -657,7 +680,7 @@ def test_a_run_continues_after_the_generator_refuses_an_expert(tmp_path):
     )
     folder, out = tmp_path / "experts", tmp_path / "out"
     make(folder, 0)
-    with Following(folder, out, strategy=chosen, classes=CLASSES) as run:
+    with Following(folder, out, strategy=chosen) as run:
         run.until(lambda: count(out) == 1)
         torch.manual_seed(0)
         save_expert(Expert(ConvNet(1, 2, 4, widths=(2,), batch_norm=False), (0, 1), (1, 4, 4)), folder, "plain")
@@ -703,7 +726,7 @@ def test_a_stop_within_an_experience_loses_nothing(folder, tmp_path, whole):
     steps = [event for event in seen if isinstance(event, phase) and event.experience == 3]
     assert len(steps) == 1
     assert learned(out) == ["e0", "e1"]
-    assert load_expert(out / "student.json").classes == (0, 1, 2)
+    assert load_expert(out).classes == (0, 1, 2)
     first = []
     run_stream(folder, inversion(), out, resume=True, observers=[first.append])
     assert student(out) == student(whole)
@@ -734,17 +757,17 @@ def test_an_error_of_an_observer_ends_the_thread_that_waits(folder, tmp_path):
 def test_the_command(folder, tmp_path, capsys):
     quick().save(tmp_path / "s.yaml")
     (tmp_path / "student.yaml").write_text("name: conv-net\nsettings: {widths: [3]}\n")
-    arguments = ["run", "--stream", folder, "--out", tmp_path / "out", "--strategy", tmp_path / "s.yaml"]
-    code, out, err = call(capsys, *arguments, "--student", tmp_path / "student.yaml", "--classes", 6)
+    arguments = ["learn", folder, "--out", tmp_path / "out", "--strategy", tmp_path / "s.yaml"]
+    code, out, err = call(capsys, *arguments, "--student", tmp_path / "student.yaml")
     assert (code, err) == (0, "")
-    forecast, *rest = out.splitlines()
+    plan, note, forecast, *rest = out.splitlines()
+    assert plan == f"{COUNT} expert(s), {CLASSES} classes; student conv-net, images 1x4x4."
+    assert note.startswith("Note: ")
     assert re.fullmatch(r"Forecast for s: [^:]+: generation .*, distillation .*\.", forecast)
     said = [f"Learned from {COUNT} expert(s); they know {CLASSES} class(es).", f"Everything is in {tmp_path / 'out'}."]
     assert [rest[0], rest[2]] == said
     assert re.fullmatch(r"s: forecast .*, took .* \([+-]\d+%\)\.", rest[1])
-    card = json.loads((tmp_path / "out" / "student.json").read_text())
-    assert card["architecture"]["settings"]["widths"] == [3]
-    assert card["outputs"] == list(range(6))
+    assert exml.models.describe(load_expert(tmp_path / "out").module)["settings"]["widths"] == [3]
     again = ["--resume", "--student", "conv-net:widths=[3],batch_norm=true", "--quiet"]
     assert call(capsys, *arguments, *again) == (0, "", "")
 
@@ -752,21 +775,21 @@ def test_the_command(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("run --out new", "a SCENARIO or --stream FOLDER, got neither"),
-        ("run digits-nc --stream experts --out new", "a SCENARIO or --stream FOLDER, got both"),
-        ("run digits-nc --follow --out new", "--stream with --follow.*'digits-nc'"),
-        ("run --classes 3 --out new", "got neither"),
-        ("run --stream experts --split validation --out new", "no --split"),
-        ("run --stream experts --strategy exml,noise --follow --out new", "one strategy to follow a folder"),
-        ("run --stream experts --strategy replay --out new", "real_data"),
-        ("run --stream experts --classes few --out new", "few"),
-        ("run --stream experts --student oak --out new", "conv-net.*got 'oak'"),
-        ("run --stream experts --student conv-net:wide --out new", "got 'conv-net:wide'"),
-        ("run --stream experts --student none.yaml --out new", "a student in none.yaml.*No such file"),
-        ("run --stream experts --student conv-net:widths=[9,9,9,9] --out new", "widths"),
-        ("run --stream nowhere --out new", "no such folder"),
-        ("run --stream experts --out new --resume", "a run in new, got none"),
-        ("run --stream experts --out new --classes 2", "class ids below 2"),
+        ("learn --out new", "folder"),
+        ("learn experts --out experts/new", "an output folder outside of the experts in experts"),
+        ("learn experts --plan none.yaml --out new", "a label plan in none.yaml.*No such file"),
+        ("learn experts --rename 3 --out new", "--rename OLD=NEW, got '3'"),
+        ("learn experts --keep e9:1 --out new", "no expert 'e9'"),
+        ("learn experts --image-shape 3,32 --out new", "3,32"),
+        ("learn experts --follow --budget 1 --out new", "a budget > 0 for a stream of known length"),
+        ("learn experts --strategy exml,noise --out new", "one strategy, got"),
+        ("learn experts --strategy replay --out new", "real_data"),
+        ("learn experts --student oak --out new", "conv-net.*got 'oak'"),
+        ("learn experts --student conv-net:wide --out new", "got 'conv-net:wide'"),
+        ("learn experts --student none.yaml --out new", "a student in none.yaml.*No such file"),
+        ("learn experts --student conv-net:widths=[9,9,9,9] --out new", "widths"),
+        ("learn nowhere --out new", "no such folder"),
+        ("learn experts --out new --resume", "a run in new, got none"),
     ],
 )
 def test_mistakes_are_one_message(folder, tmp_path, capsys, monkeypatch, arguments, complaint):
@@ -774,8 +797,8 @@ def test_mistakes_are_one_message(folder, tmp_path, capsys, monkeypatch, argumen
     code, out, err = call(capsys, *shlex.split(arguments))
     assert (code, out) == (2, "")
     assert err.startswith("exml: error: ")
-    assert re.search(complaint, err), err
-    assert len(err.splitlines()) == 1
+    assert re.search(complaint, err, re.DOTALL), err
+    assert "Traceback" not in err
     assert not (tmp_path / "new").exists()
 
 
@@ -799,13 +822,13 @@ def test_several_ranks_learn_one_stream(folder, tmp_path, whole):
     assert {result.experiences for result in results} == {COUNT}
     assert learned(out) == learned(whole)
     assert [entry["environment"]["ranks"] for entry in entries(out, "opened")] == [3, 2]
-    ours, wanted = (load_expert(path / "student.json").module for path in (out, whole))
+    ours, wanted = (load_expert(path).module for path in (out, whole))
     for name, tensor in wanted.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
 
 
 def test_stopping_prints_how_to_resume(folder, tmp_path, capsys, monkeypatch):
-    arguments = ["run", "--stream", str(folder), "--out", str(tmp_path / "a b"), "--follow", "--classes", "5"]
+    arguments = ["learn", str(folder), "--out", str(tmp_path / "a b"), "--follow"]
     quick().save(tmp_path / "s.yaml")
     arguments += ["--strategy", str(tmp_path / "s.yaml")]
     monkeypatch.setattr("sys.argv", ["exml", *arguments])
@@ -895,7 +918,7 @@ def test_a_suspect_expert_is_refused_by_name_and_the_run_goes_on(tmp_path, poiso
     for end in ("json", "safetensors"):
         (folder / f"e{poisoned}.{end}").unlink()
     run_stream(folder, quick(on_suspect="refuse", buffer=Cumulative(40)), tmp_path / "without")
-    assert (out / "student.safetensors").read_bytes() == (tmp_path / "without" / "student.safetensors").read_bytes()
+    assert student(out)[0] == student(tmp_path / "without")[0]
 
 
 def test_a_run_warns_of_a_suspect_expert_and_learns_from_it(tmp_path):
@@ -917,3 +940,102 @@ def test_a_followed_folder_refuses_suspect_experts(tmp_path):
     strategy = quick(buffer=Cumulative(40))
     run_stream(folder, strategy, tmp_path / "out", follow=True, poll=POLL, stop=stop, observers=[observe])
     assert [event.file for event in seen if isinstance(event, events.ExpertRefused)] == ["e0"]
+
+
+# --- unlike experts, labels, growth ----------------------------------------------------------------------------------
+
+
+def unlike(folder):
+    """Three unlike experts: gray safetensors, a color state dict with a card, and a module in memory."""
+    torch.manual_seed(0)
+    gray = Expert(ConvNet(1, 2, 28, widths=(2,)), labels=["cat", "dog"], image_shape=(1, 28, 28), mean=(0.1,), name="a")
+    save_expert(gray, folder)
+    torch.save(ConvNet(3, 2, 32, widths=(2,)).state_dict(), folder / "b.pth")
+    card = "architecture: {name: conv-net, settings: {widths: [2]}}\nlabels: [dog, ship]\nimage_shape: [3, 32, 32]\n"
+    (folder / "b.yaml").write_text(card)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    return Expert(flat, labels=["ship", "cat", "hen"], image_shape=(1, 8, 8), name="live")
+
+
+def test_unlike_experts_make_one_student(tmp_path):
+    live, folder = unlike(tmp_path / "experts"), tmp_path / "experts"
+    row = run_stream(folder, quick(), tmp_path / "out")
+    found = exml.Student.load(tmp_path / "out")
+    assert (row.experiences, found.labels, found.expert.image_shape) == (2, ("cat", "dog", "ship"), (3, 32, 32))
+    experts = [folder / "a.json", live, folder / "b.pth"]
+    make_student = {"student": "conv-net:widths=[2]", "strategy": quick()}
+    merged = exml.learn(experts, out=tmp_path / "merged", **make_student)
+    assert merged.labels == ("cat", "dog", "ship", "hen")
+    assert set(merged.predict(torch.rand(1, 20, 20))) == set(merged.labels)
+    again = exml.learn(experts, out=tmp_path / "merged", **make_student)  # finished: nothing to do
+    assert again.expert.fingerprint() == merged.expert.fingerprint()
+    with torch.no_grad():
+        live.module[1].bias[0] += 1
+    with pytest.raises(CheckpointError, match="experts"):
+        exml.learn(experts, out=tmp_path / "merged", **make_student)
+    with pytest.raises(StreamError, match="at least one expert"):
+        exml.learn([])
+
+
+def test_an_edited_plan(tmp_path, capsys, monkeypatch):
+    unlike(tmp_path / "experts")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("exml.cli.plan.schedule", lambda *_: (quick(), "4 s"))
+    code, out, err = call(capsys, *shlex.split("plan experts --out plan.yaml --rename ship=boat --drop a:dog"))
+    assert (code, err) == (0, "")
+    assert re.search(r"b +state-dict +conv-net +3x32x32", out)
+    text = (tmp_path / "plan.yaml").read_text()
+    assert LabelPlan.from_yaml(text).labels == ("cat", "dog", "boat")
+    assert call(capsys, *shlex.split("plan experts --out plan.yaml"))[0] == 2  # no plan is overwritten
+    (tmp_path / "plan.yaml").write_text(text.replace("ship: boat", "ship: ferry").replace("cat: cat", "cat: kitten"))
+    quick().save("s.yaml")
+    command = "learn experts --plan plan.yaml --strategy s.yaml --out out"
+    assert call(capsys, *command.split())[0] == 0
+    assert exml.Student.load(tmp_path / "out").labels == ("kitten", "dog", "ferry")
+    (tmp_path / "experts" / "b.yaml").write_text("{")
+    code, out, err = call(capsys, "plan", "experts")
+    assert (code, "exml: b cannot be read" in err, "\na " in out) == (1, True, True)
+
+
+def test_the_head_grows_when_a_new_label_arrives(tmp_path):
+    """Also if the run is killed around the growth; what is learned does not depend on it."""
+    folder, out = tmp_path / "experts", tmp_path / "out"
+    make(folder, 0)
+
+    def kill(event):
+        if isinstance(event, killed) and event.experience == 2:
+            raise InterruptedError
+
+    with Following(folder, out, strategy=inversion(), checkpoint_every=2) as run:
+        run.until(lambda: count(out) == 1)
+        make(folder, 2)
+        run.until(lambda: count(out) == 2)
+    assert run.result.classes == (0, 1, 2, 3)
+    assert LabelPlan.from_yaml((out / "plan.yaml").read_text()).outputs == 4
+    for killed in (events.ExperienceStarted, events.GenerationProgress, events.DistillationProgress):
+        other = tmp_path / killed.__name__
+        (folder / "e2.json").rename(tmp_path / "e2.json")
+        (folder / "e2.safetensors").rename(tmp_path / "e2.safetensors")
+        run_stream(folder, inversion(), other, checkpoint_every=2)
+        (tmp_path / "e2.json").rename(folder / "e2.json")
+        (tmp_path / "e2.safetensors").rename(folder / "e2.safetensors")
+        settings = {"checkpoint_every": 2, "resume": True}
+        with pytest.raises(InterruptedError):
+            run_stream(folder, inversion(), other, observers=[kill], **settings)
+        assert run_stream(folder, inversion(), other, **settings).classes == (0, 1, 2, 3)
+        assert student(other)[0] == student(out)[0]
+
+
+def test_a_budget_scales_the_strategy(folder, tmp_path, capsys, monkeypatch):
+    long = quick(training=Training(iterations=100, batch_size=4, learning_rate=0.003))
+    long.save(tmp_path / "s.yaml")
+    monkeypatch.setattr(
+        "exml.runs.run.forecast", lambda strategy, *_, **__: Forecast(0.0, strategy.training.iterations)
+    )
+    command = ["learn", folder, "--strategy", tmp_path / "s.yaml", "--out", tmp_path / "out", "--budget", 1]
+    code, out, _ = call(capsys, *command)
+    assert code == 0
+    (row,) = exml.runs.Result.load(tmp_path / "out" / "result.json").strategies
+    assert 20 <= row.strategy["training"]["iterations"] <= 54
+    assert f"Forecast for s: {row.strategy['training']['iterations']} s" in out
+    assert call(capsys, *command, "--resume")[0] == 0

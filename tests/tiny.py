@@ -84,7 +84,8 @@ def run(name, strategies, out, *, split="test", experts=None, baselines=True, ob
 
 
 def no_figures(monkeypatch):
-    """Drawing takes longer than everything else in a tiny run."""
+    """Figures and the report take longer than everything else in a tiny run."""
+    monkeypatch.setattr("exml.runs._stages.agreement", lambda *_, **__: None)
     monkeypatch.setattr("exml.runs._stages.save_figure", lambda _figure, path: Path(path).write_bytes(b""))
     for figure in ("accuracy_figure", "samples_figure"):
         monkeypatch.setattr(f"exml.runs._stages.{figure}", lambda *_: None)

@@ -21,7 +21,7 @@ from exml.learning.events import Event, ExpertRefused
 from exml.learning.strategy import Strategy
 from exml.runs import FolderExperts, LabelChoices, ProgressDisplay, Result, agreement_table
 from exml.runs.folder_lock import require_free
-from exml.runs.learn import load_plan, named, require_alone, scheduled
+from exml.runs.learn import load_plan, named, require_alone, scheduled, unscaled
 from exml.runs.record import RECORD, begun
 from exml.runs.run import Choice
 from exml.runs.student_plan import architecture_of
@@ -143,12 +143,14 @@ def learn(
                 require_free(out, RECORD, "run")
             opened = source.open(settings.seed, out, stop, begun(out, resume=True) if resume else None)
             if opened is not None:
-                _say(console, *plan_lines(opened))
+                say(console, *plan_lines(opened))
             timed = dry_run or options.budget is not None or not (quiet or options.follow or not ranks.alone)
+            if options.budget is not None and resume:
+                choice = unscaled(choice)
             if opened is not None and timed and not resume:
                 choice, expected = scheduled(opened, choice, settings, options.budget, began)
                 settings = attrs.evolve(settings, forecasts={name: expected})
-                _say(console, f"Forecast for {name}: {expected}.")
+                say(console, f"Forecast for {name}: {expected}.")
             if dry_run:
                 return
             with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
@@ -161,21 +163,22 @@ def learn(
     if result.stopped:
         command = again(resumed=resume)
         command = command if (out / RECORD).exists() else command.removesuffix(" --resume")
-        _say(console, f"Stopped; resume with: {command}")
-    _say(console, f"Everything is in {out}.")
+        say(console, f"Stopped; resume with: {command}")
+    say(console, f"Everything is in {out}.")
 
 
 def _print(console: Console, result: Result) -> None:
     for row in result.strategies:
-        _say(console, f"Learned from {row.experiences} expert(s); they know {len(row.classes or ())} class(es).")
+        say(console, f"Learned from {row.experiences} expert(s); they know {len(row.classes or ())} class(es).")
         if row.agreement is not None:
             console.print(agreement_table(row.agreement, console.width))
-    _say(console, *forecast_lines(result))
+    say(console, *forecast_lines(result))
 
 
-def _say(console: Console, *lines: str) -> None:
+def say(console: Console, *lines: str) -> None:
+    """Print lines as they are."""
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(printable(line), markup=False, soft_wrap=True)
 
 
 def _pair(option: str, text: str, sign: str, form: str) -> tuple[str, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
 import cattrs
 from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from exml.core.errors import ConfigError, ExmlError, SettingError
 from exml.core.registry import class_of, kind_of, noun_of
@@ -19,6 +19,8 @@ from exml.core.registry import class_of, kind_of, noun_of
 T = TypeVar("T")
 Plain = Any
 """Data that JSON can represent."""
+OMIT_DEFAULT: Mapping[str, bool] = MappingProxyType({"omit_default": True})
+"""Metadata of a field that is left out of plain data where it has its default, as if it did not exist."""
 
 
 class Settings(Mapping[str, Any]):
@@ -168,6 +170,17 @@ def _structure_mapping(value: Any, _: Any) -> Any:
     return value
 
 
+def _structure_mapping_of(cls: Any) -> Callable[[Any, Any], Any]:
+    inner: Callable[[Any, Any], Any] = _converter().gen_structure_mapping(cls)
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _misfit("a mapping", value)
+        return inner(value, cls)
+
+    return structure
+
+
 def _structure_literal(value: Any, literal: Any) -> Any:
     if not any(type(value) is type(choice) and value == choice for choice in get_args(literal)):
         raise _misfit("one of " + ", ".join(map(repr, get_args(literal))), value)
@@ -190,7 +203,9 @@ def _structure_attrs(cls: type[Any]) -> Callable[[Any, Any], Any]:
 
 
 def _unstructure_attrs(cls: type[Any]) -> Callable[[Any], Any]:
-    inner = make_dict_unstructure_fn(cls, _converter(), _cattrs_use_alias=True)
+    optional = {field.name for field in attrs.fields(cls) if field.metadata.get("omit_default")}
+    left_out = {name: override(omit_if_default=True) for name in optional}
+    inner = make_dict_unstructure_fn(cls, _converter(), _cattrs_use_alias=True, **left_out)
     kind = kind_of(cls)
     return lambda part: {"kind": kind, **inner(part)}
 
@@ -204,6 +219,7 @@ def _converter() -> cattrs.Converter:
     converter.register_unstructure_hook_func(
         lambda cls: get_origin(cls) is tuple, lambda parts: [converter.unstructure(part) for part in parts]
     )
+    converter.register_structure_hook_factory(lambda cls: get_origin(cls) is Mapping, _structure_mapping_of)
     converter.register_structure_hook_func(lambda cls: cls == Mapping[str, Any], _structure_mapping)
     converter.register_unstructure_hook_func(
         lambda cls: cls == Mapping[str, Any], lambda settings: json.loads(json.dumps(dict(settings)))

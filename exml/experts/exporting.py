@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from exml.core.admission import guarded
 from exml.core.errors import ExpertError, SettingError
 from exml.core.expert import Expert
+from exml.core.extras import import_extra
 from exml.core.files import write_atomically
 from exml.core.outputs import logits_of
 
@@ -90,9 +91,14 @@ def export(expert: Expert, path: Path | str, *, format: Format | None = None) ->
     if chosen not in get_args(Format):
         remedy = "end the path with .onnx or .pt2, or name the format"
         raise SettingError(expected="onnx or pt2", got=repr(chosen), remedy=remedy)
-    expected = f"a module that torch.export can trace (expert {expert.name!r})"
+    for package in _PACKAGES[chosen]:
+        import_extra(package, "onnx")
     remedy = "remove operations that depend on the values of a tensor, or use save_pretrained"
-    with guarded(expert.module, expected, remedy), warnings.catch_warnings(), torch.no_grad():
+    with (
+        guarded(expert.module, f"a module that torch.export can trace (expert {expert.name!r})", remedy),
+        warnings.catch_warnings(),
+        torch.no_grad(),
+    ):
         warnings.simplefilter("ignore")  # of the exporters, about themselves
         module = _Deployed(expert)
         images = torch.rand(2, *(length + extra for length, extra in zip(expert.image_shape, (0, 8, 20), strict=True)))
@@ -110,12 +116,8 @@ def _metadata(expert: Expert) -> dict[str, str]:
 
 
 def _onnx(module: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> tuple[bytes, _Run]:
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError as error:
-        expected = "the packages onnx, onnxscript and onnxruntime"
-        raise SettingError(expected=expected, got=str(error), remedy="pip install 'exml[onnx]'") from error
+    import onnxruntime
+
     program = torch.onnx.export(
         module,
         (images,),
@@ -141,6 +143,7 @@ def _pt2(module: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> tupl
 
 
 _EXPORTERS = {"onnx": _onnx, "pt2": _pt2}
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
 
 
 def _require_equal(module: nn.Module, run: _Run, image_shape: tuple[int, int, int]) -> None:

@@ -52,7 +52,7 @@ _TORCHVISION = """Without exml, the weights load strictly into torchvision's mod
 from safetensors.torch import load_file
 from torchvision.models import get_model
 
-model = get_model("{name}", weights=None, num_classes={classes})
+model = get_model("{name}", weights=None, {settings})
 model.load_state_dict(load_file("FOLDER/model.safetensors"), strict=True)
 ```"""
 
@@ -188,7 +188,7 @@ def _timm(card: ExpertCard, labels: Sequence[str]) -> dict[str, Any]:
         "architecture": card.architecture["name"].removeprefix("timm/").partition(".")[0],
         "num_classes": len(labels),
         "label_names": list(labels),
-        "model_args": {**given, "in_chans": card.image_shape[0]},
+        "model_args": given,
         "pretrained_cfg": {
             "input_size": card.image_shape,
             "mean": card.mean,
@@ -212,7 +212,7 @@ def _model_card(expert: Expert, card: ExpertCard) -> str:
     parts += [_LEARNED.format(count=len(experts))] if experts else []
     parts += [f"**{_inline(about[key])}**" for key in ("verdict", "warning") if about.get(key)]
     parts += ["## Classes", shown]
-    parts += ["## Use", _USE, _loading(card, len(expert.outputs))]
+    parts += ["## Use", _USE, _loading(card)]
     parts += [f"Images inside: {shape} (channels, height, width), from 0 to 1, minus {mean}, divided by {std}."]
     if experts:
         rows = [f"| {_inline(row.get('name', ''))} | {_known(row)} | {row.get('sha256') or ''} |" for row in experts]
@@ -223,13 +223,15 @@ def _model_card(expert: Expert, card: ExpertCard) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _loading(card: ExpertCard, units: int) -> str:
+def _loading(card: ExpertCard) -> str:
     """How to load the weights without exml, where a library has the architecture."""
     library, _, name = card.architecture["name"].partition("/")
     if library == "timm":
         return 'With timm: `timm.create_model("local-dir:FOLDER", pretrained=True)`.'
-    if library == "torchvision":
-        return _TORCHVISION.format(name=name, classes=units)
+    if library == "torchvision" and card.image_shape[0] == 3:
+        settings = {name: value for name, value in card.architecture["settings"].items() if name != "channels"}
+        given = ", ".join(f"{name.replace('classes', 'num_classes')}={value!r}" for name, value in settings.items())
+        return _TORCHVISION.format(name=name, settings=given)
     return ""
 
 

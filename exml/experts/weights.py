@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,20 @@ from exml.core.serialization import from_plain, to_plain
 from exml.core.shapes import State
 from exml.experts.card import ExpertCard, complete, fault, metadata
 from exml.experts.entries import Entry
-from exml.models import build, sketch
+from exml.models import build, filled, sketch
 from exml.models import describe as described
 
 _FITTING = "an architecture that its weights fit"
 _DAMAGED = "complete weights", "get both files again"
+_TORCHVISION = """
+resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 resnext50_32x4d mobilenet_v2 mobilenet_v3_small
+mobilenet_v3_large efficientnet_b0 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn alexnet squeezenet1_0
+squeezenet1_1 densenet121 shufflenet_v2_x0_5 shufflenet_v2_x1_0 convnext_tiny vit_b_16 swin_t
+"""
+_COMMON: list[tuple[str, dict[str, Any]]] = [
+    *(("cifar-resnet", {"blocks": blocks}) for blocks in (3, 5, 7, 9, 18)),
+    *((f"torchvision/{name}", {}) for name in _TORCHVISION.split()),
+]
 _ARCHITECTURES = "torchvision/NAME, timm/NAME, cifar-resnet, sequential with layers, or one that you register"
 
 
@@ -59,6 +69,9 @@ class ExpertFiles:
             module: for the weights, instead of one of the card's architecture.
         """
         try:
+            if module is not None and self.weights is None:
+                remedy = "give no module"
+                raise ExpertError(expected="an architecture that the file itself has", got="a module", remedy=remedy)
             if module is None:
                 module = _make(self.card.architecture) if self.make is None else self.make()
             if self.weights is not None:
@@ -75,7 +88,17 @@ class ExpertFiles:
 
 def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
     """The complete card; an architecture that it lacks is recognized by the weights, if they are of a common one."""
-    return complete(entry, {}, card)
+    return complete_by(entry, card, header)
+
+
+def complete_by(entry: Entry, given: Mapping[str, Any], read: Callable[[Entry], State], /) -> ExpertCard:
+    """The card that is given, complete; without an architecture, the weights tell if they are of a common one."""
+    card = complete(entry, {}, given)
+    if "architecture" in given:
+        return card
+    shapes = frozenset((name, tuple(tensor.shape)) for name, tensor in read(entry).items())
+    outputs = len(card.classes if card.outputs is None else card.outputs)
+    return attrs.evolve(card, architecture=_recognized(shapes, card.image_shape, outputs))
 
 
 def header(entry: Entry, /) -> State:
@@ -153,6 +176,28 @@ def renamed(names: Collection[str], own: Collection[str], /) -> dict[str, str]:
     return {name: name for name in names}
 
 
+@cache
+def _recognized(
+    shapes: frozenset[tuple[str, tuple[int, ...]]], image_shape: tuple[int, int, int], outputs: int
+) -> dict[str, Any] | None:
+    """The architecture that tensors of these names and shapes are of, whatever the size of the head; or None."""
+    theirs = dict(shapes)
+    for name, given in _COMMON:
+        settings = filled(name, given, outputs, image_shape)
+        try:
+            module = sketch(name, **settings)
+        except ExmlError:  # not for images of this shape
+            continue
+        own = {} if module is None else {name: tuple(part.shape) for name, part in module.state_dict().items()}
+        pairs = [
+            (shape, own.get(own_name))
+            for shape, own_name in zip(theirs.values(), renamed(theirs, own).values(), strict=True)
+        ]
+        if all(mine and (mine == shape or (mine[0] == outputs and mine[1:] == shape[1:])) for shape, mine in pairs):
+            return {"name": name, "settings": settings}
+    return None
+
+
 def _make(architecture: Mapping[str, Any] | None) -> nn.Module:
     if architecture is None:
         remedy = f"add it to the card ({_ARCHITECTURES}), or give load_expert the module"
@@ -179,23 +224,23 @@ def _require_fit(module: nn.Module, tensors: State, outputs: int | None = None) 
         raise ExpertError(expected=_FITTING, got=got, remedy=remedy) from error
 
 
-def _misfit(own: State, given: State, outputs: int | None) -> tuple[str, str] | None:
+def _misfit(own: Mapping[str, Any], given: State, outputs: int | None) -> tuple[str, str] | None:
     """What is wrong with the names and shapes of weights, and the remedy; None if nothing is."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in own.items() if isinstance(tensor, Tensor)}
-    theirs = {name: tuple(tensor.shape) for name, tensor in given.items()}
-    other = [name for name, shape in theirs.items() if shapes.get(name, shape) != shape]
-    missing, unexpected = shapes.keys() - theirs.keys(), theirs.keys() - shapes.keys()
-    units = {theirs[name][:1] for name in other if shapes[name][1:] == theirs[name][1:] and shapes[name][0] == outputs}
-    if other and not missing and not unexpected and len(units) == 1 and len(other) <= 2:
-        return _head(next(iter(units))[0], outputs)
-    faults = [
-        (missing, lambda name: f"no {name} {list(shapes[name])}"),
-        (other, lambda name: f"{name} {list(theirs[name])} instead of {list(shapes[name])}"),
-        (unexpected, lambda name: f"an unexpected {name} {list(theirs[name])}"),
-    ]
+    shapes = {name: list(tensor.shape) for name, tensor in own.items() if isinstance(tensor, Tensor)}
+    theirs = {name: list(tensor.shape) for name, tensor in given.items()}
+    missing, unexpected = sorted(shapes.keys() - theirs.keys()), sorted(theirs.keys() - shapes.keys())
+    other = sorted(name for name, shape in theirs.items() if shapes.get(name, shape) != shape)
+    heads = {theirs[name][0] for name in other if theirs[name] and shapes[name] == [outputs, *theirs[name][1:]]}
+    if other and not missing and not unexpected and len(heads) == 1 and len(other) <= 2:
+        return _head(heads.pop(), outputs)
+    faults = {
+        "no ": [f"{name} {shapes[name]}" for name in missing],
+        "": [f"{name} {theirs[name]} instead of {shapes[name]}" for name in other],
+        "an unexpected ": [f"{name} {theirs[name]}" for name in unexpected],
+    }
     listed = [
-        ", ".join(map(say, sorted(names)[:3])) + f" and {len(names) - 3} more" * (len(names) > 3)
-        for names, say in faults
+        what + ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+        for what, names in faults.items()
         if names
     ]
     remedy = "correct the architecture and its settings on the card, or give the module"
@@ -270,7 +315,7 @@ def save_expert(
 def savable(
     expert: Expert, training: Mapping[str, Any] | None, *, order: int | None = None, accuracy: float | None = None
 ) -> tuple[ExpertCard, State]:
-    """The card of an expert without a checksum, and its weights by their plain names; errors as for :func:`save_expert`."""
+    """The card of an expert without a checksum, and its weights by plain names; errors as for :func:`save_expert`."""
     module, own = expert.module, f" (expert {expert.name!r})"
     while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         module = module.module

@@ -4,6 +4,7 @@ Imports the engine and the rooms below it.
 """
 
 from exml.generators.drawn import AuxiliaryData, BufferedImages, GaussianNoise, Replay
+from exml.generators.evolved import EvolvedDrawings
 from exml.generators.mixture import Mixture
 from exml.generators.optimized import DataImpression, ModelInversion
 from exml.generators.procedural import ProceduralImages
@@ -14,6 +15,7 @@ __all__ = [
     "BufferedImages",
     "DataImpression",
     "DatasetImages",
+    "EvolvedDrawings",
     "GaussianNoise",
     "ImageFile",
     "InMemory",

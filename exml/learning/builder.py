@@ -10,10 +10,10 @@ from typing_extensions import TypeVar
 from exml.core.errors import StrategyError
 from exml.core.registry import ROLES
 from exml.engine import Training
-from exml.learning.strategy import Strategy, misplaced
+from exml.learning.strategy import UNCALIBRATED, Strategy, misplaced
 from exml.normalizers import RawLogits
 from exml.priors import Sum
-from exml.protocols import Augmentation, BufferPolicy, Combiner, Generator, Loss, Normalizer, Prior
+from exml.protocols import Augmentation, BufferPolicy, Calibration, Combiner, Generator, Loss, Normalizer, Prior
 
 
 class Missing:
@@ -69,6 +69,7 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
     _augmentation: Augmentation | None = None
     _student: Literal["continue", "reset", "first-expert"] = "continue"
     _on_suspect: Literal["refuse", "warn", "accept"] | None = None
+    _calibration: Calibration | None = None
 
     def generator(self, generator: Generator, /) -> StrategyBuilder[Given, CombinerT, BufferT, LossT, TrainingT]:
         """The source of the images (Sec. 4)."""
@@ -118,6 +119,12 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         """What to do with an expert that is probably broken or poisoned; see :class:`exml.Strategy`."""
         return self._with(on_suspect=policy)
 
+    def calibration(
+        self, calibration: Calibration | None, /
+    ) -> StrategyBuilder[GeneratorT, CombinerT, BufferT, LossT, TrainingT]:
+        """Puts the logits of each expert on a common scale before distillation; None does not."""
+        return self._with(calibration=calibration)
+
     def build(self: StrategyBuilder[Given, Given, Given, Given, Given]) -> Strategy:
         """The finished strategy; a StrategyError lists every part that is missing, misplaced or contradictory."""
         parts: dict[str, Any] = {field.alias: getattr(self, field.name) for field in attrs.fields(StrategyBuilder)}
@@ -125,6 +132,8 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         required = ("generator", "combiner", "buffer", "loss", "training")
         problems = [f"{role} is missing: call .{role}(...)" for role in required if parts[role] is None]
         problems += misplaced({role: part for role, part in parts.items() if role in ROLES})
+        if self._calibration is not None and self._student == "first-expert":
+            problems.append(UNCALIBRATED)
         for prior in priors:
             problems += misplaced({"generator": self._generator, "prior": prior})
         if problems:

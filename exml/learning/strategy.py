@@ -9,18 +9,22 @@ from typing import Any, Literal
 import attrs
 import yaml
 
-from exml import augmentation, buffers, combiners, generators, losses, normalizers, priors, scenarios
+from exml import augmentation, buffers, calibrations, combiners, generators, losses, normalizers, priors, scenarios
 from exml.core.errors import StrategyError
 from exml.core.files import read_yaml, write_text
 from exml.core.plain import parse_yaml
 from exml.core.registry import ROLES, component, misfit
-from exml.core.serialization import from_plain, to_plain
+from exml.core.serialization import OMIT_DEFAULT, from_plain, to_plain
 from exml.core.validators import one_of
 from exml.engine import Training
-from exml.protocols import Augmentation, BufferPolicy, Combiner, Generator, Loss, Normalizer, Prior
+from exml.protocols import Augmentation, BufferPolicy, Calibration, Combiner, Generator, Loss, Normalizer, Prior
 
-FAMILIES = (augmentation, buffers, combiners, generators, losses, normalizers, priors, scenarios)
+FAMILIES = (augmentation, buffers, calibrations, combiners, generators, losses, normalizers, priors, scenarios)
 """The modules whose components a strategy file may name; importing them registers their kinds."""
+UNCALIBRATED = (
+    "calibration has no effect on a student that is a copy of the first expert: set student to 'continue', or leave "
+    "the calibration out"
+)
 
 
 @component
@@ -45,6 +49,8 @@ class Strategy:
         on_suspect: what to do with an expert that is probably broken or poisoned (:class:`exml.experts.Screening`):
             ``"refuse"`` it, ``"warn"`` and learn from it, or ``"accept"`` it silently. None refuses it in a followed
             folder and warns elsewhere.
+        calibration: puts the logits of each expert on a common scale before distillation; None leaves them as they are.
+            A student that starts as a copy of the first expert would not be on that scale.
     """
 
     generator: Generator
@@ -62,9 +68,12 @@ class Strategy:
     on_suspect: Literal["refuse", "warn", "accept"] | None = attrs.field(
         default=None, validator=one_of("refuse", "warn", "accept", None)
     )
+    calibration: Calibration | None = attrs.field(default=None, metadata=OMIT_DEFAULT)
 
     def __attrs_post_init__(self) -> None:
         problems = misplaced({role: getattr(self, role) for role in ROLES})
+        if self.calibration is not None and self.student == "first-expert":
+            problems.append(UNCALIBRATED)
         if problems:
             raise StrategyError(problems)
 

@@ -17,6 +17,7 @@ from exml.core.errors import ExmlError, SettingError, UnknownNameError, nearest
 
 FactoryT = TypeVar("FactoryT", bound=Callable[..., nn.Module])
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}
+_LIBRARIES: dict[str, Callable[[str], Callable[..., nn.Module]]] = {}
 _RECORD = "_exml_architecture"
 _ALIASES = {"num_classes": "classes", "in_chans": "channels", "img_size": "image_size"}
 LARGEST, MOST = 2**31, 20_000
@@ -24,8 +25,8 @@ LARGEST, MOST = 2**31, 20_000
 
 
 def names() -> tuple[str, ...]:
-    """The names of the registered architectures, sorted."""
-    return tuple(sorted(_FACTORIES))
+    """The names of the registered architectures, sorted; ``torchvision/NAME`` stands for all of a library."""
+    return tuple(sorted([*_FACTORIES, *(f"{library}/NAME" for library in _LIBRARIES)]))
 
 
 def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
@@ -48,6 +49,18 @@ def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
             raise SettingError(expected=expected, got=f"{name!r}, which is {_place(known)}", remedy=remedy)
         _FACTORIES[name] = recording = _recording(factory, name)
         return recording
+
+    return decorate
+
+
+def register_library(
+    prefix: str, /
+) -> Callable[[Callable[[str], Callable[..., nn.Module]]], Callable[[str], Callable[..., nn.Module]]]:
+    """Register a function from the names of a library's models to functions that return them, as ``PREFIX/NAME``."""
+
+    def decorate(find: Callable[[str], Callable[..., nn.Module]]) -> Callable[[str], Callable[..., nn.Module]]:
+        _LIBRARIES[prefix] = find
+        return find
 
     return decorate
 
@@ -88,7 +101,7 @@ def sketch(name: str, /, **settings: Any) -> nn.Module | None:
     exml.core.errors.SettingError: expected an architecture of at most 2147483648 elements ...
     """
     try:
-        with torch.device("meta"), _bounded(name):
+        with torch.device("meta"), bounded(name):
             return build(name, **settings)
     except SettingError as error:
         if "meta" in str(error.__cause__):  # torch's errors about values on this device
@@ -97,8 +110,8 @@ def sketch(name: str, /, **settings: Any) -> nn.Module | None:
 
 
 @contextmanager
-def _bounded(name: str) -> Generator[None]:
-    """Within the block, refuse modules of this thread that become too large."""
+def bounded(name: str, /) -> Generator[None]:
+    """Within the block, refuse modules of this thread that become too large, with a SettingError."""
     thread, elements, count = get_ident(), 0, 0
 
     def check(_module: nn.Module, _name: str, part: Tensor | nn.Module | None) -> None:
@@ -130,7 +143,8 @@ def settings(name: str, /) -> tuple[str, ...]:
     >>> settings("lenet5")
     ('channels', 'classes', 'image_size')
     """
-    return tuple(inspect.signature(_factory(name)).parameters)
+    parameters = inspect.signature(_factory(name)).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
 
 
 def filled(name: str, given: Mapping[str, Any], classes: int, image_shape: Sequence[int], /) -> dict[str, Any]:
@@ -218,6 +232,9 @@ def _replaced(value: Any, before: int, now: int) -> Iterator[Any]:
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
+    library, slash, model = name.partition("/")
+    if slash and library in _LIBRARIES:
+        return _recording(_LIBRARIES[library](model), name)
     if name not in _FACTORIES:
         remedy = "check the spelling, or import the module that registers it with exml.models.register"
         raise UnknownNameError(expected=f"one of {', '.join(nearest(name, names()))}", got=repr(name), remedy=remedy)
@@ -251,6 +268,8 @@ def _plain(value: Any) -> Any:
         return describe(value)
     if isinstance(value, tuple | list):
         return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     expected = "settings for JSON: numbers, strings, lists, or modules of registered architectures"

@@ -233,7 +233,7 @@ class _StrategyRun:
         context.folder.keep(context.source.labels)
         needed = 1 + max(unit for unit in item.expert.outputs if unit is not None)
         if needed > self._outputs:
-            self._learner.grow(needed)
+            self._learner.grow(needed, context.source.plan.image_shape)
             self._outputs = needed
         self._log.begin(note)
         self._generating, self._began = True, time.perf_counter()
@@ -280,7 +280,9 @@ class _StrategyRun:
             {
                 "name": note["expert"],
                 "sha256": note["sha256"],
-                **({"classes": note["classes"]} if labels is None else {"labels": [labels[i] for i in note["classes"]]}),
+                **(
+                    {"classes": note["classes"]} if labels is None else {"labels": [labels[i] for i in note["classes"]]}
+                ),
             }
             for note in self._learner.history[: self._learner.experience]
         ]
@@ -327,7 +329,7 @@ class _StrategyRun:
         plan, labels, student = self._context.source.plan, self._context.source.labels.labels, self._learner.student
         assert isinstance(student, Normalized)
         return Expert(
-    student.module,
+            student.module,
             self._learner.classes_seen,
             plan.image_shape,
             labels=labels and [labels[known] for known in self._learner.classes_seen],
@@ -339,7 +341,7 @@ class _StrategyRun:
 
 
 def _unbuilt(source: OpenExperts, item: ExpertFiles | LiveExpert | Refused, /) -> Callable[[], _Arrived | Refused]:
-    """An expert that was read in the background, to be built in the learner's thread; a followed folder refuses faults."""
+    """An expert that was read in the background, to be built in the learner's thread; a followed folder refuses it."""
 
     def build() -> _Arrived | Refused:
         if isinstance(item, Refused):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -119,6 +120,25 @@ def forecast(
                 cost = trial.distillation(previous)
                 distillation += sum(cost(held[min(i, len(held) - 1)]) for i in places)
     return Forecast(generation, distillation)
+
+
+def memory(strategy: Strategy, expert: Expert, student: nn.Module, /, *, experts: int) -> int:
+    """Bytes that models and images will take at the peak, without activations, libraries and the interpreter.
+
+    Counted are two experts, four times the student (weights, previous weights, gradient, optimizer), the buffer, the
+    new images, and the bank of views.
+
+    >>> import exml
+    >>> expert = Expert(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), classes=(0, 1), image_shape=(1, 8, 8))
+    >>> strategy = exml.recipes.noise(exml.ExpertProfile.from_experts([expert])).build()
+    >>> memory(strategy, expert, nn.Linear(64, 2), experts=5) > 4 * 64 * strategy.buffer.share(1)
+    True
+    """
+    shares = [strategy.buffer.share(i) for i in range(1, experts + 1)]
+    held = max(_held(strategy, shares))
+    weights = [sum(tensor.nbytes for tensor in module.state_dict().values()) for module in (expert.module, student)]
+    images = held * (1 + strategy.training.views) + max(shares)
+    return 2 * weights[0] + 4 * weights[1] + 4 * images * math.prod(expert.image_shape)
 
 
 class _Trial:

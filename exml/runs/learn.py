@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
+import torch
 from rich.console import Console
 
-from exml.core.errors import ConfigError, SettingError
+from exml.core.errors import ConfigError, ExmlError, SettingError
 from exml.core.expert import Expert
 from exml.core.files import MEGABYTE, read_bytes
 from exml.core.ranks import Ranks
-from exml.experts.labels import LabelPlan
+from exml.experts import LabelPlan, Screening
+from exml.learning.screening import Panel
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.recipes import RECIPES, recipe
@@ -52,9 +55,9 @@ def learn(
     Args:
         experts: a folder of experts in any format, or a list of experts and paths. Experts in memory need no
             registered architecture, and move to ``device``.
-        student: an architecture of :mod:`exml.models`, such as ``"resnet18"`` or ``"torchvision/resnet18"``, or its name
-            and settings. By default that of the first expert if it is registered, or a conv-net for images of up to 64
-            pixels.
+        student: an architecture of :mod:`exml.models`, such as ``"resnet18"`` or ``"torchvision/resnet18"``, or its
+            name and settings. By default that of the first expert if it is registered, or a conv-net for images of up
+            to 64 pixels.
         out: folder of the run, as of ``exml learn``. If it holds a run with the same arguments, that run is resumed.
             None keeps nothing on the disk.
         plan: what becomes of the experts' labels, or the path of the file; by default :func:`exml.experts.plan_labels`.
@@ -94,9 +97,9 @@ def learn(
         opened = source.open(seed, folder, Stop(), record)
         assert opened is not None  # only the wait of a followed folder can be stopped
         if budget is not None:
-            choice = scheduled(opened, choice, settings, budget, began)[0]
+            choice = unscaled(choice) if resume else scheduled(opened, choice, settings, budget, began)[0]
         with ProgressDisplay(Console(stderr=True)) as display:
-            result = run(opened, {"exml": choice}, folder, settings=settings, resume=resume, observers=[display])
+            run(opened, {"exml": choice}, folder, settings=settings, resume=resume, observers=[display])
         found = Student.load(folder)
     return found if out is not None else attrs.evolve(found, folder=None)
 
@@ -130,10 +133,25 @@ def require_alone(source: FolderExperts, ranks: Ranks, budget: float | None) -> 
         raise SettingError(expected="a budget > 0 for a stream of known length", got=got, remedy=remedy)
 
 
+def screened(source: OpenExperts) -> list[Screening]:
+    """Compare the experts of a source with each other, as a learner does; those that cannot be loaded are left out."""
+    panel, loads = Panel(), source.loads(list(source.cards))
+    panel.preview(loads, torch.device("cpu"))
+    found: list[Screening] = []
+    for load in loads:
+        with suppress(ExmlError):
+            found.append(panel.screen(panel.observe(load())))
+    return found
+
+
+def unscaled(choice: Choice, /) -> Choice:
+    """A choice that a resumed run does not compare with its strategy, which a budget may have scaled."""
+    return (lambda _profile, _student: choice) if isinstance(choice, Strategy) else choice
+
+
 def scheduled(
     source: OpenExperts, choice: Choice, settings: RunSettings, budget: float | None, began: float
-) -> tuple[Choice, Forecast]:
+) -> tuple[Strategy, Forecast]:
     """:func:`schedule` with a budget in minutes, of which some have passed since the time ``began``."""
-    seconds = None if budget is None else SHARE * (60 * budget - (time.monotonic() - began))
-    strategy, expected = schedule(source, choice, settings, seconds)
-    return (choice if budget is None else lambda _profile, _student: strategy), expected
+    seconds = None if budget is None else max(SHARE * (60 * budget - (time.monotonic() - began)), 1.0)
+    return schedule(source, choice, settings, seconds)

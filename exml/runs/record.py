@@ -61,8 +61,9 @@ class Progress:
 class Record:
     """The contents of ``run.json``; a run of another version cannot be resumed.
 
-    ``labels`` is the label plan, which grows with the experts of a followed folder. ``shared`` is the time of the experts and the baselines, and ``files`` the SHA-256 of each other file of a run that
-    has ended or was stopped, by its path in the folder.
+    ``labels`` is the label plan, which grows with the experts of a followed folder. ``shared`` is the time of the
+    experts and the baselines, and ``files`` the SHA-256 of each other file of a run that has ended or was stopped, by
+    its path in the folder.
     """
 
     request: Request

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -16,8 +15,9 @@ import torch
 
 from exml import models, scenarios
 from exml.core.components import uses_real_data
-from exml.core.errors import ExmlError, FolderError, SettingError, StreamError, UnknownNameError
+from exml.core.errors import ExmlError, FolderError, SettingError, StreamError
 from exml.core.expert import Expert
+from exml.core.files import MEGABYTE
 from exml.core.ranks import Ranks
 from exml.core.validators import in_range
 from exml.experts import (
@@ -42,9 +42,14 @@ from exml.models import Normalized
 from exml.runs.evaluation import BASELINES, Evaluation, baseline_result, evaluate_student
 from exml.runs.folder_lock import lock
 from exml.runs.folder_watcher import FolderWatcher, Refused
+from exml.runs.forecast import memory
 from exml.runs.record import Record
 from exml.runs.result import BaselineResult, ExperienceResult
 from exml.runs.student_plan import StudentPlan, plan_student
+
+KEPT = 256 * MEGABYTE
+"""Most bytes of state dicts that stay in memory between two readings."""
+
 
 @attrs.frozen(kw_only=True)
 class LabelChoices:
@@ -157,26 +162,48 @@ class FolderExperts:
             if faults:
                 raise FolderError([f"{name}: {fault}" for name, fault in faults.items()])
         if begun is not None or cards:
-            plan, labels = _planned(self, seed, cards, begun)
+            opened = self.opened(cards, found, seed, begun)
         else:
             watcher = FolderWatcher(self.folder, (), None, stop, poll=self.poll, trust=self.trust)
             planned = watcher.plan(lambda cards: _planned(self, seed, cards, None))
             if planned is None:
                 return None
-            cards, (plan, labels) = planned
-            cards = {name: card for name, card in cards.items() if name in labels.experts}
-
-        def read(name: str) -> ExpertFiles:
-            return read_expert(found.get(name, self.folder / name), trust=self.trust)
-
-        opened = OpenExperts(self.folder.name, plan, labels, cards, read)
-        opened.asked = {"student": plan, "label_choices": self.labels.text()}
-        opened.folder = self.folder
+            cards, plans = planned
+            opened = self._opened(cards, {}, *plans)
         if self.follow:
             opened.watch = lambda done, first: FolderWatcher(
                 self.folder, done, first, stop, poll=self.poll, trust=self.trust
             )
             opened.on_close = stop.ask
+        return opened
+
+    def opened(
+        self, cards: Mapping[str, ExpertCard], found: Mapping[str, Entry], seed: int, begun: Record | None = None
+    ) -> OpenExperts:
+        """These experts of the folder, with a plan, or with that of the run to resume.
+
+        :meta private:
+        """
+        return self._opened(cards, found, *_planned(self, seed, cards, begun))
+
+    def _opened(
+        self, cards: Mapping[str, ExpertCard], found: Mapping[str, Entry], plan: StudentPlan, labels: LabelPlan
+    ) -> OpenExperts:
+        kept: dict[str, ExpertFiles] = {}  # a process of its own reads a state dict, which takes seconds
+
+        def read(name: str) -> ExpertFiles:
+            if name in kept:
+                return kept[name]
+            files = read_expert(found.get(name, self.folder / name), trust=self.trust)
+            if name in found and found[name].format == "state-dict":
+                kept[name] = files
+                if sum(tensor.nbytes for one in kept.values() for tensor in (one.weights or {}).values()) > KEPT:
+                    del kept[name]
+            return files
+
+        opened = OpenExperts(self.folder.name, plan, labels, cards, read)
+        opened.asked = {"student": plan, "label_choices": self.labels.text()}
+        opened.folder = self.folder
         return opened
 
 
@@ -353,6 +380,10 @@ class OpenExperts:
     def length(self, done: Sequence[str]) -> int | None:
         """The length of the stream; None if it is unknown."""
         return None if self.names is None else len({*done, *self.names})
+
+    def memory(self, strategy: Strategy, seed: int) -> int:
+        """Bytes that a run will take; see :func:`exml.runs.forecast.memory`."""
+        return memory(strategy, self.example(), self.make_student(seed), experts=self.length(()) or 1)
 
     def refuse(self, name: str) -> None:
         """Mark an expert as refused."""

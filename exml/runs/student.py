@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exml.core.errors import SettingError
 from exml.core.expert import Expert
 from exml.core.samples import Samples, inference_batch_size
 from exml.experts import read_expert, save_pretrained
@@ -24,7 +25,7 @@ Prediction: TypeAlias = dict[str, float]
 """Probabilities by label, the most probable first."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Student:
     """A trained student with its report. :func:`exml.learn` returns one; :meth:`load` reads one from its folder.
 
@@ -42,10 +43,14 @@ class Student:
     ['cat', 'dog']
     """
 
-    expert: Expert = attrs.field(repr=False)
-    result: Result | None = attrs.field(default=None, repr=False)
-    provenance: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
+    expert: Expert
+    result: Result | None = attrs.field(default=None)
+    provenance: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        channels, height, width = self.expert.image_shape
+        return f"Student({len(self.labels)} classes, images {channels}x{height}x{width})"
 
     @classmethod
     def load(cls, folder: Path | str, *, trust: bool = False) -> Student:
@@ -89,7 +94,10 @@ class Student:
         Raises:
             DataError: a file that is not an image.
             ShapeError: a tensor or array that is not an image.
+            SettingError: ``top`` < 1.
         """
+        if top is not None and top < 1:
+            raise SettingError(expected="top >= 1", got=str(top), remedy="leave it out for all labels")
         several = isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4)
         pictures: Sequence[Picture] = images if several else [images]  # pyright: ignore[reportAssignmentType]
         found: list[Prediction] = []
@@ -106,7 +114,7 @@ class Student:
     def evaluate(
         self, images: Path | str | Samples, experts: Sequence[Expert | Path | str] = (), *, ignore_unknown: bool = False
     ) -> Assessment:
-        """Accuracy on labeled images, and that of experts and their ensembles; :func:`exml.runs.assess` documents it."""
+        """Accuracy on labeled images, and that of experts and their ensembles; see :func:`exml.runs.assess`."""
         return assess(self.expert, images, experts, ignore_unknown=ignore_unknown)
 
     def save(self, folder: Path | str) -> Path:

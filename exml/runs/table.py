@@ -1,8 +1,8 @@
-"""The table at the end of a run over a scenario."""
+"""Tables and lines about runs: accuracies of a scenario, and experts and plan of a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group
@@ -10,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from exml.core.errors import printable
+from exml.experts import Entry, ExpertCard
 from exml.runs.forecast import duration
 from exml.runs.result import ExperienceResult, Result, StrategyResult
 from exml.runs.sources import OpenExperts
 
-LONGEST, NARROWEST = 24, 5
-"""Maximum width of a name; minimum width of a percentage."""
+LONGEST, NARROWEST, SHOWN = 24, 5, 12
+"""Maximum width of a name; minimum width of a percentage; most labels of an expert."""
 
 
 def result_table(result: Result, width: int = 80) -> Group:
@@ -57,6 +58,23 @@ def plan_lines(source: OpenExperts) -> list[str]:
     classes = f"{labels.outputs} {'classes' if labels.labels is None else 'labels'}"
     student = f"student {plan.architecture['name']}, images {shape}"
     return [f"{count}, {classes}; {student}.", *(printable(f"Note: {note}.") for note in labels.notes)]
+
+
+def experts_table(cards: Mapping[str, ExpertCard], found: Mapping[str, Entry]) -> Table:
+    """A row per expert: format, architecture, images, normalization and labels."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("expert", max_width=LONGEST, overflow="fold")
+    for head in ("format", "architecture", "images", "mean / std"):
+        table.add_column(head, overflow="fold")
+    table.add_column("labels", ratio=1, overflow="fold")
+    for name, card in cards.items():
+        labels = list(map(str, card.classes if card.labels is None else card.labels))
+        shown = ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
+        numbers = " / ".join(",".join(f"{number:.3g}" for number in values) for values in (card.mean, card.std))
+        architecture = "in the file" if card.architecture is None else card.architecture["name"]
+        cells = (name, found[name].format, architecture, "x".join(map(str, card.image_shape)), numbers, shown)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
 
 
 def _table(result: Result, block: Sequence[int], roomy: bool) -> Table:

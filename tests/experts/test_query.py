@@ -73,7 +73,7 @@ def test_a_function_has_no_gradient_and_its_own_fingerprint():
 
 
 def test_inversion_is_refused_before_any_work():
-    expert = query(image_shape=(1, 6, 6), classes=(0, 1))
+    expert = query(image_shape=(1, 6, 6), classes=(0, 1), output="probabilities")
     student = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
     learner = exml.Learner(strategy(generator=ModelInversion(iterations=1), prior=None), student)
     with pytest.raises(ExpertError, match=r"remote.*choose drawings"):
@@ -110,5 +110,9 @@ def test_a_student_learns_from_a_forest_and_a_network():
     exml.Learner(short, student).learn_stream(exml.ExpertStream.from_experts(experts))
     with torch.no_grad():
         hits = student.eval()(experiences.test.pixels()).argmax(1) == experiences.test.labels
-    print(hits.float().mean(), hits[experiences.test.labels < 5].float().mean(), hits[experiences.test.labels >= 5].float().mean())
+    print(
+        hits.float().mean(),
+        hits[experiences.test.labels < 5].float().mean(),
+        hits[experiences.test.labels >= 5].float().mean(),
+    )
     assert hits.float().mean() > 0.5

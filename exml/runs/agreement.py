@@ -297,7 +297,7 @@ def _notes(found: Agreement) -> list[Text]:
         f"With the experts' mean logits: {100 * found.ensemble:.1f} %; with the most certain expert: "
         f"{100 * found.min_entropy:.1f} %.",
         f"Mean confidence: {100 * found.confidence:.1f} %; calibration error: {100 * found.calibration_error:.1f} %.",
-        "Least predicted: " + ", ".join(f"{row.label} ({100 * row.student:.1f} %)" for row in few) + ".",
+        "Least predicted: " + ", ".join(f"{printable(row.label)} ({100 * row.student:.1f} %)" for row in few) + ".",
         found.verdict,
     ]
     warning = [] if found.warning is None else [Text(f"Warning: {found.warning}", style="bold")]

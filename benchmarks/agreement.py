@@ -54,7 +54,7 @@ MARGIN = 1.0  # points by which a student is worse than the best expert or ensem
 OVERLAP = (
     ((0, 1, 2, 3, 4), "conv-net", {}),
     ((3, 4, 5, 6, 7), "conv-net", {"batch_norm": False, "widths": [8, 16]}),
-    ((6, 7, 8, 9), "lenet5", {}),
+    ((6, 7, 8, 9), "conv-net", {"widths": [4, 8, 16]}),
 )
 
 
@@ -116,7 +116,7 @@ def measured(name: str, seed: int, kind: str, budget: float, work: Path) -> dict
         for split, images in found.held_out.items():
             row[split] = 100 * accuracy(student_predictor(student.module), images)
             row[f"{split} experts"] = reference(name, seed, split, work)
-        report = agreement(student, [lambda expert=expert: expert for expert in found.experts], seed=seed)
+        report = agreement(student, [lambda expert=expert: expert for expert in found.experts], seed=seed, images=256)
         write_json(path, row | {"agreement": to_plain(report)})
         print(name, seed, kind, budget, round(row["test"], 1), report.score, report.warning, flush=True)
     return json.loads(path.read_text(encoding="utf-8"))
@@ -151,8 +151,8 @@ def ranked(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:
     worse = [row[split] < row[f"{split} experts"] - MARGIN for row in rows]
     warned = [row["agreement"]["warning"] is not None for row in rows]
     pairs = list(zip(worse, warned, strict=True))
-    found["warnings"] = {"worse": sum(worse), "worse, warned": sum(a and b for a, b in pairs)}
-    found["warnings"] |= {"others": len(rows) - sum(worse), "others, warned": sum(b and not a for a, b in pairs)}
+    found["warnings"] = {"worse": sum(worse), "worse_warned": sum(a and b for a, b in pairs)}
+    found["warnings"] |= {"others": len(rows) - sum(worse), "others_warned": sum(b and not a for a, b in pairs)}
     return found
 
 
@@ -169,13 +169,17 @@ def main() -> None:
     found: dict[str, Any] = {"commit": commit(), **attrs.asdict(environment(torch.device("cpu")))}
     found |= {"seeds": arguments.seeds, "recipes": RECIPES, "budgets": arguments.budgets, "margin": MARGIN}
     page = next(page for page in PAGES if RESULT in page.results)
+    found |= {"tested": {}, "chosen": {}}
     for part, seeds, split in (("chosen", arguments.seeds[:1], "validation"), ("tested", arguments.seeds[1:], "test")):
-        found[part] = {}
+        pooled: list[dict[str, Any]] = []
         for name in STREAMS:
-            cases = [(seed, budget, kind) for seed in seeds for budget in arguments.budgets for kind in RECIPES]
-            rows = [measured(name, seed, kind, budget, arguments.work) for seed, budget, kind in cases]
+            cases = [(name, seed, kind, budget) for seed in seeds for budget in arguments.budgets for kind in RECIPES]
+            rows = [measured(*case, arguments.work) for case in cases]
+            pooled += rows
             found[part][name] = {"what": STREAMS[name], **ranked(rows, split)}
             page.record(RESULT, found)
+        found[part]["pooled"] = {"what": "all of them together", **ranked(pooled, split)}
+        page.record(RESULT, found)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,6 @@ def agreement(found: Found, conditions: str) -> list[str]:
     }
     lines: list[str] = []
     for part in ("tested", "chosen"):
-        rows = [row for row in found[part].values() if row["n"] > 1]
         cells = [
             (
                 row["what"],
@@ -173,12 +172,13 @@ def agreement(found: Found, conditions: str) -> list[str]:
                 ends(row["accuracy"]),
                 *(f"{row[name][0]:.2f} ({row[name][1]:.2f})" for name in names),
             )
-            for row in rows
+            for row in found[part].values()
         ]
         what = "the test images" if part == "tested" else "validation images, with which the figure was chosen"
         lines += [*table(("experts|", "n", f"accuracy on {what}, %", *names.values()), cells), ""]
-    tested = [row["warnings"] for row in found["tested"].values()]
-    worse, warned, others, wrong = (sum(row[key] for row in tested) for key in tested[0])
+    tested = [row["warnings"] for name, row in found["tested"].items() if name != "pooled"]
+    keys = "worse", "worse_warned", "others", "others_warned"
+    worse, warned, others, wrong = (sum(row[key] for row in tested) for key in keys)
     budgets = " and ".join(f"{100 * budget:g} %" for budget in found["budgets"])
     text = (
         f"Rank correlation of Spearman (Kendall) between a figure without data and the accuracy. Each stream has n "

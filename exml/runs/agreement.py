@@ -26,12 +26,16 @@ from exml.priors import BatchNormStatistics
 from exml.protocols import GenerationContext
 
 _DRAWN = ProceduralImages(polarity="any", full_contrast=True)
-_INVERTED = ModelInversion(iterations=15, batch_size=256, start=_DRAWN)
+_INVERTED = ModelInversion(iterations=60, learning_rate=0.05, batch_size=256, start=_DRAWN)
 _CONTEXT = GenerationContext(prior=BatchNormStatistics(10.0, absent="ignore"))
 _FRACTION = in_range(0, 1)
 _OPTIONAL = in_range(0, 1, optional=True)
-LOST, LOW = 0.6, 0.6
+LOW = 0.85
+"""A smaller mean share of agreement is a reason for a warning."""
+LOST = 0.6
+"""So is a smaller share of one expert, compared with the largest one."""
 FEWEST = 4
+"""Number of images that show a label to its expert, from which a label without a prediction is neglected."""
 
 
 @component
@@ -45,7 +49,6 @@ class ExpertAgreement:
         drawings: share of the drawings on which the student, among the expert's classes, predicts what it predicts.
         inversions: the same on images that were optimized for this expert; None without a gradient.
         among_all: the same on these images, with the student's prediction among all of its classes.
-        ensemble: the same for the mean of all experts' centered logits, in place of the student.
         predicted: share of all images on which the student predicts one of the expert's classes.
         scale: mean over all images of the standard deviation of the expert's logits over its classes.
         student_scale: the same of the student's logits, over the classes of the expert.
@@ -56,7 +59,6 @@ class ExpertAgreement:
     drawings: float = attrs.field(validator=_FRACTION)
     inversions: float | None = attrs.field(validator=_OPTIONAL)
     among_all: float | None = attrs.field(validator=_OPTIONAL)
-    ensemble: float | None = attrs.field(validator=_OPTIONAL)
     predicted: float = attrs.field(validator=_FRACTION)
     scale: float
     student_scale: float
@@ -64,7 +66,7 @@ class ExpertAgreement:
     @property
     def share(self) -> float:
         """The share in the verdict."""
-        return self.drawings if self.among_all is None else self.among_all
+        return self.drawings if self.inversions is None else self.inversions
 
 
 @component
@@ -105,7 +107,8 @@ class Agreement:
             intervals of probability, weighted by their images.
         images: number of images: drawings, and images optimized for each expert.
         verdict: one line.
-        warning: why the experts themselves may be better than the student; None if nothing indicates that.
+        warning: why the experts themselves are probably better than the student, and what to do: it never predicts a
+            label, has lost an expert, or agrees with the experts on less than 85 % on average. None otherwise.
     """
 
     experts: tuple[ExpertAgreement, ...]
@@ -142,8 +145,8 @@ def agreement(
         student: its classes include those of the experts.
         loads: one function per expert that loads it, with global class ids and in the student's image shape.
         seed: of the images, which differ from those of a training with the same seed.
-        images: number of drawings; by default 64 to 512, less for larger images. At most half as many are optimized
-            for each expert, fewer for more than six experts.
+        images: number of drawings; by default 64 to 512, less for larger images. A quarter as many are optimized for
+            each expert, and fewer for more than twelve experts.
 
     Raises:
         StreamError: without an expert.
@@ -156,8 +159,8 @@ def agreement(
     """
     if not loads:
         raise StreamError(expected="at least one expert", got="none", remedy="give the experts of the student")
-    count = images or inference_batch_size(student.image_shape)
-    each = min(count // 2, max(4, 3 * count // len(loads)))
+    count = inference_batch_size(student.image_shape) if images is None else images
+    each = max(4, min(count // 4, 3 * count // len(loads)))
     parts = [_DRAWN(student, count, derive_seed(seed, "agreement")).images]
     for place, load in enumerate(loads):
         parts.append(_inverted(load(), each, derive_seed(seed, "agreement", place), student.device))
@@ -198,7 +201,6 @@ def _compared(ours: ExpertLogits, student: Expert, experts: Sequence[ExpertLogit
                 drawings=_share(same[owners < 0]),
                 inversions=_share(same[own]) if bool(own.any()) else None,
                 among_all=_share((predicted == theirs)[own]) if bool(own.any()) else None,
-                ensemble=_share((mean == theirs)[own]) if bool(own.any()) else None,
                 predicted=_share(expert.known[predicted]),
                 scale=expert.scale,
                 student_scale=restricted.scale,
@@ -241,12 +243,18 @@ def _warning(found: Agreement) -> str | None:
     if neglected:
         reasons.append(f"it never predicts {_listed(neglected)}")
     best = max(row.share for row in found.experts)
-    lost = [row.expert for row in found.experts if row.share < LOST * best]
+    lost = [row.expert for row in found.experts if row.share < LOST * best or row.among_all == 0]
     if lost:
         reasons.append(f"it has lost most of {_listed(lost)}")
-    elif found.score < LOW:
-        reasons.append(f"it agrees with its experts on {100 * found.score:.0f} % of fresh images only")
-    return f"The experts are probably better than the student: {'; '.join(reasons)}." if reasons else None
+    if found.score < LOW:
+        reasons.append(f"{100 * found.score:.0f} % agreement is below {100 * LOW:.0f} %")
+    if not reasons:
+        return None
+    whole = next((row for row in found.experts if row.classes == len(found.labels)), None)
+    safer = [] if len(found.experts) == 1 else ["average the experts' logits"]
+    safer += [] if whole is None else [f"keep {whole.expert!r}, which knows all labels"]
+    advice = " or ".join(safer) or "evaluate it on labeled images"
+    return f"The experts are probably better than the student: {'; '.join(reasons)}. To be safe, {advice}."
 
 
 def label_names(student: Expert, /) -> dict[int, str]:
@@ -289,7 +297,7 @@ def _notes(found: Agreement) -> list[Text]:
         f"With the experts' mean logits: {100 * found.ensemble:.1f} %; with the most certain expert: "
         f"{100 * found.min_entropy:.1f} %.",
         f"Mean confidence: {100 * found.confidence:.1f} %; calibration error: {100 * found.calibration_error:.1f} %.",
-        "Least predicted: " + ", ".join(f"{row.label} ({100 * row.student:.1f} %)" for row in few) + ".",
+        "Least predicted: " + ", ".join(f"{printable(row.label)} ({100 * row.student:.1f} %)" for row in few) + ".",
         found.verdict,
     ]
     warning = [] if found.warning is None else [Text(f"Warning: {found.warning}", style="bold")]

@@ -87,7 +87,7 @@ class CommonScale:
             level = max((float(typical.mean()) - center) / spread, _LEAST_LEVEL)
             unit = self.typicality / (spread * level)
         constants = (temperature, offset, center, unit, self.scale)
-        return attrs.evolve(expert, module=_Calibrated(expert.module, reader, own, constants).eval())
+        return attrs.evolve(expert, module=_Calibrated(expert.module, reader, own, constants))
 
 
 def half_surplus(matched: Float[Tensor, "batch units"], own: Tensor) -> Float[Tensor, "batch units"]:
@@ -110,7 +110,7 @@ class _Calibrated(nn.Module):
 
     def __init__(self, module: nn.Module, reader: Reader, own: Tensor, constants: tuple[float, ...]) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.training = module, module.training
         self._reader, self._constants = reader, constants
         self.register_buffer("own", own, persistent=False)
 

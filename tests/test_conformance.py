@@ -5,11 +5,12 @@ import pytest
 import torch
 
 import exml
-from exml import augmentation, buffers, combiners, generators, losses, normalizers, priors
+from exml import augmentation, buffers, calibrations, combiners, generators, losses, normalizers, priors
 from exml.core.registry import _KINDS
 from exml.testing import (
     check_augmentation,
     check_buffer,
+    check_calibration,
     check_combiner,
     check_component,
     check_generator,
@@ -27,6 +28,7 @@ SUITES = {
         normalizers.L2NormalizeLogits(eps=1e-5),
     ],
     check_combiner: [combiners.ByClass(units="present"), combiners.SideBySide(), combiners.ProductOfExperts()],
+    check_calibration: [calibrations.CommonScale(drawings=generators.EvolvedDrawings(steps=2, pool=20))],
     check_loss: [
         losses.MeanSquaredError(classes="all"),
         losses.CrossEntropy(),
@@ -62,6 +64,7 @@ SUITES = {
         generators.ModelInversion(iterations=2, start=generators.ProceduralImages(), stop_at=0.9, clamp=3.0),
         generators.DataImpression(beta=1.0, iterations=2, batch_size=4),
         generators.GaussianNoise(std=0.5),
+        generators.EvolvedDrawings(steps=2, pool=10, polarity="any"),
         generators.BufferedImages(first=generators.GaussianNoise()),
         generators.ProceduralImages(kinds=("strokes", "noise")),
         generators.AuxiliaryData(generators.PhotoPatches((1, 8, 8), count=40)),
@@ -87,7 +90,7 @@ def test_multi_task():
 def test_no_component_is_left_out():
     checked = {type(part) for parts in SUITES.values() for part in parts}
     checked |= {combiners.MultiTask, generators.Replay}  # the one above, and one that needs real images of its expert
-    rooms = (augmentation, buffers, combiners, generators, losses, normalizers, priors)
+    rooms = (augmentation, buffers, calibrations, combiners, generators, losses, normalizers, priors)
     families = {cls for cls in _KINDS.values() if cls.__module__.startswith(tuple(room.__name__ for room in rooms))}
     assert families - {generators.DatasetImages, generators.ImageFile, generators.PhotoPatches} == checked
 

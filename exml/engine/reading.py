@@ -63,7 +63,8 @@ class Reader:
         found: dict[str, Tensor] = {}
 
         def norm(_: nn.Module, inputs: Any) -> None:
-            found["norm"] = inputs[0].flatten(1).norm(dim=1, keepdim=True)
+            if inputs:  # and not passed by name
+                found["norm"] = inputs[0].flatten(1).norm(dim=1, keepdim=True)
 
         def typicality(layer: nn.Module, inputs: Any) -> None:
             assert self.basis is not None
@@ -100,9 +101,13 @@ def reader_of(expert: Expert) -> Reader:
     module, order = expert.module, list[str]()
     gray = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
     layers = {name: part for name, part in module.named_modules() if _narrows(part)}
+
+    def note(name: str, _: nn.Module, inputs: Any) -> None:
+        order.extend([name] if inputs else [])  # inputs passed by name are not read
+
     with frozen(module), ExitStack() as hooks:
         for name, part in layers.items():
-            hooks.enter_context(part.register_forward_pre_hook(partial(lambda name, *_: order.append(name), name)))
+            hooks.enter_context(part.register_forward_pre_hook(partial(note, name)))
         heads = final_layers(module, candidates(module, len(expert.outputs)), gray)
     classifier = heads[0] if heads else None
     found: dict[Literal["linear", "convolution"], list[str]] = {"linear": [], "convolution": []}

@@ -152,6 +152,7 @@ def random_genes(count: int, channels: int, draws: torch.Generator) -> Genes:
         "linked": rand(_STROKES) < 0.6,
         "bend": 1.5 * rand(_STROKES),
         "pen": rand(1),
+        "bold": rand(1) < 0.25,
         "gain": rand(1),
         "frame": rand(4),
         "ink": rand(_STROKES, channels),
@@ -192,7 +193,9 @@ def mutated(genes: Genes, draws: torch.Generator) -> Genes:
 
 def render(genes: Genes, image_shape: tuple[int, int, int], polarity: str = "light") -> Images:
     """Drawings ``(count, *image_shape)``, in [0, 1]; each is a sum of Gaussian dots along Bézier curves."""
-    parts = [{name: gene[at : at + _BATCH] for name, gene in genes.items()} for at in range(0, len(genes["pen"]), _BATCH)]
+    parts = [
+        {name: gene[at : at + _BATCH] for name, gene in genes.items()} for at in range(0, len(genes["pen"]), _BATCH)
+    ]
     return torch.cat([_render(part, image_shape, polarity) for part in parts])
 
 
@@ -213,7 +216,8 @@ def _render(genes: Genes, image_shape: tuple[int, int, int], polarity: str) -> I
     stretch = torch.minimum(stretch.clamp_max(4 * side), 3 * stretch.flip(1))
     center = frame / 2 + (genes["frame"][:, 2:] - 0.5) * side / 5
     points = (points - ((low + high) / 2)[:, None, None]) * stretch[:, None, None] + center[:, None, None]
-    pen = side * 0.019 * (1 + 5 * genes["pen"] ** 2)  # the standard deviation of a dot, in pixels
+    # The standard deviation of a dot, in pixels.
+    pen = 0.02 * side * (1 + 2 * genes["pen"]) * torch.where(genes["bold"], 2.5, 1.0)
     middle, lengths = (points[:, :, 1:] + points[:, :, :-1]) / 2, points.diff(dim=2).norm(dim=3)
     weights = ((1 + 2 * genes["gain"])[..., None] * lengths * shown[..., None] / pen[..., None]).flatten(1)
     vivid = genes["vivid"][..., None]

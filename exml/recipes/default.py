@@ -8,11 +8,12 @@ from torch import nn
 
 from exml.augmentation import Augmentation
 from exml.buffers import Cumulative
+from exml.calibrations import CommonScale
 from exml.combiners import ByClass, SideBySide
 from exml.experts import ExpertProfile
-from exml.generators import ModelInversion, ProceduralImages
+from exml.generators import EvolvedDrawings, Mixture, ModelInversion, ProceduralImages
 from exml.learning.builder import CompleteBuilder, StrategyBuilder
-from exml.losses import Distillation, MeanSquaredError
+from exml.losses import Distillation, KLDivergence, MeanSquaredError, Sum, Weighted
 from exml.models import Normalized
 from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics
@@ -23,6 +24,14 @@ _TURNED = Augmentation(shift=3, rotation=15.0, flip=0.5)
 
 def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> CompleteBuilder:
     """The recommended strategy, chosen from the metadata of all experts, in any order.
+
+    **Unlike experts**, whose weights differ in their layout, or whose heads are not of full width, without task labels;
+    on color images only without batch norm. Their logits have nothing in common, so :class:`exml.calibrations.CommonScale`
+    puts them on one scale, and classes that several experts know get the mean of these:
+
+    - The images are procedural, mostly strokes, and drawings that evolved towards each expert's classes; no expert
+      needs a gradient.
+    - The student matches the calibrated logits side by side (MSE), and their softmax (KL).
 
     **Grayscale images, all experts with batch norm.** Model Inversion ED (Sec. 4). The only prior is on the batch-norm
     statistics of all layers, with weight 10, and λ_CE = 10. The teachers label eight views of each image once.
@@ -56,12 +65,31 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     ModelInversion(iterations=150, learning_rate=0.05, temperature=2.0, batch_size=512, ...)
     """
     with_statistics = [bool(expert.running_statistics) for expert in profile.experts]
+    if _are_unlike(profile) and (profile.image_shape[0] == 1 or not any(with_statistics)):
+        return _calibrated(profile)
     copies = _can_copy(profile, student)
     if not any(with_statistics) or not all(expert.differentiable for expert in profile.experts):
         return _matching(profile, copies)
     if all(with_statistics) and profile.image_shape[0] == 1:
         return _inversion(profile)
     return _continuing(profile) if all(with_statistics) and copies else _inverted_drawings(profile)
+
+
+def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
+    drawings = _drawings(profile)
+    evolved = EvolvedDrawings(steps=100, snapshots=2, typicality=0.5, polarity=drawings.polarity)
+    scale = EvolvedDrawings(steps=60, snapshots=1, copies=1, pool=2_000, polarity=drawings.polarity)
+    textures = ProceduralImages(("dead-leaves", "noise"), full_contrast=True)
+    return (
+        StrategyBuilder()
+        .buffer(Cumulative(16_000))
+        .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=0.003, views=2))
+        .generator(Mixture((drawings, textures, evolved), weights=(2.0, 0.5, 1.5)))
+        .augmentation(Augmentation(shift=2, rotation=8.0, scale=0.08))
+        .calibration(CommonScale(drawings=scale))
+        .combiner(SideBySide())
+        .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), 2.0))))
+    )
 
 
 def _inversion(profile: ExpertProfile) -> CompleteBuilder:
@@ -119,6 +147,12 @@ def _drawings(profile: ExpertProfile) -> ProceduralImages:
     means = [expert.mean[0] for expert in profile.experts]
     polarity = "light" if sum(means) < len(means) / 2 else "dark"
     return ProceduralImages(("strokes",), polarity=polarity, full_contrast=True)
+
+
+def _are_unlike(profile: ExpertProfile) -> bool:
+    first, outputs = profile.experts[0], tuple(range(profile.classes))
+    alike = all((expert.shapes, expert.outputs) == (first.shapes, outputs) for expert in profile.experts)
+    return len(profile.experts) > 1 and profile.tasks is None and not (alike and first.shapes)
 
 
 def _can_copy(profile: ExpertProfile, student: nn.Module | None) -> bool:

@@ -28,7 +28,8 @@ def check_component(component: Any, role: str) -> None:
 
     Args:
         component: an instance, preferably with settings other than the defaults.
-        role: ``generator``, ``prior``, ``augmentation``, ``normalizer``, ``combiner``, ``buffer`` or ``loss``.
+        role: ``generator``, ``prior``, ``augmentation``, ``normalizer``, ``calibration``, ``combiner``,
+            ``buffer`` or ``loss``.
 
     >>> from exml.priors import L2Norm
     >>> check_component(L2Norm(0.5), "prior")

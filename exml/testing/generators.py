@@ -1,4 +1,4 @@
-"""Conformance of generators and buffer policies."""
+"""Conformance of generators, calibrations and buffer policies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from exml.core.expert import Expert
 from exml.core.samples import Samples
-from exml.protocols import BufferPolicy, Generator
+from exml.protocols import BufferPolicy, Calibration, Generator
 from exml.testing.component import check_component, requirement
 
 
@@ -59,6 +59,35 @@ def check_generator(generator: Generator, image_shape: tuple[int, int, int] = (1
         hooks = {**vars(part)["_forward_pre_hooks"], **vars(part)["_forward_hooks"]}
         must(not hooks, "leave no hook on the expert: remove it in a finally block")
     must(len(generator(expert, 1, 0)) == 1, "be able to make a single sample: support size=1")
+
+
+def check_calibration(calibration: Calibration, image_shape: tuple[int, int, int] = (1, 8, 8)) -> None:
+    """Check that a calibration is a component, keeps the order of the expert's classes, and restores the expert.
+
+    >>> from exml.calibrations import CommonScale
+    >>> from exml.generators import EvolvedDrawings
+    >>> check_calibration(CommonScale(drawings=EvolvedDrawings(steps=2, pool=20)))
+    """
+    check_component(calibration, "calibration")
+    must = requirement(calibration)
+    expert = tiny_expert(image_shape)
+    before = {name: tensor.clone() for name, tensor in expert.module.state_dict().items()}
+    images = torch.rand(5, *image_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, again = (calibration(expert, 1) for _ in range(2))
+        logits = one.logits(images)
+        alone = torch.cat([one.logits(image) for image in images.split(1)])
+        order = one.own_logits(logits).argsort(1).equal(expert.own_logits(expert.logits(images)).argsort(1))
+        must(torch.equal(logits, again.logits(images)), "be a function of the expert and the seed: derive every draw")
+    kept = (one.classes, one.outputs, one.image_shape) == (expert.classes, expert.outputs, expert.image_shape)
+    must(kept, "keep the expert's classes, outputs and images: use attrs.evolve(expert, module=...)")
+    must(bool(logits.isfinite().all()), "return finite logits: avoid divisions by 0")
+    must(torch.allclose(logits, alone, atol=1e-4), "treat each image by itself: use constants of the expert only")
+    must(order, "keep the order of the expert's own classes: add the same number to all of them")
+    same = all(torch.equal(tensor, before[name]) for name, tensor in expert.module.state_dict().items())
+    free = expert.module.training and all(weight.requires_grad for weight in expert.module.parameters())
+    hooks = any(vars(part)["_forward_pre_hooks"] or vars(part)["_forward_hooks"] for part in expert.module.modules())
+    must(same and free and not hooks, "not change the expert: run it inside exml.engine.frozen, and remove hooks")
 
 
 def check_buffer(policy: BufferPolicy, experiences: int = 4) -> None:

@@ -132,7 +132,7 @@ def test_version_and_help(capsys):
     assert call(capsys, "--version") == (0, f"{version('exml')}\n", "")
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    assert all(command in out for command in ("run", "strategies", "scenarios"))
+    assert all(command in out for command in ("learn", "plan", "run", "strategies", "scenarios"))
     code, out, _ = call(capsys, "run", "--help")
     assert code == 0
     for option in ("out", "strategy", "seed", "split", "device", "checkpoint-every", "resume", "quiet"):

@@ -92,6 +92,7 @@ def states(request, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         tiny.register(patch)
+        patch.setattr("exml.runs._stages.agreement", lambda *_, **__: None)
         patch.setattr("exml.runs._stages.save_figure", lambda _figure, path: Path(path).write_bytes(b"figure"))
         for figure in ("accuracy_figure", "samples_figure"):
             patch.setattr(f"exml.runs._stages.{figure}", lambda *_: None)

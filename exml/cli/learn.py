@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
 from cyclopts import Parameter
@@ -155,7 +155,7 @@ def learn(
                 return
             with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
                 shown = [_print_refused if quiet else display]
-                more = {"resume": resume, "stop": stop, "observers": shown, "ranks": ranks}
+                more: dict[str, Any] = {"resume": resume, "stop": stop, "observers": shown, "ranks": ranks}
                 result = runs.run(opened or source, {name: choice}, out, settings=settings, **more)
         if result.stopped and not options.follow:
             raise KeyboardInterrupt

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
 from cyclopts import Parameter
@@ -101,7 +101,7 @@ def run(
             if dry_run:
                 return
             with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
-                more = {"resume": resume, "stop": stop, "observers": [display], "ranks": ranks}
+                more: dict[str, Any] = {"resume": resume, "stop": stop, "observers": [display], "ranks": ranks}
                 result = runs.run(experts, strategies, out, settings=settings, **more)
         if result.stopped:
             raise KeyboardInterrupt

@@ -109,7 +109,13 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, request: Request, environment: Environment, on_wait: Callable[[], None] | None, ranks: Ranks
+        self,
+        path: Path,
+        request: Request,
+        environment: Environment,
+        on_wait: Callable[[], None] | None,
+        ranks: Ranks,
+        labels: LabelPlan | None = None,
     ) -> None:
         self.path, self.environment = path, environment
         self.result = path / RESULT
@@ -119,7 +125,7 @@ class RunFolder:
             if on_wait is not None:
                 _require_same(read_record(path / RECORD, Record).request, request, path)
             self._lock = lock(path, on_wait)
-            self.record = Record(request) if on_wait is None else read_record(path / RECORD, Record)
+            self.record = Record(request, labels=labels) if on_wait is None else read_record(path / RECORD, Record)
             if environment not in self.record.environments:
                 self.record.environments += (environment,)
             for name in request.strategies:
@@ -156,7 +162,8 @@ class RunFolder:
         known, self.record.labels = self.record.labels, labels
         if known != labels:
             self.save()
-        if self._ranks.leader and (known is None or known.outputs != labels.outputs or known.labels != labels.labels):
+        missing = not (self.path / PLAN).exists()
+        if self._ranks.leader and (missing or known is None or known.outputs != labels.outputs):
             self.write_plan()
 
     def write_plan(self) -> None:

@@ -127,7 +127,8 @@ def run(
             observe(event)
 
     on_wait = partial(observer, WaitingForProcess(out)) if resume else None
-    with RunFolder(out, request, environment(own, settings.execution, ranks), on_wait, ranks) as folder:
+    labels = None if request.student is None else opened.labels
+    with RunFolder(out, request, environment(own, settings.execution, ranks), on_wait, ranks, labels) as folder:
         if changed := folder.changed() if ranks.leader else []:
             names = shortened(", ".join(changed), 300)
             message = (
@@ -192,19 +193,17 @@ def schedule(
         raise SettingError(expected="a stream of known length", got="a followed folder", remedy=remedy)
     whole = strategy = _chosen(choice, source, settings.seed, None)
     example, student = source.example(), source.make_student(settings.seed).to(device_of(settings.device))
-    share = 1.0
+    predict = partial(forecast, experts=length, execution=settings.execution)
+    found, share = predict(strategy, example, student), 1.0
     for _ in range(ATTEMPTS):
-        found = forecast(strategy, example, student, experts=length, execution=settings.execution)
         if seconds is None or found.seconds <= seconds:
             break
         share *= max(0.9 * seconds / found.seconds, 1e-3)  # what does not shrink leaves less for the rest
         strategy = at_budget(whole, share)
-    else:
-        warn(
-            f"a budget of more than {duration(seconds or 0)}",
-            f"a strategy that takes {duration(found.seconds)} at the least",
-            "increase the budget, or name a smaller student",
-        )
+        found = predict(strategy, example, student)
+    if seconds is not None and found.seconds > seconds:
+        got, remedy = duration(found.seconds), "increase the budget, or name a smaller student"
+        warn(f"a strategy that takes {duration(seconds)} at most", got, remedy)
     source.check(strategy)
     return strategy, found
 

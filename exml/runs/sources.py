@@ -77,8 +77,8 @@ class LabelChoices:
     def labels(self, cards: Mapping[str, ExpertCard], *, complete: bool) -> LabelPlan:
         """The plan for some experts; ``complete`` if no others will arrive."""
         if self.plan is None:
-            chosen = {"rename": self.rename, "keep": self.keep, "drop": self.drop, "image_shape": self.image_shape}
-            return plan_labels(cards, **chosen)
+            kept, dropped, shape = self.keep, self.drop, self.image_shape
+            return plan_labels(cards, rename=self.rename, keep=kept, drop=dropped, image_shape=shape)
         absent = [name for name in self.plan.experts if name not in cards]
         if absent and complete:
             raise SettingError(
@@ -459,7 +459,7 @@ class _OpenScenario(OpenExperts):
             self._experts = self._scenario.train_experts(seed, self.folder, device=device, progress=report, ranks=ranks)
             self.cards = {name: read_card(self.folder / f"{name}.json") for name in self.names}
 
-    def admitted(self, _name: str, _card: ExpertCard, expert: Expert) -> Expert:
+    def admitted(self, name: str, card: ExpertCard, expert: Expert) -> Expert:
         return expert
 
     def loads(self, names: Sequence[str]) -> list[Callable[[], Expert]]:

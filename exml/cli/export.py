@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from exml.cli.arguments import Flag
+from exml.experts import load
 from exml.runs import Student
 
 
@@ -34,5 +35,5 @@ def export(
         quiet: Print only errors.
     """
     folder = student if student.is_dir() else student.parent
-    path = Student.load(student, trust=trust).export(out or folder / f"model.{format}", format=format)
+    path = Student(load(student, trust=trust)).export(out or folder / f"model.{format}", format=format)
     Console(quiet=quiet, highlight=False).print(f"Wrote {path}.", markup=False, soft_wrap=True)

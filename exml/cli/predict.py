@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from exml.cli.arguments import Flag, Whole
 from exml.core.errors import DataError, printable
 from exml.datasets import image_files
+from exml.experts import load
 from exml.runs import Student
 
 
@@ -33,7 +34,7 @@ def predict(
         json_lines: Print one JSON object per line instead: {"image": ..., "labels": {"dog": 0.93, ...}}.
         trust: Accept classifiers whose loading executes code.
     """
-    model, failed = Student.load(student, trust=trust), False
+    model, failed = Student(load(student, trust=trust)), False
     for path in [file for image in images for file in (image_files(image) if image.is_dir() else [image])]:
         try:
             found = model.predict(path, top=top)

@@ -164,7 +164,7 @@ def _preprocessor(card: ExpertCard) -> dict[str, Any]:
 
 def _config(expert: Expert, card: ExpertCard) -> dict[str, Any]:
     (channels, *size), plain = card.image_shape, to_plain(card)
-    names = dict(zip(card.classes, card.labels or map(str, card.classes), strict=True))
+    names: dict[int | None, str] = dict(zip(card.classes, card.labels or map(str, card.classes), strict=True))
     units = [names.get(unit, f"unused {place}") for place, unit in enumerate(expert.outputs)]
     return {
         "model_type": "exml",

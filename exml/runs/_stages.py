@@ -22,6 +22,7 @@ from exml.core.errors import (
     warn,
 )
 from exml.core.expert import Expert
+from exml.core.files import file_digest
 from exml.core.ranks import Ranks
 from exml.core.serialization import to_plain
 from exml.experts import ExpertCard, ExpertFiles, save_expert
@@ -347,7 +348,11 @@ def _unbuilt(source: OpenExperts, item: ExpertFiles | LiveExpert | Refused, /) -
         if isinstance(item, Refused):
             return item
         try:
-            return _Arrived(item.name, item.card, source.admitted(item.name, item.card, item.expert()))
+            card = item.card
+            if card.sha256 is None and isinstance(item, ExpertFiles):  # for the log and the student's model card
+                weights = item.path / "model.safetensors" if item.path.is_dir() else item.path
+                card = attrs.evolve(card, sha256=file_digest(weights) if weights.is_file() else None)
+            return _Arrived(item.name, card, source.admitted(item.name, card, item.expert()))
         except ExmlError as error:
             if source.names is not None:
                 raise

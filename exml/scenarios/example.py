@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from exml.core.errors import SettingError
+from exml.core.extras import import_extra
 from exml.core.files import write_atomically, write_tensors, write_text
 from exml.core.rng import global_seed
 from exml.core.samples import Samples
@@ -19,7 +20,7 @@ from exml.experts import ExpertTraining, train_expert
 from exml.models import LeNet5
 from exml.scenarios.digits import digit_images
 
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _MEAN, _STD = 0.3, 0.38
 _LAYERS = [
     {"conv2d": [1, 32, 3, 1, 1]},
@@ -55,14 +56,10 @@ def write_example(folder: Path | str, /) -> tuple[Path, Path]:
     for path in (experts, images):
         if path.exists():
             raise SettingError(expected=f"no {path} yet", got="one", remedy="give another folder")
-    try:
-        import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
-    except ImportError as error:
-        expected, remedy = "the packages transformers and onnxscript", "pip install 'exml[hf,onnx]'"
-        raise SettingError(expected=expected, got=str(error), remedy=remedy) from error
-    labels = dict(enumerate(NAMES[:5]))
-    config = ResNetConfig(
+    import_extra("onnxscript", "onnx")
+    transformers = import_extra("transformers", "hf")
+    labels = dict(enumerate(_NAMES[:5]))
+    config = transformers.ResNetConfig(
         architectures=["ResNetForImageClassification"],
         num_channels=3,
         embedding_size=16,
@@ -73,25 +70,26 @@ def write_example(folder: Path | str, /) -> tuple[Path, Path]:
         label2id={label: place for place, label in labels.items()},
     )
     with global_seed(0, "example"):
-        low = _trained(ResNetForImageClassification(config), range(5), (3, 16, 16), _MEAN, _STD)
+        low = _trained(transformers.ResNetForImageClassification(config), range(5), (3, 16, 16), _MEAN, _STD)
         convolutions = nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, 1, 1), nn.ReLU()
         middle = _trained(nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(1024, 5)), range(3, 8), (1, 8, 8))
         high = _trained(LeNet5(1, 4, 28), range(6, 10), (1, 28, 28))
     config.save_pretrained(experts / "low")
     write_tensors(experts / "low" / "model.safetensors", low.state_dict())
-    processor = ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[_MEAN] * 3, image_std=[_STD] * 3)
+    size = {"height": 16, "width": 16}
+    processor = transformers.ViTImageProcessor(size=size, image_mean=[_MEAN] * 3, image_std=[_STD] * 3)
     processor.save_pretrained(experts / "low")
     write_atomically(experts / "middle.pth", lambda path: torch.save(middle.state_dict(), path))
-    card = {"labels": [*NAMES[3:7], "Seven"], "image_shape": [1, 8, 8]}
+    card = {"labels": [*_NAMES[3:7], "Seven"], "image_shape": [1, 8, 8]}
     _write_card(experts / "middle.yaml", {**card, "architecture": {"name": "sequential", "layers": _LAYERS}})
     batch = {0: torch.export.Dim("batch")}
     program = torch.onnx.export(high, (torch.rand(2, 1, 28, 28),), dynamic_shapes=(batch,), verbose=False)
     assert program is not None
     write_atomically(experts / "high.onnx", lambda path: path.write_bytes(program.model_proto.SerializeToString()))
-    _write_card(experts / "high.yaml", {"labels": list(NAMES[6:]), "image_shape": [1, 28, 28]})
+    _write_card(experts / "high.yaml", {"labels": list(_NAMES[6:]), "image_shape": [1, 28, 28]})
     tests = digit_images()["test"]
     for place, (image, label) in enumerate(zip(tests.images, tests.labels.tolist(), strict=True)):
-        path = images / NAMES[label] / f"{place}.png"
+        path = images / _NAMES[label] / f"{place}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0].mul(255).round().byte().numpy()).save(path)
     return experts, images

@@ -109,7 +109,7 @@ def damage(folder: Path, name: str, old: str, new: str) -> None:
 
 
 FAULTS = {
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "complete weights"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors in"),
     "no preprocessor": (lambda folder: (folder / "preprocessor_config.json").unlink(), "a folder of exml"),
     "no block": (lambda folder: damage(folder, "config.json", '"exml": {', '"other": {'), "a folder of exml"),
     "no label": (lambda folder: damage(folder, "config.json", '"1":', '"9":'), "a folder of exml"),

@@ -32,7 +32,7 @@ from exml import Expert, ExpertProfile, ExpertStream, Samples
 from exml.baselines import EnsembleAverage, MinEntropy
 from exml.calibrations import CommonScale
 from exml.core.files import write_json
-from exml.datasets import data_root
+from exml.datasets import dataset_folder
 from exml.engine import keep_freed_memory
 from exml.experts import train_expert
 from exml.experts.training import ExpertTraining
@@ -94,7 +94,7 @@ OVERLAPPING: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 def images(dataset: type[MNIST], *, train: bool, first: int = 0) -> Samples:
     """A split of a dataset in the layout of torchvision."""
-    data = dataset(str(data_root()), train=train)
+    data = dataset(str(dataset_folder()), train=train)
     return Samples.of(data.data[:, None], data.targets + first)
 
 
@@ -120,7 +120,7 @@ def experts(stream: str, seed: int, work: Path) -> list[Expert]:
 def _stranger(name: str, work: Path) -> Expert:
     path = work / f"{name}.safetensors"
     if not path.exists():
-        shutil.copyfile(data_root() / "experts" / path.name, path)
+        shutil.copyfile(dataset_folder() / "experts" / path.name, path)
     write_json(path.with_suffix(".json"), {"classes": DIGITS, "image_shape": SHAPE} | CARDS[name])
     return exml.load(path)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import statistics
 import warnings
 from functools import cache
 from pathlib import Path
@@ -20,23 +21,25 @@ from typing import Any
 
 import attrs
 import torch
+from page_parts import PAGES
 from pages import commit
 from safetensors.torch import load_file
 from scipy.stats import kendalltau, spearmanr
 from torch import nn
 
 import exml
-import exml.baselines, exml.core.serialization
 from exml import Samples, models, scenarios
 from exml.core.errors import ExmlWarning
 from exml.core.files import write_json, write_tensors
+from exml.core.serialization import to_plain
 from exml.engine import keep_freed_memory
 from exml.experts import Expert, ExpertProfile, ExpertStream, train_expert
 from exml.models import Normalized
 from exml.recipes import at_budget, recipe
 from exml.runs import agreement
+from exml.runs.assessment import ENSEMBLES
 from exml.runs.environment import environment
-from exml.runs.evaluation import BASELINES, accuracy, student_predictor
+from exml.runs.evaluation import accuracy, student_predictor
 from exml.scenarios.digits import SETUP, digit_images
 
 RESULT = "agreement.json"
@@ -45,11 +48,9 @@ STREAMS = {
     "digits-nc": "five experts on two digits each",
     "digits-ni": "five experts on ten digits each",
     "digits-overlap": "three architectures, on the digits 0–4, 3–7 and 6–9",
-    "mnist-nc": "five experts on two digits of MNIST each",
 }
 RECIPES = ("exml", "model-inversion", "procedural", "data-impression", "auxiliary", "noise")
-BUDGETS = {"digits": (1.0, 0.1, 0.02), "mnist": (0.1, 0.02)}
-FIGURES = ("score", "among_all", "inversions", "drawings", "ensemble", "min_entropy", "confidence")
+MARGIN = 1.0  # points by which a student is worse than the best expert or ensemble
 OVERLAP = (
     ((0, 1, 2, 3, 4), "conv-net", {}),
     ((3, 4, 5, 6, 7), "conv-net", {"batch_norm": False, "widths": [8, 16]}),
@@ -63,22 +64,22 @@ class Stream:
 
     experts: list[Expert]
     student: Normalized
-    validation: Samples
-    test: Samples
+    held_out: dict[str, Samples]
 
 
 @cache
 def stream(name: str, seed: int, work: Path) -> Stream:
     """A stream of trained experts."""
     source = "digits-joint" if name == "digits-overlap" else name
-    parts = [scenarios.load(source, seed, split).experiences for split in ("validation", "test")]
-    scenario = scenarios.load(source, seed)
-    held_out = [Samples.concat(list({id(e.test): e.test for e in experiences}.values())) for experiences in parts]
+    scenario, held_out = scenarios.load(source, seed), dict[str, Samples]()
+    for split in ("validation", "test"):
+        parts = {id(part.test): part.test for part in scenarios.load(source, seed, split).experiences}
+        held_out[split] = Samples.concat(list(parts.values()))
     if name == "digits-overlap":
         experts = [_overlapping(seed, *row) for row in OVERLAP]
     else:
         experts = list(scenario.train_experts(seed, work / "experts" / f"{name}-{seed}"))
-    return Stream(experts, scenario.make_student(seed), *held_out)
+    return Stream(experts, scenario.make_student(seed), held_out)
 
 
 def _overlapping(seed: int, classes: tuple[int, ...], architecture: str, settings: dict[str, Any]) -> Expert:
@@ -111,14 +112,13 @@ def measured(name: str, seed: int, kind: str, budget: float, work: Path) -> dict
     path = work / "measured" / f"{name}-{seed}-{kind}-{budget}.json"
     if not path.exists():
         student, found = learned(name, seed, kind, budget, work), stream(name, seed, work)
-        accuracies: dict[str, float] = {}
-        for split in ("validation", "test"):
-            images = getattr(found, split)
-            accuracies[split] = 100 * accuracy(student_predictor(student.module), images)
-            accuracies[f"{split} experts"] = reference(name, seed, split, work)
-        row = agreement(student, [lambda expert=expert: expert for expert in found.experts], seed=seed)
-        write_json(path, {**accuracies, "agreement": exml.core.serialization.to_plain(row)})
-        print(name, seed, kind, budget, round(accuracies["test"], 1), row.score, row.warning, flush=True)
+        row: dict[str, Any] = {"stream": name, "seed": seed, "recipe": kind, "budget": budget}
+        for split, images in found.held_out.items():
+            row[split] = 100 * accuracy(student_predictor(student.module), images)
+            row[f"{split} experts"] = reference(name, seed, split, work)
+        report = agreement(student, [lambda expert=expert: expert for expert in found.experts], seed=seed)
+        write_json(path, row | {"agreement": to_plain(report)})
+        print(name, seed, kind, budget, round(row["test"], 1), report.score, report.warning, flush=True)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -126,8 +126,57 @@ def measured(name: str, seed: int, kind: str, budget: float, work: Path) -> dict
 def reference(name: str, seed: int, split: str, work: Path) -> float:
     """The accuracy of the best expert or ensemble, in percent."""
     found = stream(name, seed, work)
-    images, experts = getattr(found, split), ExpertStream.from_experts(found.experts)
-    ensembles = [BASELINES[row](experts, 10) for row in ("Ensemble Avg. (logits)", "Min. Entropy")]
-    ensembles += [exml.baselines.EnsembleAverage("centered", "known")(experts, 10)]
-    singles = [exml.baselines.EnsembleAverage(units="known")(experts[i : i + 1], 10) for i in range(len(experts))]
-    return 100 * max(accuracy(predict, images) for predict in (*ensembles, *singles))
+    images, experts = found.held_out[split], ExpertStream.from_experts(found.experts)
+    streams = [experts, *(experts[place : place + 1] for place in range(len(experts)))]
+    predictors = [ensemble(experts, 10) for experts in streams for ensemble in ENSEMBLES.values()]
+    return 100 * max(accuracy(predict, images) for predict in predictors)
+
+
+def figures(row: dict[str, Any]) -> dict[str, float]:
+    """The figures that may rank students."""
+    report = row["agreement"]
+    names = ("among_all", "inversions", "drawings")
+    means = {name: statistics.fmean(expert[name] for expert in report["experts"]) for name in names}
+    return means | {name: report[name] for name in ("ensemble", "min_entropy", "confidence")}
+
+
+def ranked(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:
+    """Rank correlations of the figures with the accuracy, and how often the warning is right."""
+    accuracies = [row[split] for row in rows]
+    found: dict[str, Any] = {"n": len(rows), "accuracy": [round(min(accuracies), 1), round(max(accuracies), 1)]}
+    for name in figures(rows[0]):
+        values = [figures(row)[name] for row in rows]
+        pair = spearmanr(values, accuracies)[0], kendalltau(values, accuracies)[0]
+        found[name] = [round(float(value), 3) for value in pair]
+    worse = [row[split] < row[f"{split} experts"] - MARGIN for row in rows]
+    warned = [row["agreement"]["warning"] is not None for row in rows]
+    pairs = list(zip(worse, warned, strict=True))
+    found["warnings"] = {"worse": sum(worse), "worse, warned": sum(a and b for a, b in pairs)}
+    found["warnings"] |= {"others": len(rows) - sum(worse), "others, warned": sum(b and not a for a, b in pairs)}
+    return found
+
+
+def main() -> None:
+    """Measure what is not measured yet, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/agreement"), help="folder for the students")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="the first one is for choices")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.02], help="shares of the strategies' work")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    warnings.simplefilter("ignore", ExmlWarning)
+    found: dict[str, Any] = {"commit": commit(), **attrs.asdict(environment(torch.device("cpu")))}
+    found |= {"seeds": arguments.seeds, "recipes": RECIPES, "budgets": arguments.budgets, "margin": MARGIN}
+    page = next(page for page in PAGES if RESULT in page.results)
+    for part, seeds, split in (("chosen", arguments.seeds[:1], "validation"), ("tested", arguments.seeds[1:], "test")):
+        found[part] = {}
+        for name in STREAMS:
+            cases = [(seed, budget, kind) for seed in seeds for budget in arguments.budgets for kind in RECIPES]
+            rows = [measured(name, seed, kind, budget, arguments.work) for seed, budget, kind in cases]
+            found[part][name] = {"what": STREAMS[name], **ranked(rows, split)}
+            page.record(RESULT, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -153,6 +153,42 @@ def poisoned_experts(found: Found, conditions: str) -> list[str]:
     ]
 
 
+def agreement(found: Found, conditions: str) -> list[str]:
+    """Whether agreement without data ranks students by their accuracy, and whether the warning is right."""
+    names = {
+        "among_all": "all labels",
+        "inversions": "its labels",
+        "drawings": "drawings",
+        "ensemble": "mean of the experts",
+        "min_entropy": "most certain expert",
+        "confidence": "confidence",
+    }
+    lines: list[str] = []
+    for part in ("tested", "chosen"):
+        rows = [row for row in found[part].values() if row["n"] > 1]
+        cells = [
+            (
+                row["what"],
+                row["n"],
+                ends(row["accuracy"]),
+                *(f"{row[name][0]:.2f} ({row[name][1]:.2f})" for name in names),
+            )
+            for row in rows
+        ]
+        what = "the test images" if part == "tested" else "validation images, with which the figure was chosen"
+        lines += [*table(("experts|", "n", f"accuracy on {what}, %", *names.values()), cells), ""]
+    tested = [row["warnings"] for row in found["tested"].values()]
+    worse, warned, others, wrong = (sum(row[key] for row in tested) for key in tested[0])
+    budgets = " and ".join(f"{100 * budget:g} %" for budget in found["budgets"])
+    text = (
+        f"Rank correlation of Spearman (Kendall) between a figure without data and the accuracy. Each stream has n "
+        f"students, of {len(found['recipes'])} strategies at {budgets} of their work. In the first table, {warned} of "
+        f"the {worse} students that were more than {found['margin']:g} point below the best expert or ensemble had the "
+        f"warning, and {wrong} of the {others} others. {conditions}"
+    )
+    return [*lines, *wrap(text)]
+
+
 def _script(name: str) -> str:
     return f"uv run python benchmarks/{name}.py"
 
@@ -162,6 +198,7 @@ PAGES = (
     TIME_AND_MEMORY,
     _part("folder-of-models.md", "long_stream_cpu.json", _script("long_stream"), long_stream),
     _part("poisoned-experts.md", "poisoned_experts.json", _script("poisoned_experts"), poisoned_experts),
+    _part("evaluation.md", "agreement.json", _script("agreement"), agreement),
     _part("experts.md", "expert_training_cpu.json", _script("expert_training"), expert_training),
     _part("datasets.md", "large_images_cpu.json", _script("large_images"), large_images),
 )

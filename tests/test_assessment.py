@@ -188,7 +188,8 @@ def test_tables_and_pictures_of_few_and_many_labels(tmp_path, count):
     assert ("Most frequent confusions" in table) == (count > 3)
     assert sum(cell for *_, cell in found.confused) == 400 - sum(found.confusion[i][i] for i in range(count))
     save_figure(confusion_figure(found), tmp_path / "confusion.png")
-    assert min(Image.open(tmp_path / "confusion.png").size) > 300
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert min(picture.size) > 300
 
 
 def test_experts_find_their_labels_by_name_or_by_number(tmp_path):
@@ -213,7 +214,7 @@ def test_the_command(folder, samples, tmp_path, capsys):
     for one in EXPERTS:
         ids = range(len(one.classes))
         save_expert(
-            attrs.evolve(one, classes=range(len(one.classes)), outputs=range(len(one.classes))),
+            attrs.evolve(one, classes=ids, outputs=ids),
             tmp_path / "e",
             one.name,
         )

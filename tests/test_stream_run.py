@@ -33,12 +33,12 @@ from exml.core.errors import (
 from exml.core.ranks import ALONE
 from exml.core.rng import global_seed
 from exml.engine import Training
-from exml.experts import Expert, load_expert, read_cards, save_expert
+from exml.experts import Expert, LabelPlan, load_expert, read_cards, save_expert
 from exml.learning import Stop, events
 from exml.models import ConvNet
 from exml.runs import FolderExperts, LabelChoices, ProgressDisplay, RunSettings
-from exml.runs.forecast import Forecast
 from exml.runs.folder_watcher import FolderWatcher, Refused
+from exml.runs.forecast import Forecast
 from exml.runs.stream_log import StreamLog
 from exml.testing import run_on_ranks
 from tests import tiny
@@ -158,7 +158,7 @@ def test_the_files_of_a_run(folder, tmp_path):
     made = exml.Student.load(out).provenance
     assert [entry["name"] for entry in made["experts"]] == [f"expert {index}" for index in range(COUNT)]
     assert exml.Strategy.from_dict(made["strategy"]) == quick()
-    assert exml.LabelPlan.from_yaml((out / "plan.yaml").read_text()).outputs == CLASSES
+    assert LabelPlan.from_yaml((out / "plan.yaml").read_text()).outputs == CLASSES
 
     begun, over = entries(out, "begun"), entries(out, "learned")
     assert [entry["file"] for entry in begun] == [f"e{index}" for index in range(COUNT)] == learned(out)
@@ -214,13 +214,13 @@ def spoil_two(folder):
     (folder / "e3.safetensors").write_bytes(b"cut")
 
 
-OTHER = exml.LabelPlan((1, 4, 4), {"x": {"0": "0"}})
+OTHER = LabelPlan((1, 4, 4), {"x": {"0": "0"}})
 
 
 @pytest.mark.parametrize(
     ("spoil", "settings", "error", "words"),
     [
-        (lambda folder: widen(folder, image_shape=[2, 4, 4]), {}, ExpertError, "e3"),
+        (lambda folder: widen(folder, image_shape=[2, 4, 4]), {}, PlanError, "(?s)gray and color"),
         (lambda folder: widen(folder, architecture={"name": "x", "settings": {}}), {}, ExpertError, "e3.json.*'x'"),
         (lambda folder: (folder / "e3.safetensors").unlink(), {}, ExpertError, "e3.safetensors"),
         (lambda folder: (folder / "e3.json").write_text("{"), {}, ExpertError, "e3.json"),
@@ -981,12 +981,12 @@ def test_an_edited_plan(tmp_path, capsys, monkeypatch):
     unlike(tmp_path / "experts")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("exml.cli.plan.schedule", lambda *_: (quick(), "4 s"))
-    code, out, err = call(capsys, *"plan experts --out plan.yaml --rename ship=boat --drop a:dog".split())
+    code, out, err = call(capsys, *shlex.split("plan experts --out plan.yaml --rename ship=boat --drop a:dog"))
     assert (code, err) == (0, "")
     assert re.search(r"b +state-dict +conv-net +3x32x32", out)
     text = (tmp_path / "plan.yaml").read_text()
-    assert exml.LabelPlan.from_yaml(text).labels == ("cat", "dog", "boat")
-    assert call(capsys, *"plan experts --out plan.yaml".split())[0] == 2  # no plan is overwritten
+    assert LabelPlan.from_yaml(text).labels == ("cat", "dog", "boat")
+    assert call(capsys, *shlex.split("plan experts --out plan.yaml"))[0] == 2  # no plan is overwritten
     (tmp_path / "plan.yaml").write_text(text.replace("ship: boat", "ship: ferry").replace("cat: cat", "cat: kitten"))
     quick().save("s.yaml")
     command = "learn experts --plan plan.yaml --strategy s.yaml --out out"
@@ -1011,7 +1011,7 @@ def test_the_head_grows_when_a_new_label_arrives(tmp_path):
         make(folder, 2)
         run.until(lambda: count(out) == 2)
     assert run.result.classes == (0, 1, 2, 3)
-    assert exml.LabelPlan.from_yaml((out / "plan.yaml").read_text()).outputs == 4
+    assert LabelPlan.from_yaml((out / "plan.yaml").read_text()).outputs == 4
     for killed in (events.ExperienceStarted, events.GenerationProgress, events.DistillationProgress):
         other = tmp_path / killed.__name__
         (folder / "e2.json").rename(tmp_path / "e2.json")
@@ -1029,7 +1029,9 @@ def test_the_head_grows_when_a_new_label_arrives(tmp_path):
 def test_a_budget_scales_the_strategy(folder, tmp_path, capsys, monkeypatch):
     long = quick(training=Training(iterations=100, batch_size=4, learning_rate=0.003))
     long.save(tmp_path / "s.yaml")
-    monkeypatch.setattr("exml.runs.run.forecast", lambda strategy, *_, **__: Forecast(0.0, strategy.training.iterations))
+    monkeypatch.setattr(
+        "exml.runs.run.forecast", lambda strategy, *_, **__: Forecast(0.0, strategy.training.iterations)
+    )
     command = ["learn", folder, "--strategy", tmp_path / "s.yaml", "--out", tmp_path / "out", "--budget", 1]
     code, out, _ = call(capsys, *command)
     assert code == 0

@@ -21,7 +21,7 @@ from exml.learning.events import Event, ExpertRefused
 from exml.learning.strategy import Strategy
 from exml.runs import FolderExperts, LabelChoices, ProgressDisplay, Result, agreement_table
 from exml.runs.folder_lock import require_free
-from exml.runs.learn import load_plan, named, require_alone, scheduled
+from exml.runs.learn import load_plan, named, require_alone, scheduled, unscaled
 from exml.runs.record import RECORD, begun
 from exml.runs.run import Choice
 from exml.runs.student_plan import architecture_of
@@ -145,6 +145,8 @@ def learn(
             if opened is not None:
                 say(console, *plan_lines(opened))
             timed = dry_run or options.budget is not None or not (quiet or options.follow or not ranks.alone)
+            if options.budget is not None and resume:
+                choice = unscaled(choice)
             if opened is not None and timed and not resume:
                 choice, expected = scheduled(opened, choice, settings, options.budget, began)
                 settings = attrs.evolve(settings, forecasts={name: expected})

@@ -238,7 +238,9 @@ def _transformers_module(entry: Entry, config: Mapping[str, Any], weights: State
     except (ExmlError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         _misfit("transformers", error)
     kinds = ("missing", "mismatched", "unexpected")
-    listed = [f"{len(names)} {kind}, such as {min(map(str, names))}" for kind in kinds if (names := info[f"{kind}_keys"])]
+    listed = [
+        f"{len(names)} {kind}, such as {min(map(str, names))}" for kind in kinds if (names := info[f"{kind}_keys"])
+    ]
     if listed:
         remedy = "get the folder again: its files do not belong together"
         got = f"tensors that differ: {'; '.join(listed)}"

@@ -81,7 +81,7 @@ def read(entry: Entry, card: ExpertCard, stop: Callable[[], bool] | None, trust:
     with guarded(nn.Identity(), f"operations of PyTorch for those of {entry.path}", _QUERY), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, about themselves
         _load_external(onnx, model, entry)
-        model = onnx.inliner.inline_local_functions(model)
+        model = import_extra("onnx.inliner", "onnx").inline_local_functions(model)
         graph = _arranged(onnx2fx.convert(model), [output.name for output in model.graph.output], layout)
         program = program_of(graph, card.image_shape, layout.batch)
         settings = runtime.SessionOptions()

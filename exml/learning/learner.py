@@ -282,11 +282,13 @@ class Learner:
         if image_shape is None:
             channels, height, width = self.memory.images.shape[1:]
             image_shape = channels, height, width
-        layer = grow_head(self.student, classes, image_shape, seed=derive_seed(self.seed, "growth"))
-        state, self._rehearsed = self.student.state_dict(), None
+        grow_head(self.student, classes, image_shape, seed=derive_seed(self.seed, "growth"))
+        self._rehearsed = None
         if self._initial is not None:
-            grown = {name: first for name, first in self._initial.items() if name.rpartition(".")[0] == layer}
-            self._initial |= {name: torch.cat((first, state[name][len(first) :])) for name, first in grown.items()}
+            pairs = {name: (first, self.student.state_dict()[name]) for name, first in self._initial.items()}
+            self._initial |= {
+                name: torch.cat((first, now[len(first) :])) for name, (first, now) in pairs.items() if first.ndim
+            }
 
     def preview(self, loads: Sequence[Callable[[], Expert]], /) -> None:
         """Compare the first experts of a stream before the student learns from any of them.

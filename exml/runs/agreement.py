@@ -45,6 +45,7 @@ class ExpertAgreement:
         drawings: share of the drawings on which the student, among the expert's classes, predicts what it predicts.
         inversions: the same on images that were optimized for this expert; None without a gradient.
         among_all: the same on these images, with the student's prediction among all of its classes.
+        ensemble: the same for the mean of all experts' centered logits, in place of the student.
         predicted: share of all images on which the student predicts one of the expert's classes.
         scale: mean over all images of the standard deviation of the expert's logits over its classes.
         student_scale: the same of the student's logits, over the classes of the expert.
@@ -55,6 +56,7 @@ class ExpertAgreement:
     drawings: float = attrs.field(validator=_FRACTION)
     inversions: float | None = attrs.field(validator=_OPTIONAL)
     among_all: float | None = attrs.field(validator=_OPTIONAL)
+    ensemble: float | None = attrs.field(validator=_OPTIONAL)
     predicted: float = attrs.field(validator=_FRACTION)
     scale: float
     student_scale: float
@@ -181,6 +183,8 @@ def _inverted(expert: Expert, size: int, seed: int, device: torch.device) -> Ima
 def _compared(ours: ExpertLogits, student: Expert, experts: Sequence[ExpertLogits], owners: Labels) -> Agreement:
     """All figures, from logits alone; ``owners`` has the position of each image's expert, -1 for drawings."""
     predicted, names = ours.predicted, label_names(student)
+    mean = EnsembleAverage("centered").combine(expert.full() for expert in experts).argmax(1)
+    surest = MinEntropy().combine(expert.full() for expert in experts).argmax(1)
     rows: list[ExpertAgreement] = []
     wanted = torch.full_like(owners, -1)
     for place, expert in enumerate(experts):
@@ -194,6 +198,7 @@ def _compared(ours: ExpertLogits, student: Expert, experts: Sequence[ExpertLogit
                 drawings=_share(same[owners < 0]),
                 inversions=_share(same[own]) if bool(own.any()) else None,
                 among_all=_share((predicted == theirs)[own]) if bool(own.any()) else None,
+                ensemble=_share((mean == theirs)[own]) if bool(own.any()) else None,
                 predicted=_share(expert.known[predicted]),
                 scale=expert.scale,
                 student_scale=restricted.scale,
@@ -208,8 +213,6 @@ def _compared(ours: ExpertLogits, student: Expert, experts: Sequence[ExpertLogit
         )
         for label in ours.known.nonzero().flatten().tolist()
     )
-    mean = EnsembleAverage("centered").combine(expert.full() for expert in experts).argmax(1)
-    surest = MinEntropy().combine(expert.full() for expert in experts).argmax(1)
     confidence = ours.logits.softmax(1).amax(1)
     bins = (10 * confidence).long().clamp_max(9)
     gaps = torch.zeros(10).index_add(0, bins, confidence - (predicted == mean).float())

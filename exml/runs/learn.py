@@ -56,8 +56,8 @@ def learn(
         experts: a folder of experts in any format, or a list of experts and paths. Experts in memory need no
             registered architecture, and move to ``device``.
         student: an architecture of :mod:`exml.models`, such as ``"resnet18"`` or ``"torchvision/resnet18"``, or its
-            name and settings. By default that of the first expert if it is registered, or a conv-net for images of up to 64
-            pixels.
+            name and settings. By default that of the first expert if it is registered, or a conv-net for images of up
+            to 64 pixels.
         out: folder of the run, as of ``exml learn``. If it holds a run with the same arguments, that run is resumed.
             None keeps nothing on the disk.
         plan: what becomes of the experts' labels, or the path of the file; by default :func:`exml.experts.plan_labels`.
@@ -97,7 +97,7 @@ def learn(
         opened = source.open(seed, folder, Stop(), record)
         assert opened is not None  # only the wait of a followed folder can be stopped
         if budget is not None:
-            choice = scheduled(opened, choice, settings, budget, began)[0]
+            choice = unscaled(choice) if resume else scheduled(opened, choice, settings, budget, began)[0]
         with ProgressDisplay(Console(stderr=True)) as display:
             run(opened, {"exml": choice}, folder, settings=settings, resume=resume, observers=[display])
         found = Student.load(folder)
@@ -144,10 +144,14 @@ def screened(source: OpenExperts) -> list[Screening]:
     return found
 
 
+def unscaled(choice: Choice, /) -> Choice:
+    """A choice that a resumed run does not compare with its strategy, which a budget may have scaled."""
+    return (lambda _profile, _student: choice) if isinstance(choice, Strategy) else choice
+
+
 def scheduled(
     source: OpenExperts, choice: Choice, settings: RunSettings, budget: float | None, began: float
-) -> tuple[Choice, Forecast]:
+) -> tuple[Strategy, Forecast]:
     """:func:`schedule` with a budget in minutes, of which some have passed since the time ``began``."""
-    seconds = None if budget is None else SHARE * (60 * budget - (time.monotonic() - began))
-    strategy, expected = schedule(source, choice, settings, seconds)
-    return (choice if budget is None else lambda _profile, _student: strategy), expected
+    seconds = None if budget is None else max(SHARE * (60 * budget - (time.monotonic() - began)), 1.0)
+    return schedule(source, choice, settings, seconds)

@@ -4,8 +4,8 @@
 
 Three streams are learned in every order of their experts, on one thread, and compared on the complete test sets with
 the experts themselves: each alone, ensembles, and the mean of their logits on the common scale, which is the target of
-the student. The experts of *same classes* and *domains* are files in ``EXML_DATA/experts`` with a small card each; those
-of *overlapping* are trained here. Settings were chosen on the last 10,000 training images. The result goes to
+the student. The experts of *same classes* and *domains* are files in ``EXML_DATA/experts`` with a small card each;
+those of *overlapping* are trained here. Settings were chosen on the last 10,000 training images. The result goes to
 ``benchmarks/results/strangers.json``.
 """
 
@@ -152,7 +152,11 @@ def _mean_of(experts: list[Expert], change: Callable[[Expert, Tensor], Tensor]) 
 def without_learning(found: list[Expert], test: Samples, seed: int) -> dict[str, float]:
     """Accuracies of the experts and of their ensembles."""
     stream = ExpertStream.from_experts(found)
-    baselines = {"logits": EnsembleAverage(), "probabilities": EnsembleAverage("probabilities"), "entropy": MinEntropy()}
+    baselines = {
+        "logits": EnsembleAverage(),
+        "probabilities": EnsembleAverage("probabilities"),
+        "entropy": MinEntropy(),
+    }
     rows = {name: percent(baseline(stream, 20), test) for name, baseline in baselines.items()}
     rows["centered logits"] = percent(_mean_of(found, lambda _, own: own - own.mean(1, keepdim=True)), test)
     scaled = [CommonScale()(expert, seed) for expert in found]
@@ -193,7 +197,8 @@ def main() -> None:
     rows: dict[str, Any] = {}
     result = {"seeds": arguments.seeds, "commit": commit(), **attrs.asdict(environment(torch.device("cpu")))}
     for stream in arguments.streams:
-        row = rows[stream] = {"experts": list(STREAMS[stream]), "test_images": len(test_set(stream)), "students": {}}
+        row: dict[str, Any] = {"experts": list(STREAMS[stream]), "test_images": len(test_set(stream)), "students": {}}
+        rows[stream] = row
         for seed in arguments.seeds:
             found = experts(stream, seed, arguments.work)
             row.setdefault("without_learning", {})[str(seed)] = without_learning(found, test_set(stream), seed)

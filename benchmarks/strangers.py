@@ -4,8 +4,8 @@
 
 Three streams are learned in every order of their experts, on one thread, and compared on the complete test sets with
 the experts themselves: each alone, ensembles, and the mean of their logits on the common scale, which is the target of
-the student. The experts of *same classes* and *domains* are files in ``EXML_DATA/experts`` with a small card each; those
-of *overlapping* are trained here. Settings were chosen on the last 10,000 training images. The result goes to
+the student. The experts of *same classes* and *domains* are files in ``EXML_DATA/experts`` with a small card each;
+those of *overlapping* are trained here. Settings were chosen on the last 10,000 training images. The result goes to
 ``benchmarks/results/strangers.json``.
 """
 
@@ -32,7 +32,7 @@ from exml import Expert, ExpertProfile, ExpertStream, Samples
 from exml.baselines import EnsembleAverage, MinEntropy
 from exml.calibrations import CommonScale
 from exml.core.files import write_json
-from exml.datasets import data_root
+from exml.datasets import dataset_folder
 from exml.engine import keep_freed_memory
 from exml.experts import train_expert
 from exml.experts.training import ExpertTraining
@@ -94,7 +94,7 @@ OVERLAPPING: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 def images(dataset: type[MNIST], *, train: bool, first: int = 0) -> Samples:
     """A split of a dataset in the layout of torchvision."""
-    data = dataset(str(data_root()), train=train)
+    data = dataset(str(dataset_folder()), train=train)
     return Samples.of(data.data[:, None], data.targets + first)
 
 
@@ -120,7 +120,7 @@ def experts(stream: str, seed: int, work: Path) -> list[Expert]:
 def _stranger(name: str, work: Path) -> Expert:
     path = work / f"{name}.safetensors"
     if not path.exists():
-        shutil.copyfile(data_root() / "experts" / path.name, path)
+        shutil.copyfile(dataset_folder() / "experts" / path.name, path)
     write_json(path.with_suffix(".json"), {"classes": DIGITS, "image_shape": SHAPE} | CARDS[name])
     return exml.load(path)
 
@@ -152,7 +152,11 @@ def _mean_of(experts: list[Expert], change: Callable[[Expert, Tensor], Tensor]) 
 def without_learning(found: list[Expert], test: Samples, seed: int) -> dict[str, float]:
     """Accuracies of the experts and of their ensembles."""
     stream = ExpertStream.from_experts(found)
-    baselines = {"logits": EnsembleAverage(), "probabilities": EnsembleAverage("probabilities"), "entropy": MinEntropy()}
+    baselines = {
+        "logits": EnsembleAverage(),
+        "probabilities": EnsembleAverage("probabilities"),
+        "entropy": MinEntropy(),
+    }
     rows = {name: percent(baseline(stream, 20), test) for name, baseline in baselines.items()}
     rows["centered logits"] = percent(_mean_of(found, lambda _, own: own - own.mean(1, keepdim=True)), test)
     scaled = [CommonScale()(expert, seed) for expert in found]
@@ -193,7 +197,8 @@ def main() -> None:
     rows: dict[str, Any] = {}
     result = {"seeds": arguments.seeds, "commit": commit(), **attrs.asdict(environment(torch.device("cpu")))}
     for stream in arguments.streams:
-        row = rows[stream] = {"experts": list(STREAMS[stream]), "test_images": len(test_set(stream)), "students": {}}
+        row: dict[str, Any] = {"experts": list(STREAMS[stream]), "test_images": len(test_set(stream)), "students": {}}
+        rows[stream] = row
         for seed in arguments.seeds:
             found = experts(stream, seed, arguments.work)
             row.setdefault("without_learning", {})[str(seed)] = without_learning(found, test_set(stream), seed)

@@ -23,7 +23,8 @@ from sphinx.util.nodes import make_refnode
 
 logger = logging.getLogger(__name__)
 
-FIRST = ["protocols", "experts", "generators", "priors", "augmentation", "normalizers", "combiners", "losses"]
+FIRST = ["protocols", "experts", "generators", "priors", "augmentation"]
+FIRST += ["calibrations", "normalizers", "combiners", "losses"]
 """Right after ``exml`` in the index; the rest follow by name, those of the core at the end."""
 
 

@@ -51,10 +51,12 @@ class CommonScale:
         scale: > 0; 3 makes the logits about as large as those of a trained classifier.
         drawings: the random drawings are its pool, and ℓ is the mean over those that it evolves.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     >>> loud = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    >>> loud[1].weight.data, loud[1].bias.data = 9 * net[1].weight.data, 9 * net[1].bias.data
-    >>> one, other = (CommonScale(drawings=EvolvedDrawings(steps=5, pool=50))(Expert(module, (3, 7), (1, 8, 8)), 0) for module in (net, loud))
+    >>> _ = loud.load_state_dict({name: 9 * tensor for name, tensor in net.state_dict().items()})
+    >>> scale = CommonScale(drawings=EvolvedDrawings(steps=5, pool=50))
+    >>> one, other = (scale(Expert(module, (3, 7), (1, 8, 8)), 0) for module in (net, loud))
     >>> images = torch.rand(5, 1, 8, 8)
     >>> torch.allclose(one.logits(images), other.logits(images), atol=1e-4)
     True
@@ -92,6 +94,7 @@ class CommonScale:
 def half_surplus(matched: Float[Tensor, "batch units"], own: Tensor) -> Float[Tensor, "batch units"]:
     """``b - ½ (logsumexp b - log k)``, the log-sum-exp over the k own units.
 
+    >>> import torch
     >>> half_surplus(torch.tensor([[2.0, 2.0, 7.0]]), torch.tensor([0, 1]))
     tensor([[1., 1., 6.]])
     """

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import exml
+from exml.calibrations import CommonScale
 from exml.combiners import ByClass, MultiTask, SideBySide
 from exml.core.errors import SettingError, UnknownNameError
 from exml.generators import ModelInversion, ProceduralImages
@@ -100,6 +101,23 @@ def test_a_student_that_cannot_be_a_copy_is_none():
     color = default(profile(resnet(), resnet(), image_shape=COLOR), student=linear(3)).build()
     assert (color.student, color.training.batch_norm, color.training.ridge) == ("continue", "batch", None)
     assert (color.generator.start, color.prior) == (COLORED_DRAWINGS, BatchNormStatistics(10.0))
+
+
+@pytest.mark.parametrize("differentiable", [True, False])
+def test_unlike_experts_are_calibrated(differentiable):
+    made = profile(plain_net(), linear())
+    made = exml.ExpertProfile([attrs.evolve(expert, differentiable=differentiable) for expert in made.experts])
+    strategy = default(made).build()
+    assert isinstance(strategy.calibration, CommonScale)
+    assert (strategy.combiner, strategy.normalizer, strategy.student) == (SideBySide(), RawLogits(), "continue")
+    inverted = [isinstance(generator, ModelInversion) for generator in strategy.generator.generators]
+    assert any(inverted) == differentiable
+    alike = profile(plain_net(), plain_net())
+    assert default(alike).build().calibration is None
+    narrow = attrs.evolve(alike.experts[0], outputs=alike.experts[0].classes)
+    assert default(exml.ExpertProfile([alike.experts[1], narrow])).build().calibration is not None
+    assert default(profile(plain_net(), linear(), tasks=True)).build().calibration is None
+    assert default(profile(resnet(), linear(3), image_shape=COLOR)).build().calibration is None
 
 
 @pytest.mark.parametrize("order", [1, -1])

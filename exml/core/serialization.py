@@ -204,7 +204,7 @@ def _structure_attrs(cls: type[Any]) -> Callable[[Any, Any], Any]:
 
 def _unstructure_attrs(cls: type[Any]) -> Callable[[Any], Any]:
     optional = {field.name for field in attrs.fields(cls) if field.metadata.get("omit_default")}
-    left_out = {name: override(omit_if_default=True) for name in optional}
+    left_out: dict[str, Any] = {name: override(omit_if_default=True) for name in optional}
     inner = make_dict_unstructure_fn(cls, _converter(), _cattrs_use_alias=True, **left_out)
     kind = kind_of(cls)
     return lambda part: {"kind": kind, **inner(part)}

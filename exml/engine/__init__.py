@@ -10,6 +10,7 @@ from exml.engine.distillation import DistillationContext, PreviousStudent, Teach
 from exml.engine.forward import frozen
 from exml.engine.inversion import Goal, Inversion, Inverter, invert, inverter
 from exml.engine.lowering import lowered, recorded
+from exml.engine.reading import Reader, Reading, reader_of
 from exml.engine.training import Training
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "Inversion",
     "Inverter",
     "PreviousStudent",
+    "Reader",
+    "Reading",
     "Teachers",
     "Training",
     "distill",
@@ -29,6 +32,7 @@ __all__ = [
     "inverter",
     "keep_freed_memory",
     "lowered",
+    "reader_of",
     "recorded",
     "ridge_head",
 ]

@@ -124,9 +124,9 @@ def row_space_typicality(
     """``-log(1 - ‖V a‖² / ‖a‖²)`` of the inputs of a layer; energies are summed over tokens or patches.
 
     >>> layer = nn.Linear(2, 1)
-    >>> inputs = torch.tensor([[3.0, 0.0], [3.0, 4.0]])
+    >>> inputs = torch.tensor([[4.0, 3.0], [3.0, 4.0]])
     >>> row_space_typicality(inputs, layer, torch.tensor([[1.0, 0.0]])).exp()
-    tensor([9.9999e+05, 1.5625e+00])
+    tensor([2.7778, 1.5625])
     """
     if isinstance(layer, nn.Conv2d):
         place: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
 import attrs
@@ -94,13 +94,14 @@ class EvolvedDrawings:
         """Random drawings like those of the pool, ``(count, *image_shape)``, on the device of ``draws``."""
         return render(random_genes(count, image_shape[0], draws), image_shape, self.polarity)
 
-    def _evolve(self, expert: Expert, turns: Labels, draws: torch.Generator):
+    def _evolve(self, expert: Expert, turns: Labels, draws: torch.Generator) -> Iterator[Images]:
+        """The state of all chains after each step; ``turns`` is the position of the class of each."""
         fitness, genes, fit = self._pool(expert, draws)
-        best = [fit[:, turn].topk(min(int((turns == turn).sum()), len(fit))).indices for turn in range(fit.shape[1])]
         rows = torch.empty_like(turns)
-        for turn, places in enumerate(best):
-            own = turns == turn
-            rows[own] = places[torch.arange(int(own.sum()), device=places.device) % max(len(places), 1)]
+        for turn in turns.unique().tolist():
+            own = (turns == turn).nonzero()[:, 0]
+            best = fit[:, turn].topk(min(len(own), len(fit))).indices
+            rows[own] = best[torch.arange(len(own), device=best.device) % len(best)]
         genes = {name: gene[rows] for name, gene in genes.items()}
         images = render(genes, expert.image_shape, self.polarity)
         value = fit[rows, turns]
@@ -193,13 +194,42 @@ def mutated(genes: Genes, draws: torch.Generator) -> Genes:
 
 def render(genes: Genes, image_shape: tuple[int, int, int], polarity: str = "light") -> Images:
     """Drawings ``(count, *image_shape)``, in [0, 1]; each is a sum of Gaussian dots along Bézier curves."""
-    parts = [
-        {name: gene[at : at + _BATCH] for name, gene in genes.items()} for at in range(0, len(genes["pen"]), _BATCH)
-    ]
+    rows = torch.arange(len(genes["pen"]), device=genes["pen"].device).split(_BATCH)
+    parts = ({name: gene[part] for name, gene in genes.items()} for part in rows)
     return torch.cat([_render(part, image_shape, polarity) for part in parts])
 
 
 def _render(genes: Genes, image_shape: tuple[int, int, int], polarity: str) -> Images:
+    density = splat(dots_of(genes, image_shape), *image_shape[1:])
+    density = density + torch.where(genes["mirrored"].view(-1, 1, 1, 1), density.flip(3), 0)
+    image = 1 - torch.exp(-density)
+    image = image / image.amax((1, 2, 3), keepdim=True).clamp_min(0.05)
+    if polarity == "light":
+        return image
+    return torch.where((genes["inverted"] | (polarity == "dark")).view(-1, 1, 1, 1), 1 - image, image)
+
+
+@attrs.frozen(eq=False)
+class Dots:
+    """Gaussian dots: drawings before they are rendered.
+
+    Args:
+        middles: ``(count, dots, 2)``, x and y in pixels.
+        pen: ``(count, 1)``, the standard deviation in pixels.
+        weights: ``(count, dots, channels)``.
+    """
+
+    middles: Float[Tensor, "count dots 2"]
+    pen: Float[Tensor, "count 1"]
+    weights: Float[Tensor, "count dots channels"]
+
+    def double(self) -> Dots:
+        """The same in float64."""
+        return Dots(self.middles.double(), self.pen.double(), self.weights.double())
+
+
+def dots_of(genes: Genes, image_shape: tuple[int, int, int]) -> Dots:
+    """Dots along the Bézier curves of drawings, stretched to a large part of the image."""
     channels, height, width = image_shape
     side, control = min(height, width), genes["points"].clone()
     for stroke in range(1, _STROKES):
@@ -216,28 +246,24 @@ def _render(genes: Genes, image_shape: tuple[int, int, int], polarity: str) -> I
     stretch = torch.minimum(stretch.clamp_max(4 * side), 3 * stretch.flip(1))
     center = frame / 2 + (genes["frame"][:, 2:] - 0.5) * side / 5
     points = (points - ((low + high) / 2)[:, None, None]) * stretch[:, None, None] + center[:, None, None]
-    # The standard deviation of a dot, in pixels.
     pen = 0.02 * side * (1 + 2 * genes["pen"]) * torch.where(genes["bold"], 2.5, 1.0)
-    middle, lengths = (points[:, :, 1:] + points[:, :, :-1]) / 2, points.diff(dim=2).norm(dim=3)
-    weights = ((1 + 2 * genes["gain"])[..., None] * lengths * shown[..., None] / pen[..., None]).flatten(1)
+    middles, lengths = (points[:, :, 1:] + points[:, :, :-1]) / 2, points.diff(dim=2).norm(dim=3)
     vivid = genes["vivid"][..., None]
-    ink = 1 - vivid * genes["ink"] if channels > 1 else 1 - 0.8 * vivid * genes["ink"] * (vivid > 0.6)
-    x, y = (torch.arange(length, device=control.device) + 0.5 for length in (width, height))
+    faded = vivid if channels > 1 else 0.8 * vivid * (vivid > 0.6)  # most gray drawings have one shade
+    ink = 1 - faded * genes["ink"]
+    amounts = (1 + 2 * genes["gain"])[..., None] * lengths * shown[..., None] / pen[..., None]
+    return Dots(middles.flatten(1, 2), pen, (amounts[..., None] * ink[:, :, None]).flatten(1, 2))
+
+
+def splat(dots: Dots, height: int, width: int) -> Images:
+    """The sum of the dots at each pixel, ``(count, channels, height, width)``: one product of matrices per channel."""
+    x, y = (torch.arange(side, device=dots.pen.device) + 0.5 for side in (width, height))
     across, down = (
-        torch.exp(-0.5 * ((middle[..., axis].flatten(1)[..., None] - place) / pen[..., None]).square())
+        torch.exp(-0.5 * ((dots.middles[..., axis, None] - place) / dots.pen[..., None]).square())
         for axis, place in ((0, x), (1, y))
     )
-    layers = [
-        (down * (weights * ink[..., channel].repeat_interleave(_DOTS, 1))[..., None]).transpose(1, 2) @ across
-        for channel in range(channels)
-    ]
-    density = torch.stack(layers, 1)
-    density = density + torch.where(genes["mirrored"].view(-1, 1, 1, 1), density.flip(3), 0)
-    image = 1 - torch.exp(-density)
-    image = image / image.amax((1, 2, 3), keepdim=True).clamp_min(0.05)
-    if polarity == "light":
-        return image
-    return torch.where((genes["inverted"] | (polarity == "dark")).view(-1, 1, 1, 1), 1 - image, image)
+    layers = [(down * weights[..., None]).transpose(1, 2) @ across for weights in dots.weights.unbind(2)]
+    return torch.stack(layers, 1)
 
 
 def _bernstein(device: torch.device) -> Float[Tensor, "dots 4"]:

@@ -26,11 +26,12 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     """The recommended strategy, chosen from the metadata of all experts, in any order.
 
     **Unlike experts**, whose weights differ in their layout, or whose heads are not of full width, without task labels;
-    on color images only without batch norm. Their logits have nothing in common, so :class:`exml.calibrations.CommonScale`
-    puts them on one scale, and classes that several experts know get the mean of these:
+    on color images only without batch norm. Their logits have nothing in common, so
+    :class:`exml.calibrations.CommonScale` puts them on one scale, and the target of a class that several experts know
+    is the mean of theirs:
 
-    - The images are procedural, mostly strokes, and drawings that evolved towards each expert's classes; no expert
-      needs a gradient.
+    - The images are procedural, drawings that evolved towards each expert's classes, and, if all experts have
+      gradients, drawings inverted for a few steps.
     - The student matches the calibrated logits side by side (MSE), and their softmax (KL).
 
     **Grayscale images, all experts with batch norm.** Model Inversion ED (Sec. 4). The only prior is on the batch-norm
@@ -78,15 +79,20 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
 def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
     drawings = _drawings(profile)
     evolved = EvolvedDrawings(steps=100, snapshots=2, typicality=0.5, polarity=drawings.polarity)
-    scale = EvolvedDrawings(steps=60, snapshots=1, copies=1, pool=2_000, polarity=drawings.polarity)
     textures = ProceduralImages(("dead-leaves", "noise"), full_contrast=True)
+    generators, weights = (drawings, textures, evolved), (2.0, 0.5, 1.0)
+    priors: tuple[BatchNormStatistics, ...] = ()
+    if all(expert.differentiable for expert in profile.experts):
+        inverted = ModelInversion(iterations=15, learning_rate=0.04, batch_size=256, start=drawings)
+        generators, weights, priors = (*generators, inverted), (*weights, 1.5), statistics_for(profile, 10.0)
     return (
         StrategyBuilder()
         .buffer(Cumulative(16_000))
         .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=0.003, views=2))
-        .generator(Mixture((drawings, textures, evolved), weights=(2.0, 0.5, 1.5)))
+        .generator(Mixture(generators, weights))
+        .priors(*priors)
         .augmentation(Augmentation(shift=2, rotation=8.0, scale=0.08))
-        .calibration(CommonScale(drawings=scale))
+        .calibration(CommonScale(drawings=attrs.evolve(CommonScale().drawings, polarity=drawings.polarity)))
         .combiner(SideBySide())
         .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), 2.0))))
     )

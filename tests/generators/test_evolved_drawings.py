@@ -1,0 +1,56 @@
+"""Evolved drawings: ranges, balance, and that chains climb without a gradient."""
+
+import pytest
+import torch
+from torch import nn
+
+from exml.experts import Expert
+from exml.generators import EvolvedDrawings
+from exml.generators.evolved import mutated, random_genes, render
+from exml.testing import check_generator
+
+SHAPES = [(1, 8, 8), (3, 12, 9), (2, 5, 12)]
+
+
+class Sides(nn.Module):
+    """Three classes: light on the left, light on the right, dark. There is no gradient."""
+
+    @torch.no_grad()
+    def forward(self, images):
+        left, right = (side.mean((1, 2, 3)) for side in images.tensor_split(2, dim=3))
+        return 20 * torch.stack([left - right, right - left, 0.2 - left - right], 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_conforms(shape):
+    check_generator(EvolvedDrawings(steps=3, snapshots=4, pool=12, polarity="any"), shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("polarity", ["light", "dark", "any"])
+def test_drawings_within_the_range_of_pixels(shape, polarity):
+    genes = random_genes(50, shape[0], torch.Generator().manual_seed(0))
+    for _ in range(20):
+        genes = mutated(genes, torch.Generator().manual_seed(1))
+    images = render(genes, shape, polarity)
+    assert images.shape == (50, *shape)
+    assert float(images.amin()) >= 0
+    assert float(images.amax()) <= 1
+    assert float(images.flatten(1).std(1).median()) > 0.05
+
+
+def test_a_mutation_leaves_its_parents_as_they_are():
+    genes = random_genes(40, 1, torch.Generator().manual_seed(0))
+    before = {name: gene.clone() for name, gene in genes.items()}
+    children = mutated(genes, torch.Generator().manual_seed(1))
+    assert all(torch.equal(genes[name], gene) for name, gene in before.items())
+    changed = torch.stack([(children[name] != gene).flatten(1).any(1) for name, gene in before.items()])
+    assert 0.7 < float(changed.any(0).float().mean()) <= 1
+    assert not changed[list(before).index("bold")].any()
+
+
+def test_chains_climb_to_every_class_of_an_expert_without_a_gradient():
+    expert = Expert(Sides(), (4, 0, 7), (1, 12, 12))
+    samples = EvolvedDrawings(steps=40, snapshots=1, copies=1, pool=100)(expert, 60, 0)
+    assert samples.labels.bincount()[[0, 4, 7]].tolist() == [20, 20, 20]
+    assert float((expert.predicted_ids(samples.images) == samples.labels).float().mean()) > 0.9

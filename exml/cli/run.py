@@ -137,4 +137,3 @@ def stopping() -> Generator[runs.Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-

@@ -192,7 +192,9 @@ def mutated(genes: Genes, draws: torch.Generator) -> Genes:
 
 def render(genes: Genes, image_shape: tuple[int, int, int], polarity: str = "light") -> Images:
     """Drawings ``(count, *image_shape)``, in [0, 1]; each is a sum of Gaussian dots along Bézier curves."""
-    parts = [{name: gene[at : at + _BATCH] for name, gene in genes.items()} for at in range(0, len(genes["pen"]), _BATCH)]
+    parts = [
+        {name: gene[at : at + _BATCH] for name, gene in genes.items()} for at in range(0, len(genes["pen"]), _BATCH)
+    ]
     return torch.cat([_render(part, image_shape, polarity) for part in parts])
 
 

@@ -280,7 +280,9 @@ class _StrategyRun:
             {
                 "name": note["expert"],
                 "sha256": note["sha256"],
-                **({"classes": note["classes"]} if labels is None else {"labels": [labels[i] for i in note["classes"]]}),
+                **(
+                    {"classes": note["classes"]} if labels is None else {"labels": [labels[i] for i in note["classes"]]}
+                ),
             }
             for note in self._learner.history[: self._learner.experience]
         ]
@@ -327,7 +329,7 @@ class _StrategyRun:
         plan, labels, student = self._context.source.plan, self._context.source.labels.labels, self._learner.student
         assert isinstance(student, Normalized)
         return Expert(
-    student.module,
+            student.module,
             self._learner.classes_seen,
             plan.image_shape,
             labels=labels and [labels[known] for known in self._learner.classes_seen],

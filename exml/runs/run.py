@@ -153,9 +153,7 @@ def run(
             opened.close()
 
 
-def forecasts(
-    source: Source, strategies: Mapping[str, Choice], settings: RunSettings = DEFAULT
-) -> dict[str, Forecast]:
+def forecasts(source: Source, strategies: Mapping[str, Choice], settings: RunSettings = DEFAULT) -> dict[str, Forecast]:
     """Forecast how long each strategy of a run will take on this machine; see :func:`forecast`.
 
     Args:

@@ -46,6 +46,7 @@ from exml.runs.record import Record
 from exml.runs.result import BaselineResult, ExperienceResult
 from exml.runs.student_plan import StudentPlan, plan_student
 
+
 @attrs.frozen(kw_only=True)
 class LabelChoices:
     """What a user decides about the labels and the images of a student; see :func:`exml.experts.plan_labels`.

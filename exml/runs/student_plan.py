@@ -71,7 +71,9 @@ class StudentPlan:
             )
 
 
-def plan_student(labels: LabelPlan, architecture: Mapping[str, Any] | None, first: ExpertCard, seed: int) -> StudentPlan:
+def plan_student(
+    labels: LabelPlan, architecture: Mapping[str, Any] | None, first: ExpertCard, seed: int
+) -> StudentPlan:
     """Plan a student for a label plan, and build it once.
 
     Args:

@@ -110,5 +110,9 @@ def test_a_student_learns_from_a_forest_and_a_network():
     exml.Learner(short, student).learn_stream(exml.ExpertStream.from_experts(experts))
     with torch.no_grad():
         hits = student.eval()(experiences.test.pixels()).argmax(1) == experiences.test.labels
-    print(hits.float().mean(), hits[experiences.test.labels < 5].float().mean(), hits[experiences.test.labels >= 5].float().mean())
+    print(
+        hits.float().mean(),
+        hits[experiences.test.labels < 5].float().mean(),
+        hits[experiences.test.labels >= 5].float().mean(),
+    )
     assert hits.float().mean() > 0.5

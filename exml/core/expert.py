@@ -247,7 +247,7 @@ class Expert:
             NonFiniteError: NaN or infinity in its weights or logits.
         """
         largest = max(self._ids)
-        remedy = "give the student more outputs, or correct the card's outputs"
+        remedy = "give the student more outputs (exml.Learner.grow), or correct the card's outputs"
         below = classes is None or largest < classes
         self._require(below, f"class ids below {classes}, the student's outputs", str(largest), remedy)
         if not (all(-1 <= mean <= 2 for mean in self.mean) and all(1e-3 <= std <= 2 for std in self.std)):

@@ -170,6 +170,17 @@ def _structure_mapping(value: Any, _: Any) -> Any:
     return value
 
 
+def _structure_mapping_of(cls: Any) -> Callable[[Any, Any], Any]:
+    inner: Callable[[Any, Any], Any] = _converter().gen_structure_mapping(cls)
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _misfit("a mapping", value)
+        return inner(value, cls)
+
+    return structure
+
+
 def _structure_literal(value: Any, literal: Any) -> Any:
     if not any(type(value) is type(choice) and value == choice for choice in get_args(literal)):
         raise _misfit("one of " + ", ".join(map(repr, get_args(literal))), value)
@@ -208,6 +219,7 @@ def _converter() -> cattrs.Converter:
     converter.register_unstructure_hook_func(
         lambda cls: get_origin(cls) is tuple, lambda parts: [converter.unstructure(part) for part in parts]
     )
+    converter.register_structure_hook_factory(lambda cls: get_origin(cls) is Mapping, _structure_mapping_of)
     converter.register_structure_hook_func(lambda cls: cls == Mapping[str, Any], _structure_mapping)
     converter.register_unstructure_hook_func(
         lambda cls: cls == Mapping[str, Any], lambda settings: json.loads(json.dumps(dict(settings)))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import attrs
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from exml.core.admission import evaluation_mode
 from exml.core.errors import DataError, ShapeError
 from exml.core.expert import Expert
 from exml.core.samples import StoredImages, inference_batch_size
-from exml.core.shapes import Images, Labels
+from exml.core.shapes import ClassMask, Images, Labels
 from exml.core.targets import TeacherLogits
 
 
@@ -79,3 +81,45 @@ def teacher_logits(expert: Expert, images: Images, classes: int) -> TeacherLogit
     finally:
         expert.to(home)
     return TeacherLogits(torch.cat([part.logits for part in parts]), parts[0].known, parts[0].present)
+
+
+@attrs.frozen(eq=False)
+class ExpertLogits:
+    """The logits of one expert over its own classes, on the CPU.
+
+    Args:
+        name: of the expert.
+        known: its classes among those of the student.
+        logits: in ascending order of class ids.
+    """
+
+    name: str
+    known: ClassMask
+    logits: Float[Tensor, "batch known"]
+
+    @classmethod
+    def of(cls, expert: Expert, images: Images, classes: int) -> ExpertLogits:
+        """A forward pass over images in pixel units; the errors are those of :func:`teacher_logits`."""
+        found = teacher_logits(expert, images, classes)
+        known = found.known.cpu()
+        return cls(expert.name, known, found.logits.float().cpu()[:, known])
+
+    @property
+    def predicted(self) -> Labels:
+        """The most probable class of each image."""
+        return self.known.nonzero().flatten()[self.logits.argmax(1)]
+
+    @property
+    def scale(self) -> float:
+        """The standard deviation of the logits of an image, averaged over the images."""
+        return float(self.logits.std(1, unbiased=False).mean())
+
+    def among(self, classes: ClassMask) -> ExpertLogits:
+        """The same for some of the classes."""
+        return attrs.evolve(self, known=classes, logits=self.logits[:, classes[self.known]])
+
+    def full(self) -> TeacherLogits:
+        """One column per class id."""
+        columns = self.logits.new_zeros(len(self.logits), len(self.known))
+        columns[:, self.known] = self.logits
+        return TeacherLogits(columns, self.known, self.known)

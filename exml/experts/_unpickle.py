@@ -1,8 +1,8 @@
 """A script that reads a checkpoint of PyTorch in a process of its own: it may be hostile, or a bomb.
 
 ``python -P _unpickle.py ROOM SECONDS VALUES < CHECKPOINT`` limits itself to ROOM bytes of memory and to SECONDS of the
-processor. It writes the tensors to ``weights.safetensors`` if VALUES is 1, and prints JSON: ``{"tensors": {NAME: [DTYPE,
-SHAPE]}, "used": KEYS, "left": KEYS}``, or ``{"fault": KIND, "detail": TEXT}``.
+processor. It writes the tensors to ``weights.safetensors`` if VALUES is 1, and prints JSON: ``{"tensors": {NAME:
+[DTYPE, SHAPE]}, "used": KEYS, "left": KEYS}``, or ``{"fault": KIND, "detail": TEXT}``.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ class Ignored:
         pass
 
 
-IGNORED: list[Any] = [(Ignored, "argparse.Namespace"), (Ignored, "numpy.dtype"), (Ignored, "numpy.ndarray")]
-IGNORED += [(Ignored, room + name) for room in NUMPY for name in ("scalar", "_reconstruct")]
-IGNORED += [(Ignored, f"numpy.dtypes.{kind}DType") for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")]
+HARMLESS: list[Any] = [
+    *((Ignored, name) for name in ("argparse.Namespace", "numpy.dtype", "numpy.ndarray")),
+    *((Ignored, f"{room}{name}") for room in NUMPY for name in ("scalar", "_reconstruct")),
+    *((Ignored, f"numpy.dtypes.{kind}DType") for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")),
+]
 
 
 def limit(room: int, seconds: int) -> None:
@@ -75,7 +77,7 @@ def holds_tensors(part: Any) -> bool:
 def read(values: bool) -> dict[str, Any]:
     """Read the checkpoint, choose the weights and write them; what is returned is printed."""
     try:
-        with torch.serialization.safe_globals(IGNORED), open(0, "rb", closefd=False) as file:
+        with torch.serialization.safe_globals(HARMLESS), open(0, "rb", closefd=False) as file:
             loaded = torch.load(file, map_location="cpu" if values else "meta", weights_only=True)
         weights, used, left = weights_of(loaded)
         if not weights:

@@ -134,6 +134,15 @@ def complete(entry: Entry, facts: Mapping[str, Any], given: Mapping[str, Any], /
     return card
 
 
+def require_units(entry: Entry, card: ExpertCard, units: int | None, /) -> ExpertCard:
+    """The card; raises an ExpertError if it has another number of outputs than the file, unless that is unknown."""
+    outputs = len(card.classes if card.outputs is None else card.outputs)
+    if units is not None and units != outputs:
+        remedy = "list the labels of all outputs, or say with outputs which class id each has, null for none"
+        raise ExpertError(expected=f"{units} outputs, as {entry.path} has", got=f"a card of {outputs}", remedy=remedy)
+    return card
+
+
 def sidecar(entry: Entry, /) -> dict[str, Any]:
     """The fields of the file next to the weights, as plain data; none without such a file.
 

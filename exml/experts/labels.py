@@ -27,6 +27,8 @@ PAIRS = 200_000
 """The most pairs of labels whose spelling is compared."""
 SIZE = 64
 """Height and width up to which the student sees images of the largest size among experts of different sizes."""
+_BLANK = re.compile(r"(label|class)[\s_-]*\d+", re.IGNORECASE)  # the default of Hugging Face is LABEL_0, LABEL_1 ...
+_MOST = 20  # labels or experts that a note lists
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HEADER = """\
 # Label plan of a student. Edit it before the student learns.
@@ -70,7 +72,8 @@ class LabelPlan:
     experts: Mapping[str, Mapping[str, str | None]] = attrs.field(converter=_copied, hash=False)
     labels: tuple[str, ...] | None = None
     outputs: int = attrs.field(
-        default=attrs.Factory(lambda self: _outputs(self.labels, self.experts.values()), takes_self=True)
+        default=attrs.Factory(lambda self: _outputs(self.labels, self.experts.values()), takes_self=True),
+        validator=in_range(0, integer=True),
     )
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
@@ -103,16 +106,19 @@ class LabelPlan:
         notes = list(_near_duplicates(self.experts))
         shared = [f"{label!r} ({', '.join(names)})" for label, names in self.teachers.items() if len(names) > 1]
         if shared:
-            notes.append(f"{len(shared)} label(s) known to more than one expert: {', '.join(shared)}")
-        if self.labels is not None:
-            named = any(_number(label) is None for label in self.teachers)
-            numbered = [name for name, mapping in self.experts.items() if any(map(_is_kept_number, mapping.items()))]
-            if named and numbered:
-                remedy = "rename the numbers if other experts have names for the same classes"
-                notes.append(f"labels that are only numbers, of {', '.join(map(repr, numbered))}: {remedy}")
-            unknown = [label for label in self.labels if label not in self.teachers]
-            if unknown:
-                notes.append(f"labels that no expert of the plan knows: {', '.join(map(repr, unknown))}")
+            notes.append(f"{len(shared)} label(s) known to more than one expert: {_listed(shared)}")
+        named = any(_number(label) is None for label in self.teachers)
+        numbered = [name for name, mapping in self.experts.items() if any(map(_is_kept_number, mapping.items()))]
+        if named and numbered:
+            remedy = "rename the numbers if other experts have names for the same classes"
+            notes.append(f"labels that are only numbers, of {_listed(map(repr, numbered))}: {remedy}")
+        blank = [label for label, names in self.teachers.items() if len(names) > 1 and _BLANK.fullmatch(label)]
+        if blank:
+            remedy = "rename them, unless the experts mean the same classes"
+            notes.append(f"labels without a meaning, known to more than one expert, such as {blank[0]!r}: {remedy}")
+        unknown = [label for label in self.labels or () if label not in self.teachers]
+        if unknown:
+            notes.append(f"labels that no expert of the plan knows: {_listed(map(repr, unknown))}")
         return tuple(notes)
 
     def admit(self, name: str, card: ExpertCard, /) -> LabelPlan:
@@ -125,11 +131,8 @@ class LabelPlan:
         """
         problems = _unfit_images(name, card, self.image_shape)
         if name in self.experts:
-            problems += [
-                _unknown(label, f"expert {name!r}", _own(card))
-                for label in self.experts[name]
-                if label not in _own(card)
-            ]
+            own = dict.fromkeys(_own(card))
+            problems += [_unknown(label, f"expert {name!r}", own) for label in self.experts[name] if label not in own]
             _require(problems)
             return self
         mapping = {label: self.rename.get(label, label) for label in _own(card)}
@@ -147,7 +150,7 @@ class LabelPlan:
         """
         own = tuple(map(str, expert.classes)) if expert.labels is None else expert.labels
         mapping = self.experts.get(name)
-        if mapping is None or any(label not in own for label in mapping):
+        if mapping is None or not mapping.keys() <= set(own):
             got = "none" if mapping is None else f"one with the labels {', '.join(map(repr, mapping))}"
             expected = f"a plan for expert {name!r}, whose labels are {', '.join(map(repr, own))}"
             raise ExpertError(expected=expected, got=got, remedy="admit the expert to the plan, or correct the plan")
@@ -159,8 +162,8 @@ class LabelPlan:
         ids = {known: new for known, (new, _) in kept.items()}
         if expert.labels is None:  # numbers of units that were not trained keep their meaning
             untrained = {unit for unit in expert.outputs if unit is not None} - set(expert.classes)
-            found = {unit: self._id(str(unit)) for unit in untrained}
-            ids |= {unit: new for unit, new in found.items() if new is not None and new not in ids.values()}
+            found, taken = {unit: self._id(str(unit)) for unit in untrained}, set(ids.values())
+            ids |= {unit: new for unit, new in found.items() if new is not None and new not in taken}
         changed = attrs.evolve(
             expert,
             classes=tuple(new for new, _ in kept.values()),
@@ -190,7 +193,7 @@ class LabelPlan:
             ConfigError: the text is not YAML, or a key or value is wrong.
             PlanError: the plan contradicts itself.
         """
-        file = from_plain(parse_yaml(text), _PlanFile, path)
+        file = from_plain(parse_yaml(text), cls, path)
         problems = [] if file.experts else ["no expert: give at least one"]
         problems += [fault for name, mapping in file.experts.items() for fault in _faults(name, mapping)]
         problems += _bad_names((*(file.labels or ()), *file.rename.values()))
@@ -201,11 +204,9 @@ class LabelPlan:
         _require(problems)
         mappings = file.experts.values()
         if file.labels is None and all(_number(label) is not None for label in _targets(mappings)):
-            labels, outputs = None, max(file.outputs, _outputs(None, mappings))
-        else:
-            labels = _appended(file.labels or (), mappings)
-            outputs = len(labels)
-        return cls(file.image_shape, file.experts, labels, outputs, file.mean, file.std, file.rename)
+            return attrs.evolve(file, outputs=max(file.outputs, _outputs(None, mappings)))
+        labels = _appended(file.labels or (), mappings)
+        return attrs.evolve(file, labels=labels, outputs=len(labels))
 
     def _id(self, label: str) -> int | None:
         if self.labels is not None:
@@ -226,17 +227,6 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
-
-
-@attrs.frozen
-class _PlanFile:
-    image_shape: tuple[int, int, int] = attrs.field(validator=is_image_shape)
-    experts: Mapping[str, Mapping[str, str | None]]
-    labels: tuple[str, ...] | None = None
-    outputs: int = attrs.field(default=0, validator=in_range(0, CLASSES, integer=True))
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
-    rename: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
 
 def plan_labels(
@@ -281,8 +271,8 @@ def plan_labels(
       - rename: no expert has the label 'dgo'; did you mean 'dog'?
       - keep: expert 'b' has no label 'bus'; did you mean 'truck'?
     """
-    own = {name: _own(card) for name, card in cards.items()}
-    every = list(dict.fromkeys(label for labels in own.values() for label in labels))
+    own = {name: dict.fromkeys(_own(card)) for name, card in cards.items()}
+    every = dict.fromkeys(label for labels in own.values() for label in labels)
     everywhere = {label: target for label, target in rename.items() if isinstance(target, str)}
     single = {name: target for name, target in rename.items() if not isinstance(target, str)}
     problems = [] if cards else ["no expert: give at least one"]
@@ -330,7 +320,7 @@ def _own(card: ExpertCard) -> tuple[str, ...]:
 
 def _untrained(card: ExpertCard) -> list[int]:
     """The numbers of output units that stand for classes which the expert was not trained on."""
-    return [unit for unit in card.outputs or () if unit is not None and unit not in card.classes]
+    return [unit for unit in {*(card.outputs or ())} - {*card.classes} if unit is not None]
 
 
 def _number(label: str) -> int | None:
@@ -363,7 +353,13 @@ def _repeated(labels: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(label for label in labels if label in seen or seen.add(label)))
 
 
-def _unknown(label: str, owner: str, labels: Sequence[str]) -> str:
+def _listed(parts: Iterable[str]) -> str:
+    listed = list(parts)
+    more = f" and {len(listed) - _MOST} more" if len(listed) > _MOST else ""
+    return ", ".join(listed[:_MOST]) + more
+
+
+def _unknown(label: str, owner: str, labels: Iterable[str]) -> str:
     has = f"{owner} has the label" if owner == "no expert" else f"{owner} has no label"
     return f"{has} {label!r}; did you mean {(*nearest(label, labels), '')[0]!r}?"
 
@@ -436,8 +432,8 @@ def _near_duplicates(experts: Mapping[str, Mapping[str, str | None]]) -> Iterabl
 
 def _form(label: str) -> str:
     """A label without what often differs between two names of one class."""
-    plain = re.sub(r"[\s_\-]+", "", label.casefold())
-    return plain[:-1] if len(plain) > 3 and plain.endswith("s") and not plain.endswith("ss") else plain
+    plain = re.sub(r"[\s_\-./'’]+", "", label.casefold())
+    return re.sub(r"(?<=[sxz])es$|(?<=[cs]h)es$|(?<=[^s]{3})s$", "", plain)
 
 
 def _alike(labels: Sequence[str], others: Sequence[str]) -> Iterable[tuple[str, str]]:

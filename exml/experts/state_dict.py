@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
+import attrs
 import torch
 
 from exml.core.errors import ExpertError, warn
@@ -28,6 +31,7 @@ from exml.experts.entries import Entry
 from exml.experts.weights import ExpertFiles, complete_by, read_weights
 
 _SCRIPT = Path(__file__).with_name("_unpickle.py")
+_SMALL = 64 * MEGABYTE
 _DAMAGED = "a state dict saved by torch.save"
 
 
@@ -37,40 +41,59 @@ def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
 
 
 def header(entry: Entry, /) -> State:
-    """The weights on the device ``meta``; the values are not read."""
-    return _header(entry, entry.state())
-
-
-def read(entry: Entry, card: ExpertCard, stop: Callable[[], bool] | None, trust: bool, /) -> ExpertFiles:
-    """Convert the weights to safetensors in a temporary folder, and read them from there."""
-    try:
-        if card.sha256 not in (None, digest := file_digest(entry.path)):
-            remedy = "get both files again: they do not belong together"
-            raise ExpertError(expected=f"SHA-256 {card.sha256}", got=digest, remedy=remedy)
-    except (OSError, ExpertError) as error:
-        fault(entry.path, error, _DAMAGED, "get the file again")
-    with TemporaryDirectory(prefix="exml-") as scratch:
-        found = _unpickled(entry.path, Path(scratch), stop, values=True)
-        if found["left"]:
-            used, others = ".".join(found["used"]), " and ".join(found["left"])
-            remedy = "for the others, save them in a file of their own"
-            warn(f"one set of weights in {entry.path}", f"{used}, which is loaded, and {others}", remedy)
-        weights = read_weights(Path(scratch) / "weights.safetensors", None, stop)
-    return ExpertFiles(entry.path, card, weights, name=entry.name)
-
-
-@lru_cache(maxsize=256)
-def _header(entry: Entry, _state: object) -> State:
-    with TemporaryDirectory(prefix="exml-") as scratch:
-        found = _unpickled(entry.path, Path(scratch), None, values=False)
+    """The weights on the device ``meta``; the values of a large file are not read."""
+    found = (_converted(entry, entry.state()) if _is_small(entry) else _convert(entry, None, values=False)).found
     return {
         name: torch.empty(shape, dtype=getattr(torch, kind.removeprefix("torch.")), device="meta")
         for name, (kind, shape) in found["tensors"].items()
     }
 
 
-def _unpickled(path: Path, scratch: Path, stop: Callable[[], bool] | None, *, values: bool) -> dict[str, Any]:
-    """Run the script that reads a checkpoint; what it writes is in the folder ``scratch``."""
+def read(entry: Entry, card: ExpertCard, stop: Callable[[], bool] | None, trust: bool, /) -> ExpertFiles:
+    """Read the weights from the safetensors file that they are converted to."""
+    try:
+        if card.sha256 not in (None, digest := file_digest(entry.path)):
+            remedy = "get both files again: they do not belong together"
+            raise ExpertError(expected=f"SHA-256 {card.sha256}", got=digest, remedy=remedy)
+    except (OSError, ExpertError) as error:
+        fault(entry.path, error, _DAMAGED, "get the file again")
+    made = _converted(entry, entry.state()) if _is_small(entry) else _convert(entry, stop, values=True)
+    if made.found["left"]:
+        used, others = ".".join(made.found["used"]), " and ".join(made.found["left"])
+        remedy = "for the others, save them in a file of their own"
+        warn(f"one set of weights in {entry.path}", f"{used}, which is loaded, and {others}", remedy)
+    weights = read_weights(made.folder / "weights.safetensors", None, stop)
+    return ExpertFiles(entry.path, card, weights, name=entry.name)
+
+
+@attrs.frozen(eq=False, slots=False)
+class _Conversion:
+    """What the script found, and the folder that it wrote to, which is removed with this object."""
+
+    folder: Path
+    found: dict[str, Any]
+
+    def __attrs_post_init__(self) -> None:
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
+def _is_small(entry: Entry) -> bool:
+    """Whether a conversion is kept: a process starts only once for the header and the weights."""
+    try:
+        return entry.path.stat().st_size <= _SMALL
+    except OSError:
+        return True
+
+
+@lru_cache(maxsize=16)
+def _converted(entry: Entry, _state: object) -> _Conversion:
+    return _convert(entry, None, values=True)
+
+
+def _convert(entry: Entry, stop: Callable[[], bool] | None, *, values: bool) -> _Conversion:
+    """Run the script that reads a checkpoint."""
+    made, path = _Conversion(Path(mkdtemp(prefix="exml-")), {}), entry.path
+    scratch = made.folder
     try:
         with open_file(path, contained=True) as file, (scratch / "out.json").open("wb") as out:
             size = os.fstat(file.fileno()).st_size
@@ -87,12 +110,12 @@ def _unpickled(path: Path, scratch: Path, stop: Callable[[], bool] | None, *, va
             _wait(process, 10 * seconds, stop)
         if process.returncode:
             raise ValueError(f"a file that a process with limits cannot read: status {process.returncode}")
-        found: dict[str, Any] = read_json(scratch / "out.json")
-        if "fault" in found:
-            raise _fault(found["fault"], found["detail"], room)
+        made.found.update(read_json(scratch / "out.json"))
+        if "fault" in made.found:
+            raise _fault(made.found["fault"], made.found["detail"], room)
     except (OSError, ValueError, ExpertError) as error:
         fault(path, error, _DAMAGED, "get the file again")
-    return found
+    return made
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float, stop: Callable[[], bool] | None) -> None:
@@ -116,7 +139,7 @@ def _fault(kind: str, detail: str, room: int) -> ExpertError:
     if called is not None:
         return ExpertError(
             expected="a checkpoint of tensors alone",
-            got=f"one that needs {called[1]}, such as a pickled module; it is not loaded, because that can execute code",
+            got=f"one that needs {called[1]}, such as a pickled module, and is refused, because it can execute code",
             remedy="save module.state_dict() instead: torch.save(module.state_dict(), path)",
         )
     if kind == "memory":
@@ -125,4 +148,5 @@ def _fault(kind: str, detail: str, room: int) -> ExpertError:
     if kind == "weights":
         return ExpertError(expected=_DAMAGED, got=detail, remedy="save module.state_dict()")
     short = re.sub(r".*WeightsUnpickler error:|Weights only load failed.*trusted source\.|Check the doc.*", "", detail)
-    return ExpertError(expected=_DAMAGED, got=f"{kind}: {short.strip()}", remedy="get the file again")
+    got = f"a damaged file, or another kind of pickle ({short.strip() or kind})"
+    return ExpertError(expected=_DAMAGED, got=got, remedy="get the file again, or save it with torch.save")

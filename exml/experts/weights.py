@@ -29,41 +29,14 @@ from exml.models import describe as described
 
 _FITTING = "an architecture that its weights fit"
 _DAMAGED = "complete weights", "get both files again"
+_TORCHVISION = """
+resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 resnext50_32x4d mobilenet_v2 mobilenet_v3_small
+mobilenet_v3_large efficientnet_b0 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn alexnet squeezenet1_0
+squeezenet1_1 densenet121 shufflenet_v2_x0_5 shufflenet_v2_x1_0 convnext_tiny vit_b_16 swin_t
+"""
 _COMMON: list[tuple[str, dict[str, Any]]] = [
     *(("cifar-resnet", {"blocks": blocks}) for blocks in (3, 5, 7, 9, 18)),
-    *(
-        (f"torchvision/{name}", {})
-        for name in [
-            "resnet18",
-            "resnet34",
-            "resnet50",
-            "resnet101",
-            "resnet152",
-            "wide_resnet50_2",
-            "resnext50_32x4d",
-            "mobilenet_v2",
-            "mobilenet_v3_small",
-            "mobilenet_v3_large",
-            "efficientnet_b0",
-            "vgg11",
-            "vgg11_bn",
-            "vgg13",
-            "vgg13_bn",
-            "vgg16",
-            "vgg16_bn",
-            "vgg19",
-            "vgg19_bn",
-            "alexnet",
-            "squeezenet1_0",
-            "squeezenet1_1",
-            "densenet121",
-            "shufflenet_v2_x0_5",
-            "shufflenet_v2_x1_0",
-            "convnext_tiny",
-            "vit_b_16",
-            "swin_t",
-        ]
-    ),
+    *((f"torchvision/{name}", {}) for name in _TORCHVISION.split()),
 ]
 _ARCHITECTURES = "torchvision/NAME, timm/NAME, cifar-resnet, sequential with layers, or one that you register"
 
@@ -96,6 +69,9 @@ class ExpertFiles:
             module: for the weights, instead of one of the card's architecture.
         """
         try:
+            if module is not None and self.weights is None:
+                remedy = "give no module"
+                raise ExpertError(expected="an architecture that the file itself has", got="a module", remedy=remedy)
             if module is None:
                 module = _make(self.card.architecture) if self.make is None else self.make()
             if self.weights is not None:

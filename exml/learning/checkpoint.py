@@ -37,6 +37,7 @@ from exml.core.serialization import to_plain
 from exml.core.shapes import State
 from exml.core.validators import Validator, field_error, in_range, positive_int
 from exml.learning.strategy import Strategy
+from exml.models.classifier import Classifier, grow_layer
 
 EVERY = 1_000
 """Default number of steps between two checkpoints."""
@@ -290,15 +291,27 @@ def identity(strategy: Strategy, seed: int) -> dict[str, Any]:
 
 
 def load_student(student: nn.Module, state: State, where: str) -> None:
-    """Load the tensors of a checkpoint into a student of the same architecture."""
+    """Load the tensors of a checkpoint into a student of the same architecture, whose last layer may have to grow."""
     ours = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
     theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if ours != theirs:
-        name = min(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    different = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
+    layer = next((name.rpartition(".")[0] for name in different), "")
+    if different and _has_grown(student, layer, {name: (ours.get(name), theirs.get(name)) for name in different}):
+        grow_layer(student, layer, len(state[min(different)]))
+    elif different:
+        name = min(different)
         got = f"another architecture: {name} is {ours.get(name)} here and {theirs.get(name)} there"
         remedy = "make the learner with a student of the same architecture"
         raise CheckpointError(expected=f"the student of {where}", got=got, remedy=remedy)
     student.load_state_dict(dict(state))
+
+
+def _has_grown(student: nn.Module, layer: str, shapes: Mapping[str, tuple[Any, Any]]) -> bool:
+    """Whether these pairs of different shapes are those of one layer, and of this layer with more outputs."""
+    return isinstance(dict(student.named_modules()).get(layer), Classifier) and all(
+        name.rpartition(".")[0] == layer and ours and theirs and ours[0] < theirs[0] and ours[1:] == theirs[1:]
+        for name, (ours, theirs) in shapes.items()
+    )
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:

@@ -59,6 +59,7 @@ from exml.learning.preflight import (
 from exml.learning.screening import Panel
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
+from exml.models import grow_head
 from exml.protocols import GenerationContext
 
 
@@ -259,6 +260,36 @@ class Learner:
                 return
         self._check_length(self.experience)
 
+    @torch.inference_mode(False)
+    def grow(self, classes: int, image_shape: tuple[int, int, int] | None = None, /) -> None:
+        """Give the student more outputs, between two experiences, for experts with new classes.
+
+        Its old outputs stay. The new rows of its last layer, which is found as in :func:`exml.models.grow_head`, depend
+        only on the learner's seed and ``classes``. The next checkpoint contains them.
+
+        Args:
+            classes: the new number of outputs; with the present one, nothing changes.
+            image_shape: of the student's images; required before the first experience.
+
+        Raises:
+            StreamError: an experience has started and is not finished.
+            SettingError: ``classes`` is lower than the number of outputs, or the last layer is not found.
+        """
+        if self._run.phase != "idle" or self._broken:
+            got = f"experience {self.experience + 1} in progress"
+            remedy = "grow the student when the experience is finished"
+            raise StreamError(expected="a student between two experiences", got=got, remedy=remedy)
+        if image_shape is None:
+            channels, height, width = self.memory.images.shape[1:]
+            image_shape = channels, height, width
+        grow_head(self.student, classes, image_shape, seed=derive_seed(self.seed, "growth"))
+        self._rehearsed = None
+        if self._initial is not None:
+            pairs = {name: (first, self.student.state_dict()[name]) for name, first in self._initial.items()}
+            self._initial |= {
+                name: torch.cat((first, now[len(first) :])) for name, (first, now) in pairs.items() if first.ndim
+            }
+
     def preview(self, loads: Sequence[Callable[[], Expert]], /) -> None:
         """Compare the first experts of a stream before the student learns from any of them.
 
@@ -276,6 +307,8 @@ class Learner:
     @torch.inference_mode(False)
     def resume(self, folder: CheckpointFolder | Path | str, /) -> Learner:
         """Continue the run in a folder; this learner must have its strategy, seed and architecture.
+
+        If the student of the run has grown since it was made, this learner's student grows as well.
 
         To finish an interrupted experience, call :meth:`learn` with its expert again. On the CPU, the student equals
         that of an uninterrupted run, bit for bit, if torch has the same number of threads; otherwise an ExmlWarning

@@ -4,7 +4,7 @@ from exml.models.architectures import CifarResNet, ConvNet, LeNet5, Normalized, 
 from exml.models.classifier import grow_head
 from exml.models.layout import channels_last
 from exml.models.libraries import timm_model, torchvision_model
-from exml.models.registry import build, describe, filled, names, register, settings, sketch
+from exml.models.registry import bounded, build, describe, filled, names, register, settings, sketch
 from exml.models.sequential import sequential
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LeNet5",
     "Normalized",
     "SlimResNet18",
+    "bounded",
     "build",
     "channels_last",
     "describe",

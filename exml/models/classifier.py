@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -49,12 +50,13 @@ def final_layers(module: nn.Module, layers: dict[str, Classifier], images: Image
 _EARLY = "give the student enough outputs from the beginning"
 
 
-def grow_head(module: nn.Module, classes: int, image_shape: tuple[int, int, int], *, seed: int = 0) -> str:
-    """Give a classifier more outputs, in place; returns the qualified name of its last layer.
+def grow_head(module: nn.Module, classes: int, image_shape: tuple[int, int, int], *, seed: int = 0) -> None:
+    """Give a classifier more outputs, in place.
 
-    The last layer is found by one forward pass: the linear layer, or 1x1 convolution, whose output is that of the
-    module. It keeps its rows; new ones are initialized as those of a new layer. What :func:`exml.models.describe`
-    returns for the module and its parts is corrected. With the number of outputs that the module has, nothing changes.
+    Its last layer, a linear layer or a 1x1 convolution, is the one with which all outputs grow while the present ones
+    stay as they are; this is tried. That layer keeps its rows; new ones are initialized as those of a new layer. What
+    :func:`exml.models.describe` returns for the module and its parts is corrected. With the number of outputs that the
+    module has, nothing changes.
 
     Args:
         classes: the new number of outputs.
@@ -66,51 +68,66 @@ def grow_head(module: nn.Module, classes: int, image_shape: tuple[int, int, int]
 
     >>> from exml.models import build, describe
     >>> net = build("conv-net", channels=1, classes=2, image_size=8)
-    >>> grow_head(net, 3, (1, 8, 8)), net(torch.zeros(5, 1, 8, 8)).shape, describe(net)["settings"]["classes"]
-    ('classifier', torch.Size([5, 3]), 3)
+    >>> grow_head(net, 3, (1, 8, 8))
+    >>> net(torch.zeros(5, 1, 8, 8)).shape, describe(net)["settings"]["classes"]
+    (torch.Size([5, 3]), 3)
     """
     weight = next(module.parameters(), torch.zeros(()))
-    draws = torch.Generator().manual_seed(0)
-    probe = torch.rand(2, *image_shape, generator=draws).to(weight.device)
+    probe = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(weight.device)
     with evaluation_mode(module), torch.no_grad():
-        outputs = logits_of(module(probe)).shape[1]
+        logits = logits_of(module(probe))
+        outputs = logits.shape[1]
+        if classes < outputs:
+            expected = f"at least {outputs} outputs, the present number"
+            raise SettingError(expected=expected, got=str(classes), remedy="a classifier can only grow")
+        if classes == outputs:
+            return
         layers = candidates(module, outputs)
-        found = final_layers(module, layers, probe)
-    if classes < outputs:
-        expected = f"at least {outputs} outputs, the present number"
-        raise SettingError(expected=expected, got=str(classes), remedy="a classifier can only grow")
-    if len(found) != 1:
-        expected = (
-            f"a classifier that ends in an nn.Linear or 1x1 nn.Conv2d with {outputs} outputs, so that it can grow"
-        )
-        got = f"{type(module).__name__}, where {len(found)} of {len(layers)} such layers give the logits"
-        raise SettingError(expected=expected, got=got, remedy=_EARLY)
-    if classes > outputs:
-        grow_layer(module, found[0], classes, seed=seed)
-    return found[0]
+        for layer in reversed(layers.values()):
+            undo = _grow(layer, classes, seed)
+            try:
+                grown = logits_of(module(probe))
+                fits = grown.shape == (2, classes) and torch.allclose(grown[:, :outputs], logits, 1e-3, 1e-4)
+            except Exception:  # another layer takes the old number of inputs
+                fits = False
+            if fits:
+                _record(module, layer, outputs, undo)
+                return
+            undo()
+    expected = f"a classifier that ends in an nn.Linear or 1x1 nn.Conv2d with {outputs} outputs, so that it can grow"
+    got = f"{type(module).__name__}, in which none of {len(layers)} such layers can"
+    raise SettingError(expected=expected, got=got, remedy=_EARLY)
 
 
-def grow_layer(module: nn.Module, name: str, classes: int, *, seed: int = 0) -> None:
+def grow_layer(module: nn.Module, name: str, classes: int) -> None:
     """:func:`grow_head` for a module whose last layer is known by its qualified ``name``."""
     layer: Any = module.get_submodule(name)
+    _record(module, layer, len(layer.weight), _grow(layer, classes, 0))
+
+
+def _grow(layer: Classifier, classes: int, seed: int) -> Callable[[], None]:
+    """Append rows to the weight and the bias that a layer itself holds; returns the function that removes them."""
     own = dict(layer.named_parameters(recurse=False))
-    if "weight" not in own or getattr(layer, "groups", 1) != 1:
-        expected, got = f"a weight that {name or 'the module'} itself holds", "a parametrized or grouped one"
-        raise SettingError(expected=expected, got=got, remedy=f"remove the parametrization, or {_EARLY}")
-    outputs, bound = len(own["weight"]), own["weight"][0].numel() ** -0.5  # that of torch's own initialization
+    outputs, bound = len(layer.weight), layer.weight[0].numel() ** -0.5  # that of torch's own initialization
     draws = make_generator("cpu", seed, "head", classes)
-    before = {part: getattr(layer, part) for part in own}
-    for part, rows in own.items():
-        shape = (classes - outputs, *rows.shape[1:])
-        new = torch.empty(shape).uniform_(-bound, bound, generator=draws).to(rows)
-        grown = torch.cat((rows.detach(), new))
-        setattr(layer, part, nn.Parameter(grown, requires_grad=rows.requires_grad))
     size = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
+    for part, rows in own.items():
+        new = torch.empty(classes - outputs, *rows.shape[1:]).uniform_(-bound, bound, generator=draws)
+        grown = torch.cat((rows.detach(), new.to(rows)))
+        setattr(layer, part, nn.Parameter(grown, requires_grad=rows.requires_grad))
     setattr(layer, size, classes)
-    try:
-        amend(module, layer, outputs, classes)
-    except SettingError:
-        for part, rows in before.items():
+
+    def undo() -> None:
+        for part, rows in own.items():
             setattr(layer, part, rows)
         setattr(layer, size, outputs)
+
+    return undo
+
+
+def _record(module: nn.Module, layer: nn.Module, outputs: int, undo: Callable[[], None]) -> None:
+    try:
+        amend(module, layer, outputs, len(layer.weight))  # pyright: ignore[reportArgumentType]
+    except SettingError:
+        undo()
         raise

@@ -101,7 +101,7 @@ def sketch(name: str, /, **settings: Any) -> nn.Module | None:
     exml.core.errors.SettingError: expected an architecture of at most 2147483648 elements ...
     """
     try:
-        with torch.device("meta"), _bounded(name):
+        with torch.device("meta"), bounded(name):
             return build(name, **settings)
     except SettingError as error:
         if "meta" in str(error.__cause__):  # torch's errors about values on this device
@@ -110,8 +110,8 @@ def sketch(name: str, /, **settings: Any) -> nn.Module | None:
 
 
 @contextmanager
-def _bounded(name: str) -> Generator[None]:
-    """Within the block, refuse modules of this thread that become too large."""
+def bounded(name: str, /) -> Generator[None]:
+    """Within the block, refuse modules of this thread that become too large, with a SettingError."""
     thread, elements, count = get_ident(), 0, 0
 
     def check(_module: nn.Module, _name: str, part: Tensor | nn.Module | None) -> None:

@@ -233,7 +233,7 @@ class _StrategyRun:
         context.folder.keep(context.source.labels)
         needed = 1 + max(unit for unit in item.expert.outputs if unit is not None)
         if needed > self._outputs:
-            self._learner.grow(needed)
+            self._learner.grow(needed, item.expert.image_shape)
             self._outputs = needed
         self._log.begin(note)
         self._generating, self._began = True, time.perf_counter()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import attrs
 import torch
-from jaxtyping import Float
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -19,10 +18,9 @@ from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import derive_seed
 from exml.core.samples import inference_batch_size
-from exml.core.shapes import ClassMask, Images, Labels
-from exml.core.targets import TeacherLogits
+from exml.core.shapes import Images, Labels
 from exml.core.validators import in_range
-from exml.engine.forward import teacher_logits
+from exml.engine.forward import ExpertLogits
 from exml.generators import ModelInversion, ProceduralImages
 from exml.priors import BatchNormStatistics
 from exml.protocols import GenerationContext
@@ -165,41 +163,8 @@ def agreement(
         torch.cat(parts),
         torch.arange(-1, len(loads)).repeat_interleave(torch.tensor(list(map(len, parts)))),
     )
-    answers = [_Answers.of(load(), shown, 1 + max(student.class_ids.tolist())) for load in loads]
-    return _compared(_Answers.of(student, shown, 1 + max(student.class_ids.tolist())), student, answers, owners)
-
-
-@attrs.frozen(eq=False)
-class _Answers:
-    """The logits of one expert over its own classes for all images, on the CPU."""
-
-    name: str
-    known: ClassMask
-    logits: Float[Tensor, "batch known"]
-
-    @classmethod
-    def of(cls, expert: Expert, images: Images, classes: int) -> _Answers:
-        found = teacher_logits(expert, images, classes)
-        known = found.known.cpu()
-        return cls(expert.name, known, found.logits.float().cpu()[:, known])
-
-    @property
-    def predicted(self) -> Labels:
-        return self.known.nonzero().flatten()[self.logits.argmax(1)]
-
-    @property
-    def scale(self) -> float:
-        return float(self.logits.std(1, unbiased=False).mean())
-
-    def among(self, classes: ClassMask) -> _Answers:
-        """The same for some of the classes."""
-        return attrs.evolve(self, known=classes, logits=self.logits[:, classes[self.known]])
-
-    def full(self) -> TeacherLogits:
-        """One column per class id."""
-        columns = self.logits.new_zeros(len(self.logits), len(self.known))
-        columns[:, self.known] = self.logits
-        return TeacherLogits(columns, self.known, self.known)
+    answers = [ExpertLogits.of(load(), shown, 1 + max(student.class_ids.tolist())) for load in loads]
+    return _compared(ExpertLogits.of(student, shown, 1 + max(student.class_ids.tolist())), student, answers, owners)
 
 
 def _inverted(expert: Expert, size: int, seed: int, device: torch.device) -> Images:
@@ -213,9 +178,9 @@ def _inverted(expert: Expert, size: int, seed: int, device: torch.device) -> Ima
         expert.to(home)
 
 
-def _compared(ours: _Answers, student: Expert, experts: Sequence[_Answers], owners: Labels) -> Agreement:
+def _compared(ours: ExpertLogits, student: Expert, experts: Sequence[ExpertLogits], owners: Labels) -> Agreement:
     """All figures, from logits alone; ``owners`` has the position of each image's expert, -1 for drawings."""
-    predicted, names = ours.predicted, _names(student)
+    predicted, names = ours.predicted, label_names(student)
     rows: list[ExpertAgreement] = []
     wanted = torch.full_like(owners, -1)
     for place, expert in enumerate(experts):
@@ -281,8 +246,9 @@ def _warning(found: Agreement) -> str | None:
     return f"The experts are probably better than the student: {'; '.join(reasons)}." if reasons else None
 
 
-def _names(student: Expert) -> dict[int, str]:
-    return dict(zip(student.classes, student.labels or map(str, student.classes), strict=True))
+def label_names(student: Expert, /) -> dict[int, str]:
+    """The name of each class by id, ascending; the number of a class without a name."""
+    return dict(sorted(zip(student.classes, student.labels or map(str, student.classes), strict=True)))
 
 
 def _listed(names: Sequence[str]) -> str:

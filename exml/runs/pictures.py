@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from exml.core.files import open_file
 from exml.core.samples import to_pixels
 from exml.experts.adapting import LUMA
 
-Picture: TypeAlias = "Image.Image | Path | str | Tensor | np.ndarray[Any, Any]"
+Picture: TypeAlias = "Image.Image | Path | str | Tensor | np.ndarray"
 """An image of any size: a Pillow image, the path of a file, a tensor ``(channels, height, width)``, or an array
 ``(height, width)`` or ``(height, width, channels)``; tensors and arrays are uint8, or floating from 0 to 1."""
 
@@ -29,7 +29,7 @@ def as_pixels(picture: Picture, image_shape: tuple[int, int, int], /) -> Float[T
         DataError: a file that is not an image.
         ShapeError: a tensor or array that is not an image, or has another number of channels.
 
-    >>> as_pixels(Image.new("RGB", (30, 40), "white"), (1, 2, 2))
+    >>> as_pixels(Image.new("RGB", (30, 40), "white"), (1, 2, 2)).round(decimals=4)
     tensor([[[[1., 1.],
               [1., 1.]]]])
     """

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image, ImageOps
 from torch import Tensor
-from torch.nn import functional
 
-from exml.core.errors import DataError, ShapeError
+from exml.core.errors import SettingError
 from exml.core.expert import Expert
-from exml.core.files import open_file
-from exml.core.samples import inference_batch_size, to_pixels
+from exml.core.samples import Samples, inference_batch_size
 from exml.experts import read_expert, save_pretrained
-from exml.experts.adapting import LUMA, convertible
 from exml.experts.exporting import Format, export
 from exml.runs.agreement import Agreement
+from exml.runs.assessment import Assessment, assess
+from exml.runs.pictures import Picture, as_pixels
 from exml.runs.result import Result
 
-Picture: TypeAlias = "Image.Image | Path | str | Tensor | np.ndarray[Any, Any]"
-"""An image of any size: a Pillow image, the path of a file, a tensor ``(channels, height, width)``, or an array
-``(height, width)`` or ``(height, width, channels)``; tensors and arrays are uint8, or floating from 0 to 1."""
 Prediction: TypeAlias = dict[str, float]
 """Probabilities by label, the most probable first."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Student:
     """A trained student with its report. :func:`exml.learn` returns one; :meth:`load` reads one from its folder.
 
@@ -49,10 +43,14 @@ class Student:
     ['cat', 'dog']
     """
 
-    expert: Expert = attrs.field(repr=False)
-    result: Result | None = attrs.field(default=None, repr=False)
-    provenance: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
+    expert: Expert
+    result: Result | None = attrs.field(default=None)
+    provenance: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        channels, height, width = self.expert.image_shape
+        return f"Student({len(self.labels)} classes, images {channels}x{height}x{width})"
 
     @classmethod
     def load(cls, folder: Path | str, *, trust: bool = False) -> Student:
@@ -96,7 +94,10 @@ class Student:
         Raises:
             DataError: a file that is not an image.
             ShapeError: a tensor or array that is not an image.
+            SettingError: ``top`` < 1.
         """
+        if top is not None and top < 1:
+            raise SettingError(expected="top >= 1", got=str(top), remedy="leave it out for all labels")
         several = isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4)
         pictures: Sequence[Picture] = images if several else [images]  # pyright: ignore[reportAssignmentType]
         found: list[Prediction] = []
@@ -110,6 +111,12 @@ class Student:
                 found.append({self.labels[place]: float(row[place]) for place in order})
         return found if several else found[0]
 
+    def evaluate(
+        self, images: Path | str | Samples, experts: Sequence[Expert | Path | str | Callable[[], Expert]] = ()
+    ) -> Assessment:
+        """The accuracy of the student, of experts and of their ensembles; see :func:`exml.runs.assess`."""
+        return assess(self.expert, images, experts)
+
     def save(self, folder: Path | str) -> Path:
         """Write the folder that :meth:`load` reads, in the layout of :func:`exml.experts.save_pretrained`."""
         save_pretrained(self.expert, folder, provenance=self.provenance)
@@ -120,51 +127,3 @@ class Student:
     def export(self, path: Path | str, *, format: Format | None = None) -> Path:
         """Write one file that needs no exml; :func:`exml.experts.export` documents it."""
         return export(self.expert, path, format=format)
-
-
-def as_pixels(picture: Picture, image_shape: tuple[int, int, int], /) -> Float[Tensor, "1 channels height width"]:
-    """An image in pixel units, converted between gray and color and resized with antialiasing.
-
-    Raises:
-        DataError: a file that is not an image.
-        ShapeError: a tensor or array that is not an image, or has another number of channels.
-
-    >>> as_pixels(Image.new("RGB", (30, 40), "white"), (1, 2, 2))
-    tensor([[[[1., 1.],
-              [1., 1.]]]])
-    """
-    channels, *size = image_shape
-    if isinstance(picture, str | Path):
-        picture = _opened(Path(picture))
-    if isinstance(picture, Image.Image):
-        picture = np.array(picture.convert("L" if channels == 1 else "RGB"))
-    if isinstance(picture, np.ndarray):
-        picture = torch.from_numpy(picture[..., None] if picture.ndim == 2 else picture)
-        picture = picture.movedim(-1, 0)
-    shaped = picture.ndim == 3 and convertible((picture.shape[0], 1, 1), (channels, 1, 1))
-    ranged = picture.dtype == torch.uint8 or (
-        picture.is_floating_point() and bool(((picture >= 0) & (picture <= 1)).all())
-    )
-    if not (shaped and ranged and picture.numel()):
-        kind = "tensors (channels, height, width) and arrays (height, width, channels)"
-        expected = f"an image with {channels} channel(s), or gray or color, uint8 or floating from 0 to 1"
-        got, remedy = f"{tuple(picture.shape)} {picture.dtype}", f"give {kind}, without a normalization"
-        raise ShapeError(expected=expected, got=got, remedy=remedy)
-    pixels = to_pixels(picture[None]).float()
-    if pixels.shape[1] > channels:
-        pixels = pixels.movedim(1, -1) @ pixels.new_tensor(LUMA).unsqueeze(-1)
-        pixels = pixels.movedim(-1, 1)
-    pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
-    return pixels.expand(-1, channels, -1, -1)
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        with open_file(path) as raw, Image.open(raw) as file:
-            return ImageOps.exif_transpose(file).convert("RGB" if file.mode not in ("1", "L") else "L")
-    # Pillow raises any of these for broken files.
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError, Image.DecompressionBombError) as error:
-        got = str(error) or type(error).__name__
-        raise DataError(
-            expected=f"an image in {path}", got=got, remedy="get the file again, or leave it out"
-        ) from error

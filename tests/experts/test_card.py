@@ -87,7 +87,7 @@ def test_a_card_written_by_hand_needs_three_fields(tmp_path: Path) -> None:
         ({"task": "first"}, "task"),
         ({"accuracy": 99.0}, "accuracy"),
         ({"training": [1]}, "training"),
-        ({"architecture": "conv-net"}, "architecture"),
+        ({"architecture": ["conv-net"]}, "architecture"),
         ({"version": 2}, "version"),
         ({"kind": "l2-norm"}, "kind"),
         ({"name": None}, "name"),
@@ -139,8 +139,11 @@ def test_weights_changed_by_one_bit_are_found(expert: Expert, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ({"name": "conv-net", "settings": {"channels": 2, "classes": 4, "image_size": 4}}, "size mismatch|Missing key"),
-        ({"name": "conv-net", "settings": {"channels": 2}}, "image_size"),
+        (
+            {"name": "conv-net", "settings": {"channels": 2, "classes": 4, "image_size": 4}},
+            r"no features\.4\.bias \[32\].*features\.0\.weight \[3, 2, 3, 3\] instead of",
+        ),
+        ({"name": "conv-net", "settings": {"width": 3}}, "widths"),
         ({"name": "konv-net", "settings": {}}, "one of"),
     ],
 )
@@ -195,7 +198,7 @@ def test_a_large_architecture_takes_no_memory(expert: Expert, tmp_path: Path, se
     card = save_expert(expert, tmp_path)
     architecture = json.loads(card.read_text())["architecture"]
     change(card, architecture={**architecture, "settings": {**architecture["settings"], **settings}})
-    with pytest.raises(ExpertError, match=r"zebra\.json, got (a larger|Error\(s\) in loading)"):
+    with pytest.raises(ExpertError, match=r"zebra\.json, got (a larger|weights with)"):
         load_expert(card)
 
 
@@ -210,14 +213,13 @@ def test_weights_of_another_kind_are_refused(expert: Expert, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
-def test_the_prefix_of_a_wrapper_is_named(expert: Expert, tmp_path: Path, prefix: str) -> None:
+def test_the_prefix_of_a_wrapper_is_removed(expert: Expert, tmp_path: Path, prefix: str) -> None:
     card = save_expert(expert, tmp_path)
     change(card, sha256=None)
     weights = tmp_path / "zebra.safetensors"
     save_file({prefix + name: tensor for name, tensor in load_file(weights).items()}, weights)
     for module in (None, ConvNet(2, 4, 4, widths=(3,))):
-        with pytest.raises(ExpertError, match=f"remove '{prefix}' from"):
-            load_expert(card, module)
+        assert load_expert(card, module).fingerprint() == expert.fingerprint()
 
 
 def test_an_existing_expert_is_never_overwritten_unasked(expert: Expert, tmp_path: Path) -> None:

@@ -96,6 +96,10 @@ def test_all_problems_are_listed_at_once():
         ("sports car", "sports_car", True),
         ("T-shirt", "tshirt", True),
         ("dog", "dogs", True),
+        ("bus", "Buses", True),
+        ("horses", "horse", True),
+        ("glasses", "glass", True),
+        ("T-shirt/top", "t shirt top", True),
         ("airplane, plane", "plane", True),
         ("gray whale", "grey whale", True),
         ("aeroplane", "airplane", True),
@@ -104,6 +108,7 @@ def test_all_problems_are_listed_at_once():
         ("class 10", "class 11", False),
         ("n01440764", "n01440765", False),
         ("cat", "car", False),
+        ("C++", "C#", False),
     ],
 )
 def test_near_duplicates_are_pointed_out_and_not_merged(one, other, noted):
@@ -118,6 +123,9 @@ def test_many_labels_are_compared_in_bounded_time():
     thousands = [card(*(f"{part} label {number}" for number in range(2_000))) for part in ("one", "other")]
     (note,) = plan_labels(dict(zip("ab", thousands, strict=True))).notes
     assert "too many" in note
+    (note,) = plan_labels({"a": thousands[0], "b": thousands[0]}).notes
+    assert note.startswith("2000 label(s)")
+    assert note.endswith("and 1980 more")
 
 
 def test_numbers_stay_as_they_are():
@@ -139,6 +147,12 @@ def test_numbers_among_names_become_names():
     assert plan.labels == ("3", "0", "cat")
     assert any("only numbers, of 'a', 'b'" in note for note in plan.notes)
     assert plan.apply("a", expert_of(numbers(3, 0))).classes == (0, 1)
+
+
+def test_equal_labels_without_a_meaning_are_pointed_out():
+    cards = {"a": card("LABEL_0", "LABEL_1"), "b": card("LABEL_0", "cat")}
+    assert any("'LABEL_0': rename them, unless" in note for note in plan_labels(cards).notes)
+    assert not any("meaning" in note for note in plan_labels({"a": cards["a"]}).notes)
 
 
 def test_class_ids_never_change_when_experts_are_admitted():
@@ -234,6 +248,8 @@ def test_the_file_can_be_edited():
         ("experts: {a: {cat: b, dog: b}}\nimage_shape: [1, 4, 4]", PlanError, "'b' twice"),
         ("experts: {a: {cat: b}}\nlabels: [b, b]\nimage_shape: [1, 4, 4]", PlanError, "lists 'b' twice"),
         ("experts: {a: {cat: b}}\nstd: [0]\nimage_shape: [1, 4, 4]", PlanError, "every std > 0"),
+        ("experts: {a: ~}\nimage_shape: [1, 4, 4]", ConfigError, r"a mapping at plan.yaml.experts\[a\], got None"),
+        ("outputs: -1\nexperts: {a: {'0': '0'}}\nimage_shape: [1, 4, 4]", ConfigError, "LabelPlan.outputs"),
         ("experts: [", ConfigError, "valid YAML"),
         ("experts: {}\nimage_shape: [1, 4, 4]", PlanError, "no expert"),
     ],

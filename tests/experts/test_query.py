@@ -73,7 +73,7 @@ def test_a_function_has_no_gradient_and_its_own_fingerprint():
 
 
 def test_inversion_is_refused_before_any_work():
-    expert = query(image_shape=(1, 6, 6), classes=(0, 1))
+    expert = query(image_shape=(1, 6, 6), classes=(0, 1), output="probabilities")
     student = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
     learner = exml.Learner(strategy(generator=ModelInversion(iterations=1), prior=None), student)
     with pytest.raises(ExpertError, match=r"remote.*choose drawings"):

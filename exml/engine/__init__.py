@@ -6,8 +6,9 @@ Imports the families (experts, priors, losses, ...), models, protocols and the c
 from exml.core.execution import EAGER, Execution, ExecutionWarning
 from exml.engine._ridge_head import ridge_head
 from exml.engine.allocator import keep_freed_memory
-from exml.engine.distillation import DistillationContext, PreviousStudent, Teachers, distill
+from exml.engine.distillation import DistillationContext, PreviousStudent, Teachers, distill, hints_for
 from exml.engine.forward import frozen
+from exml.engine.hints import Hints
 from exml.engine.inversion import Goal, Inversion, Inverter, invert, inverter
 from exml.engine.lowering import lowered, recorded
 from exml.engine.reading import Reader, Reading, reader_of
@@ -19,6 +20,7 @@ __all__ = [
     "Execution",
     "ExecutionWarning",
     "Goal",
+    "Hints",
     "Inversion",
     "Inverter",
     "PreviousStudent",
@@ -28,6 +30,7 @@ __all__ = [
     "Training",
     "distill",
     "frozen",
+    "hints_for",
     "invert",
     "inverter",
     "keep_freed_memory",

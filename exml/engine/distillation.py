@@ -23,10 +23,13 @@ from exml.core.targets import Target, TeacherLogits
 from exml.engine._ranks import augment, backward, synchronized
 from exml.engine._ridge_head import solve_ridge_head
 from exml.engine._steps import Step, compile_whole, exchanging, in_form
+from exml.engine.hints import Hints
 from exml.engine.lowering import lowered
 from exml.engine.training import Training
 from exml.models import channels_last
 from exml.protocols import Augmentation, Combiner, Loss, Normalizer
+
+_PROBE = 64  # images that estimate the variance of feature maps
 
 
 @attrs.frozen(eq=False)
@@ -92,7 +95,9 @@ class DistillationContext:
         start: the first step, from 0.
         after_step: called after each step with the number of completed steps and the detached loss. A captured step
             overwrites the loss in place.
-        execution: of the steps. Several ranks exchange gradients in each step and run it eagerly.
+        execution: of the steps. Several ranks exchange gradients in each step and run it eagerly, and so do hints.
+        hints: for ``Training.hints``, for example restored ones; None creates them. They are among the optimizer's
+            parameters.
         ranks: every rank makes the call with the same arguments; at most ``Training.batch_size``.
     """
 
@@ -101,6 +106,7 @@ class DistillationContext:
     start: int = 0
     after_step: Callable[[int, Scalar], None] = lambda _done, _loss: None
     execution: Execution = EAGER
+    hints: Hints | None = None
     ranks: Ranks = ALONE
 
 
@@ -128,7 +134,11 @@ def distill(
     if start >= training.iterations:
         return
     device, probe = memory.images.device, memory.images[:2]
-    optimizer = training.make_optimizer(student) if context.optimizer is None else context.optimizer
+    hints = (
+        hints_for(student, teachers.expert, memory, training, context.seed) if context.hints is None else context.hints
+    )
+    trained = student if hints is None else nn.ModuleList((student, hints))
+    optimizer = training.make_optimizer(trained) if context.optimizer is None else context.optimizer
     draws, shard = torch.Generator(device), ranks.shard(training.batch_size)
     student.train()
     if training.batch_norm == "running":
@@ -137,8 +147,9 @@ def distill(
     with ExitStack() as stack:
         stack.enter_context(channels_last(student, optimizer))
         expert, previous = teachers.expert, teachers.previous
+        hinted = None if hints is None else stack.enter_context(hints.watching(student, expert.module))
         teachers = teachers.with_modules(
-            stack.enter_context(lowered(expert.module, expert.normalize(probe))),
+            stack.enter_context(lowered(expert.module, expert.normalize(probe))) if hints is None else expert.module,
             None if previous is None else stack.enter_context(lowered(previous.module, probe)),
         )
         value = memory.images.new_zeros(())
@@ -174,11 +185,13 @@ def distill(
                 with execution.autocast(device), batch_norm:
                     logits = logits_of(pupil(images))
                 value = loss(logits.to(images.dtype), target, labels)
+                if hinted is not None:
+                    value = value + training.hints * hinted.loss()
                 optimizer.zero_grad(set_to_none=True)
                 if ranks.alone:
                     value.backward()
                 else:
-                    value = backward(value, student, shard)
+                    value = backward(value, trained, shard)
                 if training.clip_norm is not None:
                     nn.utils.clip_grad_norm_(student.parameters(), training.clip_norm)
                 optimizer.step()
@@ -191,9 +204,9 @@ def distill(
             return form(compile_whole(student), teachers.with_modules(compile_whole(teachers.expert.module), old))
 
         step = form(student, teachers)
-        if ranks.alone:
+        if ranks.alone and hints is None:
             step = in_form(execution, step, compiled, draws=draws, steps=training.iterations - start)
-        else:
+        elif hints is None:
             exchanging(execution)
         for done in range(start, training.iterations):
             step_seed = derive_seed(context.seed, done)
@@ -203,6 +216,11 @@ def distill(
             training.set_learning_rate(optimizer, done)
             step()
             context.after_step(done + 1, value.detach())
+
+
+def hints_for(student: nn.Module, expert: Expert, memory: Samples, training: Training, seed: int) -> Hints | None:
+    """New hints for one experience; None if ``training`` has none."""
+    return Hints(student, expert, memory.pixels(slice(_PROBE)), seed) if training.hints else None
 
 
 @attrs.frozen(eq=False)

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import nn
 
+from exml.core.errors import SettingError
 from exml.core.registry import component
 from exml.core.validators import in_range, one_of, positive_int
 
@@ -34,6 +35,10 @@ class Training:
             classes with targets ỹ to ``argmin Σ ‖W φ + b - ỹ‖² + λ ‖W‖²``, where φ are the features in evaluation mode
             and λ is r times the mean over the features of ``Σ (φ - mean φ)²``. Training then distorts the features
             less (Kumar et al., "Fine-tuning can distort pretrained features", 2022). None: keep the layer.
+        hints: h > 0: add h times the error of predicting the expert's feature maps from the student's, each relative to
+            the variance of the expert's, through a linear map that is trained with the student (Romero et al.,
+            "FitNets", 2015). A student with other weights than the experts then needs far fewer steps. Not together
+            with ``views``, and steps are not compiled.
         batch_norm: the student normalizes by the statistics of the ``"batch"``, which update the running ones, or by
             the ``"running"`` ones, which stay fixed. The running statistics of a copied expert are those of real data.
 
@@ -54,7 +59,13 @@ class Training:
     views: int = attrs.field(default=0, validator=in_range(0, integer=True))
     clip_norm: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
     ridge: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
+    hints: float = attrs.field(default=0.0, validator=in_range(0))
     batch_norm: Literal["batch", "running"] = attrs.field(default="batch", validator=one_of("batch", "running"))
+
+    def __attrs_post_init__(self) -> None:
+        if self.hints and self.views:
+            expected = "Training.hints without Training.views, since feature maps are not stored"
+            raise SettingError(expected=expected, got=f"{self.views} views", remedy="set one of them to 0")
 
     def make_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer over the student's parameters; :meth:`set_learning_rate` sets its rate before each step."""

@@ -32,7 +32,7 @@ from exml.core.rng import derive_seed, global_seed, make_generator
 from exml.core.samples import Samples
 from exml.core.serialization import to_plain
 from exml.core.shapes import Scalar, State
-from exml.engine import DistillationContext, PreviousStudent, Teachers, distill, ridge_head
+from exml.engine import DistillationContext, PreviousStudent, Teachers, distill, hints_for, ridge_head
 from exml.experts import ExpertStream, OpenStream, Screening
 from exml.learning.checkpoint import (
     EVERY,
@@ -342,7 +342,9 @@ class Learner:
                 stacklevel=2,
             )
         self._run, self._history, self._unsaved = record.run, history, []
-        self._restored = {name: groups[name] for name in ("generation", "optimizer", "previous") if name in groups}
+        self._restored = {
+            name: groups[name] for name in ("generation", "optimizer", "hints", "previous") if name in groups
+        }
         self._broken = False
         self.ranks.wait()  # until all have read
         if self.ranks.leader:
@@ -472,9 +474,19 @@ class Learner:
             masks = [torch.isin(ids, torch.tensor(known)) for known in (self._run.known, self._run.present)]
             taught = torch.zeros_like(ids).index_copy(0, torch.tensor(self._run.known), torch.tensor(self._run.taught))
             previous = PreviousStudent(module, *(column.to(self.device) for column in (*masks, taught)))
-        optimizer = training.make_optimizer(self.student)
+        seed, start = derive_seed(self.seed, "distillation", number), self._run.steps
+        if strategy.calibration is not None:
+            expert = strategy.calibration(expert, derive_seed(self.seed, "calibration", number))
+        hints = hints_for(self.student, expert, self.memory, training, seed)
+        optimizer = training.make_optimizer(self.student if hints is None else nn.ModuleList((self.student, hints)))
         if "optimizer" in self._restored:
             load_optimizer(optimizer, self._restored.pop("optimizer"))
+            if hints is not None:
+                hints.load_state_dict(self._restored.pop("hints", {}))
+
+        def state() -> dict[str, State]:
+            trained = {} if hints is None else {"hints": hints.state_dict()}
+            return {"optimizer": optimizer_state(optimizer), **trained}
 
         def after_step(done: int, loss: Scalar) -> None:
             self._run.steps, last, self._loss = done, done == training.iterations, loss
@@ -484,13 +496,10 @@ class Learner:
                 remedy = "lower the learning rate or clip the gradient (clip_norm)"
                 raise NonFiniteError(expected="a finite loss", got=got, remedy=remedy)
             if not last:
-                self._checkpoint_step(done, lambda: {"optimizer": optimizer_state(optimizer)})
+                self._checkpoint_step(done, state)
 
-        if strategy.calibration is not None:
-            expert = strategy.calibration(expert, derive_seed(self.seed, "calibration", number))
         teachers = Teachers(previous, expert, strategy.normalizer, strategy.combiner, self._classes)
-        seed, start = derive_seed(self.seed, "distillation", number), self._run.steps
-        context = DistillationContext(seed, optimizer, start, after_step, execution=self.execution, ranks=self.ranks)
+        context = DistillationContext(seed, optimizer, start, after_step, self.execution, hints, self.ranks)
         loss, augment = strategy.loss, strategy.augmentation
         distill(
             self.student, teachers, self.memory, loss=loss, training=training, augmentation=augment, context=context

@@ -134,15 +134,18 @@ def _continuing(profile: ExpertProfile) -> CompleteBuilder:
 
 
 def _inverted_drawings(profile: ExpertProfile) -> CompleteBuilder:
+    training = attrs.evolve(TRAINING, iterations=8_000, batch_size=16, learning_rate=0.003, clip_norm=100.0)
+    inverted = ModelInversion(iterations=15, learning_rate=0.1, batch_size=256, start=_drawings(profile))
+    same = all(set(expert.classes) == set(profile.experts[0].classes) for expert in profile.experts)
     return (
         StrategyBuilder()
-        .buffer(Cumulative(6_000))
-        .training(attrs.evolve(TRAINING, iterations=5_000, batch_size=32, learning_rate=0.003, views=4))
-        .generator(ModelInversion(iterations=15, learning_rate=0.1, batch_size=256, start=_drawings(profile)))
+        .buffer(Cumulative(8_000))
+        .training(attrs.evolve(training, hints=60.0))
+        .generator(Mixture((inverted, _drawings(profile))))
         .priors(*statistics_for(profile, 10.0))
         .augmentation(_TURNED if profile.image_shape[0] > 1 else Augmentation(shift=1))
         .normalizer(CenterLogits())
-        .combiner(SideBySide() if profile.count == 1 else SideBySide(calibration=0.4, scale="previous"))
+        .combiner(SideBySide() if same else SideBySide(calibration=0.4, scale="previous"))
         .loss(MeanSquaredError("seen"))
     )
 

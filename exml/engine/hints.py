@@ -59,7 +59,7 @@ class Hints(nn.Module):
                 pairs.append(_Pair(source, name, resolution, float(wanted.var().clamp_min(1e-6))))
                 self.maps.append(nn.Conv2d(given.shape[1], wanted.shape[1], 1))
         self.pairs = tuple(pairs)
-        self.to(images.device)
+        self.to(images.device, images.dtype)
 
     @contextmanager
     def watching(self, student: nn.Module, expert: nn.Module) -> Generator[Watched]:

@@ -45,7 +45,7 @@ def test_each_expert_knows_its_digits(name: str, folder: Path, monkeypatch: pyte
 
 
 def test_an_existing_folder_is_kept(folder: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SettingError, match="no .* yet"):
+    with pytest.raises(SettingError, match=r"no .* yet"):
         write_example(folder)
     assert cli.main(["experts", "example", str(folder)]) == 2
 

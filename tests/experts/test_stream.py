@@ -111,7 +111,7 @@ def test_half_an_expert_is_named(tmp_path: Path, suffix: str) -> None:
     save_expert(make("whole"), tmp_path)
     save_expert(make("half"), tmp_path)
     (tmp_path / f"half{suffix}").unlink()
-    with pytest.raises(ExpertError, match=r"half.*(no such file|no labels)"):
+    with pytest.raises(ExpertError, match=r"half.*(no such file|complete metadata)"):
         ExpertStream.from_folder(tmp_path)
 
 

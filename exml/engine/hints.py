@@ -36,7 +36,7 @@ class Hints(nn.Module):
         ExpertError: the expert and the student have no feature map of the same resolution.
 
     >>> import exml
-    >>> student, module = (exml.models.ConvNet(channels=1, classes=2, image_size=8, widths=(width, 8)) for width in (4, 6))
+    >>> student, module = (exml.models.ConvNet(1, 2, image_size=8, widths=(width, 8)) for width in (4, 6))
     >>> hints = Hints(student, Expert(module, (0, 1), (1, 8, 8)), torch.rand(2, 1, 8, 8), seed=0)
     >>> [(pair.student, pair.expert, pair.resolution) for pair in hints.pairs]
     [('features.2', 'features.2', (8, 8)), ('features.6', 'features.6', (4, 4)), ('features.7', 'features.7', (2, 2))]

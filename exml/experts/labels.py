@@ -104,9 +104,14 @@ class LabelPlan:
         a synonym ("airplane, plane"), or are spelled alike; no expert knows both.
         """
         notes = list(_near_duplicates(self.experts))
-        shared = [f"{label!r} ({', '.join(names)})" for label, names in self.teachers.items() if len(names) > 1]
+        shared: dict[tuple[str, ...], list[str]] = {}  # labels by the experts that know them
+        for label, names in self.teachers.items():
+            if len(names) > 1:
+                shared.setdefault(names, []).append(repr(label))
         if shared:
-            notes.append(f"{len(shared)} label(s) known to more than one expert: {_listed(shared)}")
+            parts = [f"{_listed(labels)} ({_listed(names)})" for names, labels in shared.items()]
+            count = sum(map(len, shared.values()))
+            notes.append(f"{count} label(s) known to more than one expert: {'; '.join(parts)}")
         named = any(_number(label) is None for label in self.teachers)
         numbered = [name for name, mapping in self.experts.items() if any(map(_is_kept_number, mapping.items()))]
         if named and numbered:

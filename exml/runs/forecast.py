@@ -160,8 +160,7 @@ class _Trial:
         parts = [part for _, part in walk(strategy.generator)]
         iterations = max((getattr(part, "iterations", 0) for part in parts), default=0)
         batch = max((getattr(part, "batch_size", 0) for part in parts), default=0) or images
-        most = min(images, batch)
-        few = many = min(FEW, max(1, most // 2))
+        few = many = min(FEW, max(1, images // 2))
         less, more = min(1, iterations), min(3, iterations)
         memory = self._noise(FEW) if previous else None
         context = GenerationContext(strategy.prior, strategy.augmentation, memory=memory, execution=self.execution)
@@ -170,17 +169,22 @@ class _Trial:
             generator = _shortened(strategy.generator, steps, iterations)
             return self._seconds(lambda: generator(self.expert, count, 0, context))
 
+        def batches(count: int) -> list[int]:
+            whole, rest = divmod(count, batch)
+            return [batch] * whole + [rest] * bool(rest)
+
         timed(few, less)  # the first call loads libraries
-        while many < most and (many == few or timed(many, less) < BUDGET / 4):
-            many = min(2 * many, most)
-        sizes = sorted({few, many})
-        steps = {n: 0.0 if more == less else (timed(n, more) - timed(n, less)) / (more - less) for n in sizes}
-        calls = {n: timed(n, less) - less * steps[n] for n in sizes}
+        fixed = last = timed(few, less)
+        # A slope from times that differ by less than the time of few images would be noise.
+        while many < images and (last < BUDGET / 4 or last < 2 * fixed):
+            many = min(4 * many, images)
+            last = timed(many, less)
+        alone = sorted({min(few, batch), min(many, batch)})
+        steps = {n: 0.0 if more == less else (timed(n, more) - timed(n, less)) / (more - less) for n in alone}
+        calls = {n: timed(n, less) - less * sum(_line(steps, part) for part in batches(n)) for n in sorted({few, many})}
 
         def cost(count: int) -> float:
-            whole, rest = divmod(count, batch)
-            batches = [batch] * whole + [rest] * bool(rest)
-            return _line(calls, count) + iterations * sum(_line(steps, n) for n in batches)
+            return _line(calls, count) + iterations * sum(_line(steps, n) for n in batches(count))
 
         return cost
 

@@ -219,8 +219,9 @@ def distill(
 
 
 def hints_for(student: nn.Module, expert: Expert, memory: Samples, training: Training, seed: int) -> Hints | None:
-    """New hints for one experience; None if ``training`` has none."""
-    return Hints(student, expert, memory.pixels(slice(_PROBE)), seed) if training.hints else None
+    """New hints for one experience; None if ``training`` has none, or if no feature maps correspond."""
+    hints = Hints(student, expert, memory.pixels(slice(_PROBE)), seed) if training.hints else None
+    return hints if hints is not None and hints.pairs else None
 
 
 @attrs.frozen(eq=False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from exml.core.admission import evaluation_mode
-from exml.core.errors import ExpertError
+from exml.core.errors import warn
 from exml.core.expert import Expert
 from exml.core.rng import global_seed
 from exml.core.shapes import Images, Scalar
@@ -24,16 +24,14 @@ class Hints(nn.Module):
     """1x1 convolutions that predict feature maps of an expert from those of the student, one for each pair.
 
     A pair is the last feature map of each module at a resolution that both have, whatever the layers are called. The
-    convolutions belong to one experience: they are trained with the student and then dropped.
+    convolutions belong to one experience: they are trained with the student and then dropped. Without a common
+    resolution there is no pair, which a warning says.
 
     Args:
         student: takes images in pixel units.
         expert: the teacher.
         images: ``(batch, channels, height, width)``, in pixel units: a few images for one forward pass.
         seed: of the initial weights.
-
-    Raises:
-        ExpertError: the expert and the student have no feature map of the same resolution.
 
     >>> import exml
     >>> student, module = (exml.models.ConvNet(1, 2, image_size=8, widths=(width, 8)) for width in (4, 6))
@@ -48,9 +46,8 @@ class Hints(nn.Module):
         theirs = _feature_maps(expert.module, expert.normalize(images))
         common = [resolution for resolution in theirs if resolution in own]
         if not common:
-            expected = f"a feature map of expert {expert.name!r} at a resolution of the student, {list(own)}"
-            remedy = "choose another student, or a training without hints"
-            raise ExpertError(expected=expected, got=f"{list(theirs)}", remedy=remedy)
+            expected = f"a feature map of expert {expert.name!r} at a resolution of the student, one of {list(own)}"
+            warn(expected, f"{list(theirs)}, so only its logits are learned", "choose another student for hints")
         pairs: list[_Pair] = []
         self.maps = nn.ModuleList()
         with global_seed(seed, "hints"):

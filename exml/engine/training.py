@@ -37,8 +37,8 @@ class Training:
             less (Kumar et al., "Fine-tuning can distort pretrained features", 2022). None: keep the layer.
         hints: h > 0: add h times the error of predicting the expert's feature maps from the student's, each relative to
             the variance of the expert's, through a linear map that is trained with the student (Romero et al.,
-            "FitNets", 2015). A student with other weights than the experts then needs far fewer steps. Not together
-            with ``views``, and steps are not compiled.
+            "FitNets", 2015). A student with other weights than the experts then needs far fewer steps. See
+            :class:`exml.engine.Hints`. Not together with ``views``, and steps are not compiled.
         batch_norm: the student normalizes by the statistics of the ``"batch"``, which update the running ones, or by
             the ``"running"`` ones, which stay fixed. The running statistics of a copied expert are those of real data.
 

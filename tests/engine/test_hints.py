@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import exml
-from exml.core.errors import ExpertError, SettingError
+from exml.core.errors import ExmlWarning, SettingError
 from exml.core.rng import derive_seed
 from exml.engine import Hints, Training
 from exml.learning import CheckpointFolder, Stop, events
@@ -64,8 +64,9 @@ def test_steps_are_those_of_the_plain_twin():
 
 def test_without_a_common_resolution_there_are_no_hints():
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    with pytest.raises(ExpertError, match=r"feature map of expert 'mlp'.*without hints"):
-        Hints(ConvNet(1, 2, 8), exml.Expert(flat, (0, 1), (1, 8, 8), name="mlp"), torch.rand(2, 1, 8, 8), 0)
+    with pytest.warns(ExmlWarning, match=r"feature map of expert 'mlp'.*only its logits"):
+        hints = Hints(ConvNet(1, 2, 8), exml.Expert(flat, (0, 1), (1, 8, 8), name="mlp"), torch.rand(2, 1, 8, 8), 0)
+    assert hints.pairs == ()
 
 
 def test_a_bank_of_views_stores_no_feature_maps():

@@ -189,6 +189,37 @@ def agreement(found: Found, conditions: str) -> list[str]:
     return [*lines, *wrap(text)]
 
 
+def strangers(found: Found, conditions: str) -> list[str]:
+    """Students of other people's experts, next to the experts themselves."""
+    rows: list[tuple[Any, ...]] = []
+    for stream, row in found["streams"].items():
+        alone = row["without_learning"][str(found["seeds"][0])]
+        ensembles = ("logits", "probabilities", "entropy", "centered logits")
+        experts = [value for name, value in alone.items() if name.endswith("own classes")]
+        best, students = max(alone[name] for name in ensembles), row["students"].values()
+        seconds = [student["processor_seconds"] for student in students]
+        spread = ends(row["spread"]) if row["n"] > 1 else "–"
+        rows.append(
+            (
+                stream,
+                ", ".join(f"{value:.1f}" for value in experts),
+                f"{best:.1f}",
+                f"{alone['common scale']:.1f}",
+                f"{row['median']:.1f}",
+                spread,
+                row["n"],
+                f"{sum(seconds) / len(seconds):.0f}",
+            )
+        )
+    head = ("experts|", "each on its classes|", "best ensemble", "target", "student, median", "spread", "orders", "s")
+    text = (
+        f"Accuracy in percent on the complete test sets, and processor seconds per student; seeds "
+        f"{', '.join(map(str, found['seeds']))}. *Best ensemble* is the best of four ways to combine all experts without "
+        f"learning. *Target* is what the student learns to predict, computed on the test images. {conditions}"
+    )
+    return [*table(head, rows), "", *wrap(text)]
+
+
 def _script(name: str) -> str:
     return f"uv run python benchmarks/{name}.py"
 
@@ -199,6 +230,7 @@ PAGES = (
     _part("folder-of-models.md", "long_stream_cpu.json", _script("long_stream"), long_stream),
     _part("poisoned-experts.md", "poisoned_experts.json", _script("poisoned_experts"), poisoned_experts),
     _part("evaluation.md", "agreement.json", _script("agreement"), agreement),
+    _part("merge-your-classifiers.md", "strangers.json", _script("strangers"), strangers),
     _part("experts.md", "expert_training_cpu.json", _script("expert_training"), expert_training),
     _part("datasets.md", "large_images_cpu.json", _script("large_images"), large_images),
 )

@@ -214,8 +214,8 @@ def strangers(found: Found, conditions: str) -> list[str]:
     head = ("experts|", "each on its classes|", "best ensemble", "target", "student, median", "spread", "orders", "s")
     text = (
         f"Accuracy in percent on the complete test sets, and processor seconds per student; seeds "
-        f"{', '.join(map(str, found['seeds']))}. *Best ensemble* is the best of four ways to combine all experts without "
-        f"learning. *Target* is what the student learns to predict, computed on the test images. {conditions}"
+        f"{', '.join(map(str, found['seeds']))}. *Best ensemble* is the best of four ways to combine all experts "
+        f"without learning. *Target* is what the student learns to predict, computed on the test images. {conditions}"
     )
     return [*table(head, rows), "", *wrap(text)]
 

@@ -31,7 +31,7 @@ class CommonScale:
 
     .. math::
         u &= (z - \bar z) / \sqrt{\lVert h \rVert}, \qquad b = u / T \\
-        s &= b - \tfrac12 (\log \textstyle\sum_c e^{b_c} - \log k) \\
+        s &= b - \tfrac12 (\log \sum_c e^{b_c} - \log k) \\
         q &= -\log(1 - \lVert V a \rVert^2 / \lVert a \rVert^2) \\
         S &= \text{scale} \cdot \left(s - \text{offset} \cdot M + \text{typicality} \cdot (q - \mu)/(\sigma \ell)\right)
 

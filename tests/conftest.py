@@ -32,6 +32,12 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes do not import the modules of users of earlier tests."""
+    monkeypatch.setattr("exml.core.imports._IMPORTED", [])
+
+
+@pytest.fixture(autouse=True)
 def _seeds() -> None:
     """A test draws the same numbers, independent of earlier tests."""
     random.seed(0)

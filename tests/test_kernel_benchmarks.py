@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 
 import pages
 import pytest
@@ -37,6 +38,7 @@ MEASURED = {
 
 @pytest.fixture
 def kernels(monkeypatch):
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)  # a library may have looked for a package of this name
     monkeypatch.syspath_prepend(pages.ROOT / "benchmarks" / "gpu")
     return importlib.import_module("kernels")
 

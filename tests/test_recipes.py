@@ -100,7 +100,9 @@ def test_a_student_that_cannot_be_a_copy_is_none():
     assert default(exml.ExpertProfile([grey.experts[0], narrow])).build().student == "continue"
     color = default(profile(resnet(), resnet(), image_shape=COLOR), student=linear(3)).build()
     assert (color.student, color.training.batch_norm, color.training.ridge) == ("continue", "batch", None)
-    assert (color.generator.start, color.prior) == (COLORED_DRAWINGS, BatchNormStatistics(10.0))
+    inverted, drawn = color.generator.generators
+    assert (inverted.start, drawn, color.prior) == (COLORED_DRAWINGS, COLORED_DRAWINGS, BatchNormStatistics(10.0))
+    assert color.training.hints > 0
 
 
 @pytest.mark.parametrize("differentiable", [True, False])

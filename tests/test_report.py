@@ -99,7 +99,7 @@ def test_the_first_version_of_the_schema():
     parts = {
         "experiences": "index classes task images",
         "strategies": "name strategy ex_model accuracy stream_accuracy forgetting seconds folder experiences classes "
-        "suspects forecast",
+        "suspects forecast agreement",
         "baselines": "name ex_model accuracy stream_accuracy reason",
         "environments": "versions device hardware threads compile precision ranks",
     }
@@ -388,6 +388,7 @@ JOBS = (
 )
 SCREENING = Screening(expert="theirs", scale=2e4, dependence=0.9, certainty=1.0, constancy=0.3, reasons=("too loud",))
 OF_STREAMS = (
+    events.ReportStarted(),
     events.WaitingForExpert(),
     events.ExpertRefused("theirs", "NaN in its weights"),
     events.ExpertScreened(1, SCREENING),

@@ -13,13 +13,14 @@ from cyclopts import Parameter, Token
 
 from exml import scenarios
 from exml.core.errors import DataError, SettingError, UnknownNameError
+from exml.core.imports import import_all
 from exml.core.serialization import to_plain
 from exml.core.validators import in_range, one_of, positive_int
 from exml.learning.strategy import Strategy
 from exml.recipes import at_budget
 from exml.runs import Job, Resources, ScenarioExperts, stream_folder
 from exml.runs.jobs import one_line
-from exml.runs.sweep import Plan, PlannedRun, Status, Sweep, import_all, job_of
+from exml.runs.sweep import Plan, PlannedRun, Status, Sweep, job_of
 from reproduction.cells import Cell, in_full, read_cell
 from reproduction.layout import BASELINES, OWN, PAPER_LAYOUT, Family, Layout, TableRow
 

@@ -76,7 +76,7 @@ class SettingError(ExmlError, ValueError):
     """A setting of a component is outside its range."""
 
 
-class _ListedError(ExmlError):
+class ListedError(ExmlError):
     """An error that lists everything that is wrong at once, as :attr:`problems`."""
 
     _sound: str
@@ -88,13 +88,13 @@ class _ListedError(ExmlError):
         self.args = (f"expected {self.expected}, got {self.got}; remedy: fix each of them:{listed}",)
 
 
-class StrategyError(_ListedError):
+class StrategyError(ListedError):
     """A strategy cannot be built; :attr:`problems` lists everything that is missing or contradictory."""
 
     _sound = "a complete strategy"
 
 
-class PlanError(_ListedError):
+class PlanError(ListedError):
     """A label plan contradicts itself or its experts; :attr:`problems` lists every contradiction."""
 
     _sound = "a label plan that fits its experts"
@@ -122,7 +122,7 @@ class SuspectError(ExpertError):
     """An expert is probably broken or poisoned; see :class:`exml.experts.Screening`."""
 
 
-class FolderError(_ListedError, ExpertError):
+class FolderError(ListedError, ExpertError):
     """Experts cannot be read; :attr:`problems` lists all of them."""
 
     _sound = "experts that can be read"

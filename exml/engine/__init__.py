@@ -8,7 +8,7 @@ from exml.engine._ridge_head import ridge_head
 from exml.engine.allocator import keep_freed_memory
 from exml.engine.distillation import DistillationContext, PreviousStudent, Teachers, distill, hints_for
 from exml.engine.forward import frozen
-from exml.engine.hints import Hints
+from exml.engine.hints import Hints, Watched
 from exml.engine.inversion import Goal, Inversion, Inverter, invert, inverter
 from exml.engine.lowering import lowered, recorded
 from exml.engine.reading import Reader, Reading, reader_of
@@ -28,6 +28,7 @@ __all__ = [
     "Reading",
     "Teachers",
     "Training",
+    "Watched",
     "distill",
     "frozen",
     "hints_for",

@@ -48,7 +48,7 @@ class Entry:
 
     @property
     def described(self) -> Path:
-        """The file that metadata are corrected in: the card, or else the weights."""
+        """The file in which metadata are corrected, which is the card, or else the weights."""
         return self.path if self.card is None else self.card
 
     def state(self) -> tuple[tuple[int, int] | None, ...]:

@@ -98,7 +98,7 @@ class LabelPlan:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What a user may want to change: near-duplicates, shared labels, labels without an expert, and numbers.
+        """Near-duplicates, shared labels, labels without an expert, and numbers, which a user may want to change.
 
         Near-duplicates are never merged. Their labels differ in case, spaces, underscores, hyphens or a plural s, share
         a synonym ("airplane, plane"), or are spelled alike; no expert knows both.

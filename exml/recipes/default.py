@@ -52,7 +52,8 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     Its last layer starts each experience from the closed form of ridge regression.
 
     **All other streams**: one expert on color images, a student that cannot copy the experts, or batch norm in some
-    experts only. Procedural images are inverted for fifteen steps, and the student learns its own statistics.
+    experts only. Procedural images are inverted for fifteen steps, and the student learns its own statistics. From
+    several experts it learns from their feature maps too (``Training(hints=...)``); half of the images stay as drawn.
 
     Args:
         profile: of the experts.
@@ -134,19 +135,29 @@ def _continuing(profile: ExpertProfile) -> CompleteBuilder:
 
 
 def _inverted_drawings(profile: ExpertProfile) -> CompleteBuilder:
-    training = attrs.evolve(TRAINING, iterations=8_000, batch_size=16, learning_rate=0.003, clip_norm=100.0)
-    inverted = ModelInversion(iterations=15, learning_rate=0.1, batch_size=256, start=_drawings(profile))
-    same = all(set(expert.classes) == set(profile.experts[0].classes) for expert in profile.experts)
-    return (
+    builder = (
         StrategyBuilder()
-        .buffer(Cumulative(8_000))
-        .training(attrs.evolve(training, hints=60.0))
-        .generator(Mixture((inverted, _drawings(profile))))
+        .buffer(Cumulative(6_000))
+        .training(attrs.evolve(TRAINING, iterations=5_000, batch_size=32, learning_rate=0.003, views=4))
+        .generator(ModelInversion(iterations=15, learning_rate=0.1, batch_size=256, start=_drawings(profile)))
         .priors(*statistics_for(profile, 10.0))
         .augmentation(_TURNED if profile.image_shape[0] > 1 else Augmentation(shift=1))
         .normalizer(CenterLogits())
-        .combiner(SideBySide() if same else SideBySide(calibration=0.4, scale="previous"))
+        .combiner(SideBySide())
         .loss(MeanSquaredError("seen"))
+    )
+    return builder if profile.count == 1 else _with_hints(profile, builder)
+
+
+def _with_hints(profile: ExpertProfile, builder: CompleteBuilder) -> CompleteBuilder:
+    training = attrs.evolve(TRAINING, iterations=8_000, batch_size=16, learning_rate=0.003, clip_norm=100.0, hints=60.0)
+    same = all(set(expert.classes) == set(profile.experts[0].classes) for expert in profile.experts)
+    return (
+        builder.buffer(Cumulative(8_000))
+        .training(training)
+        .generator(Mixture((builder.build().generator, _drawings(profile))))
+        .combiner(SideBySide() if same else SideBySide(calibration=0.4, scale="previous"))
+        .loss(MeanSquaredError("seen", reduction="mean"))
     )
 
 

@@ -231,7 +231,8 @@ class _StrategyRun:
         context, number, card = self._context, self._learner.experience + 1, item.card
         about = {"expert": card.name, "classes": list(item.expert.classes), "task": card.task, "sha256": card.sha256}
         note = {"experience": number, "file": item.file, **about}
-        context.folder.keep(context.source.labels)
+        if context.folder.record.request.student is not None:  # not of a scenario
+            context.folder.keep(context.source.labels)
         needed = 1 + max(unit for unit in item.expert.outputs if unit is not None)
         if needed > self._outputs:
             self._learner.grow(needed, context.source.plan.image_shape)

@@ -107,7 +107,7 @@ class Agreement:
             intervals of probability, weighted by their images.
         images: number of images: drawings, and images optimized for each expert.
         verdict: one line.
-        warning: why the experts themselves are probably better than the student, and what to do: it never predicts a
+        warning: why the experts themselves may be better than the student, and what to do: it never predicts a
             label, has lost an expert, or agrees with the experts on less than 85 % on average. None otherwise.
     """
 
@@ -251,10 +251,11 @@ def _warning(found: Agreement) -> str | None:
     if not reasons:
         return None
     whole = next((row for row in found.experts if row.classes == len(found.labels)), None)
-    safer = [] if len(found.experts) == 1 else ["average the experts' logits"]
+    alike = len(found.experts) > 1 and all(row.classes == len(found.labels) for row in found.experts)
+    safer = ["average the experts' logits"] if alike else []  # those of unlike heads have no common scale
     safer += [] if whole is None else [f"keep {whole.expert!r}, which knows all labels"]
-    advice = " or ".join(safer) or "evaluate it on labeled images"
-    return f"The experts are probably better than the student: {'; '.join(reasons)}. To be safe, {advice}."
+    advice = " or ".join(safer) or "compare them on labeled images"
+    return f"The experts may be better than the student: {'; '.join(reasons)}. To be safe, {advice}."
 
 
 def label_names(student: Expert, /) -> dict[int, str]:

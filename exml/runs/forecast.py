@@ -160,7 +160,7 @@ class _Trial:
         parts = [part for _, part in walk(strategy.generator)]
         iterations = max((getattr(part, "iterations", 0) for part in parts), default=0)
         batch = max((getattr(part, "batch_size", 0) for part in parts), default=0) or images
-        few = many = min(FEW, max(1, images // 2))
+        few = many = min(FEW, max(1, min(images, batch) // 2))
         less, more = min(1, iterations), min(3, iterations)
         memory = self._noise(FEW) if previous else None
         context = GenerationContext(strategy.prior, strategy.augmentation, memory=memory, execution=self.execution)
@@ -179,7 +179,7 @@ class _Trial:
         while many < images and (last < BUDGET / 4 or last < 2 * fixed):
             many = min(4 * many, images)
             last = timed(many, less)
-        alone = sorted({min(few, batch), min(many, batch)})
+        alone = sorted({few, min(many, batch)})
         steps = {n: 0.0 if more == less else (timed(n, more) - timed(n, less)) / (more - less) for n in alone}
         calls = {n: timed(n, less) - less * sum(_line(steps, part) for part in batches(n)) for n in sorted({few, many})}
 

@@ -96,8 +96,7 @@ class DistillationContext:
         after_step: called after each step with the number of completed steps and the detached loss. A captured step
             overwrites the loss in place.
         execution: of the steps. Several ranks exchange gradients in each step and run it eagerly, and so do hints.
-        hints: for ``Training.hints``, for example restored ones; None creates them. They are among the optimizer's
-            parameters.
+        hints: for ``Training.hints``, whose parameters a given optimizer has; without an optimizer, they are created.
         ranks: every rank makes the call with the same arguments; at most ``Training.batch_size``.
     """
 
@@ -134,9 +133,9 @@ def distill(
     if start >= training.iterations:
         return
     device, probe = memory.images.device, memory.images[:2]
-    hints = (
-        hints_for(student, teachers.expert, memory, training, context.seed) if context.hints is None else context.hints
-    )
+    hints = context.hints
+    if context.optimizer is None:
+        hints = hints_for(student, teachers.expert, memory, training, context.seed)
     trained = student if hints is None else nn.ModuleList((student, hints))
     optimizer = training.make_optimizer(trained) if context.optimizer is None else context.optimizer
     draws, shard = torch.Generator(device), ranks.shard(training.batch_size)

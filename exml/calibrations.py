@@ -194,7 +194,7 @@ class Typicality:
     """
 
     weight: float = attrs.field(default=0.25, validator=in_range(0))
-    related: float = attrs.field(default=1.0, validator=in_range(0))
+    related: float = attrs.field(default=0.7, validator=in_range(0))
 
     def __call__(self, drawings: Reading, evolved: Callable[[], Reading], /) -> _Transform:
         """Measure the typicality of both kinds of drawings."""

@@ -21,45 +21,39 @@ from typing import Any
 import attrs
 import strangers
 import torch
-from pages import RESULTS, commit
+from pages import RESULTS, ROOT, commit
 from torch import Tensor, nn
 from torchvision.datasets import MNIST, FashionMNIST
+from torchvision.utils import save_image
 
 from exml import Expert, Samples, scenarios
-from exml.calibrations import (
-    STEPS,
-    Center,
-    CommonScale,
-    Energy,
-    MatchedTemperature,
-    PoolOffset,
-    Probabilities,
-    RootNorm,
-    TwoAnchors,
-    Typicality,
-)
+from exml.calibrations import RELATED, STEPS, Center, CommonScale, PoolOffset, Probabilities, TwoAnchors
 from exml.core.files import write_json
+from exml.core.rng import make_generator
 from exml.core.shapes import State
 from exml.engine import keep_freed_memory, narrowing_weights
+from exml.generators import EvolvedDrawings
 from exml.learning.starts import Starts
+from exml.protocols import GenerationContext
 from exml.runs.environment import environment
 
 RULES: dict[str, tuple[Any, ...]] = {
     "raw logits": (),
     "probabilities": (Probabilities(),),
-    "centered": (Center(),),
-    "centered, two anchors": (Center(), TwoAnchors()),
-    "typicality, two anchors": (Center(), MatchedTemperature(), Typicality(), TwoAnchors()),
-    "matched temperature": (Center(), RootNorm(), MatchedTemperature(), PoolOffset(0.5)),
-    "default": STEPS,
-    "default without RootNorm": tuple(step for step in STEPS if not isinstance(step, RootNorm)),
-    "default without MatchedTemperature": tuple(step for step in STEPS if not isinstance(step, MatchedTemperature)),
-    "default without Energy": tuple(step for step in STEPS if not isinstance(step, Energy)),
-    "default without PoolOffset": tuple(step for step in STEPS if not isinstance(step, PoolOffset)),
-    "default without Typicality": tuple(step for step in STEPS if not isinstance(step, Typicality)),
+    "Center": (Center(),),
+    "Center, TwoAnchors": (Center(), TwoAnchors()),
+    "Center, Typicality(6.4)": RELATED,
+    "Center, Typicality(6.4), TwoAnchors": (*RELATED, TwoAnchors()),
+    "Center, RootNorm, MatchedTemperature, PoolOffset(0.5)": (*STEPS[:3], PoolOffset(0.5)),
+    "STEPS": STEPS,
+    **{
+        f"STEPS without {type(left_out).__name__}": tuple(step for step in STEPS if step is not left_out)
+        for left_out in STEPS[1:-1]
+    },
 }
 Stream = tuple[list[Expert], list[State | None], Samples]
 EPOCHS = 20
+_COLUMNS = 24
 
 
 def splits(seed: int, work: Path, start: str) -> Stream:
@@ -147,7 +141,7 @@ def ceiling(stream: Stream, steps: Sequence[Any], seed: int) -> float:
     total, count = torch.zeros(len(samples), width), torch.zeros(width)
     for expert, start in zip(experts, starts, strict=True):
         own = list(expert.classes)
-        calibrated = CommonScale(tuple(steps))(expert, seed, start) if steps else expert
+        calibrated = CommonScale(tuple(steps), tuple(steps))(expert, seed, start) if steps else expert
         rows = torch.arange(len(samples)).split(500)
         total[:, own] += torch.cat([_own(calibrated, samples.pixels(part)) for part in rows])
         count[own] += 1
@@ -180,31 +174,27 @@ def main() -> None:
                 cells[rule] = ceiling(stream, steps, seed)
             write_json(path, cells)
             print(name, seed, cells, flush=True)
-    found = {
-        name: {
-            seed: json.loads(path.read_text(encoding="utf-8"))
-            for seed in seeds
-            if (path := _cell(arguments, name, seed)).exists()
-        }
-        for name, (seeds, _) in STREAMS.items()
-    }
-    rows = {
-        name: {
-            rule: {
-                "mean": round(mean(cells[rule] for cells in by_seed.values()), 1),
-                "seeds": {str(seed): cells[rule] for seed, cells in by_seed.items()},
-            }
-            for rule in RULES
-        }
-        for name, by_seed in found.items()
-        if by_seed
-    }
+    rows: dict[str, Any] = {}
+    for name, (seeds, _) in STREAMS.items():
+        paths = {str(seed): arguments.work / f"{name}-{seed}.json" for seed in seeds}
+        found = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.exists()}
+        if found:
+            by_rule = {rule: {seed: cells[rule] for seed, cells in found.items()} for rule in RULES}
+            rows[name] = {rule: {"mean": round(mean(by.values()), 2), "seeds": by} for rule, by in by_rule.items()}
     result = {"commit": commit(), **attrs.asdict(environment(torch.device("cpu")))}
     write_json(RESULTS / "calibrations.json", {**result, "streams": rows})
+    picture(arguments.work)
 
 
-def _cell(arguments: argparse.Namespace, name: str, seed: int) -> Path:
-    return arguments.work / f"{name}-{seed}.json"
+def picture(work: Path) -> None:
+    """Random drawings in the first row, then one row for each class of five experts."""
+    experts, starts, _ = splits(0, work, "known")
+    drawings = EvolvedDrawings(steps=150, snapshots=1, copies=1)
+    rows = [drawings.random(_COLUMNS, experts[0].image_shape, make_generator("cpu", 0, "picture"))]
+    for expert, start in zip(experts, starts, strict=True):
+        made = drawings(expert, 2 * _COLUMNS, 0, GenerationContext(start=start))
+        rows += [made.images[made.labels == name] for name in expert.classes]
+    save_image(torch.cat(rows), ROOT / "docs" / "_static" / "typicality.png", nrow=_COLUMNS, pad_value=0.5)
 
 
 if __name__ == "__main__":

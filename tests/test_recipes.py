@@ -67,7 +67,8 @@ def test_alike_experts_without_batch_norm_are_told_apart_by_their_weights():
     assert isinstance(strategy.calibration, CommonScale)
     assert (strategy.combiner, strategy.normalizer, strategy.student) == (SideBySide(), RawLogits(), "first-expert")
     color = default(profile(linear(3), linear(3), image_shape=COLOR)).build()
-    assert (color.calibration is None) and not color.training.stored
+    assert color.calibration is None
+    assert not color.training.stored
 
 
 def test_large_experts_are_continued_from():

@@ -139,7 +139,7 @@ def test_the_gap_is_between_the_best_ensemble_and_the_oracle():
 def test_a_run_keeps_its_audit_and_its_agreement_apart_from_its_seconds(tmp_path):
     strategies = {"one": tiny.strategy(combiner=SideBySide()), "two": tiny.strategy(combiner=ByClass())}
     result = tiny.run("tiny-nc", strategies, tmp_path / "run")
-    one, two = result.strategies
+    one, _ = result.strategies
     assert runs.Result.load(tmp_path / "run" / "result.json") == result
     for row in result.strategies:
         assert row.agreement is not None

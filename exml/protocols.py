@@ -20,7 +20,7 @@ from exml.core.ranks import Alone, Ranks
 from exml.core.registry import role
 from exml.core.samples import Samples, StoredImages
 from exml.core.shapes import ClassMask, Images, Labels, Logits, Scalar, State
-from exml.core.targets import Target, TeacherLogits
+from exml.core.targets import Reading, Target, TeacherLogits
 
 
 @runtime_checkable
@@ -59,6 +59,7 @@ class GenerationContext:
         memory: M_{i-1}; None in the first experience.
         execution: of the steps of generators that optimize pixels.
         ranks: that generate together. All call the generator with the same arguments and receive all samples.
+        start: weights that the expert was trained from, or others of the same origin, by the names of its state dict.
     """
 
     prior: Prior | None = None
@@ -68,6 +69,7 @@ class GenerationContext:
     memory: Samples | None = None
     execution: Execution = EAGER
     ranks: Ranks = attrs.field(factory=Alone)
+    start: State | None = None
 
 
 STANDALONE = GenerationContext()
@@ -163,12 +165,32 @@ class Normalizer(Protocol):
 class Calibration(Protocol):
     """Puts the logits of experts that have nothing in common on one scale, before a student learns from them."""
 
-    def __call__(self, expert: Expert, seed: int, /) -> Expert:
-        """The expert with calibrated logits, a function of the expert and the seed alone.
+    def __call__(self, expert: Expert, seed: int, start: State | None = None, /) -> Expert:
+        """The expert with calibrated logits, a function of the arguments alone.
+
+        ``start`` has weights that the expert was trained from, or weights of another expert that was trained from the
+        same, by the names of the expert's state dict; not all are there. None if unknown.
 
         It has the same classes, outputs and images. Calibrated logits are finite, depend on the image alone, and keep
         the order of those of the expert's own classes. The expert itself keeps its weights, its mode, its gradient
         flags and its hooks; the calibrated one may share its weights.
+        """
+        ...
+
+
+@runtime_checkable
+class CalibrationStep(Protocol):
+    """One step of a :class:`exml.calibrations.CommonScale`."""
+
+    def __call__(self, drawings: Reading, evolved: Callable[[], Reading], /) -> Callable[[Reading], Logits]:
+        """Fit the step to an expert, and return the function that gives its logits from a reading of any images.
+
+        The logits of both arguments are those that the previous steps leave. The function treats each image by itself,
+        and keeps the order of the expert's classes; it is differentiable.
+
+        Args:
+            drawings: a reading of random drawings.
+            evolved: makes drawings that evolved towards the expert's classes, at the first call, and reads them.
         """
         ...
 

@@ -9,15 +9,17 @@ from scipy.special import entr, logsumexp, softmax
 from torch import nn
 
 import exml
+from exml import calibrations
 from exml.calibrations import CommonScale
-from exml.combiners import SideBySide
-from exml.core.errors import StrategyError
+from exml.combiners import ByClass, SideBySide
+from exml.core.errors import SettingError
 from exml.core.expert import Expert
 from exml.core.rng import derive_seed, make_generator
-from exml.engine.reading import matched_temperature, reader_of, row_space_typicality
+from exml.core.targets import Reading
+from exml.engine.reading import learned_decay, matched_temperature, reader_of, row_space_typicality
 from exml.generators import EvolvedDrawings, ProceduralImages
 from exml.learning import Stop
-from exml.models import ConvNet, LeNet5
+from exml.models import ConvNet, LeNet5, Normalized
 from exml.normalizers import RawLogits
 from tests.helpers import SHAPE, experts, network, same, strategy, weights
 
@@ -159,5 +161,190 @@ def test_strategies():
     ours = strategy(calibration=SCALE)
     assert exml.Strategy.from_yaml(ours.to_yaml()) == ours
     assert "calibration" not in strategy().to_dict()
-    with pytest.raises(StrategyError, match="copy of the first expert"):
-        strategy(calibration=SCALE, student="first-expert")
+
+
+def test_steps_in_float64():
+    """Each step against its formula, with drawings and evolved drawings that are given."""
+    torch.manual_seed(0)
+    own = torch.tensor([2, 0])
+
+    def reading(count):
+        return Reading(torch.randn(count, 4), torch.rand(count, 1) + 0.1, torch.randn(count), own)
+
+    drawings, evolved, images = reading(50), reading(20), reading(7)
+    z, h, q = (part.double().numpy() for part in (images.logits, images.norm, images.typicality))
+    k, pool, best = z[:, [2, 0]], drawings.own_logits.double().numpy(), evolved.own_logits.double().numpy()
+    low, high = pool.max(1).mean(), best.max(1).mean()
+    level = max((evolved.typicality.mean() - drawings.typicality.mean()) / drawings.typicality.std(), 0.5)
+    typical = (q - drawings.typicality.mean().item()) / drawings.typicality.std().item() / float(level)
+    wanted = {
+        calibrations.Center(): z - k.mean(1, keepdims=True),
+        calibrations.RootNorm(): z / np.sqrt(h),
+        calibrations.Probabilities(): softmax(z, axis=1),
+        calibrations.Energy(0.7): z - 0.7 * (logsumexp(k, axis=1, keepdims=True) - np.log(2)),
+        calibrations.PoolOffset(0.4): z - 0.4 * low,
+        calibrations.TwoAnchors(): (z - low) / (high - low),
+        calibrations.Typicality(0.6): z + 0.6 * typical[:, None],
+        calibrations.Scale(1.7): 1.7 * z,
+    }
+    for step, logits in wanted.items():
+        np.testing.assert_allclose(step(drawings, lambda: evolved)(images), logits, rtol=1e-4, atol=1e-5)
+    plain = attrs.evolve(drawings, typicality=None)
+    assert calibrations.Typicality()(plain, lambda: evolved)(images) is images.logits
+
+
+@pytest.mark.parametrize(("weight", "related"), [(0.25, True), (0.25, False)])
+def test_a_common_start_decides_the_weight_of_typicality(weight, related):
+    drawings = Reading(torch.zeros(3, 2), torch.ones(3, 1), torch.arange(3.0), torch.tensor([0, 1]), related)
+    evolved = attrs.evolve(drawings, typicality=torch.full((3,), 5.0))
+    added = calibrations.Typicality(weight, related=1.0)(drawings, lambda: evolved)(evolved)
+    torch.testing.assert_close(added, torch.full((3, 2), 1.0 if related else weight))
+
+
+def sgd(layer, inputs, decay, steps, rate=0.05):
+    """Train a linear layer on random targets by SGD with momentum and coupled weight decay."""
+    optimizer = torch.optim.SGD(layer.parameters(), rate, momentum=0.9, weight_decay=decay)
+    targets = torch.randn(len(inputs), layer.out_features)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (layer(inputs) - targets).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("decay", [0.0, 5e-3])
+def test_what_sgd_learned_is_found(decay):
+    """The inputs span 6 of 60 dimensions: γ is that of the weights of all others, and W - γ W0 spans the inputs."""
+    torch.manual_seed(0)
+    layer, span = nn.Linear(60, 20), torch.linalg.qr(torch.randn(60, 6))[0]
+    start = layer.weight.detach().clone()
+    sgd(layer, torch.randn(64, 6) @ span.T, decay, 200)
+    outside = torch.eye(60) - span @ span.T
+    remains = ((layer.weight @ outside) * start).sum() / (start @ outside).square().sum()
+    gamma = learned_decay(layer.weight.detach(), start)
+    assert gamma == pytest.approx(remains.item(), abs=1e-3)
+    assert gamma == pytest.approx(1, abs=1e-3) if decay == 0 else gamma < 0.96
+
+    net = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), nn.Linear(20, 2))
+    expert = Expert(net, (0, 1), (1, 6, 10))
+    known, unknown = (reader_of(expert, weights) for weights in ({"1.weight": start}, None))
+    assert (known.decay, unknown.decay) == (pytest.approx(gamma), 0)
+    inside, other = torch.randn(9, 6) @ span.T, torch.randn(9, 60)
+    for reader, separates in ((known, True), (unknown, False)):
+        near, far = (reader(net, images.view(9, 1, 6, 10)).typicality for images in (inside, other))
+        assert bool((near.min() > far.max() + 3) == separates)
+
+
+@pytest.mark.parametrize("start", [None, {}, {"1.weight": torch.randn(9, 36)}, {"1.weight": torch.ones(3, 36)}])
+def test_an_unrelated_start_is_ignored(start):
+    reader = reader_of(mlp(), start)
+    assert reader.decay == 0
+    assert torch.equal(reader.basis, reader_of(mlp()).basis)
+
+
+def related_experts():
+    """Two experts with a common start, as :func:`tests.helpers.experts` are not."""
+    first = mlp(outputs=6)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 9), nn.ReLU(), nn.Linear(9, 6))
+    other.load_state_dict({k: v + 0.02 * torch.randn_like(v) for k, v in first.module.state_dict().items()})
+    card = {"outputs": range(6), "mean": (0.2,), "std": (0.4,)}
+    return [Expert(first.module, (0, 1), SHAPE, **card), Expert(other, (2, 3), SHAPE, **card)]
+
+
+class Noting:
+    """A calibration that notes the start which it is given."""
+
+    def __init__(self):
+        self.starts = []
+
+    def __call__(self, expert, seed, start=None, /):
+        self.starts.append(start)
+        return expert
+
+
+def test_the_learner_gives_the_start_that_is_known_or_found(tmp_path):
+    parts = {"generator": ProceduralImages(), "prior": None, "combiner": SideBySide(), "normalizer": RawLogits()}
+    first, second = related_experts()
+    name = "1.weight"
+
+    def starts(known=None, preview=False):
+        noting = Noting()
+        learner = exml.Learner(strategy(**parts), network(6, seed=1))
+        learner.strategy = attrs.evolve(learner.strategy, calibration=noting)
+        learner.start = known
+        if preview:
+            learner.preview([lambda: first, lambda: second])
+        for expert in (first, second):
+            learner.learn(expert)
+        return [None if start is None else start[name] for start in noting.starts]
+
+    w1, w2 = (expert.module[1].weight for expert in (first, second))
+    assert [start is None for start in starts()] == [True, False]
+    ahead = starts(preview=True)
+    assert torch.equal(ahead[0], w2)
+    assert torch.equal(ahead[1], w1)
+    known = {name: torch.zeros(9, 36)}
+    assert all(start is known[name] for start in starts(known))
+
+    learner = exml.Learner(strategy(**parts, calibration=SCALE), network(6, seed=1), folder=tmp_path)
+    learner.learn(first)
+    resumed = exml.Learner(strategy(**parts, calibration=SCALE), network(6, seed=1)).resume(tmp_path)
+    assert torch.equal(resumed._start()[name], w1)
+
+
+def stored_strategy(**parts):
+    training = exml.Training(iterations=3, batch_size=4, learning_rate=0.01, stored=True)
+    common = {"generator": ProceduralImages(), "prior": None, "normalizer": RawLogits(), "augmentation": None}
+    return strategy(**{**common, "combiner": SideBySide(), "training": training, **parts})
+
+
+def test_stored_targets_keep_the_logits_of_earlier_experts(tmp_path):
+    first, second = experts()[:2]
+    learner = exml.Learner(stored_strategy(), network(6, seed=1), folder=tmp_path)
+    learner.learn(first)
+    before = learner.memory
+    own = torch.tensor(first.classes)
+    torch.testing.assert_close(before.logits[:, own], first.logits(before.pixels()).detach()[:, own])
+    student = exml.Learner(stored_strategy(), network(6, seed=1)).resume(tmp_path).student.eval()
+    learner.learn(second)
+    after, new = learner.memory, torch.tensor(second.classes)
+    torch.testing.assert_close(after.logits[:, new], second.logits(after.pixels()).detach()[:, new])
+    old = after.experiences == 1
+    kept = (after.images[old][:, None] == before.images[None]).flatten(2).all(2).float().argmax(1)
+    assert torch.equal(after.logits[old][:, own], before.logits[kept][:, own])
+    with torch.no_grad():
+        expected = student(after.pixels()[~old])[:, own]
+    torch.testing.assert_close(after.logits[~old][:, own], expected)
+
+
+def test_stored_targets_resume(tmp_path):
+    whole = exml.Learner(stored_strategy(calibration=SCALE), network(6, seed=1))
+    stop = Stop()
+    stopped = exml.Learner(stored_strategy(calibration=SCALE), network(6, seed=1), folder=tmp_path, stop=stop)
+    for expert in experts()[:2]:
+        whole.learn(expert)
+    stopped.learn(experts()[0])
+    stopped.observers.append(lambda event: stop.ask() if type(event).__name__ == "DistillationProgress" else None)
+    stopped.learn(experts()[1])
+    resumed = exml.Learner(stored_strategy(calibration=SCALE), network(6, seed=1)).resume(tmp_path)
+    resumed.learn(experts()[1])
+    assert same(weights(resumed.student), weights(whole.student))
+
+
+def test_stored_targets_need_a_combiner_that_defines_all_known_classes():
+    learner = exml.Learner(stored_strategy(combiner=ByClass()), network(6, seed=1))
+    learner.learn(experts()[0])
+    with pytest.raises(SettingError, match=r"defines the logits of all known classes, .*got ByClass"):
+        learner.learn(experts()[1])
+    for settings in ({"views": 2}, {"hints": 1.0}):
+        with pytest.raises(SettingError, match="stored"):
+            exml.Training(iterations=1, batch_size=1, learning_rate=0.1, stored=True, **settings)
+
+
+def test_a_copy_of_the_first_expert_learns_the_common_scale():
+    parts = {"generator": ProceduralImages(), "prior": None, "combiner": SideBySide(), "normalizer": RawLogits()}
+    expert = experts()[0]
+    for calibration in (None, SCALE):
+        student = Normalized(network(6, seed=1), expert.mean, expert.std)
+        learner = exml.Learner(strategy(**parts, student="first-expert", calibration=calibration), student)
+        learner.learn(expert)
+        assert same(weights(student.module), weights(expert.module)) == (calibration is None)

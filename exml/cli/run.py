@@ -57,13 +57,31 @@ class WorkOptions:
 WORK = WorkOptions()
 
 
+@Parameter(name="*")
+@attrs.frozen
+class StreamOptions:
+    """What is measured, and what the learner knows.
+
+    Args:
+        split: Images that accuracies are measured on; 'validation' reads no test image.
+        start: Whether the learner knows the initial weights of the experts. Calibrations compare these with them, or,
+            if they are unknown, with other experts.
+    """
+
+    split: Literal["test", "validation"] = "test"
+    start: Literal["known", "unknown"] = "known"
+
+
+STREAM = StreamOptions()
+
+
 def run(
     scenario: Annotated[str, Parameter(allow_leading_hyphen=False)],
     /,
     *,
     out: Path,
     strategy: str = "exml",
-    split: Literal["test", "validation"] = "test",
+    stream: StreamOptions = STREAM,
     work: WorkOptions = WORK,
     resume: Flag = False,
     dry_run: Flag = False,
@@ -80,12 +98,11 @@ def run(
         out: Folder for all output; new or empty, unless the run is resumed.
         strategy: One of those that 'exml strategies' lists, a YAML or JSON file, or several of either, separated by
             commas; all learn from the same experts.
-        split: Images that accuracies are measured on; 'validation' reads no test image.
         resume: Continue the run in the folder.
         dry_run: Print how long the run will take, and stop.
         quiet: Print nothing but errors.
     """
-    experts, settings = ScenarioExperts(scenario, split), work.settings()
+    experts, settings = ScenarioExperts(scenario, stream.split, start=stream.start), work.settings()
     strategies = strategies_of(strategy, partial(named, real_data=ScenarioSource(scenario, work.seed)))
     keep_freed_memory()
     with resumable(resume):

@@ -71,6 +71,7 @@ class Samples:
         tasks: ``(n,)`` int64, task labels; -1 without a task.
         experiences: ``(n,)`` int64, from 1; 0 if unknown.
         targets: ``(n, k)``, optional soft targets: probabilities of the global class ids 0 to k - 1.
+        logits: ``(n, classes)``, optional stored targets of the student (``Training.stored``).
 
     >>> samples = Samples.of(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), task=2)
     >>> len(samples), samples.tasks.tolist()
@@ -84,6 +85,7 @@ class Samples:
     tasks: Labels
     experiences: Labels
     targets: Float[Tensor, "batch targets"] | None = None
+    logits: Float[Tensor, "batch classes"] | None = None
 
     def __attrs_post_init__(self) -> None:
         stored = self.images.is_floating_point() or self.images.dtype == torch.uint8
@@ -94,9 +96,10 @@ class Samples:
         for name, row in (("labels", self.labels), ("tasks", self.tasks), ("experiences", self.experiences)):
             fits = row.shape == (count,) and row.dtype == torch.int64
             _require(fits, f"{name} ({count},) int64", row, f"give {name} one entry per image")
-        if self.targets is not None:
-            fits = self.targets.ndim == 2 and len(self.targets) == count
-            _require(fits, f"targets ({count}, classes)", self.targets, "give one row of probabilities per image")
+        for name, rows in (("targets", self.targets), ("logits", self.logits)):
+            if rows is not None:
+                fits = rows.ndim == 2 and len(rows) == count
+                _require(fits, f"{name} ({count}, classes)", rows, f"give one row of {name} per image")
 
     @classmethod
     def of(
@@ -180,22 +183,26 @@ class Samples:
     def concat(parts: Sequence[Samples], /) -> Samples:
         """Concatenate one or more parts of one image shape; images stay uint8 only if all are.
 
-        Soft targets are padded with zeros to the widest, and dropped unless all parts have them.
+        Targets and logits are padded with zeros to the widest, and dropped unless all parts have them.
         """
         _require_one_shape([part.images for part in parts], "samples of one image shape", "resize them to one shape")
-        targets = [part.targets for part in parts if part.targets is not None]
-        padded = None
-        if len(targets) == len(parts):
-            width = max(target.shape[1] for target in targets)
-            padded = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in targets])
         stored = all(part.images.dtype == torch.uint8 for part in parts)
         images = torch.cat([part.images if stored else part.pixels() for part in parts])
         rows = zip(*((part.labels, part.tasks, part.experiences) for part in parts), strict=True)
         labels, tasks, experiences = map(torch.cat, rows)
-        return Samples(images, labels, tasks, experiences, padded)
+        targets, logits = (_padded([getattr(part, name) for part in parts]) for name in ("targets", "logits"))
+        return Samples(images, labels, tasks, experiences, targets, logits)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Samples:
         return Samples.from_state({name: change(tensor) for name, tensor in self.state().items()})
+
+
+def _padded(parts: Sequence[Tensor | None]) -> Tensor | None:
+    columns = [part for part in parts if part is not None]
+    if len(columns) < len(parts):
+        return None
+    width = max(column.shape[1] for column in columns)
+    return torch.cat([torch.nn.functional.pad(column, (0, width - column.shape[1])) for column in columns])
 
 
 def _rows(column: Tensor, index: Tensor | slice) -> Tensor:

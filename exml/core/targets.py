@@ -6,8 +6,10 @@ from operator import attrgetter
 
 import attrs
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from exml.core.shapes import ClassCounts, ClassMask, EntryMask, Logits
+from exml.core.shapes import ClassCounts, ClassMask, EntryMask, Labels, Logits
 
 
 @attrs.frozen(eq=False)
@@ -49,3 +51,31 @@ class Target:
     logits: Logits
     defined: EntryMask
     candidates: EntryMask
+
+
+@attrs.frozen(eq=False)
+class Reading:
+    """What a forward pass of an expert tells about images.
+
+    Args:
+        logits: ``(batch, units)``.
+        norm: ``(batch, 1)``, the norm of the input of the classifier; 1 if the classifier is not found.
+        typicality: ``(batch,)``, ``-log(1 - ‖V a‖² / ‖a‖²)``, where V is an orthonormal basis of the row space of the
+            narrowing layer, or of what it has learned, and a is its input; None without such a layer.
+        own: ``(k,)``, the units of the expert's classes.
+        related: whether the weights that the layer was trained from, or others of the same origin, are known.
+
+    >>> Reading(torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 1), None, torch.tensor([2, 0])).own_logits
+    tensor([[3., 1.]])
+    """
+
+    logits: Float[Tensor, "batch units"]
+    norm: Float[Tensor, "batch 1"]
+    typicality: Float[Tensor, " batch"] | None
+    own: Labels
+    related: bool = False
+
+    @property
+    def own_logits(self) -> Float[Tensor, "batch own"]:
+        """The logits of the expert's classes, in their order."""
+        return self.logits[:, self.own]

@@ -6,12 +6,12 @@ Imports the families (experts, priors, losses, ...), models, protocols and the c
 from exml.core.execution import EAGER, Execution, ExecutionWarning
 from exml.engine._ridge_head import ridge_head
 from exml.engine.allocator import keep_freed_memory
-from exml.engine.distillation import DistillationContext, PreviousStudent, Teachers, distill, hints_for
+from exml.engine.distillation import DistillationContext, PreviousStudent, Teachers, distill, hints_for, store_logits
 from exml.engine.forward import frozen
 from exml.engine.hints import Hints, Watched
 from exml.engine.inversion import Goal, Inversion, Inverter, invert, inverter
 from exml.engine.lowering import lowered, recorded
-from exml.engine.reading import Reader, Reading, reader_of
+from exml.engine.reading import Reader, narrowing_weights, reader_of, related
 from exml.engine.training import Training
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Inverter",
     "PreviousStudent",
     "Reader",
-    "Reading",
     "Teachers",
     "Training",
     "Watched",
@@ -36,7 +35,10 @@ __all__ = [
     "inverter",
     "keep_freed_memory",
     "lowered",
+    "narrowing_weights",
     "reader_of",
     "recorded",
+    "related",
     "ridge_head",
+    "store_logits",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from operator import attrgetter
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from exml.core.activation import batch_norm_layers
+from exml.core.errors import SettingError
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
 from exml.core.outputs import logits_of
@@ -23,6 +24,7 @@ from exml.core.targets import Target, TeacherLogits
 from exml.engine._ranks import augment, backward, synchronized
 from exml.engine._ridge_head import solve_ridge_head
 from exml.engine._steps import Step, compile_whole, exchanging, in_form
+from exml.engine.forward import frozen
 from exml.engine.hints import Hints
 from exml.engine.lowering import lowered
 from exml.engine.training import Training
@@ -66,13 +68,21 @@ class Teachers:
     classes: int
 
     def target(self, batch: Samples) -> Target:
-        """Run both teachers on a mini-batch and combine their normalized logits."""
+        """Run both teachers on a mini-batch and combine their normalized logits; stored ones replace the previous."""
         new = self._normalized(self.expert.teach(batch.images, self.classes))
         if self.previous is None:
             return self.combiner(TeacherLogits.none(new.logits), new, batch)
         before = self.previous
-        old = TeacherLogits(logits_of(before.module(batch.images)), before.known, before.present, before.taught)
+        logits = logits_of(before.module(batch.images)) if batch.logits is None else batch.logits
+        old = TeacherLogits(logits, before.known, before.present, before.taught)
         return self.combiner(self._normalized(old), new, batch)
+
+    @property
+    def known(self) -> ClassMask:
+        """``(classes,)``, the classes that at least one of the two knows."""
+        own = torch.zeros(self.classes, dtype=torch.bool, device=self.expert.device)
+        own[self.expert.class_ids.to(own.device)] = True
+        return own if self.previous is None else own | self.previous.known
 
     def with_modules(self, expert: nn.Module, previous: nn.Module | None) -> Teachers:
         """The same teachers with other forms of their modules."""
@@ -147,8 +157,9 @@ def distill(
         stack.enter_context(channels_last(student, optimizer))
         expert, previous = teachers.expert, teachers.previous
         hinted = None if hints is None else stack.enter_context(hints.watching(student, expert.module))
+        lowers = hints is None and not training.stored
         teachers = teachers.with_modules(
-            stack.enter_context(lowered(expert.module, expert.normalize(probe))) if hints is None else expert.module,
+            stack.enter_context(lowered(expert.module, expert.normalize(probe))) if lowers else expert.module,
             None if previous is None else stack.enter_context(lowered(previous.module, probe)),
         )
         value = memory.images.new_zeros(())
@@ -158,14 +169,16 @@ def distill(
                 return teachers.target(batch)
 
         bank = None
-        if training.views or (training.ridge is not None and start == 0):
+        if training.stored:
+            bank = _stored_bank(memory, teachers)
+        elif training.views or (training.ridge is not None and start == 0):
             views, ready = training.views or 1, partial(target_of, teachers)
             bank = _fill_bank(memory, shard, augmentation, ready, views=views, seed=context.seed)
-            if training.ridge is not None and start == 0:
-                head = solve_ridge_head(student, bank.parts(), teachers.classes, training.ridge)
-                for tensor in head.parameters():
-                    ranks.share(tensor.detach())
-        if not training.views:
+        if bank is not None and training.ridge is not None and start == 0:
+            head = solve_ridge_head(student, bank.parts(), teachers.classes, training.ridge)
+            for tensor in head.parameters():
+                ranks.share(tensor.detach())
+        if not training.views and not training.stored:
             bank = None
         count = len(memory) if bank is None else len(bank.images)
 
@@ -268,6 +281,34 @@ def _fill_bank(
             targets.append([_collected(column, part) for column in _columns(target)])
     target = Target(*map(torch.cat, zip(*targets, strict=True)))
     return _Bank(torch.cat(images), target, memory.labels.repeat(views))
+
+
+@torch.no_grad()
+def store_logits(memory: Samples, teachers: Teachers, execution: Execution = EAGER) -> Samples:
+    """The samples with the combined target of both teachers in place of their stored logits.
+
+    Raises:
+        SettingError: the combiner leaves the logits of a known class undefined.
+    """
+    parts: list[Tensor] = []
+    previous = nullcontext() if teachers.previous is None else frozen(teachers.previous.module)
+    with frozen(teachers.expert.module), previous:
+        for rows in torch.arange(len(memory)).split(inference_batch_size(memory.images.shape[1:])):
+            batch = memory[rows.to(memory.images.device)]
+            with execution.autocast(memory.images.device):
+                target = teachers.target(attrs.evolve(batch, images=batch.pixels()))
+            if not bool(target.defined[:, teachers.known].all()):
+                expected = "a combiner that defines the logits of all known classes, since Training.stored is set"
+                remedy = "use exml.combiners.SideBySide, or set stored to False"
+                raise SettingError(expected=expected, got=type(teachers.combiner).__name__, remedy=remedy)
+            parts.append(target.logits)
+    return attrs.evolve(memory, logits=torch.cat(parts))
+
+
+def _stored_bank(memory: Samples, teachers: Teachers) -> _Bank:
+    assert memory.logits is not None
+    seen = teachers.known.expand(len(memory), -1)
+    return _Bank(memory.pixels(), Target(memory.logits, seen, seen), memory.labels)
 
 
 def _augmented(batch: Samples, augmentation: Augmentation | None, draws: torch.Generator, shard: Shard) -> Samples:

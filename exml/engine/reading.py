@@ -1,7 +1,9 @@
 """What the layers of an expert tell about an image in addition to its logits, read during one forward pass.
 
-SGD moves the weights of a linear layer within the span of the inputs that it was trained on. An input far outside the
-row space of such a layer is therefore unlike the training images, although the logits may be large.
+SGD moves the weights of a linear layer within the span of the inputs that it was trained on: with momentum and
+coupled weight decay, ``W = γ W0 + Σ c δ aᵀ`` for its initial weights W0, its inputs a and gradients δ of its outputs.
+An input far outside the row space of W - γ W0, or of W where W0 is unknown, is therefore unlike the training images,
+even if the logits are large.
 """
 
 from __future__ import annotations
@@ -20,27 +22,13 @@ from torch.nn import functional
 from exml.core.expert import Expert
 from exml.core.outputs import logits_of
 from exml.core.samples import inference_batch_size
-from exml.core.shapes import Images
+from exml.core.shapes import Images, Labels, State
+from exml.core.targets import Reading
 from exml.engine.forward import frozen
 from exml.models.classifier import candidates, final_layers
 
 _LEAST = 1e-6  # the smallest share of energy outside the row space
-
-
-@attrs.frozen(eq=False)
-class Reading:
-    """One forward pass of an expert.
-
-    Args:
-        logits: ``(batch, units)``.
-        norm: ``(batch, 1)``, the norm of the input of the classifier; 1 if the classifier is not found.
-        typicality: ``(batch,)``, ``-log(1 - ‖V a‖² / ‖a‖²)``, where V is an orthonormal basis of the row space of the
-            narrowing layer and a is its input; None without such a layer.
-    """
-
-    logits: Float[Tensor, "batch units"]
-    norm: Float[Tensor, "batch 1"]
-    typicality: Float[Tensor, " batch"] | None
+_RELATED = 0.5  # the cosine of the weights of two layers that have a common start; that of others is near 0
 
 
 @attrs.frozen(eq=False)
@@ -51,12 +39,17 @@ class Reader:
         classifier: the name of the last layer, if found.
         narrowing: the name of the narrowing layer, if there is one: the first linear layer, other than the classifier,
             with fewer outputs than inputs; otherwise the last convolution with fewer outputs than values in a patch.
-        basis: ``(rank, inputs)``, orthonormal rows that span the row space of its weight.
+        basis: ``(rank, inputs)``, orthonormal rows that span the row space of its weight, less ``decay`` times that of
+            the start.
+        own: ``(k,)``, the units of the expert's classes.
+        decay: γ; 0 without a common start.
     """
 
     classifier: str | None
     narrowing: str | None
     basis: Float[Tensor, "rank inputs"] | None
+    own: Labels
+    decay: float = 0.0
 
     def __call__(self, module: nn.Module, images: Images) -> Reading:
         """Run the module on images in its units."""
@@ -75,7 +68,8 @@ class Reader:
                 if name is not None:
                     hooks.enter_context(module.get_submodule(name).register_forward_pre_hook(hook))
             logits = logits_of(module(images))
-        return Reading(logits, found.get("norm", logits.new_ones(len(logits), 1)), found.get("typicality"))
+        norm_of_rows = found.get("norm", logits.new_ones(len(logits), 1))
+        return Reading(logits, norm_of_rows, found.get("typicality"), self.own, self.decay > 0)
 
 
 @torch.no_grad()
@@ -86,12 +80,18 @@ def read(expert: Expert, reader: Reader, pixels: Images) -> Reading:
         parts = [reader(expert.module, expert.normalize(batch)) for batch in batches]
     seen = [part.typicality for part in parts if part.typicality is not None]
     logits, norm = torch.cat([part.logits for part in parts]), torch.cat([part.norm for part in parts])
-    return Reading(logits, norm, torch.cat(seen) if seen else None)
+    return attrs.evolve(parts[0], logits=logits, norm=norm, typicality=torch.cat(seen) if seen else None)
 
 
 @torch.no_grad()
-def reader_of(expert: Expert) -> Reader:
+def reader_of(expert: Expert, start: State | None = None) -> Reader:
     """Find the classifier and the narrowing layer of an expert by a forward pass.
+
+    Args:
+        start: weights that the expert was trained from, or those of another expert that was trained from the same, by
+            the names of the expert's state dict. Of a narrowing layer that is linear, the basis then spans the row
+            space of what it learned since, W - γ W0, unless the cosine of W and W0 is below 0.5: then they have no
+            common start, and ``start`` is ignored.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> reader = reader_of(Expert(net, (0, 1), (1, 8, 8)))
@@ -115,7 +115,67 @@ def reader_of(expert: Expert) -> Reader:
         if name != classifier:
             found["linear" if isinstance(layers[name], nn.Linear) else "convolution"].append(name)
     narrowing = (found["linear"][:1] or found["convolution"][-1:] or [None])[0]
-    return Reader(classifier, narrowing, None if narrowing is None else _row_space(layers[narrowing]))
+    own = expert.own_units.to(expert.device)
+    if narrowing is None:
+        return Reader(classifier, None, None, own)
+    weight: Tensor = layers[narrowing].get_parameter("weight").detach()
+    first = (start or {}).get(f"{narrowing}.weight")
+    if weight.ndim > 2 or first is None or first.shape != weight.shape or not related(weight, first):
+        return Reader(classifier, narrowing, _row_space(weight.flatten(1)), own)
+    decay = learned_decay(weight, first.to(weight))
+    return Reader(classifier, narrowing, _row_space(weight - decay * first.to(weight)), own, decay)
+
+
+def narrowing_weights(expert: Expert) -> State:
+    """A copy of the weights of the narrowing layer by the name in the state dict; empty without a linear one.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> {name: weight.shape for name, weight in narrowing_weights(Expert(net, (0, 1), (1, 8, 8))).items()}
+    {'1.weight': torch.Size([8, 64])}
+    """
+    name = reader_of(expert).narrowing
+    layer = None if name is None else expert.module.get_submodule(name)
+    return {f"{name}.weight": layer.weight.detach().clone()} if isinstance(layer, nn.Linear) else {}
+
+
+def related(weight: Tensor, start: Tensor) -> bool:
+    """Whether the weights of two layers have a common start: their cosine is at least 0.5.
+
+    >>> first, one, other = torch.randn(3, 100, generator=torch.Generator().manual_seed(0)).unbind()
+    >>> related(first + one, first + other), related(one, other)
+    (True, False)
+    """
+    return float(functional.cosine_similarity(weight.flatten(), start.to(weight).flatten(), dim=0)) >= _RELATED
+
+
+def learned_decay(weight: Float[Tensor, "outputs inputs"], start: Float[Tensor, "outputs inputs"]) -> float:
+    """γ at which ``weight - γ start`` is nearest to a matrix of half the full rank, within [0.5, 1.25].
+
+    It minimizes the sum of the smaller half of the singular values, by golden-section search to 1e-4. For weights of
+    SGD with coupled weight decay it is ``(1 - learning rate * decay) ** steps`` up to momentum; for the weights of
+    another expert as start, it may be above 1.
+
+    >>> start, learned = torch.randn(8, 20), torch.randn(8, 2) @ torch.randn(2, 20)
+    >>> round(learned_decay(0.9 * start + learned, start), 3)
+    0.9
+    """
+
+    def rest(decay: float) -> float:
+        return float(torch.linalg.svdvals(weight - decay * start)[(len(weight) + 1) // 2 :].sum())
+
+    ratio, low, high = (math.sqrt(5) - 1) / 2, 0.5, 1.25
+    inner = [high - ratio * (high - low), low + ratio * (high - low)]
+    values = [rest(decay) for decay in inner]
+    while high - low > 1e-4:
+        if values[0] < values[1]:
+            high = inner[1]
+            inner = [high - ratio * (high - low), inner[0]]
+            values = [rest(inner[0]), values[0]]
+        else:
+            low = inner[0]
+            inner = [inner[1], low + ratio * (high - low)]
+            values = [values[1], rest(inner[1])]
+    return (low + high) / 2
 
 
 def row_space_typicality(
@@ -175,6 +235,6 @@ def _narrows(layer: nn.Module) -> bool:
     return plain and layer.out_channels < layer.weight[0].numel()
 
 
-def _row_space(layer: Any) -> Float[Tensor, "rank inputs"]:
-    _, values, rows = torch.linalg.svd(layer.weight.detach().flatten(1), full_matrices=False)
+def _row_space(weight: Tensor) -> Float[Tensor, "rank inputs"]:
+    _, values, rows = torch.linalg.svd(weight, full_matrices=False)
     return rows[values > 1e-5 * values[0]]

@@ -7,10 +7,12 @@ from typing import Literal
 
 import attrs
 import torch
+from attrs.validators import instance_of
 from torch import nn
 
 from exml.core.errors import SettingError
 from exml.core.registry import component
+from exml.core.serialization import OMIT_DEFAULT
 from exml.core.validators import in_range, one_of, positive_int
 
 
@@ -39,6 +41,9 @@ class Training:
             the variance of the expert's, through a linear map that is trained with the student (Romero et al.,
             "FitNets", 2015). A student with other weights than the experts then needs far fewer steps. See
             :class:`exml.engine.Hints`. Not together with ``views``, and steps are not compiled.
+        stored: compute targets once, when an image enters the buffer, and store them with it: later experts add their
+            logits to the stored ones, which the previous student then does not distort. Distillation does not augment
+            images. Not together with ``views`` or ``hints``; the combiner must define the logits of all known classes.
         batch_norm: the student normalizes by the statistics of the ``"batch"``, which update the running ones, or by
             the ``"running"`` ones, which stay fixed. The running statistics of a copied expert are those of real data.
 
@@ -60,12 +65,17 @@ class Training:
     clip_norm: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
     ridge: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
     hints: float = attrs.field(default=0.0, validator=in_range(0))
+    stored: bool = attrs.field(default=False, validator=instance_of(bool), metadata=OMIT_DEFAULT)
     batch_norm: Literal["batch", "running"] = attrs.field(default="batch", validator=one_of("batch", "running"))
 
     def __attrs_post_init__(self) -> None:
         if self.hints and self.views:
             expected = "Training.hints without Training.views, since feature maps are not stored"
             raise SettingError(expected=expected, got=f"{self.views} views", remedy="set one of them to 0")
+        if self.stored and (self.views or self.hints):
+            expected = "Training.stored without views and hints, since only images of the buffer have stored targets"
+            got = f"views={self.views}, hints={self.hints}"
+            raise SettingError(expected=expected, got=got, remedy="set both to 0, or stored to False")
 
     def make_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer over the student's parameters; :meth:`set_learning_rate` sets its rate before each step."""

@@ -17,7 +17,7 @@ from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import derive_seed, make_generator
 from exml.core.samples import Samples
-from exml.core.shapes import Images, Labels
+from exml.core.shapes import Images, Labels, State
 from exml.core.validators import in_range, one_of, positive_int
 from exml.engine.reading import matched_temperature, read, reader_of
 from exml.generators._common import check_size, class_turns
@@ -43,8 +43,8 @@ class EvolvedDrawings:
     .. math:: \log p(x) = \left(\log \sigma(m_c(x) - 3) + \beta \, z(x)\right) / \tau
 
     where m_c is the margin of the logit of c over those of the other classes, on a scale that is the same for all
-    experts, and z is the typicality of :class:`exml.engine.Reading`, standardized over the pool; it is 0 for an expert
-    without a narrowing layer. Samples are balanced over the expert's classes, and labeled with the class of the chain.
+    experts, and z is the typicality of :class:`exml.protocols.Reading`, standardized over the pool; it is 0 for an
+    expert without a narrowing layer. Samples are balanced over the expert's classes, and have the class of their chain.
 
     Args:
         steps: of each chain.
@@ -80,7 +80,7 @@ class EvolvedDrawings:
         turns = class_turns(chains, len(expert.classes), derive_seed(seed, "turns")).to(expert.device)
         kept = [self.steps * (place + 1) // snapshots for place in range(snapshots)]
         images: list[Images] = []
-        for step, state in enumerate(self._evolve(expert, turns, draws), 1):
+        for step, state in enumerate(self._evolve(expert, turns, draws, context.start), 1):
             if step in kept:
                 images.append(state)
             context.journal.record(step, self.steps, dict)
@@ -94,9 +94,9 @@ class EvolvedDrawings:
         """Random drawings like those of the pool, ``(count, *image_shape)``, on the device of ``draws``."""
         return render(random_genes(count, image_shape[0], draws), image_shape, self.polarity)
 
-    def _evolve(self, expert: Expert, turns: Labels, draws: torch.Generator) -> Iterator[Images]:
+    def _evolve(self, expert: Expert, turns: Labels, draws: torch.Generator, start: State | None) -> Iterator[Images]:
         """The state of all chains after each step; ``turns`` is the position of the class of each."""
-        fitness, genes, fit = self._pool(expert, draws)
+        fitness, genes, fit = self._pool(expert, draws, start)
         rows = torch.empty_like(turns)
         for turn in turns.unique().tolist():
             own = (turns == turn).nonzero()[:, 0]
@@ -116,10 +116,10 @@ class EvolvedDrawings:
             yield images
 
     def _pool(
-        self, expert: Expert, draws: torch.Generator
+        self, expert: Expert, draws: torch.Generator, start: State | None
     ) -> tuple[Callable[[Images], Float[Tensor, "batch known"]], Genes, Float[Tensor, "pool known"]]:
         """The log-density of images for each class, random drawings, and the log-density of these."""
-        reader = reader_of(expert)
+        reader = reader_of(expert, start)
         genes = random_genes(self.pool, expert.image_shape[0], draws)
         reading = read(expert, reader, render(genes, expert.image_shape, self.polarity))
         own = expert.own_logits(reading.logits) / reading.norm.sqrt()

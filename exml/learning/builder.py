@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 from exml.core.errors import StrategyError
 from exml.core.registry import ROLES
 from exml.engine import Training
-from exml.learning.strategy import UNCALIBRATED, Strategy, misplaced
+from exml.learning.strategy import Strategy, misplaced
 from exml.normalizers import RawLogits
 from exml.priors import Sum
 from exml.protocols import Augmentation, BufferPolicy, Calibration, Combiner, Generator, Loss, Normalizer, Prior
@@ -132,8 +132,6 @@ class StrategyBuilder(Generic[GeneratorT, CombinerT, BufferT, LossT, TrainingT])
         required = ("generator", "combiner", "buffer", "loss", "training")
         problems = [f"{role} is missing: call .{role}(...)" for role in required if parts[role] is None]
         problems += misplaced({role: part for role, part in parts.items() if role in ROLES})
-        if self._calibration is not None and self._student == "first-expert":
-            problems.append(UNCALIBRATED)
         for prior in priors:
             problems += misplaced({"generator": self._generator, "prior": prior})
         if problems:

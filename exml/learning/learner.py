@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import exml.learning.events as events
 from exml.core.admission import guarded, raised_in_module
 from exml.core.errors import (
     CheckpointError,
+    ExmlError,
     ExmlWarning,
     ExpertError,
     NonFiniteError,
@@ -27,12 +29,22 @@ from exml.core.errors import (
 )
 from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
+from exml.core.outputs import logits_of
 from exml.core.ranks import ALONE, Ranks
 from exml.core.rng import derive_seed, global_seed, make_generator
-from exml.core.samples import Samples
+from exml.core.samples import Samples, inference_batch_size
 from exml.core.serialization import to_plain
 from exml.core.shapes import Scalar, State
-from exml.engine import DistillationContext, PreviousStudent, Teachers, distill, hints_for, ridge_head
+from exml.engine import (
+    DistillationContext,
+    PreviousStudent,
+    Teachers,
+    distill,
+    frozen,
+    hints_for,
+    ridge_head,
+    store_logits,
+)
 from exml.experts import ExpertStream, OpenStream, Screening
 from exml.learning.checkpoint import (
     EVERY,
@@ -57,6 +69,7 @@ from exml.learning.preflight import (
     warn_of_scarcity,
 )
 from exml.learning.screening import Panel
+from exml.learning.starts import Starts
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.models import grow_head
@@ -125,6 +138,10 @@ class Learner:
         self._classes = 0
         self.on_suspect: Literal["refuse", "warn", "accept"] = strategy.on_suspect or "warn"
         """What to do with a suspect expert; see :class:`exml.Strategy`."""
+        self.start: State | None = None
+        """Weights that the experts were trained from, by the names of their state dicts, if they are known. Otherwise
+        the learner compares each expert with those before it, and the first with the second, see :meth:`preview`."""
+        self._starts = Starts()
         self._rehearsed: tuple[int, int, int] | None = None
         self._scarce = False
         self._loss: Scalar | None = None
@@ -152,6 +169,11 @@ class Learner:
     def classes_seen(self) -> tuple[int, ...]:
         """The global ids of the classes of all experts so far, ascending."""
         return self._run.known
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the strategy has a part that compares experts with their start."""
+        return self.strategy.calibration is not None and self.start is None
 
     @property
     def history(self) -> tuple[Mapping[str, Any], ...]:
@@ -226,6 +248,8 @@ class Learner:
                 self._distill(expert, number)
         except _Stopped:
             return
+        if self._compares:
+            self._starts.note(expert)
         done = self._run.finish(expert, None if self._loss is None else float(self._loss))
         if self._folder is not None:
             self._unsaved.append(done)
@@ -303,6 +327,9 @@ class Learner:
         if self.experience == 0 and self._run.phase == "idle" and len(loads) > 1:
             with global_seed(self.seed, "preview"):
                 self._panel.preview(loads, self.device)
+                if self._compares:
+                    with suppress(ExmlError):
+                        self._starts.note(loads[1]().to(self.device), provisional=True)
 
     @torch.inference_mode(False)
     def resume(self, folder: CheckpointFolder | Path | str, /) -> Learner:
@@ -330,6 +357,7 @@ class Learner:
             if self._memory is not None:
                 check_memory(self.student, self._memory)
             self._panel.restore(groups.get("screening", {}))
+            self._starts.restore(groups.get("starts", {}))
         except (KeyError, TypeError, ShapeError) as error:
             remedy = "start again in another folder"
             raise CheckpointError(expected=f"all tensors in {opened.path}", got=str(error), remedy=remedy) from error
@@ -401,7 +429,14 @@ class Learner:
         state = {name: tensor.to(self.device) for name, tensor in self._restored.pop("generation", {}).items()}
         journal = _Journal(state or None, after_step)
         context = GenerationContext(
-            strategy.prior, strategy.augmentation, journal, number, self._memory, self.execution, self.ranks
+            strategy.prior,
+            strategy.augmentation,
+            journal,
+            number,
+            self._memory,
+            self.execution,
+            self.ranks,
+            self._start(),
         )
         try:
             new = strategy.generator(expert, share, derive_seed(self.seed, "generation", number), context)
@@ -445,7 +480,14 @@ class Learner:
     def _begin_distillation(self, expert: Expert, number: int, new: Samples) -> None:
         """Lines 4 and 5 of Algorithm 1, and the initial student of the experience."""
         draws = make_generator(self.device, self.seed, "buffer", number)
+        if self.strategy.training.stored:
+            new = self._with_logits(new)
         self._memory = self.strategy.buffer(self._memory, new, draws)
+        if self.strategy.training.stored:
+            teachers = self._teachers(self._calibrated(expert, number), self.student if number > 1 else None)
+            self._memory = store_logits(self._memory, teachers, self.execution)
+            for tensor in self._memory.state().values():
+                self.ranks.share(tensor)
         self._emit(events.BufferUpdated(number, new, self._memory))
         self._restored = {"previous": copy.deepcopy(self.student.state_dict())} if number > 1 else {}
         if self._initial is not None:
@@ -463,20 +505,16 @@ class Learner:
         """Lines 6 to 12 of Algorithm 1."""
         strategy, training = self.strategy, self.strategy.training
         self._loss = None
-        if strategy.student == "first-expert" and number == 1:
+        if strategy.student == "first-expert" and number == 1 and strategy.calibration is None:
             return
-        previous = None
+        module = None
         if number > 1:
             module = copy.deepcopy(self.student)
             module.load_state_dict(self._restored["previous"])
             module.eval().requires_grad_(False)
-            ids = torch.arange(self._classes)
-            masks = [torch.isin(ids, torch.tensor(known)) for known in (self._run.known, self._run.present)]
-            taught = torch.zeros_like(ids).index_copy(0, torch.tensor(self._run.known), torch.tensor(self._run.taught))
-            previous = PreviousStudent(module, *(column.to(self.device) for column in (*masks, taught)))
         seed, start = derive_seed(self.seed, "distillation", number), self._run.steps
-        if strategy.calibration is not None:
-            expert = strategy.calibration(expert, derive_seed(self.seed, "calibration", number))
+        if not training.stored:
+            expert = self._calibrated(expert, number)
         hints = hints_for(self.student, expert, self.memory, training, seed)
         optimizer = training.make_optimizer(self.student if hints is None else nn.ModuleList((self.student, hints)))
         if "optimizer" in self._restored:
@@ -498,13 +536,43 @@ class Learner:
             if not last:
                 self._checkpoint_step(done, state)
 
-        teachers = Teachers(previous, expert, strategy.normalizer, strategy.combiner, self._classes)
+        teachers = self._teachers(expert, module)
         context = DistillationContext(seed, optimizer, start, after_step, self.execution, hints, self.ranks)
         loss, augment = strategy.loss, strategy.augmentation
         distill(
             self.student, teachers, self.memory, loss=loss, training=training, augmentation=augment, context=context
         )
         check_finite(self.student, "the student")
+
+    def _teachers(self, expert: Expert, module: nn.Module | None) -> Teachers:
+        """The two teachers of this experience; ``module`` has the weights of the previous student."""
+        previous = None
+        if module is not None:
+            ids = torch.arange(self._classes)
+            masks = [torch.isin(ids, torch.tensor(known)) for known in (self._run.known, self._run.present)]
+            taught = torch.zeros_like(ids).index_copy(0, torch.tensor(self._run.known), torch.tensor(self._run.taught))
+            previous = PreviousStudent(module, *(column.to(self.device) for column in (*masks, taught)))
+        return Teachers(previous, expert, self.strategy.normalizer, self.strategy.combiner, self._classes)
+
+    def _calibrated(self, expert: Expert, number: int) -> Expert:
+        calibration = self.strategy.calibration
+        if calibration is None:
+            return expert
+        return calibration(expert, derive_seed(self.seed, "calibration", number), self._start())
+
+    def _start(self) -> State | None:
+        """Weights to compare this expert with."""
+        return (self._starts.weights() or None) if self.start is None else self.start
+
+    @torch.no_grad()
+    def _with_logits(self, new: Samples) -> Samples:
+        """New samples with the logits of the previous student; zeros in the first experience."""
+        logits = new.images.new_zeros(len(new), self._classes)
+        if self.experience > 0:
+            with frozen(self.student):
+                batches = new.pixels().split(inference_batch_size(new.images.shape[1:]))
+                logits = torch.cat([logits_of(self.student(batch)) for batch in batches])
+        return attrs.evolve(new, logits=logits)
 
     def _emit(self, event: events.Event) -> None:
         for observer in self.observers:
@@ -520,6 +588,8 @@ class Learner:
             return
         check_finite(self.student, "the student")
         states = {"student": self.student.state_dict(), "screening": self._panel.state(), **groups()}
+        if starts := self._starts.state():
+            states["starts"] = starts
         if self._initial is not None:
             states["initial"] = self._initial
         if self.ranks.leader:

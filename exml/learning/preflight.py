@@ -88,7 +88,7 @@ def rehearse_training(
     draws = make_generator("cpu", 0, "rehearsal")
     images = torch.rand(8, *expert.image_shape, generator=draws).to(expert.device)
     labels = expert.class_ids[torch.arange(8) % len(expert.classes)].to(expert.device)
-    training = attrs.evolve(strategy.training, iterations=1, views=0, ridge=None)
+    training = attrs.evolve(strategy.training, iterations=1, views=0, ridge=None, stored=False)
     values: list[Scalar] = []
     context = DistillationContext(
         seed=0,

@@ -22,10 +22,6 @@ from exml.protocols import Augmentation, BufferPolicy, Calibration, Combiner, Ge
 
 FAMILIES = (augmentation, buffers, calibrations, combiners, generators, losses, normalizers, priors, scenarios)
 """The modules whose components a strategy file may name; importing them registers their kinds."""
-UNCALIBRATED = (
-    "calibration has no effect on a student that is a copy of the first expert: set student to 'continue', or leave "
-    "the calibration out"
-)
 
 
 @component
@@ -46,12 +42,12 @@ class Strategy:
         prior: natural image prior (Sec. 4.1), for generators that optimize pixels.
         augmentation: of the images, in generation and in distillation (Sec. 4.1).
         student: each experience continues with the student (``"continue"``) or resets it to its initial weights
-            (``"reset"``); with ``"first-expert"``, the first experience copies its expert into the student.
+            (``"reset"``); with ``"first-expert"``, the first experience copies its expert into the student,
+            and does not distill unless there is a calibration.
         on_suspect: what to do with an expert that is probably broken or poisoned (:class:`exml.experts.Screening`):
             ``"refuse"`` it, ``"warn"`` and learn from it, or ``"accept"`` it silently. None refuses it in a followed
             folder and warns elsewhere.
         calibration: puts the logits of each expert on a common scale before distillation; None leaves them as they are.
-            A student that starts as a copy of the first expert would not be on that scale.
     """
 
     generator: Generator
@@ -73,8 +69,6 @@ class Strategy:
 
     def __attrs_post_init__(self) -> None:
         problems = misplaced({role: getattr(self, role) for role in ROLES})
-        if self.calibration is not None and self.student == "first-expert":
-            problems.append(UNCALIBRATED)
         if problems:
             raise StrategyError(problems)
 

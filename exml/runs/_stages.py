@@ -137,6 +137,8 @@ class _StrategyRun:
             ranks=context.ranks,
             stop=context.stop,
         )
+        if strategy.calibration is not None:
+            self._learner.start = context.source.start(request.seed)
         if begun:
             self._learner.resume(checkpoints)
             if not all(isinstance(note.get("file"), str) for note in self._learner.history):

@@ -33,8 +33,8 @@ Phase: TypeAlias = Literal["experts", "generation", "distillation", "evaluation"
 class Request:
     """What the students depend on, apart from the machine; a resumed run must have the same request.
 
-    A run over a scenario has a scenario and a split; other runs have a student, the choices about labels as text, and
-    the fingerprints of live experts.
+    A run over a scenario has a scenario, a split, and whether the experts' initial weights are known; other runs have a
+    student, the choices about labels as text, and the fingerprints of live experts.
     """
 
     strategies: Mapping[str, Any]
@@ -46,6 +46,7 @@ class Request:
     student: StudentPlan | None = None
     label_choices: str = ""
     experts: Mapping[str, Any] | None = None
+    start: Literal["known", "unknown"] = "known"
 
 
 @attrs.define

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
@@ -19,6 +19,7 @@ from exml.core.errors import ExmlError, FolderError, SettingError, StreamError
 from exml.core.expert import Expert
 from exml.core.files import MEGABYTE
 from exml.core.ranks import Ranks
+from exml.core.shapes import State
 from exml.core.validators import in_range
 from exml.experts import (
     Entry,
@@ -107,12 +108,15 @@ class ScenarioExperts:
         folder: the folder of the experts, ``OUT/experts`` by default. Runs of one scenario and seed may share it, also
             at the same time: the first trains, the others wait and load.
         baselines: whether to evaluate the baselines. They are the same for all runs of one scenario and seed.
+        start: whether the learner knows the initial weights of the experts, which are the same for all. If they are
+            ``"unknown"``, it compares the experts with each other.
     """
 
     name: str
     split: scenarios.Split = "test"
     folder: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     baselines: bool = True
+    start: Literal["known", "unknown"] = "known"
 
     def open(self, seed: int, out: Path | None, _stop: Stop, _begun: Record | None) -> OpenExperts:
         """Load the scenario; an UnknownNameError or a DataError says why it cannot be loaded.
@@ -308,6 +312,10 @@ class OpenExperts:
         """The student with its initial weights."""
         return self.plan.make(seed)
 
+    def start(self, _seed: int) -> State | None:
+        """The initial weights of the experts, if they are known."""
+        return None
+
     def example(self) -> Expert:
         """An expert of the stream, trained or not, to time a strategy with."""
         return self.loads(list(self.cards)[:1])[0]()
@@ -416,7 +424,7 @@ class _OpenScenario(OpenExperts):
     """A loaded scenario, whose experts become a folder, and whose test sets students are evaluated on."""
 
     def __init__(self, source: ScenarioExperts, seed: int, out: Path | None) -> None:
-        self._baselines = source.baselines
+        self._baselines, self._start = source.baselines, source.start
         self._scenario = scenario = scenarios.load(source.name, seed, source.split)
         self._experts = ExpertStream(())
         self._references: References | None = None
@@ -426,7 +434,7 @@ class _OpenScenario(OpenExperts):
         super().__init__(
             f"{source.name}, seed {seed}", plan, labels, {}, lambda name: read_expert(folder / f"{name}.json")
         )
-        self.asked = {"scenario": source.name, "split": source.split}
+        self.asked = {"scenario": source.name, "split": source.split, "start": source.start}
         self.tests = tuple(
             ExperienceResult(index=part.index, classes=part.classes, task=part.task, images=len(part.test))
             for part in scenario.experiences
@@ -439,6 +447,9 @@ class _OpenScenario(OpenExperts):
 
     def make_student(self, seed: int) -> Normalized:
         return self._scenario.make_student(seed)
+
+    def start(self, seed: int) -> State | None:
+        return self._scenario.make_module(seed, "experts").state_dict() if self._start == "known" else None
 
     def example(self) -> Expert:
         scenario, first = self._scenario, self._scenario.experiences[0]

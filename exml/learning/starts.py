@@ -1,0 +1,54 @@
+"""What experts were trained from, as far as it is known or can be learned from the experts themselves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from exml.core.expert import Expert
+from exml.core.shapes import State
+from exml.engine import narrowing_weights, related
+
+
+class Starts:
+    """The mean weights of the narrowing layers of related experts: an estimate of their common start.
+
+    Experts are compared with it by :func:`exml.engine.reader_of`, which ignores it for an expert that is not related.
+    One layer is kept per architecture, which is small compared with a network.
+
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> starts = Starts()
+    >>> starts.note(Expert(net, (0, 1), (1, 8, 8)))
+    >>> list(starts.weights())
+    ['1.weight']
+    """
+
+    def __init__(self) -> None:
+        self._means: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def weights(self) -> State:
+        """The mean weights by their names."""
+        return dict(self._means)
+
+    def note(self, expert: Expert, *, provisional: bool = False) -> None:
+        """Include an expert; a provisional one serves until the next, for the first expert of a stream."""
+        for name, weight in narrowing_weights(expert).items():
+            count = self._counts.get(name, 0)
+            if count:
+                mean = self._means[name]
+                if mean.shape != weight.shape or not related(weight, mean):
+                    continue
+                weight = torch.lerp(mean, weight.to(mean), 1 / (count + 1))
+            self._means[name], self._counts[name] = weight, count + (not provisional)
+
+    def state(self) -> State:
+        """Tensors by name, for a checkpoint."""
+        counts = {f"count.{name}": torch.tensor(count) for name, count in self._counts.items()}
+        return {**{f"mean.{name}": mean for name, mean in self._means.items()}, **counts}
+
+    def restore(self, state: State) -> None:
+        """The inverse of :meth:`state`; raises a KeyError if a count is missing."""
+        means = {name.removeprefix("mean."): mean for name, mean in state.items() if name.startswith("mean.")}
+        self._means, self._counts = means, {name: int(state[f"count.{name}"]) for name in means}

@@ -28,7 +28,7 @@ def _scenarios(monkeypatch):
 class Doubled:
     """A calibration that depends on its seed."""
 
-    def __call__(self, expert, seed, /):
+    def __call__(self, expert, seed, start=None, /):
         factor = 1 + seed % 7
         return attrs.evolve(expert, module=nn.Sequential(expert.module, _Times(factor)))
 

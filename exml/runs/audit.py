@@ -14,12 +14,13 @@ from exml.core.errors import BaselineError
 from exml.core.expert import Expert
 from exml.core.rng import derive_seed, make_generator
 from exml.core.samples import Samples, inference_batch_size
-from exml.core.shapes import Images, Labels, Logits
+from exml.core.shapes import Images, Labels, Logits, State
 from exml.core.targets import Target
 from exml.engine import PreviousStudent, Teachers, frozen
 from exml.engine.forward import teacher_logits
 from exml.experts import ExpertStream
 from exml.learning.checkpoint import RunState
+from exml.learning.starts import Starts
 from exml.learning.strategy import Strategy
 from exml.protocols import Predictor
 from exml.runs.evaluation import ENSEMBLES, baseline_result, evaluate, evaluate_together
@@ -72,6 +73,7 @@ def audit(
     *,
     seed: int,
     device: torch.device,
+    start: State | None = None,
 ) -> TargetAudit:
     """Evaluate the last target of a strategy on the test images of a scenario.
 
@@ -83,9 +85,10 @@ def audit(
         known: what :func:`references` returned.
         seed: of the learner.
         device: where to run the experts.
+        start: of the learner; see :attr:`exml.Learner.start`.
     """
     began = time.perf_counter()
-    predict = target_predictor(strategy, experts, scenario.classes, seed, tasks=scenario.tasks)
+    predict = target_predictor(strategy, experts, scenario.classes, seed, tasks=scenario.tasks, start=start)
     target, reason = None, None
     try:
         target = evaluate(predict, scenario, device=device).stream
@@ -111,6 +114,7 @@ def target_predictor(
     seed: int,
     *,
     tasks: Sequence[Sequence[int]] | None = None,
+    start: State | None = None,
 ) -> Predictor:
     """A predictor whose scores are the target that a learner would have for the images in the last experience.
 
@@ -124,6 +128,7 @@ def target_predictor(
         classes: number of outputs of the student.
         seed: of the learner.
         tasks: the class ids of each task label, which the predictor then gets for every image.
+        start: of the learner.
 
     Raises:
         BaselineError: in a call, if the combiner reads the labels of generated images, which others do not have.
@@ -136,13 +141,16 @@ def target_predictor(
         options = [[0]] if tasks is None else tasks
         state, before = RunState(), images.new_zeros(len(images), classes)
         defined = torch.zeros_like(before, dtype=torch.bool)
+        starts = Starts()
+        if start is None and len(experts) > 1 and strategy.calibration is not None:
+            starts.note(experts[1].to(images.device), provisional=True)  # as Learner.preview
         for number, expert in enumerate(experts, 1):
             home, expert = expert.device, expert.to(images.device)
-            if strategy.student == "first-expert" and number == 1:
+            if strategy.student == "first-expert" and number == 1 and strategy.calibration is None:
                 copied = teacher_logits(expert, images, classes)
                 before, defined = copied.logits, copied.known.repeat(len(images), 1)
             else:
-                teachers = _teachers(strategy, expert, seed, classes, state)
+                teachers = _teachers(strategy, expert, seed, classes, state, start or starts.weights() or None)
                 if tasks is None:
                     options = [sorted({*state.known, *expert.classes})]
                 after = torch.zeros_like(before), torch.zeros_like(defined)
@@ -152,6 +160,8 @@ def target_predictor(
                         target = _target(teachers, images[rows], told[rows], before[rows], _firsts(told[rows], options))
                         after[0][rows], after[1][rows] = target.logits, target.defined & target.candidates
                 before, defined = after
+            if start is None and strategy.calibration is not None:
+                starts.note(expert)
             state.finish(expert, None)
             expert.to(home)
             del expert  # frees memory before the next one is loaded
@@ -160,10 +170,12 @@ def target_predictor(
     return predict
 
 
-def _teachers(strategy: Strategy, expert: Expert, seed: int, classes: int, state: RunState) -> Teachers:
+def _teachers(
+    strategy: Strategy, expert: Expert, seed: int, classes: int, state: RunState, start: State | None
+) -> Teachers:
     """The teachers of an experience, as :class:`exml.Learner` makes them; the previous student returns nothing."""
     if strategy.calibration is not None:
-        expert = strategy.calibration(expert, derive_seed(seed, "calibration", state.experience + 1))
+        expert = strategy.calibration(expert, derive_seed(seed, "calibration", state.experience + 1), start)
     previous = None
     if state.experience:
         ids = torch.arange(classes)

@@ -100,20 +100,24 @@ def within_tasks(predict: Predictor, tasks: Sequence[Sequence[int]]) -> Predicto
     """
 
     def restricted(images: Images, labels: Labels | None) -> Logits:
-        found: list[int] = [] if labels is None else labels.unique().tolist()
-        if labels is None or (found and not 0 <= found[0] <= found[-1] < len(tasks)):
-            raise ShapeError(
-                expected=f"a task label from 0 to {len(tasks) - 1} for every image",
-                got="none" if labels is None else str(found),
-                remedy="pass the task labels of the scenario",
-            )
-        scores = predict(images, labels)
-        mask = torch.zeros(len(tasks), scores.shape[-1], dtype=torch.bool)
-        for task, classes in enumerate(tasks):
-            mask[task, list(classes)] = True
-        return scores.masked_fill(~mask.to(scores.device)[labels.to(scores.device)], -torch.inf)
+        return _restricted(predict(images, labels), labels, tasks)
 
     return restricted
+
+
+def _restricted(scores: Tensor, labels: Labels | None, tasks: Sequence[Sequence[int]]) -> Tensor:
+    """Scores ``(..., batch, classes)`` with minus infinity for the classes of other tasks."""
+    found: list[int] = [] if labels is None else labels.unique().tolist()
+    if labels is None or (found and not 0 <= found[0] <= found[-1] < len(tasks)):
+        raise ShapeError(
+            expected=f"a task label from 0 to {len(tasks) - 1} for every image",
+            got="none" if labels is None else str(found),
+            remedy="pass the task labels of the scenario",
+        )
+    mask = torch.zeros(len(tasks), scores.shape[-1], dtype=torch.bool)
+    for task, classes in enumerate(tasks):
+        mask[task, list(classes)] = True
+    return scores.masked_fill(~mask.to(scores.device)[labels.to(scores.device)], -torch.inf)
 
 
 def accuracy(predict: Predictor, samples: Samples, tasks: Labels | None = None) -> float:
@@ -160,13 +164,17 @@ def evaluate_together(
     """:func:`evaluate` for several predictors in one, whose scores are ``(predictors, batch, classes)``."""
     tests = [experience.test for experience in scenario.experiences]
     once = {id(test): test for test in tests}  # experiences may share a test set
-    if scenario.tasks is not None:
-        predict = within_tasks(predict, scenario.tasks)
+    tasks = scenario.tasks
+
+    def scores(images: Images, labels: Labels | None, /) -> Tensor:
+        found = predict(images, labels)
+        return found if tasks is None else _restricted(found, labels, tasks)
+
     parts: list[Tensor] = []
     for chunk in _chunks(list(once.values())):
         here = chunk.to(device)
         told = here.tasks if scenario.tasks is not None else here.experiences - 1 if tell_experience else None
-        parts.append(_hits(predict, here, told).cpu())
+        parts.append(_hits(scores, here, told).cpu())
     hits = torch.cat(parts, -1).split([len(test) for test in once.values()], -1)
     accuracies = {key: part.double().mean(-1).tolist() for key, part in zip(once, hits, strict=True)}
     rows = zip(*(accuracies[id(test)] for test in tests), strict=True)

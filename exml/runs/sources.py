@@ -498,8 +498,8 @@ class _OpenScenario(OpenExperts):
     def audit(self, strategy: Strategy, student: float, seed: int, device: torch.device) -> TargetAudit:
         if self._references is None:
             self._references = references(self._experts, self._scenario, device)
-        known, settings = self._references, {"seed": seed, "device": device, "start": self.start(seed)}
-        return audit(strategy, self._experts, self._scenario, student, known, **settings)
+        known, start = self._references, self.start(seed)
+        return audit(strategy, self._experts, self._scenario, student, known, seed=seed, device=device, start=start)
 
 
 def _planned(

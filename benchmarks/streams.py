@@ -183,7 +183,7 @@ def of_scenario(name: str, seed: int, start: Start, adam: bool, split: scenarios
         parts = [attrs.evolve(scenario, experiences=(part,)) for part in scenario.experiences]
         place = folder.with_name(f"{folder.name}-own")
         experts = ExpertStream(
-            [path for i, part in enumerate(parts) for path in part.train_experts(100 * seed + i, place).experts]
+            [path for i, part in enumerate(parts) for path in part.train_experts(100 * (seed + 1) + i, place).experts]
         )
     else:
         experts = scenario.train_experts(seed, folder)

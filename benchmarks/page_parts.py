@@ -236,6 +236,21 @@ def conditions(found: Found) -> Found:
     }
 
 
+def calibrations(found: Found, conditions: str) -> list[str]:
+    """The accuracy of the target that each calibration gives."""
+    streams: Mapping[str, Any] = found["streams"]
+    head = ("steps|", *(f"{name} (n = {len(next(iter(cells.values()))['seeds'])})" for name, cells in streams.items()))
+    rules = next(iter(streams.values()))
+    rows = [(rule, *(f"{cells[rule]['mean']:.1f}" for cells in streams.values())) for rule in rules]
+    text = (
+        "Accuracy in percent of the mean of calibrated logits on validation images, with all experts at hand: no "
+        "student can be expected to be better than its target. Means over n seeds. The typicality of *mnist-nc* uses "
+        "the initial weights, the weights of other experts, or none; its experts have other initial weights in *other "
+        f"starts*, and were trained by Adam in *Adam*. {conditions}"
+    )
+    return [*table(head, rows), "", *wrap(text)]
+
+
 def _script(name: str) -> str:
     return f"uv run python benchmarks/{name}.py"
 
@@ -247,6 +262,7 @@ PAGES = (
     _part("poisoned-experts.md", "poisoned_experts.json", _script("poisoned_experts"), poisoned_experts),
     _part("evaluation.md", "agreement.json", _script("agreement"), agreement),
     _part("merge-your-classifiers.md", "strangers.json", _script("strangers"), strangers),
+    _part("typicality.md", "calibrations.json", _script("calibrations"), calibrations),
     _part("experts.md", "expert_training_cpu.json", _script("expert_training"), expert_training),
     _part("datasets.md", "large_images_cpu.json", _script("large_images"), large_images),
 )

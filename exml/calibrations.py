@@ -183,28 +183,25 @@ class Typicality:
     same typicality. An expert without a narrowing layer keeps its logits.
 
     Args:
-        weight: w >= 0, of experts without a known common start.
-        related: w >= 0, of those with one: V is much more precise then.
+        weight: w >= 0.
 
     >>> import torch
     >>> drawings = Reading(torch.zeros(3, 2), torch.ones(3, 1), torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0, 1]))
     >>> evolved = attrs.evolve(drawings, typicality=torch.tensor([5.0, 5.0, 5.0]))
-    >>> Typicality(weight=0.25)(drawings, lambda: evolved)(evolved)[0]
+    >>> Typicality(0.25)(drawings, lambda: evolved)(evolved)[0]
     tensor([0.2500, 0.2500])
     """
 
     weight: float = attrs.field(default=0.25, validator=in_range(0))
-    related: float = attrs.field(default=1.0, validator=in_range(0))
 
     def __call__(self, drawings: Reading, evolved: Callable[[], Reading], /) -> _Transform:
         """Measure the typicality of both kinds of drawings."""
-        weight = self.related if drawings.related else self.weight
-        if drawings.typicality is None or not weight:
+        if drawings.typicality is None:
             return lambda reading: reading.logits
         center, spread = float(drawings.typicality.mean()), max(float(drawings.typicality.std()), 1e-6)
         typical = evolved().typicality
         assert typical is not None
-        unit = weight / (spread * max((float(typical.mean()) - center) / spread, _LEAST_LEVEL))
+        unit = self.weight / (spread * max((float(typical.mean()) - center) / spread, _LEAST_LEVEL))
 
         def transform(reading: Reading) -> Logits:
             assert reading.typicality is not None
@@ -246,6 +243,8 @@ STEPS: tuple[CalibrationStep, ...] = (
 """Center, divide by the norm and by a matched temperature, subtract half of the energy and a quarter of the pool's
 mean maximum, add the typicality, and multiply by 3, which makes the logits about as large as those of a trained
 classifier."""
+RELATED: tuple[CalibrationStep, ...] = (Center(), Typicality(6.4))
+"""Center, and add the typicality. Experts of one origin have logits of one size, and their typicality is precise."""
 
 
 @component
@@ -269,6 +268,7 @@ class CommonScale:
 
     Args:
         steps: applied in their order.
+        related: the steps of an expert whose start is known, or known from other experts (``Reading.related``).
         drawings: the random drawings are its pool; the evolved ones are its samples.
 
     >>> import torch
@@ -283,6 +283,7 @@ class CommonScale:
     """
 
     steps: tuple[CalibrationStep, ...] = attrs.field(default=STEPS, converter=tuple)
+    related: tuple[CalibrationStep, ...] = attrs.field(default=RELATED, converter=tuple)
     drawings: EvolvedDrawings = attrs.field(
         factory=lambda: EvolvedDrawings(steps=60, snapshots=1, copies=1, pool=2_000)
     )
@@ -300,7 +301,7 @@ class CommonScale:
             return read(expert, reader, images)
 
         transforms: list[_Transform] = []
-        for step in self.steps:
+        for step in self.related if pool.related else self.steps:
             done = tuple(transforms)
             transforms.append(step(_after(done, pool), lambda done=done: _after(done, evolved())))
         return attrs.evolve(expert, module=_Calibrated(expert.module, reader, transforms))

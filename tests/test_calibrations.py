@@ -193,12 +193,13 @@ def test_steps_in_float64():
     assert calibrations.Typicality()(plain, lambda: evolved)(images) is images.logits
 
 
-@pytest.mark.parametrize(("weight", "related"), [(0.25, True), (0.25, False)])
-def test_a_common_start_decides_the_weight_of_typicality(weight, related):
-    drawings = Reading(torch.zeros(3, 2), torch.ones(3, 1), torch.arange(3.0), torch.tensor([0, 1]), related)
-    evolved = attrs.evolve(drawings, typicality=torch.full((3,), 5.0))
-    added = calibrations.Typicality(weight, related=1.0)(drawings, lambda: evolved)(evolved)
-    torch.testing.assert_close(added, torch.full((3, 2), 1.0 if related else weight))
+def test_a_common_start_decides_the_steps():
+    expert, images = mlp(), torch.rand(5, *SHAPE)
+    start = {"1.weight": expert.module[1].weight.detach() + 0.01 * torch.randn(9, 36)}
+    scale = attrs.evolve(SCALE, steps=[calibrations.Scale(2.0)], related=[calibrations.Scale(5.0)])
+    plain = expert.logits(images)
+    torch.testing.assert_close(scale(expert, 0).logits(images), 2 * plain)
+    torch.testing.assert_close(scale(expert, 0, start).logits(images), 5 * plain)
 
 
 def sgd(layer, inputs, decay, steps, rate=0.05):

@@ -51,8 +51,7 @@ def test_grey_experts_with_batch_norm_are_inverted(scenario):
     assert strategy.combiner == (ByClass() if tasks is None else MultiTask(tasks, ByClass()))
 
 
-@pytest.mark.parametrize("tasks", [True, False])
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("count", "tasks"), [(1, False), (1, True), (3, True)])
 def test_experts_without_batch_norm_are_matched_on_drawings(count, tasks):
     experts = profile(*[plain_net() for _ in range(count)], tasks=tasks)
     strategy = default(experts).build()
@@ -60,6 +59,16 @@ def test_experts_without_batch_norm_are_matched_on_drawings(count, tasks):
     assert strategy.combiner == (MultiTask(experts.tasks, ByClass()) if tasks else SideBySide(0.4))
     assert strategy.normalizer == (RawLogits() if tasks else CenterLogits())
     assert strategy.student == ("first-expert" if count > 1 else "continue")
+
+
+def test_alike_experts_without_batch_norm_are_told_apart_by_their_weights():
+    strategy = default(profile(plain_net(), plain_net(), plain_net())).build()
+    assert strategy.training.stored
+    assert isinstance(strategy.calibration, CommonScale)
+    assert (strategy.combiner, strategy.normalizer, strategy.student) == (SideBySide(), RawLogits(), "first-expert")
+    color = default(profile(linear(3), linear(3), image_shape=COLOR)).build()
+    assert color.calibration is None
+    assert not color.training.stored
 
 
 def test_large_experts_are_continued_from():
@@ -115,7 +124,6 @@ def test_unlike_experts_are_calibrated(differentiable):
     inverted = [isinstance(generator, ModelInversion) for generator in strategy.generator.generators]
     assert any(inverted) == differentiable
     alike = profile(plain_net(), plain_net())
-    assert default(alike).build().calibration is None
     narrow = attrs.evolve(alike.experts[0], outputs=alike.experts[0].classes)
     assert default(exml.ExpertProfile([alike.experts[1], narrow])).build().calibration is not None
     assert default(profile(plain_net(), linear(), tasks=True)).build().calibration is None

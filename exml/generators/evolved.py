@@ -47,7 +47,7 @@ class EvolvedDrawings:
     expert without a narrowing layer. Samples are balanced over the expert's classes, and have the class of their chain.
 
     Args:
-        steps: of each chain.
+        steps: of each chain; 0 makes random drawings, labeled by the expert.
         snapshots: how many states of a chain are kept, at equal distances; at most ``steps``.
         copies: of each state; all but the first are moved, turned and scaled a little.
         typicality: β >= 0.
@@ -61,7 +61,7 @@ class EvolvedDrawings:
     (torch.Size([8, 1, 8, 8]), tensor([4, 4]))
     """
 
-    steps: int = attrs.field(default=150, validator=positive_int())
+    steps: int = attrs.field(default=150, validator=in_range(0, integer=True))
     snapshots: int = attrs.field(default=3, validator=positive_int())
     copies: int = attrs.field(default=2, validator=positive_int())
     typicality: float = attrs.field(default=2.0, validator=in_range(0))
@@ -75,6 +75,10 @@ class EvolvedDrawings:
         """Make ``size`` samples; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""
         check_size(size)
         draws = make_generator(expert.device, seed, "evolved-drawings")
+        if not self.steps:
+            found = self.random(size, expert.image_shape, draws)
+            labels = expert.predicted_ids(found)
+            return Samples.of(found, labels, task=expert.task, experience=context.experience)
         snapshots = min(self.snapshots, self.steps)
         chains = math.ceil(size / (snapshots * self.copies))
         turns = class_turns(chains, len(expert.classes), derive_seed(seed, "turns")).to(expert.device)
@@ -142,7 +146,7 @@ class EvolvedDrawings:
 
 
 def random_genes(count: int, channels: int, draws: torch.Generator) -> Genes:
-    """The parameters of random drawings, on the device of ``draws``."""
+    """The parameters of random drawings, on the device of ``draws``; bolder, shaded and mirrored ones evolve."""
 
     def rand(*shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=draws, device=draws.device)
@@ -152,13 +156,12 @@ def random_genes(count: int, channels: int, draws: torch.Generator) -> Genes:
         "points": 2 * rand(_STROKES, 4, 2) - 1,
         "linked": rand(_STROKES) < 0.6,
         "bend": 1.5 * rand(_STROKES),
-        "pen": rand(1),
-        "bold": rand(1) < 0.25,
+        "pen": 0.3 * rand(1),
         "gain": rand(1),
         "frame": rand(4),
         "ink": rand(_STROKES, channels),
-        "vivid": rand(1),
-        "mirrored": rand(1) < 0.15,
+        "vivid": (0.6 if channels == 1 else 1) * rand(1),
+        "mirrored": torch.zeros(count, 1, dtype=torch.bool, device=draws.device),
         "inverted": rand(1) < 0.5,
     }
 
@@ -246,7 +249,7 @@ def dots_of(genes: Genes, image_shape: tuple[int, int, int]) -> Dots:
     stretch = torch.minimum(stretch.clamp_max(4 * side), 3 * stretch.flip(1))
     center = frame / 2 + (genes["frame"][:, 2:] - 0.5) * side / 5
     points = (points - ((low + high) / 2)[:, None, None]) * stretch[:, None, None] + center[:, None, None]
-    pen = 0.02 * side * (1 + 2 * genes["pen"]) * torch.where(genes["bold"], 2.5, 1.0)
+    pen = 0.02 * side * (1 + 4 * genes["pen"])
     middles, lengths = (points[:, :, 1:] + points[:, :, :-1]) / 2, points.diff(dim=2).norm(dim=3)
     vivid = genes["vivid"][..., None]
     faded = vivid if channels > 1 else 0.8 * vivid * (vivid > 0.6)  # most gray drawings have one shade

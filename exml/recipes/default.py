@@ -37,8 +37,13 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     **Grayscale images, all experts with batch norm.** Model Inversion ED (Sec. 4). The only prior is on the batch-norm
     statistics of all layers, with weight 10, and λ_CE = 10. The teachers label eight views of each image once.
 
-    **No expert with batch norm, or one without gradients.** Experts without batch norm, LeNet-5 for example, soon
-    assign any image to a class with certainty (Sec. 5, "Buffer samples"), so nothing is inverted:
+    **Several alike experts without batch norm, on grayscale images, without task labels.** Experts without batch norm,
+    LeNet-5 for example, soon assign any image to a class with certainty (Sec. 5, "Buffer samples"), so nothing is
+    inverted, and their logits tell little about classes that they do not know. Their weights tell more: the images are
+    drawings, random and evolved, and :class:`exml.calibrations.Typicality` enters the targets, which are stored with
+    the buffer. The student starts as a copy of the first expert if possible.
+
+    **Other experts without batch norm, or one without gradients.** Nothing is inverted:
 
     - Procedural images with full contrast replace the data: light strokes if the experts' normalization indicates dark
       images, dark strokes otherwise, and all kinds for color images.
@@ -71,7 +76,8 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
         return _calibrated(profile)
     copies = _can_copy(profile, student)
     if not any(with_statistics) or not all(expert.differentiable for expert in profile.experts):
-        return _matching(profile, copies)
+        several = profile.count != 1 and profile.tasks is None
+        return _typical(profile, copies) if several and profile.image_shape[0] == 1 else _matching(profile, copies)
     if all(with_statistics) and profile.image_shape[0] == 1:
         return _inversion(profile)
     return _continuing(profile) if all(with_statistics) and copies else _inverted_drawings(profile)
@@ -96,6 +102,21 @@ def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
         .calibration(CommonScale(drawings=attrs.evolve(CommonScale().drawings, polarity=drawings.polarity)))
         .combiner(SideBySide())
         .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), 2.0))))
+    )
+
+
+def _typical(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
+    polarity = _drawings(profile).polarity
+    evolved, drawings = EvolvedDrawings(copies=4, polarity=polarity), EvolvedDrawings(steps=0, polarity=polarity)
+    return (
+        StrategyBuilder()
+        .buffer(Cumulative(20_000))
+        .training(attrs.evolve(TRAINING, iterations=1_000, batch_size=128, learning_rate=0.003, stored=True))
+        .generator(Mixture((drawings, evolved), (1.0, 2.0)))
+        .calibration(CommonScale(drawings=attrs.evolve(CommonScale().drawings, polarity=polarity)))
+        .combiner(SideBySide())
+        .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), 3.0))))
+        .student("first-expert" if copies else "continue")
     )
 
 

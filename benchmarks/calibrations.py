@@ -1,0 +1,201 @@
+"""How good is the target? The accuracy of experts on a common scale, without a student, on validation images.
+
+    EXML_DATA=... uv run python benchmarks/calibrations.py --work runs/calibrations   # resumes after a kill
+
+Each calibration is a sequence of steps of :class:`exml.calibrations.CommonScale`, or none. The score of a class is the
+mean of the calibrated logits of the experts that know it. No student can be expected to be better than this target.
+Streams: the scenario *mnist-nc*, with its common start known, estimated from the other experts, or ignored; the same
+experts without a common start, and trained by Adam; and the streams of ``strangers.py``. Images are the last 10,000
+training images of each dataset. The result goes to ``benchmarks/results/calibrations.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import attrs
+import strangers
+import torch
+from pages import RESULTS, ROOT, commit
+from torch import Tensor, nn
+from torchvision.datasets import MNIST, FashionMNIST
+from torchvision.utils import save_image
+
+from exml import Expert, Samples, scenarios
+from exml.calibrations import RELATED, STEPS, Center, CommonScale, PoolOffset, Probabilities, TwoAnchors
+from exml.core.files import write_json
+from exml.core.rng import make_generator
+from exml.core.shapes import State
+from exml.engine import keep_freed_memory, narrowing_weights
+from exml.generators import EvolvedDrawings
+from exml.learning.starts import Starts
+from exml.protocols import GenerationContext
+from exml.runs.environment import environment
+
+RULES: dict[str, tuple[Any, ...]] = {
+    "raw logits": (),
+    "probabilities": (Probabilities(),),
+    "Center": (Center(),),
+    "Center, TwoAnchors": (Center(), TwoAnchors()),
+    "Center, Typicality(6.4)": RELATED,
+    "Center, Typicality(6.4), TwoAnchors": (*RELATED, TwoAnchors()),
+    "Center, RootNorm, MatchedTemperature, PoolOffset(0.5)": (*STEPS[:3], PoolOffset(0.5)),
+    "STEPS": STEPS,
+    **{
+        f"STEPS without {type(left_out).__name__}": tuple(step for step in STEPS if step is not left_out)
+        for left_out in STEPS[1:-1]
+    },
+}
+Stream = tuple[list[Expert], list[State | None], Samples]
+EPOCHS = 20
+_COLUMNS = 24
+
+
+def splits(seed: int, work: Path, start: str) -> Stream:
+    """Five experts for two classes each, what is known of their start, and validation images."""
+    scenario = scenarios.load(f"mnist-nc:epochs={EPOCHS}", seed, split="validation")
+    experts = list(scenario.train_experts(seed, folder=work / f"mnist-nc-{seed}"))
+    starts: list[State | None] = [None] * len(experts)
+    if start == "known":
+        starts = [scenario.make_module(seed, "experts").state_dict()] * len(experts)
+    elif start == "estimated":
+        starts = [narrowing_weights(experts[1])]
+        found = Starts()
+        for expert in experts[:-1]:
+            found.note(expert)
+            starts.append(found.weights())
+    return experts, starts, Samples.concat([part.test for part in scenario.experiences])
+
+
+def unrelated(seed: int, work: Path, optimizer: str) -> Stream:
+    """The same splits; each expert has initial weights of its own, or all have the same and were trained by Adam."""
+    scenario = scenarios.load(f"mnist-nc:epochs={EPOCHS}", seed, split="validation")
+    experts: list[Expert] = []
+    for number, part in enumerate(scenario.experiences):
+        own = () if optimizer == "adam" else (number,)
+        module, path = scenario.make_module(seed, "experts", *own), work / f"{optimizer}-{seed}-{number}.pt"
+        about = {"mean": scenario.mean, "std": scenario.std, "name": f"{optimizer}-{number}"}
+        expert = Expert(module, part.classes, scenario.image_shape, outputs=range(10), **about)
+        if path.exists():
+            module.load_state_dict(torch.load(path, weights_only=True))
+        elif optimizer == "adam":
+            _adam(expert, part.train, seed)
+            torch.save(module.state_dict(), path)
+        else:
+            scenario.training(expert, part.train, seed)
+            torch.save(module.state_dict(), path)
+        experts.append(attrs.evolve(expert, module=module.eval()))
+    starts: list[State | None] = [None] * len(experts)
+    if optimizer == "adam":
+        starts = [scenario.make_module(seed, "experts").state_dict()] * len(experts)
+    return experts, starts, Samples.concat([part.test for part in scenario.experiences])
+
+
+def _adam(expert: Expert, samples: Samples, seed: int) -> None:
+    torch.manual_seed(seed)
+    optimizer = torch.optim.Adam(expert.module.parameters(), 1e-3, weight_decay=5e-4)
+    for _ in range(5):
+        for rows in torch.randperm(len(samples)).split(32):
+            loss = nn.functional.cross_entropy(expert.logits(samples.pixels(rows)), samples.labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def others(stream: str) -> Callable[[int, Path], Stream]:
+    """A stream of strangers."""
+
+    def load(seed: int, work: Path) -> Stream:
+        experts = strangers.experts(stream, seed, work)
+        held_out = strangers.images(MNIST, train=True)[50_000:]
+        if stream == "domains":
+            clothes = strangers.images(FashionMNIST, train=True, first=10)[50_000:]
+            held_out = Samples.concat([held_out, clothes])
+        return experts, [None] * len(experts), held_out
+
+    return load
+
+
+STREAMS: dict[str, tuple[Sequence[int], Callable[[int, Path], Stream]]] = {
+    "mnist-nc, start known": (range(5), lambda seed, work: splits(seed, work, "known")),
+    "mnist-nc, start estimated": (range(5), lambda seed, work: splits(seed, work, "estimated")),
+    "mnist-nc, start ignored": (range(5), lambda seed, work: splits(seed, work, "ignored")),
+    "mnist-nc, other starts": (range(3), lambda seed, work: unrelated(seed, work, "sgd")),
+    "mnist-nc, Adam, start known": (range(3), lambda seed, work: unrelated(seed, work, "adam")),
+    "domains": ((0,), others("domains")),
+    "overlapping": (range(3), others("overlapping")),
+    "same classes": ((0,), others("same classes")),
+}
+
+
+@torch.no_grad()
+def ceiling(stream: Stream, steps: Sequence[Any], seed: int) -> float:
+    """The accuracy of the mean of calibrated logits, in percent."""
+    experts, starts, samples = stream
+    width = 1 + max(max(expert.classes) for expert in experts)
+    total, count = torch.zeros(len(samples), width), torch.zeros(width)
+    for expert, start in zip(experts, starts, strict=True):
+        own = list(expert.classes)
+        calibrated = CommonScale(tuple(steps), tuple(steps))(expert, seed, start) if steps else expert
+        rows = torch.arange(len(samples)).split(500)
+        total[:, own] += torch.cat([_own(calibrated, samples.pixels(part)) for part in rows])
+        count[own] += 1
+    predicted = (total / count.clamp_min(1)).masked_fill(count == 0, -torch.inf).argmax(1)
+    return round(100 * float((predicted == samples.labels).float().mean()), 2)
+
+
+def _own(expert: Expert, pixels: Tensor) -> Tensor:
+    return expert.own_logits(expert.logits(pixels))
+
+
+def main() -> None:
+    """Measure what is not measured yet, and keep the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/calibrations"), help="folder for experts and cells")
+    parser.add_argument("--streams", nargs="+", default=list(STREAMS), choices=list(STREAMS))
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    for name in arguments.streams:
+        seeds, load = STREAMS[name]
+        for seed in seeds:
+            path = arguments.work / f"{name}-{seed}.json"
+            cells: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            if set(cells) == set(RULES):
+                continue
+            stream = load(seed, arguments.work)
+            for rule, steps in RULES.items():
+                cells[rule] = ceiling(stream, steps, seed)
+            write_json(path, cells)
+            print(name, seed, cells, flush=True)
+    rows: dict[str, Any] = {}
+    for name, (seeds, _) in STREAMS.items():
+        paths = {str(seed): arguments.work / f"{name}-{seed}.json" for seed in seeds}
+        found = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.exists()}
+        if found:
+            by_rule = {rule: {seed: cells[rule] for seed, cells in found.items()} for rule in RULES}
+            rows[name] = {rule: {"mean": round(mean(by.values()), 2), "seeds": by} for rule, by in by_rule.items()}
+    result = {"commit": commit(), **attrs.asdict(environment(torch.device("cpu")))}
+    write_json(RESULTS / "calibrations.json", {**result, "streams": rows})
+    picture(arguments.work)
+
+
+def picture(work: Path) -> None:
+    """Random drawings in the first row, then one row for each class of five experts."""
+    experts, starts, _ = splits(0, work, "known")
+    drawings = EvolvedDrawings(steps=150, snapshots=1, copies=1)
+    rows = [drawings.random(_COLUMNS, experts[0].image_shape, make_generator("cpu", 0, "picture"))]
+    for expert, start in zip(experts, starts, strict=True):
+        made = drawings(expert, 2 * _COLUMNS, 0, GenerationContext(start=start))
+        rows += [made.images[made.labels == name] for name in expert.classes]
+    save_image(torch.cat(rows), ROOT / "docs" / "_static" / "typicality.png", nrow=_COLUMNS, pad_value=0.5)
+
+
+if __name__ == "__main__":
+    main()

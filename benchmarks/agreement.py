@@ -37,9 +37,8 @@ from exml.experts import Expert, ExpertProfile, ExpertStream, train_expert
 from exml.models import Normalized
 from exml.recipes import at_budget, recipe
 from exml.runs import agreement
-from exml.runs.assessment import ENSEMBLES
 from exml.runs.environment import environment
-from exml.runs.evaluation import accuracy, student_predictor
+from exml.runs.evaluation import ENSEMBLES, accuracy, student_predictor
 from exml.scenarios.digits import SETUP, digit_images
 
 RESULT = "agreement.json"

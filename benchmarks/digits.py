@@ -1,4 +1,4 @@
-"""Every strategy and every baseline on the embedded scenarios, over several seeds, and the page that shows them.
+"""Every strategy and every baseline on the embedded scenarios, over several seeds.
 
     uv run python benchmarks/digits.py --work DIR       # the same command resumes after a kill
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pages import Found, Page, commit, made_by, mean, missing, sentence, table, wrap
+from pages import Found, commit, made_by, mean, missing, sentence, table, wrap
 
 from exml import runs
 from exml.learning.strategy import Strategy
@@ -92,25 +92,18 @@ def gather(results: list[Result]) -> dict[str, Any]:
     }
 
 
-TITLE = "# Results on the embedded scenarios"
-
-
-def page(results: Mapping[str, Found]) -> str:
-    """The page, from the measurements by file name."""
+def section(results: Mapping[str, Found]) -> list[str]:
+    """The lines of the page *Results* on these scenarios, from the measurements by file name."""
     if RESULT not in results:
-        return f"{TITLE}\n\n{missing(COMMAND)}\n"
+        return [missing(COMMAND)]
     measured = results[RESULT]
     seeds = ", ".join(map(str, measured["seeds"]))
     lines = [
-        TITLE,
-        "",
         *wrap(
             f"Stream accuracy (Eq. 2) in percent on 500 test images, mean ± standard deviation over n of the seeds "
-            f"{seeds}. "
-            "A seed decides the order of the classes, the experts and the student; all rows of one seed use the same "
-            "experts. ● follows the rules of the ex-model scenario (no data, one model in memory), ○ does not. "
-            "Settings were chosen on a validation split of the training images. A row is measured again when its "
-            "recipe changes, not whenever the code does."
+            f"{seeds}. All rows of one seed use the same experts. ● follows the rules of the ex-model scenario (no "
+            "data, one model in memory), ○ does not. Settings were chosen on a validation split of the training "
+            "images. A row is measured again when its recipe changes, not whenever the code does."
         ),
         "",
         made_by(COMMAND, measured),
@@ -122,10 +115,10 @@ def page(results: Mapping[str, Found]) -> str:
             means = [mean(row[key]) if row[key] else "–" for key in ("accuracy", "forgetting")]
             rows.append(("●" if row["ex_model"] else "○", name, len(row["seeds"]), *means))
         reasons = sorted({f"*{name}*: {row['reason']}." for name, row in entries.items() if row["reason"]})
-        lines += ["", f"## {scenario}", "", *table(("|", "|", "n", "accuracy", "forgetting"), rows)]
+        lines += ["", f"### {scenario}", "", *table(("|", "|", "n", "accuracy", "forgetting"), rows)]
         lines += ["", *reasons] if reasons else []
         lines += ["", _verdict(entries)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _verdict(entries: Mapping[str, Found]) -> str:
@@ -139,11 +132,10 @@ def _verdict(entries: Mapping[str, Found]) -> str:
     return sentence("Better than the default strategy, `exml`", listed, none)
 
 
-PAGE = Page("results.md", (RESULT,), page)
-
-
 def main() -> None:
     """Measure, and write the results and the page."""
+    from results_page import PAGE  # which imports this module
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/digits"), help="folder for the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))

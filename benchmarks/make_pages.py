@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ablation
 import deviations
-import digits
 import page_parts
 import performance
+import results_page
 
-PAGES = (performance.PAGE, digits.PAGE, ablation.PAGE, deviations.PAGE, *page_parts.PAGES)
+PAGES = (performance.PAGE, results_page.PAGE, ablation.PAGE, deviations.PAGE, *page_parts.PAGES)
 
 if __name__ == "__main__":
     for page in PAGES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,10 @@ STREAMS = ("new instances", "new classes")
 
 def _part(page: str, result: str, command: str, make: Callable[[Found, str], list[str]]) -> Page:
     def lines(found: Mapping[str, Found]) -> list[str]:
-        return make(found[result], made_by(command, found[result])) if result in found else [missing(command)]
+        if result not in found:
+            return [missing(command)]
+        where = conditions(found[result]) if result == "strangers.json" else found[result]
+        return make(found[result], made_by(command, where))
 
     return Page(page, (result,), lambda found: "\n".join(lines(found)) + "\n", part=True)
 
@@ -189,35 +193,47 @@ def agreement(found: Found, conditions: str) -> list[str]:
     return [*lines, *wrap(text)]
 
 
-def strangers(found: Found, conditions: str) -> list[str]:
+def strangers(found: Found, where: str) -> list[str]:
     """Students of other people's experts, next to the experts themselves."""
-    rows: list[tuple[Any, ...]] = []
-    for stream, row in found["streams"].items():
-        alone = row["without_learning"][str(found["seeds"][0])]
-        ensembles = ("logits", "probabilities", "entropy", "centered logits")
-        experts = [value for name, value in alone.items() if name.endswith("own classes")]
-        best, students = max(alone[name] for name in ensembles), row["students"].values()
-        seconds = [student["processor_seconds"] for student in students]
-        spread = ends(row["spread"]) if row["n"] > 1 else "–"
-        rows.append(
+    by_stream: dict[str, list[Found]] = {}
+    for row in found["rows"].values():
+        by_stream.setdefault(row["stream"], []).append(row)
+    cells: list[tuple[Any, ...]] = []
+    for stream, rows in by_stream.items():
+        students = sorted(row["student"] for row in rows)
+        targets = [row["target"] for row in rows if row["target"] is not None]
+        seconds = [row["processor_seconds"] for row in rows if row["processor_seconds"] is not None]
+        cells.append(
             (
                 stream,
-                ", ".join(f"{value:.1f}" for value in experts),
-                f"{best:.1f}",
-                f"{alone['common scale']:.1f}",
-                f"{row['median']:.1f}",
-                spread,
-                row["n"],
-                f"{sum(seconds) / len(seconds):.0f}",
+                ", ".join(f"{value:.1f}" for value in rows[0]["alone"]),
+                f"{statistics.fmean(row['ensemble'] for row in rows):.1f}",
+                f"{statistics.fmean(targets):.1f}" if targets else "–",
+                f"{statistics.median(students):.1f}",
+                ends((students[0], students[-1])) if len(rows) > 1 else "–",
+                len(rows),
+                f"{statistics.fmean(seconds):.0f}" if seconds else "–",
             )
         )
-    head = ("experts|", "each on its classes|", "best ensemble", "target", "student, median", "spread", "orders", "s")
+    head = ("experts|", "each on its classes|", "best ensemble", "target", "student, median", "spread", "n", "s")
     text = (
-        f"Accuracy in percent on the complete test sets, and processor seconds per student; seeds "
-        f"{', '.join(map(str, found['seeds']))}. *Best ensemble* is the best of four ways to combine all experts "
-        f"without learning. *Target* is what the student learns to predict, computed on the test images. {conditions}"
+        "Accuracy in percent on the complete test sets, and processor seconds per student; n orders of the experts and "
+        "seeds. *Best ensemble* is the best of six ways to combine all experts without learning. *Target* is what the "
+        f"student learns to predict, computed for the test images. {where}"
     )
-    return [*table(head, rows), "", *wrap(text)]
+    return [*table(head, cells), "", *wrap(text)]
+
+
+def conditions(found: Found) -> Found:
+    """The conditions of rows that were measured at different times."""
+    rows = list(found["rows"].values())
+    versions = {name: list(dict.fromkeys(row["versions"][name] for row in rows)) for name in rows[0]["versions"]}
+    return {
+        "hardware": sorted({row["hardware"] for row in rows}),
+        "threads": sorted({row["threads"] for row in rows}),
+        "versions": {name: " or ".join(each) for name, each in versions.items()},
+        "commit": sorted({row["commit"] for row in rows}),
+    }
 
 
 def calibrations(found: Found, conditions: str) -> list[str]:

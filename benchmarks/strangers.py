@@ -1,46 +1,41 @@
 """Students of other people's experts: unlike architectures, heads, domains and classes, by the default strategy.
 
-    EXML_DATA=... uv run python benchmarks/strangers.py --work runs/strangers   # the same command resumes after a kill
+    EXML_DATA=... uv run python benchmarks/strangers.py --seeds 0,1   # the same command resumes after a kill
 
-Four streams are learned in the orders of their experts, on one thread, and compared on the complete test sets with the
-experts themselves: each alone, ensembles, and the mean of their logits on the common scale, which is the target of the
-student except for *photographs*. The experts of *overlapping* are trained here; the others are files in
-``EXML_DATA/experts`` with a small card each. Settings were chosen on the last 10,000 training images. The result goes
-to ``benchmarks/results/strangers.json``.
+Four streams are learned in the orders of their experts, on one thread, and evaluated on the complete test sets, next to
+the experts, their ensembles and the target. The experts of *overlapping* are trained here; the others are files in
+``EXML_DATA/experts`` with a small card each, for which a seed is that of the student. Settings were chosen on the last
+10,000 training images. Rows are merged into ``benchmarks/results/strangers.json``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import permutations
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import attrs
 import torch
-from pages import RESULTS, commit
-from torch import Tensor, nn
+from pages import RESULTS
+from streams import Case, Rows, measured, options, prepare
+from torch import nn
 from torchvision.datasets import MNIST, FashionMNIST
 
 import exml
 from exml import Expert, ExpertProfile, ExpertStream, Samples
-from exml.baselines import EnsembleAverage, MinEntropy
-from exml.calibrations import CommonScale
+from exml.baselines import EnsembleAverage
 from exml.core.files import write_json
 from exml.datasets import cifar10, dataset_folder
-from exml.engine import keep_freed_memory
 from exml.experts import train_expert
 from exml.experts.training import ExpertTraining
 from exml.models import ConvNet, LeNet5, Normalized, SlimResNet18
-from exml.protocols import Predictor
-from exml.runs.environment import environment
-from exml.runs.evaluation import accuracy, student_predictor
+from exml.recipes import recipe
+from exml.runs.evaluation import accuracy
+from exml.scenarios import Experience, Scenario
 
+RESULT = "strangers.json"
 SHAPE, MEAN, STD = (1, 28, 28), (0.1307,), (0.3081,)
 COLOR_MEAN, COLOR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIGITS, CLOTHES = list(range(10)), list(range(10, 20))
@@ -139,87 +134,60 @@ def test_set(stream: str) -> Samples:
     return Samples.concat([digits, images(FashionMNIST, train=False, first=10)]) if stream == "domains" else digits
 
 
-def percent(predict: Predictor, samples: Samples) -> float:
-    """Accuracy."""
-    return round(100 * accuracy(predict, samples), 2)
+def scenario(stream: str, found: list[Expert]) -> Scenario:
+    """The test sets: one per expert if their classes differ, so that it is known which expert is responsible."""
+    test, classes = test_set(stream), 20 if stream == "domains" else 10
+    disjoint = sum(len(expert.classes) for expert in found) == classes
+    parts: list[Experience] = []
+    for index, expert in enumerate(found, 1):
+        own = test[torch.isin(test.labels, expert.class_ids)] if disjoint else test
+        tested = Samples.of(own.images, own.labels, experience=index) if disjoint else test
+        parts.append(Experience(index, expert.classes, None, tested, tested))
+    return Scenario(stream, parts, classes, found[0].image_shape, MEAN, STD, {}, ExpertTraining())
 
 
-def _mean_of(experts: list[Expert], change: Callable[[Expert, Tensor], Tensor]) -> Predictor:
-    @torch.no_grad()
-    def predict(pixels: Tensor, _: Tensor | None) -> Tensor:
-        total, count = torch.zeros(len(pixels), 20), torch.zeros(20)
-        for expert in experts:
-            own = torch.cat([expert.own_logits(expert.logits(part)) for part in pixels.split(500)])
-            total[:, list(expert.classes)] += change(expert, own)
-            count[list(expert.classes)] += 1
-        return (total / count.clamp_min(1)).masked_fill(count == 0, -torch.inf)
-
-    return predict
-
-
-def without_learning(found: list[Expert], test: Samples, seed: int) -> dict[str, float]:
-    """Accuracies of the experts and of their ensembles."""
-    stream = ExpertStream.from_experts(found)
-    baselines = {
-        "logits": EnsembleAverage(),
-        "probabilities": EnsembleAverage("probabilities"),
-        "entropy": MinEntropy(),
-    }
-    rows = {name: percent(baseline(stream, 20), test) for name, baseline in baselines.items()}
-    rows["centered logits"] = percent(_mean_of(found, lambda _, own: own - own.mean(1, keepdim=True)), test)
-    scaled = [CommonScale()(expert, seed) for expert in found]
-    rows["common scale"] = percent(_mean_of(scaled, lambda _, own: own), test)
-    for expert in found:
+@cache
+def alone(stream: str, seed: int, work: Path) -> list[float]:
+    """The accuracy of each expert on the test images of its classes, in percent."""
+    test, rows = test_set(stream), list[float]()
+    for expert in experts(stream, seed, work):
         own = test[torch.isin(test.labels, expert.class_ids)]
-        rows[f"{expert.name} on its own classes"] = percent(_mean_of([expert], lambda _, own: own), own)
+        predict = EnsembleAverage(units="known")(ExpertStream.from_experts([expert]), 20)
+        rows.append(round(100 * accuracy(predict, own), 2))
     return rows
 
 
-def learned(stream: str, order: tuple[int, ...], seed: int, work: Path) -> dict[str, float]:
-    """Test accuracy of the student, and the seconds that it took."""
-    path = work / f"{stream}-{''.join(map(str, order))}-{seed}.json"
-    if not path.exists():
-        found = experts(stream, seed, work)
-        strategy = exml.recipes.default(ExpertProfile.from_experts(found)).build()
+def cases(stream: str, seed: int, orders: int | None, work: Path) -> Iterator[Case]:
+    """A student for each order of the experts."""
+    for order in [*permutations(range(len(STREAMS[stream])))][:orders]:
+        first = experts(stream, seed, work)
+        found = [first[place] for place in order]
+        where = scenario(stream, found)
         torch.manual_seed(seed)
-        student: nn.Module = ConvNet(1, 20 if stream == "domains" else 10, 28)
+        student: nn.Module = ConvNet(1, where.classes, 28)
         if stream == "photographs":
             student = Normalized(SlimResNet18(), COLOR_MEAN, COLOR_STD)
-        began, processor = time.perf_counter(), time.process_time()
-        exml.Learner(strategy, student, seed=seed).learn_stream(ExpertStream.from_experts([found[i] for i in order]))
-        seconds = {"seconds": time.perf_counter() - began, "processor_seconds": time.process_time() - processor}
-        row = {name: round(value, 1) for name, value in seconds.items()}
-        write_json(path, {"accuracy": percent(student_predictor(student), test_set(stream)), **row})
-        print(stream, order, seed, path.read_text(encoding="utf-8"), flush=True)
-    return json.loads(path.read_text(encoding="utf-8"))
+        strategy = recipe("exml", ExpertProfile.from_experts(first), student=student).build()
+        about = {
+            "order": " ".join(map(str, order)),
+            "experts": list(STREAMS[stream]),
+            "alone": alone(stream, seed, work),
+        }
+        key = f"seed {seed}, order {about['order']}"
+        yield Case(stream, key, where, ExpertStream.from_experts(found), student, strategy, seed, about=about)
 
 
 def main() -> None:
-    """Learn what is not learned yet, and keep the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/strangers"), help="folder for the runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    """Measure the rows that are missing."""
+    parser = options(__doc__, "runs/strangers")
     parser.add_argument("--orders", type=int, help="number of orders of each stream; by default all")
     parser.add_argument("--streams", nargs="+", default=list(STREAMS), choices=list(STREAMS))
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    rows: dict[str, Any] = {}
-    result = {"seeds": arguments.seeds, "commit": commit(), **attrs.asdict(environment(torch.device("cpu")))}
+    prepare(arguments.work)
     for stream in arguments.streams:
-        row: dict[str, Any] = {"experts": list(STREAMS[stream]), "test_images": len(test_set(stream)), "students": {}}
-        rows[stream] = row
         for seed in arguments.seeds:
-            found = experts(stream, seed, arguments.work)
-            row.setdefault("without_learning", {})[str(seed)] = without_learning(found, test_set(stream), seed)
-            for order in [*permutations(range(len(found)))][: arguments.orders]:
-                name = " ".join(map(str, order))
-                row["students"][f"{name}, seed {seed}"] = learned(stream, order, seed, arguments.work)
-                accuracies = [student["accuracy"] for student in row["students"].values()]
-                row["median"], row["n"] = median(accuracies), len(accuracies)
-                row["spread"] = [min(accuracies), max(accuracies)]
-                write_json(RESULTS / "strangers.json", {**result, "streams": rows})
+            for case in cases(stream, seed, arguments.orders, arguments.work):
+                measured([case], Rows(RESULTS / RESULT), arguments.work)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def test_the_first_version_of_the_schema():
     parts = {
         "experiences": "index classes task images",
         "strategies": "name strategy ex_model accuracy stream_accuracy forgetting seconds folder experiences classes "
-        "suspects forecast agreement",
+        "suspects forecast agreement audit",
         "baselines": "name ex_model accuracy stream_accuracy reason",
         "environments": "versions device hardware threads compile precision ranks",
     }

@@ -15,7 +15,7 @@ from exml.runs.figures import accuracy_figure, confusion_figure, samples_figure,
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
 from exml.runs.learn import learn
-from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult
+from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult, TargetAudit
 from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.sources import FolderExperts, LabelChoices, LiveExperts, ScenarioExperts
 from exml.runs.student import Student
@@ -60,6 +60,7 @@ __all__ = [
     "StrategyResult",
     "StreamEvaluation",
     "Student",
+    "TargetAudit",
     "ThisProcess",
     "ZooEvaluation",
     "accuracy_figure",

@@ -40,7 +40,7 @@ from exml.runs.evaluation import Evaluation, forgetting
 from exml.runs.figures import accuracy_figure, samples_figure, save_figure
 from exml.runs.folder_watcher import Refused
 from exml.runs.record import RunFolder
-from exml.runs.result import ExperienceResult, Result, StrategyResult
+from exml.runs.result import ExperienceResult, Result, StrategyResult, TargetAudit
 from exml.runs.sources import LiveExpert, OpenExperts
 from exml.runs.stream_log import StreamLog
 
@@ -152,6 +152,7 @@ class _StrategyRun:
         self._generating = True
         self._drawn: int | None = None
         self._agreement: Agreement | None = None
+        self._audit: TargetAudit | None = None
 
     def __call__(self) -> None:
         """Learn from all remaining experts of the source, until it ends or the run is stopped."""
@@ -204,6 +205,7 @@ class _StrategyRun:
             suspects=tuple(self._log.suspects.values()),
             forecast=progress.forecast,
             agreement=self._agreement,
+            audit=self._audit,
         )
 
     def _open_log(self) -> StreamLog:
@@ -296,19 +298,27 @@ class _StrategyRun:
         return found
 
     def _report(self) -> None:
-        """Compare the student with the experts that are still there, and save it with the verdict."""
-        source, learner = self._context.source, self._learner
+        """Compare the student with the experts that are still there, and save it with the verdict.
+
+        In a run over a scenario, also evaluate its targets; no published time includes that.
+        """
+        context, source, learner = self._context, self._context.source, self._learner
         files = [note["file"] for note in learner.history[: learner.experience]]
         loads = source.loads([file for file in files if file in source.cards])
-        if self._context.folder.record.request.student is None or not loads or self._context.stop.asked:
+        if not loads or context.stop.asked:
             return
-        self._context.tell(events.ReportStarted())
+        context.tell(events.ReportStarted())
+        if source.tests:
+            context.folder.enter(None)
+            reached = self.result().stream_accuracy[-1]
+            self._audit = source.audit(self._strategy, reached, learner.seed, context.device)
         try:
-            student = self.student().to(self._context.device)
+            student = self.student().to(context.device)
             self._agreement = agreement(student, loads, seed=learner.seed)
         except ExmlError as error:
             warn("a report on the student", str(error), "evaluate it with exml evaluate")
-        self._save()
+        if context.folder.record.request.student is not None:
+            self._save()
 
     def _draw(self) -> None:
         """Draw some of the images that the student learned from, unless they have been drawn."""

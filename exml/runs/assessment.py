@@ -20,7 +20,6 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from exml.baselines import EnsembleAverage, MinEntropy
 from exml.core.errors import DataError, ExmlError, ExpertError, nearest, printable, shortened
 from exml.core.expert import Expert
 from exml.core.files import MEGABYTE, read_bytes
@@ -31,15 +30,9 @@ from exml.core.validators import in_range, one_of
 from exml.engine.forward import ExpertLogits
 from exml.experts import Entry, ExpertStream, LabelPlan, entries, load_expert, read_cards
 from exml.runs.agreement import label_names
-from exml.runs.evaluation import CHUNK
+from exml.runs.evaluation import CHUNK, ENSEMBLES
 from exml.runs.pictures import as_pixels
 
-ENSEMBLES: dict[str, EnsembleAverage | MinEntropy] = {
-    "mean of centered logits": EnsembleAverage("centered", "known"),
-    "mean of probabilities": EnsembleAverage("probabilities", "known"),
-    "most certain expert": MinEntropy("known"),
-}
-"""The ensembles that a student is compared with, over the classes that each expert knows."""
 _SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
 _LISTED = 10  # faults named in an error
 _WORST = 15  # labels shown where the confusion matrix does not fit

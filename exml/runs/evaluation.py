@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 import attrs
@@ -32,6 +32,13 @@ BASELINES: dict[str, Baseline] = {
     "Oracle": Oracle(),
 }
 """By the paper's names, in the order of its Table 2, with the oracle last as the upper bound."""
+
+ENSEMBLES: dict[str, EnsembleAverage | MinEntropy] = {
+    "mean of centered logits": EnsembleAverage("centered", "known"),
+    "mean of probabilities": EnsembleAverage("probabilities", "known"),
+    "most certain expert": MinEntropy("known"),
+}
+"""The ensembles that a student is compared with, over the classes that each expert knows."""
 
 
 @attrs.frozen
@@ -93,20 +100,24 @@ def within_tasks(predict: Predictor, tasks: Sequence[Sequence[int]]) -> Predicto
     """
 
     def restricted(images: Images, labels: Labels | None) -> Logits:
-        found: list[int] = [] if labels is None else labels.unique().tolist()
-        if labels is None or (found and not 0 <= found[0] <= found[-1] < len(tasks)):
-            raise ShapeError(
-                expected=f"a task label from 0 to {len(tasks) - 1} for every image",
-                got="none" if labels is None else str(found),
-                remedy="pass the task labels of the scenario",
-            )
-        scores = predict(images, labels)
-        mask = torch.zeros(len(tasks), scores.shape[1], dtype=torch.bool)
-        for task, classes in enumerate(tasks):
-            mask[task, list(classes)] = True
-        return scores.masked_fill(~mask.to(scores.device)[labels.to(scores.device)], -torch.inf)
+        return _restricted(predict(images, labels), labels, tasks)
 
     return restricted
+
+
+def _restricted(scores: Tensor, labels: Labels | None, tasks: Sequence[Sequence[int]]) -> Tensor:
+    """Scores ``(..., batch, classes)`` with minus infinity for the classes of other tasks."""
+    found: list[int] = [] if labels is None else labels.unique().tolist()
+    if labels is None or (found and not 0 <= found[0] <= found[-1] < len(tasks)):
+        raise ShapeError(
+            expected=f"a task label from 0 to {len(tasks) - 1} for every image",
+            got="none" if labels is None else str(found),
+            remedy="pass the task labels of the scenario",
+        )
+    mask = torch.zeros(len(tasks), scores.shape[-1], dtype=torch.bool)
+    for task, classes in enumerate(tasks):
+        mask[task, list(classes)] = True
+    return scores.masked_fill(~mask.to(scores.device)[labels.to(scores.device)], -torch.inf)
 
 
 def accuracy(predict: Predictor, samples: Samples, tasks: Labels | None = None) -> float:
@@ -136,18 +147,38 @@ def evaluate(
     Raises:
         NonFiniteError: a score is NaN.
     """
+
+    def one(images: Images, tasks: Labels | None) -> Tensor:
+        return predict(images, tasks)[None]
+
+    return evaluate_together(one, scenario, device=device, tell_experience=tell_experience)[0]
+
+
+def evaluate_together(
+    predict: Callable[[Images, Labels | None], Tensor],
+    scenario: Scenario,
+    *,
+    device: torch.device | str = "cpu",
+    tell_experience: bool = False,
+) -> list[Evaluation]:
+    """:func:`evaluate` for several predictors in one, whose scores are ``(predictors, batch, classes)``."""
     tests = [experience.test for experience in scenario.experiences]
     once = {id(test): test for test in tests}  # experiences may share a test set
-    if scenario.tasks is not None:
-        predict = within_tasks(predict, scenario.tasks)
+    tasks = scenario.tasks
+
+    def scores(images: Images, labels: Labels | None, /) -> Tensor:
+        found = predict(images, labels)
+        return found if tasks is None else _restricted(found, labels, tasks)
+
     parts: list[Tensor] = []
     for chunk in _chunks(list(once.values())):
         here = chunk.to(device)
         told = here.tasks if scenario.tasks is not None else here.experiences - 1 if tell_experience else None
-        parts.append(_hits(predict, here, told).cpu())
-    hits = torch.cat(parts).split([len(test) for test in once.values()])
-    accuracies = {key: float(part.double().mean()) for key, part in zip(once, hits, strict=True)}
-    return Evaluation([accuracies[id(test)] for test in tests], [len(test) for test in tests])
+        parts.append(_hits(scores, here, told).cpu())
+    hits = torch.cat(parts, -1).split([len(test) for test in once.values()], -1)
+    accuracies = {key: part.double().mean(-1).tolist() for key, part in zip(once, hits, strict=True)}
+    rows = zip(*(accuracies[id(test)] for test in tests), strict=True)
+    return [Evaluation(row, [len(test) for test in tests]) for row in rows]
 
 
 def evaluate_student(student: nn.Module, scenario: Scenario, *, ranks: Ranks = ALONE) -> Evaluation:
@@ -212,8 +243,8 @@ def forgetting(accuracies: Sequence[Sequence[float]], /) -> float | None:
     return float((earlier[:-1].max(0).values - earlier[-1]).mean())
 
 
-def _hits(predict: Predictor, samples: Samples, tasks: Labels | None) -> Tensor:
-    """Whether each image is classified correctly."""
+def _hits(predict: Callable[[Images, Labels | None], Tensor], samples: Samples, tasks: Labels | None) -> Tensor:
+    """Whether each image is classified correctly, for each predictor whose scores are stacked."""
     if not len(samples):
         raise ShapeError(expected="at least one image", got="none", remedy="provide a test set that is not empty")
     hits: list[Tensor] = []
@@ -223,10 +254,10 @@ def _hits(predict: Predictor, samples: Samples, tasks: Labels | None) -> Tensor:
         scores = predict(samples.pixels(rows), None if tasks is None else tasks[rows])
         if bool(scores.isnan().any()):
             raise NonFiniteError(expected="scores without NaN", got="NaN", remedy="look for NaN in the weights")
-        highest, classes = scores.max(1)
+        highest, classes = scores.max(-1)
         classes = classes.masked_fill(highest == -torch.inf, -1).to(samples.labels.device)
         hits.append(classes == samples.labels[rows])
-    return torch.cat(hits)
+    return torch.cat(hits, -1)
 
 
 def _chunks(parts: Sequence[Samples]) -> Iterator[Samples]:

@@ -77,6 +77,44 @@ class ExperienceResult:
 
 @component
 @attrs.frozen(kw_only=True)
+class TargetAudit:
+    """A diagnosis with labeled images and all experts at once, none of which the student had; fractions from 0 to 1.
+
+    A student can hardly be better than its target. Its distance to the target shows what its images, its capacity and
+    its training lack; the distance of the target to the oracle shows what calibration and combiner lack.
+
+    Args:
+        target: stream accuracy of the targets of the last experience, computed for the test images as in training; the
+            target of each experience takes the place of the student that learned it. None if there are none.
+        reason: why there are none.
+        student: stream accuracy of the student.
+        ensemble: that of the best ensemble of the experts.
+        best_ensemble: its name.
+        oracle: that of the responsible experts; None if they are unknown.
+        recovered_gap: (student - ensemble) / (oracle - ensemble); None if the oracle is less than a point above the
+            ensemble.
+        seconds: that the diagnosis took; not in the seconds of the run.
+        needs: what a reader must know about these figures.
+    """
+
+    target: float | None = attrs.field(validator=in_range(0, 1, optional=True))
+    reason: str | None = None
+    student: float = attrs.field(validator=_FRACTION)
+    ensemble: float = attrs.field(validator=_FRACTION)
+    best_ensemble: str
+    oracle: float | None = attrs.field(validator=in_range(0, 1, optional=True))
+    recovered_gap: float | None
+    seconds: float = attrs.field(validator=in_range(0))
+    needs: Literal["labeled images and all experts"] = "labeled images and all experts"
+
+    @property
+    def distance(self) -> float | None:
+        """How far the student is below its target; None without one."""
+        return None if self.target is None else self.target - self.student
+
+
+@component
+@attrs.frozen(kw_only=True)
 class StrategyResult:
     """The outcome of one strategy.
 
@@ -95,8 +133,8 @@ class StrategyResult:
         classes: global ids of the classes that they know; None in older files.
         suspects: the experts that were suspect, refused or not; see :class:`exml.experts.Screening`.
         forecast: the expected time of generation and distillation, if a forecast was made.
-        agreement: of the student with its experts, measured without data; None in a run over a scenario, and if the run
-            was stopped.
+        agreement: of the student with its experts, measured without data; None if the run was stopped.
+        audit: of its targets, with data; None without test data, and if the run was stopped.
     """
 
     name: str
@@ -112,6 +150,7 @@ class StrategyResult:
     suspects: tuple[Screening, ...] = ()
     forecast: Forecast | None = None
     agreement: Agreement | None = None
+    audit: TargetAudit | None = None
 
 
 @component

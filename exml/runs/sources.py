@@ -40,12 +40,13 @@ from exml.learning.events import BaselineEvaluated, BaselinesStarted, ExpertsPro
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
+from exml.runs.audit import References, audit, references
 from exml.runs.evaluation import BASELINES, Evaluation, baseline_result, evaluate_student
 from exml.runs.folder_lock import lock
 from exml.runs.folder_watcher import FolderWatcher, Refused
 from exml.runs.forecast import memory
 from exml.runs.record import Record
-from exml.runs.result import BaselineResult, ExperienceResult
+from exml.runs.result import BaselineResult, ExperienceResult, TargetAudit
 from exml.runs.student_plan import StudentPlan, plan_student
 
 KEPT = 256 * MEGABYTE
@@ -411,6 +412,10 @@ class OpenExperts:
         """Evaluate the baselines, if there are test sets and the source includes baselines."""
         return ()
 
+    def audit(self, _strategy: Strategy, _student: float, _seed: int, _device: torch.device) -> TargetAudit | None:
+        """Evaluate the targets of a student with this stream accuracy, if there are test sets."""
+        return None
+
 
 Source: TypeAlias = ScenarioExperts | FolderExperts | LiveExperts | OpenExperts
 
@@ -422,6 +427,7 @@ class _OpenScenario(OpenExperts):
         self._baselines, self._start = source.baselines, source.start
         self._scenario = scenario = scenarios.load(source.name, seed, source.split)
         self._experts = ExpertStream(())
+        self._references: References | None = None
         plan = StudentPlan(scenario.architecture, scenario.classes, scenario.image_shape, scenario.mean, scenario.std)
         labels = LabelPlan(scenario.image_shape, {}, None, scenario.classes, scenario.mean, scenario.std)
         self.folder = folder = source.folder or (out or Path()) / "experts"
@@ -488,6 +494,12 @@ class _OpenScenario(OpenExperts):
             results.append(baseline_result(name, self._experts, self._scenario, device))
             tell(BaselineEvaluated(name))
         return tuple(results)
+
+    def audit(self, strategy: Strategy, student: float, seed: int, device: torch.device) -> TargetAudit:
+        if self._references is None:
+            self._references = references(self._experts, self._scenario, device)
+        known, start = self._references, self.start(seed)
+        return audit(strategy, self._experts, self._scenario, student, known, seed=seed, device=device, start=start)
 
 
 def _planned(

@@ -39,6 +39,26 @@ def result_table(result: Result, width: int = 80) -> Group:
     return Group(Text(title, style="bold"), *tables, *(Text(line) for line in _notes(result)))
 
 
+def audit_lines(result: Result) -> list[str]:
+    """The diagnosis of each strategy that has one."""
+    lines: list[str] = []
+    for row in result.strategies:
+        if row.audit is None:
+            continue
+        found = row.audit
+        target = f"no target, because {found.reason}"
+        if found.distance is not None:
+            target = f"target {_percent(found.target)}, student {100 * abs(found.distance):.1f} "
+            target += "below it" if found.distance > 0 else "above it"
+        gap = "" if found.recovered_gap is None else f"; recovered gap {found.recovered_gap:.2f}"
+        oracle = "" if found.oracle is None else f", oracle {_percent(found.oracle)}"
+        agrees = "" if row.agreement is None else f"; agreement without data {_percent(row.agreement.score)}"
+        best = f"best ensemble {_percent(found.ensemble)} ({found.best_ensemble})"
+        lines.append(f"{row.name}: {target}; {best}{oracle}{gap}{agrees}.")
+    head = "Diagnosis with labeled images and all experts, neither of which a student has, in %:"
+    return ["", head, *lines, ""] if lines else []
+
+
 def forecast_lines(result: Result) -> list[str]:
     """Forecast and measured time of generation and distillation, one line per strategy that has a forecast."""
     lines: list[str] = []
@@ -110,6 +130,7 @@ def _notes(result: Result) -> list[str]:
         f"Stream: over {experiences} (Eq. 2). Forgot: forgetting, in points; a baseline has nothing to forget.",
         "Ex-model: keeps to the constraints of the scenario (Sec. 2), no original data and one expert at a time.",
         *(f"{row.name} does not apply: {row.reason}." for row in result.baselines if row.reason is not None),
+        *audit_lines(result),
         f"Seconds: {seconds.experts:.0f} experts, {seconds.generation:.0f} generation, "
         f"{seconds.distillation:.0f} distillation, {seconds.evaluation:.0f} evaluation; {seconds.total:.0f} in all.",
         *forecast_lines(result),

@@ -1,5 +1,7 @@
 """The paper's scenarios (Sec. 5, Table 1) on MNIST, CIFAR-10 and CORe50, with the experts of appendix A.
 
+Those of MNIST are also available on Fashion-MNIST, whose images and experts have the same shapes.
+
 Nothing is read before a scenario is loaded. :mod:`exml.datasets` describes the files.
 """
 
@@ -16,7 +18,7 @@ from torch import nn
 
 from exml.core.rng import make_generator
 from exml.core.samples import Samples
-from exml.datasets import cifar10, core50, core50_lists, dataset_folder, mnist
+from exml.datasets import cifar10, core50, core50_lists, dataset_folder, fashion_mnist, mnist
 from exml.datasets.imagenet import MEAN, STD
 from exml.experts import ExpertTraining
 from exml.scenarios.registry import Split, register
@@ -34,6 +36,11 @@ PAPER_SCENARIOS = {
     "core50-ni": "8 experiences of 50 classes, one test set, images 3x128x128; CORe50",
 }
 """CIFAR10-NC and CORe50-NI have 5 and 8 experiences (appendices A.2, A.3); Table 1 says 10 and 9."""
+FASHION_SCENARIOS = {
+    name.replace("mnist", "fashion"): PAPER_SCENARIOS[name].replace("MNIST", "Fashion-MNIST")
+    for name in ("mnist-joint", "mnist-nc")
+}
+"""Those of MNIST on Fashion-MNIST."""
 PADDING = 2
 """Black pixels on each side: LeNet-5 takes 32x32, and MNIST has 28x28."""
 LENET5 = {"name": "lenet5", "settings": {"channels": 1, "classes": 10, "image_size": 28 + 2 * PADDING}}
@@ -58,8 +65,8 @@ def _load(name: str, folder: Path, seed: int, split: Split) -> Scenario:
     dataset, _, kind = name.partition("-")
     if dataset == "core50":
         return _core50(name, kind, folder / "core50_128x128", seed, split)
-    if dataset == "mnist":
-        parts = mnist(folder)
+    if dataset in ("mnist", "fashion"):
+        parts = mnist(folder) if dataset == "mnist" else fashion_mnist(folder)
         train, test = _padded(parts["train"]), _padded(parts[split])
         setup = ExpertSetup(LENET5, ExpertTraining(epochs=MNIST_EPOCHS[kind], learning_rate=0.01))
     else:
@@ -105,5 +112,5 @@ def _factory(name: str) -> Callable[[int, Split], Scenario]:
     return make
 
 
-for _name, _description in PAPER_SCENARIOS.items():
+for _name, _description in {**PAPER_SCENARIOS, **FASHION_SCENARIOS}.items():
     register(_name, description=_description)(_factory(_name))

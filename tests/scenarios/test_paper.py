@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.error import URLError
 
@@ -20,15 +20,17 @@ from torchvision.datasets import MNIST
 
 from exml import cli, scenarios
 from exml.core.errors import DataError, SettingError, UnknownNameError
-from exml.datasets import cifar10, core50, mnist
+from exml.core.samples import Samples
+from exml.datasets import cifar10, core50, fashion_mnist, mnist
 from exml.experts import Expert, ExpertTraining, load_expert
 from exml.generators import Replay
 from exml.models import build
 from exml.protocols import GenerationContext
 from exml.recipes import for_scenario
-from exml.scenarios.paper import _load
+from exml.scenarios.paper import _load, _padded
 
 MNIST_NAMES = ("mnist-joint", "mnist-nc")
+FASHION = ("fashion-joint", "fashion-nc")
 CIFAR10 = ("cifar10-joint", "cifar10-nc", "cifar10-mt")
 CORE50 = ("core50-joint", "core50-nc", "core50-ni")
 
@@ -53,13 +55,13 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 @pytest.fixture
 def tiny_mnist(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """100 training images and 20 test images, no two alike; 3 of each class for validation."""
-    folder = data / "MNIST" / "raw"
-    folder.mkdir(parents=True)
+    """MNIST and Fashion-MNIST of 100 training images and 20 test images, no two alike; 3 per class for validation."""
     draws = np.random.default_rng(0)
-    for part, count in (("train", 100), ("t10k", 20)):
-        write_idx(folder / f"{part}-images-idx3-ubyte", draws.integers(0, 256, (count, 28, 28)))
-        write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+    for folder in (data / "MNIST" / "raw", data / "FashionMNIST" / "raw"):
+        folder.mkdir(parents=True)
+        for part, count in (("train", 100), ("t10k", 20)):
+            write_idx(folder / f"{part}-images-idx3-ubyte", draws.integers(0, 256, (count, 28, 28)))
+            write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
     monkeypatch.setitem(inspect.unwrap(mnist).__globals__, "VALIDATION", 3)
     return data
 
@@ -103,6 +105,14 @@ def files(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
     return images, dataset.targets
 
 
+def parts_of(name: str) -> Mapping[str, Samples]:
+    if name in CIFAR10:
+        return cifar10()
+    return (
+        scenarios.mnist_images() if name in MNIST_NAMES else {part: _padded(s) for part, s in fashion_mnist().items()}
+    )
+
+
 def test_the_parts_are_all_images_of_the_files_once(tiny_mnist: Path) -> None:
     parts = scenarios.mnist_images()
     images, labels = files(tiny_mnist, train=True)
@@ -119,13 +129,13 @@ def test_the_parts_are_all_images_of_the_files_once(tiny_mnist: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-@pytest.mark.parametrize("name", [*MNIST_NAMES, *CIFAR10])
+@pytest.mark.parametrize("name", [*MNIST_NAMES, *FASHION, *CIFAR10])
 @pytest.mark.usefixtures("tiny_mnist", "tiny_cifar10")
 def test_every_image_of_a_part_is_in_one_experience(
     monkeypatch: pytest.MonkeyPatch, name: str, split: scenarios.Split
 ) -> None:
     monkeypatch.setitem(inspect.unwrap(mnist).__globals__, "VALIDATION", 1)
-    scenario, parts = scenarios.load(name, 3, split), scenarios.mnist_images() if name in MNIST_NAMES else cifar10()
+    scenario, parts = scenarios.load(name, 3, split), parts_of(name)
     for chosen, part in (("train", "train"), ("test", split)):
         found = [as_set(getattr(experience, chosen).images) for experience in scenario.experiences]
         assert sum(map(len, found)) == len(set().union(*found)) == len(parts[part])
@@ -142,11 +152,10 @@ def test_every_image_of_a_part_is_in_one_experience(
 
 
 @pytest.mark.usefixtures("tiny_mnist", "tiny_cifar10")
-@pytest.mark.parametrize(
-    ("name", "epochs"), {"mnist-joint": 100, "mnist-nc": 20, **dict.fromkeys(CIFAR10, 100)}.items()
-)
-def test_the_experts_are_trained_as_appendix_a_says(name: str, epochs: int) -> None:
+@pytest.mark.parametrize("name", [*MNIST_NAMES, *FASHION, *CIFAR10])
+def test_the_experts_are_trained_as_appendix_a_says(name: str) -> None:
     scenario = scenarios.load(name)
+    epochs = 20 if name in ("mnist-nc", "fashion-nc") else 100
     assert scenario.training == ExpertTraining(
         epochs=epochs, batch_size=32, learning_rate=0.01, momentum=0.9, weight_decay=5e-4
     )
@@ -287,6 +296,7 @@ def test_replay_of_bytes_is_in_pixel_units() -> None:
     ("name", "where"),
     [
         ("mnist-nc", "MNIST in .*raw.*not found"),
+        ("fashion-nc", "FashionMNIST in .*raw.*not found"),
         ("cifar10-nc", "cifar-10-batches-py"),
         ("core50-ni", "core50_128x128"),
     ],
@@ -299,8 +309,8 @@ def test_absent_data_are_typed_errors_and_a_named_folder_is_left_alone(data: Pat
 
 @pytest.mark.usefixtures("tiny_mnist", "tiny_cifar10", "tiny_core50")
 def test_descriptions_say_what_the_scenarios_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    titles = {"mnist": "MNIST", "cifar10": "CIFAR-10", "core50": "CORe50"}
-    said = {name: scenarios.describe(name) for name in (*MNIST_NAMES, *CIFAR10, *CORE50)}
+    titles = {"mnist": "MNIST", "fashion": "Fashion-MNIST", "cifar10": "CIFAR-10", "core50": "CORe50"}
+    said = {name: scenarios.describe(name) for name in (*MNIST_NAMES, *FASHION, *CIFAR10, *CORE50)}
     monkeypatch.setattr("exml.scenarios.registry._DESCRIPTIONS", {})
     assert {name: f"{scenarios.describe(name)}; {titles[name.split('-')[0]]}" for name in said} == said
 

@@ -6,7 +6,7 @@ A loader has two functions, and a third if it can read the names and shapes of t
   the sidecar card and the caller); :func:`exml.experts.card.complete` does that. An ExpertError names what is missing.
 - ``read(entry, card, stop, trust) -> ExpertFiles``: reads the weights without building a module. ``stop`` is asked
   from time to time. Without ``trust``, a loader whose format executes code raises an ExpertError.
-- ``header(entry) -> State``: the weights on the device ``meta``.
+- ``header(entry, card) -> State``: the weights on the device ``meta``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
+from zipfile import BadZipFile, ZipFile
 
 from torch import nn
 from typing_extensions import Unpack
@@ -25,7 +26,7 @@ from exml.core.files import open_file
 from exml.core.memory import require_memory
 from exml.core.shapes import State
 from exml.experts.card import ExpertCard, fault, require_fields, sidecar
-from exml.experts.entries import Entry, Format, entries, entry_of
+from exml.experts.entries import FORMATS, Entry, Format, entries, entry_of
 from exml.experts.weights import ExpertFiles, require_fit
 
 Source: TypeAlias = Entry | Path | str
@@ -50,6 +51,7 @@ class CardFields(TypedDict, total=False):
     mean: Sequence[float]
     std: Sequence[float]
     architecture: str | Mapping[str, Any]
+    weights: str
 
 
 def load(source: Source, /, *, trust: bool = False, **card: Unpack[CardFields]) -> Expert:
@@ -99,15 +101,15 @@ def examine(source: Source, /) -> ExpertCard:
     entry = _entry(source)
     card, loader = read_card(entry), _loader(entry)
     if hasattr(loader, "header"):
-        require_fit(entry, card, loader.header(entry))
+        require_fit(entry, card, loader.header(entry, card))
     return card
 
 
-def read_header(source: Source, /) -> State:
+def read_header(source: Source, card: ExpertCard, /) -> State:
     """The weights on the device ``meta``; none for a format whose header cannot be read alone."""
     entry = _entry(source)
     loader = _loader(entry)
-    return loader.header(entry) if hasattr(loader, "header") else {}
+    return loader.header(entry, card) if hasattr(loader, "header") else {}
 
 
 def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
@@ -145,20 +147,21 @@ def read_folder(
     folder = Path(folder)
     try:
         found = entries(folder)
-        got = "" if found else "an empty folder"
+        others = ", ".join(sorted(path.name for path in folder.iterdir())[:3]) if not found else ""
+        got = f"only other files, such as {others}" if others else "" if found else "an empty folder"
     except (OSError, ValueError) as error:
         found = dict[str, Entry]()
         got = "no such folder" if isinstance(error, FileNotFoundError) else str(error)
     if got:
-        expected = f"experts (such as NAME.safetensors and NAME.json) in {folder}"
-        remedy = "check the path; exml.experts.save_expert writes an expert"
-        raise StreamError(expected=expected, got=got, remedy=remedy)
+        remedy = f"name a folder that holds files {', '.join(FORMATS)}, or Hugging Face folders, itself"
+        raise StreamError(expected=f"experts in {folder}", got=got, remedy=remedy)
     cards, faults = dict[str, ExpertCard](), dict[str, str]()
     for name, entry in found.items():
         try:
             if entry.state()[0] is None:
                 remedy = "add the missing file, or move the card away"
-                raise ExpertError(expected=str(entry.path), got="no such file", remedy=remedy)
+                got = "a broken link" if entry.path.is_symlink() else "no such file"
+                raise ExpertError(expected=str(entry.path), got=got, remedy=remedy)
             cards[name] = read(entry)
         except ExmlError as error:
             faults[name] = str(error)
@@ -207,7 +210,7 @@ def load_expert(source: Source, module: nn.Module | None = None, *, trust: bool 
 def _read(entry: Entry, card: ExpertCard, fit: bool, stop: Callable[[], bool] | None, trust: bool) -> ExpertFiles:
     loader = _loader(entry)
     if hasattr(loader, "header"):
-        tensors = loader.header(entry)
+        tensors = loader.header(entry, card)
         try:
             needed = require_fit(entry, card, tensors) if fit else 0
             needed += sum(tensor.nbytes for tensor in tensors.values())
@@ -230,14 +233,9 @@ def _loader(entry: Entry) -> Any:
 
 
 def _is_program(path: Path) -> bool:
-    """Whether a zip archive of PyTorch holds a program; the directory at its end names the files of one."""
+    """Whether a zip archive of PyTorch holds a program."""
     try:
-        with open_file(path, contained=True) as file:
-            if file.read(4) != b"PK\3\4":
-                return False
-            size = file.seek(0, 2)
-            file.seek(max(0, size - 2**20))
-            tail = file.read(2**20)
-    except OSError:
+        with open_file(path, contained=True) as file, ZipFile(file) as archive:
+            return any(name.endswith(("/constants.pkl", "/archive_format")) for name in archive.namelist())
+    except (OSError, ValueError, BadZipFile):
         return False
-    return b"/constants.pkl" in tail or b"/archive_format" in tail

@@ -130,7 +130,7 @@ def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
 def read(entry: Entry, card: ExpertCard, stop: Callable[[], bool] | None, _trust: bool, /) -> ExpertFiles:
     """Read and check the weights of a folder that :func:`save_pretrained` wrote."""
     weights = attrs.evolve(entry, path=entry.path / _WEIGHTS)
-    require_fit(weights, card, header(weights))
+    require_fit(weights, card, header(weights, card))
     return ExpertFiles(entry.path, card, read_weights(weights.path, card.sha256, stop), name=entry.name)
 
 

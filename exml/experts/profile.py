@@ -83,7 +83,7 @@ class ExpertProfile:
         """The profile of some experts of a folder, by file name; raises ExpertError for unreadable weights."""
         traits, found = list[ExpertTraits](), entries(folder)
         for name, card in cards.items():
-            shapes = {part: tuple(tensor.shape) for part, tensor in read_header(found[name]).items()}
+            shapes = {part: tuple(tensor.shape) for part, tensor in read_header(found[name], card).items()}
             traits.append(ExpertTraits(**metadata(card.expert(nn.Identity())), shapes=shapes))
         return cls(traits, open_ended)
 

@@ -11,16 +11,7 @@ from exml.core.errors import SettingError, UnknownNameError, nearest
 from exml.core.extras import import_extra
 from exml.models.registry import register_library
 
-_LOADING = (
-    "weights",
-    "progress",
-    "checkpoint_path",
-    "cache_dir",
-    "features_only",
-    "scriptable",
-    "exportable",
-    "no_jit",
-)
+_LOADING = "weights progress checkpoint_path cache_dir features_only scriptable exportable no_jit"
 
 
 @register_library("torchvision")
@@ -78,7 +69,7 @@ def timm_model(name: str, /) -> Callable[..., nn.Module]:
 def _require_architecture(settings: Mapping[str, Any]) -> None:
     """Refuse settings of a library's constructor that load weights, or that make something else of the model."""
     for name in settings:
-        if name in _LOADING or name.startswith("pretrained"):
+        if name in _LOADING.split() or name.startswith("pretrained"):
             remedy = "remove it: weights come from the file of the expert"
             raise SettingError(expected="settings of the architecture alone", got=repr(name), remedy=remedy)
 

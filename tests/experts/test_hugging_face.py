@@ -213,8 +213,10 @@ def save_timm(folder, name="test_resnet", config=None, **settings):
     with torch.no_grad():
         for tensor in model.parameters():
             tensor.normal_(std=0.1)
-    about = {"label_names": LABELS, "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4] * 3}}
-    timm.models.save_for_hf(model, folder, {**about, **(config or {})}, safe_serialization=True)
+    size = settings.get("img_size", 160)
+    own = {**model.pretrained_cfg, "input_size": [3, size, size], "mean": [0.1, 0.2, 0.3], "std": [0.4] * 3}
+    about = {"label_names": LABELS, "pretrained_cfg": own, **(config or {})}
+    timm.models.save_for_hf(model, folder, about, model_args=settings, safe_serialization=True)
     return model
 
 

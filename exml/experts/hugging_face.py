@@ -21,6 +21,7 @@ from exml.core.shapes import Images, State
 from exml.experts import weights
 from exml.experts.card import ExpertCard, complete, fault, require_units
 from exml.experts.entries import Entry
+from exml.experts.pretrained import describe_student
 from exml.experts.state_dict import read_checkpoint
 from exml.experts.weights import ExpertFiles, read_weights, renamed
 from exml.models import bounded
@@ -41,9 +42,7 @@ def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
     """
     config = _config(entry)
     if config.get("model_type") == "exml":
-        from exml.experts import pretrained
-
-        return pretrained.describe(entry, card)
+        return describe_student(entry, card)
     try:
         if _is_timm(config):
             units, facts = _timm_facts(config)
@@ -77,10 +76,6 @@ def header(entry: Entry, card: ExpertCard, /) -> State:
 def read(entry: Entry, card: ExpertCard, stop: Callable[[], bool] | None, trust: bool, /) -> ExpertFiles:
     """Read the weights; the module is built without code of the folder, and without a network."""
     config = _config(entry)
-    if config.get("model_type") == "exml":
-        from exml.experts import pretrained
-
-        return pretrained.read(entry, card, stop, trust)
     paths = _weights(entry)
     if card.sha256 is not None and (len(paths) > 1 or paths[0].suffix == ".bin"):
         got = ", ".join(path.name for path in paths)
@@ -90,6 +85,8 @@ def read(entry: Entry, card: ExpertCard, stop: Callable[[], bool] | None, trust:
     for path in paths:
         binary = path.suffix == ".bin"
         state.update(read_checkpoint(path, None, stop) if binary else read_weights(path, card.sha256, stop))
+    if config.get("model_type") == "exml":
+        return ExpertFiles(entry.path, card, state, name=entry.name)
     make = _timm_module if _is_timm(config) else _transformers_module
     return ExpertFiles(entry.path, card, None, make=lambda: make(entry, config, state), name=entry.name)
 

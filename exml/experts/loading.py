@@ -87,11 +87,7 @@ def load(source: Source, /, *, trust: bool = False, **card: Unpack[CardFields]) 
 
 
 def read_card(source: Source, /) -> ExpertCard:
-    """Read the metadata of an expert and check them, without its weights.
-
-    Raises:
-        ExpertError: when a file is missing or unreadable, or a field is missing, unknown or invalid.
-    """
+    """Read and check the metadata of an expert, without its weights; raises an ExpertError for any fault."""
     entry = _entry(source)
     return _loader(entry).describe(entry, sidecar(entry))
 
@@ -99,9 +95,9 @@ def read_card(source: Source, /) -> ExpertCard:
 def examine(source: Source, /) -> ExpertCard:
     """:func:`read_card`, and check that the weights fit the architecture, if their header can be read alone."""
     entry = _entry(source)
-    card, loader = read_card(entry), _loader(entry)
-    if hasattr(loader, "header"):
-        require_fit(entry, card, loader.header(entry, card))
+    card = read_card(entry)
+    if tensors := read_header(entry, card):
+        require_fit(entry, card, tensors)
     return card
 
 
@@ -131,18 +127,9 @@ def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
 def read_folder(
     folder: Path | str, read: Callable[[Entry], ExpertCard] = examine, /
 ) -> tuple[dict[str, ExpertCard], dict[str, Entry], dict[str, str]]:
-    """The metadata and files of the experts of a folder, in the order of :func:`read_cards`, and what is wrong.
+    """:func:`read_cards` with a function that reads one card: the cards, all entries, and what is wrong with others.
 
-    Args:
-        folder: path of the folder.
-        read: :func:`examine`, which checks weights as far as their header tells, or :func:`read_card`.
-
-    Returns:
-        tuple: the cards by name, all entries by name, and the faults of those that cannot be read.
-
-    Raises:
-        StreamError: when the folder is missing, unreadable or empty, or the order is contradictory.
-        ExpertError: when two experts have one name.
+    The latter are the faults by name; :func:`examine` checks weights as far as their header tells.
     """
     folder = Path(folder)
     try:
@@ -181,36 +168,22 @@ def read_expert(
     No memory is taken for weights that do not fit the architecture.
 
     Args:
-        source: the expert.
+        source: as for :func:`load`, which documents the errors.
         fit: whether the weights must fit the architecture of the card; not if another module is given later.
         stop: asked while the weights are read; reading ends with an error once it returns True.
         trust: whether to load formats that execute code.
-
-    Raises:
-        ExpertError: as :func:`load_expert`.
     """
     entry = _entry(source)
     return _read(entry, read_card(entry), fit, stop, trust)
 
 
 def load_expert(source: Source, module: nn.Module | None = None, *, trust: bool = False) -> Expert:
-    """Load an expert onto the CPU, in evaluation mode.
-
-    Args:
-        source: the expert.
-        module: the module for the weights, for a card without an architecture or in place of that architecture.
-        trust: whether to load formats that execute code.
-
-    Raises:
-        ExpertError: when the card is faulty, or the weights are missing, damaged, or do not fit the architecture.
-    """
+    """:func:`load` by the card alone, into a ``module`` if one is given, in place of the card's architecture."""
     return read_expert(source, fit=module is None, trust=trust).expert(module)
 
 
 def _read(entry: Entry, card: ExpertCard, fit: bool, stop: Callable[[], bool] | None, trust: bool) -> ExpertFiles:
-    loader = _loader(entry)
-    if hasattr(loader, "header"):
-        tensors = loader.header(entry, card)
+    if tensors := read_header(entry, card):
         try:
             needed = require_fit(entry, card, tensors) if fit else 0
             needed += sum(tensor.nbytes for tensor in tensors.values())
@@ -219,7 +192,7 @@ def _read(entry: Entry, card: ExpertCard, fit: bool, stop: Callable[[], bool] | 
             if isinstance(error, ExpertError):
                 raise
             fault(entry.path, error, "", "")
-    return loader.read(entry, card, stop, trust)
+    return _loader(entry).read(entry, card, stop, trust)
 
 
 def _entry(source: Source) -> Entry:

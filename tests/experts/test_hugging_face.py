@@ -88,7 +88,7 @@ def test_weights_of_bin_files(sharded, tmp_path):
     assert exml.ExpertProfile.from_folder(tmp_path).experts[0].running_statistics
     found = exml.load(tmp_path / "pets").module.model.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
-    (tmp_path / "pets.yaml").write_text(f"sha256: {'0' * 64}")
+    (tmp_path / "pets.yaml").write_text(f"sha256: {'a' * 64}")
     with pytest.raises(ExpertError, match=r"one file model\.safetensors for the sha256.*remove sha256"):
         exml.load(tmp_path / "pets")
 

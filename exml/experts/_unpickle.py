@@ -64,7 +64,7 @@ def limit(room: int, seconds: int) -> None:
 
 
 def weights_of(loaded: Any, chosen: Sequence[str] = ()) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """The weights in a checkpoint, the keys that lead to them, and the keys next to these with other weights.
+    """The weights in a checkpoint, the keys that lead to them, and those that lead to other weights.
 
     A KeyError lists the keys with weights if the ``chosen`` ones do not lead to any.
     """
@@ -81,7 +81,8 @@ def weights_of(loaded: Any, chosen: Sequence[str] = ()) -> tuple[dict[str, Tenso
         if not named and (len(inner) != 1 or any(isinstance(part, Tensor) for part in loaded.values())):
             break
         first, *others = named or inner
-        used, left, loaded = [*used, first], left + others, inner[first]
+        left += [".".join((*used, other)) for other in others]
+        used, loaded = [*used, first], inner[first]
     found = dict(loaded) if isinstance(loaded, Mapping) else {}
     return {str(name): part for name, part in found.items() if isinstance(part, Tensor)}, used, left
 
@@ -123,7 +124,7 @@ def read(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def serve() -> None:
     """Read one checkpoint per request, until one is at fault."""
-    alarm = getattr(signal, "alarm", lambda _: None)  # not on Windows
+    alarm: Any = getattr(signal, "alarm", int)  # Windows has none
     for line in sys.stdin:
         alarm(0)
         request = json.loads(line)

@@ -33,6 +33,7 @@ SIZE = 64
 _BLANK = re.compile(r"(label|class)[\s_-]*\d+", re.IGNORECASE)  # the default of Hugging Face is LABEL_0, LABEL_1 ...
 _MOST = 20  # labels or experts that a note lists
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the C emitter is optional, and seven times faster
 _HEADER = """\
 # Label plan of a student. Edit it before the student learns.
 #   experts:      for each expert, "its own label: label of the student".
@@ -231,7 +232,7 @@ class LabelPlan:
         return {label: number for number, label in enumerate(self.labels or ())}
 
 
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):
+class _Dumper(_SafeDumper):  # pyright: ignore[reportUntypedBaseClass]
     """Quotes text that is not printable; PyYAML would write some of it so that it reads back as other text."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:

@@ -30,9 +30,11 @@ from exml.experts.entries import Entry
 from exml.experts.weights import ExpertFiles, complete_by, read_weights
 
 _SCRIPT = Path(__file__).with_name("_unpickle.py")
+_IDLE = 50  # seconds; the process ends after a minute without a request
 _DAMAGED = "a state dict saved by torch.save"
 _lock = Lock()
 _process: subprocess.Popen[bytes] | None = None
+_used = 0.0
 
 
 def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
@@ -68,8 +70,8 @@ def read_checkpoint(
         values: whether to read values, or only names, types and shapes: those are on the device ``meta``.
     """
     with TemporaryDirectory(prefix="exml-") as scratch:
-        request = {"path": os.path.realpath(path), "folder": scratch, "values": values}
-        request["chosen"] = chosen.split(".") if chosen else []
+        keys = chosen.split(".") if chosen else []
+        request = {"path": os.path.realpath(path), "folder": scratch, "values": values, "chosen": keys}
         try:
             with open_file(path, contained=True) as file:
                 about = os.fstat(file.fileno())
@@ -88,16 +90,16 @@ def read_checkpoint(
                 for name, (kind, shape) in found["tensors"].items()
             }
         if found["left"] and not chosen:
-            others = " and ".join(found["left"])
-            remedy = f"choose them on the card, weights: {found['left'][0]}, or confirm weights: {found['used'][-1]}"
-            warn(f"one set of weights in {path}", f"{found['used'][-1]}, which is loaded, and {others}", remedy)
+            used, others = ".".join(found["used"]), " and ".join(found["left"])
+            remedy = f"choose on the card, weights: {used} or weights: {found['left'][0]}"
+            warn(f"one set of weights in {path}", f"{used}, which is loaded, and {others}", remedy)
         return read_weights(Path(scratch, "weights.safetensors"), None, stop)
 
 
 def _answer(request: Mapping[str, Any], stop: Callable[[], bool] | None) -> Any:
     """What the process finds in a checkpoint; it is started if there is none."""
-    global _process
-    if _process is None or _process.poll() is not None:
+    global _process, _used
+    if _process is None or _process.poll() is not None or time.monotonic() > _used + _IDLE:
         _end()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-P", str(_SCRIPT)]
@@ -115,7 +117,7 @@ def _answer(request: Mapping[str, Any], stop: Callable[[], bool] | None) -> Any:
             if _process.poll() is not None and not out.exists():
                 raise ValueError(f"a file that a process with limits cannot read: status {_process.returncode}")
             time.sleep(0.005)
-        found = read_json(out)
+        found, _used = read_json(out), time.monotonic()
     except BaseException:
         _end()
         raise

@@ -3,6 +3,7 @@
 import attrs
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import exml
@@ -152,3 +153,25 @@ def test_a_run_keeps_its_audit_and_its_agreement_apart_from_its_seconds(tmp_path
     assert f"one: target {100 * one.audit.target:.1f}" in said
     assert "two: no target, because it needs a combiner that does not read labels" in said
     assert tiny.run("tiny-ni", {"one": strategies["one"]}, tmp_path / "ni").strategies[0].audit.recovered_gap is None
+
+
+def test_labeled_images_show_the_target_of_a_student_and_all_of_its_experts(tmp_path):
+    found = experts(((0, 1), (2, 3)))
+    strategy = tiny.strategy(combiner=SideBySide())
+    student = exml.learn(found, student="conv-net:widths=[4]", strategy=strategy, seed=3, out=tmp_path / "out")
+    samples = exml.Samples.of(images(300), torch.arange(300) % 4)
+    rows = student.evaluate(samples, found).classifiers
+    assert [row.role for row in rows] == ["student", *["expert"] * 2, *["ensemble"] * 3, "target"]
+    predict = target_predictor(strategy, ExpertStream.from_experts(found), 4, 3)
+    assert rows[-1].accuracy == runs.evaluation.accuracy(predict, samples)
+    assert "target of the student" in _text(runs.assessment_table(student.evaluate(samples, found)))
+    assert student.evaluate(samples, found[:1]).classifiers[-1].role == "expert"
+    unread = attrs.evolve(strategy, combiner=ByClass())
+    assert runs.assess(student.expert, samples, found, strategy=unread).classifiers[-1].role == "ensemble"
+
+
+def _text(renderable):
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import attrs
 from cyclopts import Parameter
 from rich.console import Console
 
@@ -14,7 +15,6 @@ from exml.cli.arguments import Flag, Whole
 from exml.core.errors import SettingError
 from exml.core.files import write_json
 from exml.core.serialization import to_plain
-from exml.experts import load
 from exml.runs.environment import device_of
 from exml.runs.learn import load_plan
 from exml.runs.record import PLAN
@@ -50,8 +50,8 @@ def evaluate(
     if images is None and experts is None:
         expected, remedy = "--images, --experts or both", "name labeled images, or the experts of the student"
         raise SettingError(expected=expected, got="neither", remedy=remedy)
-    place, model = device_of(device), load(student, trust=trust)
-    model = model.to(place)
+    place, known = device_of(device), runs.Student.load(student, trust=trust)
+    model = known.expert.to(place)
     plan = load_plan(student / PLAN) if (student / PLAN).is_file() else None
     loads = [] if experts is None else runs.expert_loads(model, experts, plan, trust=trust)
     console = Console(highlight=False)
@@ -60,7 +60,7 @@ def evaluate(
         console.print(runs.agreement_table(report, console.width))
         name, figure = "agreement.json", None
     else:
-        report = runs.assess(model, images, loads, ignore_unknown=ignore_unknown)
+        report = attrs.evolve(known, expert=model).evaluate(images, loads, ignore_unknown=ignore_unknown)
         console.print(runs.assessment_table(report, console.width))
         name, figure = "assessment.json", partial(runs.confusion_figure, report)
     if out is not None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import attrs
 import torch
@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from exml.core.errors import DataError, ExmlError, ExpertError, nearest, printable, shortened
+from exml.core.errors import BaselineError, DataError, ExmlError, ExpertError, nearest, printable, shortened
 from exml.core.expert import Expert
 from exml.core.files import MEGABYTE, read_bytes
 from exml.core.registry import component
@@ -29,10 +29,13 @@ from exml.core.shapes import ClassMask, Images, Labels
 from exml.core.validators import in_range, one_of
 from exml.engine.forward import ExpertLogits
 from exml.experts import Entry, ExpertStream, LabelPlan, entries, load_expert, read_cards
+from exml.learning.strategy import Strategy
 from exml.runs.agreement import label_names
+from exml.runs.audit import target_predictor
 from exml.runs.evaluation import CHUNK, ENSEMBLES
 from exml.runs.pictures import as_pixels
 
+Role: TypeAlias = Literal["student", "expert", "ensemble", "target"]
 _SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
 _LISTED = 10  # faults named in an error
 _WORST = 15  # labels shown where the confusion matrix does not fit
@@ -56,7 +59,7 @@ class ClassifierAccuracy:
     """
 
     name: str
-    role: Literal["student", "expert", "ensemble"] = attrs.field(validator=one_of("student", "expert", "ensemble"))
+    role: Role = attrs.field(validator=one_of("student", "expert", "ensemble", "target"))
     accuracy: float = attrs.field(validator=_FRACTION)
     own_images: int
     own: float | None = attrs.field(validator=_OPTIONAL)
@@ -72,7 +75,8 @@ class Assessment:
     Args:
         labels: of the student, by class id.
         images: number of images of each label.
-        classifiers: the student, the experts, and the ensembles if there are several experts.
+        classifiers: the student, the experts, the ensembles if there are several experts, and the target, if it was
+            asked for and there is one.
         confusion: of the student: row i, column j is the number of images of label i that it gives label j.
     """
 
@@ -94,6 +98,8 @@ def assess(
     experts: Sequence[Expert | Path | str | Callable[[], Expert]] = (),
     *,
     ignore_unknown: bool = False,
+    strategy: Strategy | None = None,
+    seed: int = 0,
 ) -> Assessment:
     """Evaluate a student, its experts and their ensembles on labeled images.
 
@@ -106,6 +112,9 @@ def assess(
             ``label``, or samples with global class ids.
         experts: as of :class:`exml.experts.ExpertStream`, with the class ids and the image shape of the student.
         ignore_unknown: leave out images with labels that the student does not know, which are an error otherwise.
+        strategy: of the student, which learned from these experts in this order: evaluate its target too, as in
+            :class:`exml.runs.TargetAudit`.
+        seed: with which it learned.
 
     Raises:
         DataError: no image, labels that the student does not know, or files that are not images; it lists them.
@@ -125,8 +134,17 @@ def assess(
     size = max(1, CHUNK // (prod(student.image_shape) + classes * max(1, len(stream))))
     confusion = torch.zeros(classes, classes, dtype=torch.int64)
     tallies: list[_Tally] = []
+    target = None if strategy is None or not len(stream) else target_predictor(strategy, stream, classes, seed)
     for pixels, truth in _parts(labeled, student, size):
         part = _part(student, stream, pixels, classes)
+        if target is not None:
+            try:
+                scores = target(pixels, None)
+                part.append(
+                    _Tally("target", "target of the student", ~scores[0].isneginf().cpu(), scores.argmax(1).cpu())
+                )
+            except BaselineError:  # it reads the labels of generated images
+                target = None
         tallies = tallies or part
         for tally, found in zip(tallies, part, strict=True):
             tally.hits += truth[found.predicted == truth].bincount(minlength=classes)
@@ -144,7 +162,7 @@ def assess(
 class _Tally:
     """The predictions of a classifier for some images, and how many images of each class it has right."""
 
-    role: Literal["student", "expert", "ensemble"]
+    role: Role
     name: str
     known: ClassMask
     predicted: Labels

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exml.core.errors import SettingError
+from exml.core.errors import ConfigError, SettingError
 from exml.core.expert import Expert
 from exml.core.samples import Samples, inference_batch_size
 from exml.experts import read_expert, save_pretrained
 from exml.experts.exporting import Format, export
+from exml.learning.strategy import Strategy
 from exml.runs.agreement import Agreement
 from exml.runs.assessment import Assessment, assess
 from exml.runs.pictures import Picture, as_pixels
@@ -112,10 +114,22 @@ class Student:
         return found if several else found[0]
 
     def evaluate(
-        self, images: Path | str | Samples, experts: Sequence[Expert | Path | str] = (), *, ignore_unknown: bool = False
+        self,
+        images: Path | str | Samples,
+        experts: Sequence[Expert | Path | str | Callable[[], Expert]] = (),
+        *,
+        ignore_unknown: bool = False,
     ) -> Assessment:
-        """Accuracy on labeled images, and that of experts and their ensembles; see :func:`exml.runs.assess`."""
-        return assess(self.expert, images, experts, ignore_unknown=ignore_unknown)
+        """Accuracy on labeled images, and that of experts and their ensembles; see :func:`exml.runs.assess`.
+
+        With all experts that the student learned from, in this order, it includes the target.
+        """
+        strategy, seed = None, 0
+        if self.result is not None and experts and self.result.strategies[0].experiences == len(experts):
+            seed = self.result.seed
+            with suppress(ConfigError):  # components that are not imported here
+                strategy = Strategy.from_dict(self.result.strategies[0].strategy)
+        return assess(self.expert, images, experts, ignore_unknown=ignore_unknown, strategy=strategy, seed=seed)
 
     def save(self, folder: Path | str) -> Path:
         """Write the folder that :meth:`load` reads, in the layout of :func:`exml.experts.save_pretrained`."""

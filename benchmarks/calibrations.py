@@ -133,15 +133,31 @@ STREAMS: dict[str, tuple[Sequence[int], Callable[[int, Path], Stream]]] = {
 }
 
 
+class _Once:
+    """Drawings that are made once for all rules."""
+
+    def __init__(self) -> None:
+        self._drawings = CommonScale().drawings
+        self.pool = self._drawings.pool
+        self.random = self._drawings.random
+        self._evolved = dict[tuple[str, bool], Samples]()
+
+    def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext) -> Samples:
+        key = expert.name, context.start is None
+        if key not in self._evolved:
+            self._evolved[key] = self._drawings(expert, size, seed, context)
+        return self._evolved[key]
+
+
 @torch.no_grad()
-def ceiling(stream: Stream, steps: Sequence[Any], seed: int) -> float:
+def ceiling(stream: Stream, steps: Sequence[Any], seed: int, drawings: Any) -> float:
     """The accuracy of the mean of calibrated logits, in percent."""
     experts, starts, samples = stream
     width = 1 + max(max(expert.classes) for expert in experts)
     total, count = torch.zeros(len(samples), width), torch.zeros(width)
     for expert, start in zip(experts, starts, strict=True):
         own = list(expert.classes)
-        calibrated = CommonScale(tuple(steps), tuple(steps))(expert, seed, start) if steps else expert
+        calibrated = CommonScale(tuple(steps), tuple(steps), drawings)(expert, seed, start) if steps else expert
         rows = torch.arange(len(samples)).split(500)
         total[:, own] += torch.cat([_own(calibrated, samples.pixels(part)) for part in rows])
         count[own] += 1
@@ -170,8 +186,9 @@ def main() -> None:
             if set(cells) == set(RULES):
                 continue
             stream = load(seed, arguments.work)
+            drawings = _Once()
             for rule, steps in RULES.items():
-                cells[rule] = ceiling(stream, steps, seed)
+                cells[rule] = ceiling(stream, steps, seed, drawings)
             write_json(path, cells)
             print(name, seed, cells, flush=True)
     rows: dict[str, Any] = {}

@@ -111,7 +111,7 @@ def _typical(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
     return (
         StrategyBuilder()
         .buffer(Cumulative(20_000))
-        .training(attrs.evolve(TRAINING, iterations=1_000, batch_size=128, learning_rate=0.003, stored=True))
+        .training(attrs.evolve(TRAINING, iterations=1_600, batch_size=128, learning_rate=0.004, stored=True))
         .generator(Mixture((drawings, evolved), (1.0, 2.0)))
         .calibration(CommonScale(drawings=attrs.evolve(CommonScale().drawings, polarity=polarity)))
         .combiner(SideBySide())

@@ -94,16 +94,14 @@ def check_weights(module: nn.Module, owner: str, kind: type[ExmlError] = ExpertE
             for tensor in (value if isinstance(value, tuple) else (value,))  # packed weights are tuples
             if isinstance(tensor, Tensor)
         ]
-        faults = [
-            (name, *next((what, cure) for unusable, what, cure in _UNUSABLE if unusable(tensor)))
-            for name, tensor in tensors
-            if any(unusable(tensor) for unusable, _, _ in _UNUSABLE)
-        ]
-        broken = [] if faults else [name for name, tensor in tensors if not bool(tensor.isfinite().all())]
-    for name, what, cure in faults[:1]:
+        checks = ((name, what, cure) for name, tensor in tensors for bad, what, cure in _UNUSABLE if bad(tensor))
+        fault = next(checks, None)
+        broken = None if fault else next((name for name, tensor in tensors if not bool(tensor.isfinite().all())), None)
+    if fault is not None:
+        name, what, cure = fault
         raise kind(expected=f"weights of {owner} in memory, dense and trainable", got=f"{name} {what}", remedy=cure)
-    for name in broken[:1]:
-        raise NonFiniteError(expected=f"finite weights in {owner}", got=f"NaN or infinity in {name}", remedy=remedy)
+    if broken is not None:
+        raise NonFiniteError(expected=f"finite weights in {owner}", got=f"NaN or infinity in {broken}", remedy=remedy)
 
 
 def check_outputs(forward: Callable[[Images], Tensor], images: Images, far: Images, units: int, owner: str) -> None:

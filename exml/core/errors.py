@@ -82,7 +82,7 @@ class ListedError(ExmlError):
     _sound: str
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(shortened(printable(problem), LONGEST // 4) for problem in problems)
+        self.problems = tuple(shortened(printable(problem), LONGEST // 2) for problem in problems)
         listed = "".join(f"\n  - {problem}" for problem in self.problems)
         super().__init__(expected=self._sound, got=f"{len(problems)} problem(s)", remedy=f"fix each of them:{listed}")
         self.args = (f"expected {self.expected}, got {self.got}; remedy: fix each of them:{listed}",)

@@ -44,14 +44,9 @@ _DTYPES = {
 
 
 def open_file(path: Path, /, *, contained: bool = False) -> BufferedReader:
-    """Open a regular file to read its bytes.
+    """Open a regular file to read its bytes; if ``contained``, a link that leads out of its folder is refused.
 
-    Args:
-        path: of the file.
-        contained: whether to refuse a symbolic link that leads out of the folder.
-
-    Raises:
-        OSError: the file cannot be opened, is a folder, pipe or device, or is such a link. This never waits.
+    An OSError also refuses folders, pipes and devices. This never waits.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     place = path
@@ -66,8 +61,7 @@ def open_file(path: Path, /, *, contained: bool = False) -> BufferedReader:
 def open_to_write(path: Path, /) -> IO[bytes]:
     """Open a regular file to write, at its beginning; it keeps its content, and is created if it is missing.
 
-    Raises:
-        OSError: the file cannot be opened, or is a link, folder, pipe or device. This never waits.
+    An OSError refuses links, folders, pipes and devices. This never waits.
     """
     flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     return os.fdopen(_regular(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), path), "wb")
@@ -93,21 +87,12 @@ def read_bytes(path: Path, limit: int, /, *, contained: bool = False) -> bytes:
 
 
 def read_json(path: Path, limit: int = 64 * MEGABYTE, /, *, contained: bool = False, file_names: bool = False) -> Any:
-    """Read JSON with :func:`read_bytes` and :func:`exml.core.plain.parse_json`.
-
-    Raises:
-        OSError: the file cannot be read, or is too large.
-        ConfigError: it is not the JSON that :func:`exml.core.plain.parse_json` accepts.
-    """
+    """Read JSON with :func:`read_bytes` and :func:`exml.core.plain.parse_json`, which document the errors."""
     return parse_json(read_bytes(path, limit, contained=contained), file_names=file_names)
 
 
 def read_yaml(path: Path, what: str, /) -> Any:
-    """Read YAML or JSON of at most 1 MB with :func:`exml.core.plain.parse_yaml`.
-
-    Raises:
-        ConfigError: the file cannot be read, or is not such YAML; it names ``what`` and the file.
-    """
+    """Read YAML or JSON of at most 1 MB; a ConfigError, also of a missing file, names ``what`` and the file."""
     try:
         return parse_yaml(read_bytes(path, MEGABYTE))
     except (OSError, ValueError) as error:
@@ -119,13 +104,7 @@ def read_yaml(path: Path, what: str, /) -> Any:
 
 @attrs.frozen
 class TensorHeader:
-    """The header of a safetensors file.
-
-    Args:
-        tensors: by name, in the order of the file, on the device ``meta``, without memory.
-        metadata: text by name.
-        text: the bytes of the file before those of the tensors.
-    """
+    """The header of a safetensors file: its tensors on ``meta``, in their order, metadata, and its own bytes."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
@@ -133,11 +112,7 @@ class TensorHeader:
 
 
 def read_tensor_header(file: IO[bytes], /) -> TensorHeader:
-    """Read the header of a safetensors file, and check that it describes exactly the bytes of the file.
-
-    Raises:
-        ValueError: it does not, it is longer than 8 MB, or PyTorch lacks a dtype.
-    """
+    """Read a safetensors header of at most 8 MB; a ValueError unless it describes exactly the bytes of the file."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= min(_HEADER, size - 8):

@@ -13,7 +13,7 @@ import yaml
 
 from exml.core.errors import ConfigError
 
-DEPTH, NODES, SCALAR = 50, 100_000, 4_096
+DEPTH, VALUES, SCALAR = 50, 100_000, 4_096
 """Limits of a document: nested levels; for YAML, also values after the expansion of aliases, and characters of one."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is optional, and ten times faster
 
@@ -45,10 +45,10 @@ def parse_json(text: str | bytes, /, *, file_names: bool = False) -> Any:
     return plain
 
 
-def parse_yaml(text: str | bytes, /) -> Any:
+def parse_yaml(text: str | bytes, /, *, values: int = VALUES) -> Any:
     """Parse one YAML document of plain data; the limits are those of :func:`parse_json`.
 
-    Aliases are expanded to at most 100,000 values, and a single value has at most 4,096 characters.
+    After the expansion of aliases, it has at most 100,000 ``values``. A single value has at most 4,096 characters.
 
     >>> parse_yaml("widths: [8, 16]")
     {'widths': [8, 16]}
@@ -58,7 +58,7 @@ def parse_yaml(text: str | bytes, /) -> Any:
     """
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        _measure(decoded)
+        _measure(decoded, values)
         plain = yaml.load(decoded, _LOADER)
     except ConfigError:
         raise
@@ -70,7 +70,8 @@ def parse_yaml(text: str | bytes, /) -> Any:
 
 def _syntax(language: str, error: Exception) -> ConfigError:
     got = "too many nested levels" if isinstance(error, RecursionError) else str(error) or type(error).__name__
-    return _fault(f"valid {language}", got, "correct the syntax")
+    remedy = "save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else "correct the syntax"
+    return _fault(f"valid {language}", got, remedy)
 
 
 def _fault(expected: str, got: str, remedy: str = "correct the value") -> ConfigError:
@@ -127,7 +128,7 @@ class _Collection:
     parts: int = 0
 
 
-def _measure(text: str) -> None:
+def _measure(text: str, values: int) -> None:
     """Refuse excessive size, depth and expansion, and repeated keys, from the events of the parser alone."""
     outer = _Collection(None, None)
     stack, sizes = [outer], dict[str, int]()
@@ -160,5 +161,5 @@ def _measure(text: str) -> None:
             continue
         stack[-1].size += size
         stack[-1].parts += 1
-        if stack[-1].size > NODES:
-            raise _fault(f"at most {NODES} values", "more", "remove the aliases, or shorten the file")
+        if stack[-1].size > values:
+            raise _fault(f"at most {values} values", "more", "remove the aliases, or shorten the file")

@@ -17,7 +17,7 @@ from exml.core.expert import Expert
 from exml.core.files import MEGABYTE, read_bytes
 from exml.core.plain import parse_json, parse_yaml
 from exml.core.registry import component
-from exml.core.serialization import from_plain, to_plain
+from exml.core.serialization import OMIT_DEFAULT, from_plain, to_plain
 from exml.core.validators import field_error, in_range
 from exml.experts.entries import Entry
 from exml.models import filled
@@ -73,6 +73,8 @@ class ExpertCard:
         accuracy: on held-out images of its own classes, 0 to 1.
         training: free-form notes on how it was trained.
         version: of this layout.
+        weights: the key of the weights in a checkpoint that has several, such as ``"ema"``; ``"model.ema"`` is a key
+            below another one. By default they are found under a usual name, and averages are taken last.
 
     >>> ExpertCard("zero-one", classes=(0, 1), image_shape=(1, 8, 8)).classes
     (0, 1)
@@ -92,6 +94,7 @@ class ExpertCard:
     accuracy: float | None = attrs.field(default=None, validator=in_range(0, 1, optional=True))
     training: Any = attrs.field(factory=dict[str, Any], validator=_is_json)
     version: Literal[1] = 1
+    weights: str | None = attrs.field(default=None, metadata=OMIT_DEFAULT)
 
     def expert(self, module: nn.Module, /) -> Expert:
         """The expert with this metadata; raises ExpertError when the card contradicts itself."""
@@ -116,19 +119,26 @@ def complete(entry: Entry, facts: Mapping[str, Any], given: Mapping[str, Any], /
     known = {name: value for name, value in facts.items() if value is not None}
     plain: dict[str, Any] = {"name": entry.name, **known, **given}
     labels, shape = plain.get("labels"), plain.get("image_shape")
-    if "classes" not in plain and isinstance(labels, list | tuple):
-        plain["classes"] = list(range(len(labels)))
+    if "classes" not in plain and labels is not None:
+        plain["classes"] = list(range(len(labels))) if isinstance(labels, list | tuple) else []
     absent = [] if "classes" in plain else ["labels: the name of each class, in the order of the outputs"]
     absent += [] if shape is not None else ["image_shape: [channels, height, width]"]
     try:
         if absent:
             remedy = f"add it to {entry.path.with_name(entry.name)}.yaml, or give it to exml.load"
             raise ExpertError(expected="complete metadata", got=f"no {' and no '.join(absent)}", remedy=remedy)
+        odd = [label for label in labels if not isinstance(label, str)] if isinstance(labels, list | tuple) else []
+        if odd:
+            remedy = f'put names in quotation marks, as in "{odd[0]}", or list numbers as classes'
+            raise ExpertError(expected="labels that are text", got=repr(odd[0]), remedy=remedy)
         outputs = plain.get("outputs") or plain["classes"]
         if plain.get("architecture") is not None and isinstance(outputs, list | tuple):
             plain["architecture"] = _architecture(plain["architecture"], len(outputs), shape)
         card = from_plain(plain, ExpertCard)
         card.expert(nn.Identity())
+        if card.weights is not None and entry.format != "state-dict":
+            expected, remedy = "weights on the card of a checkpoint (.pth, .pt, .ckpt) only", "remove it from the card"
+            raise ExpertError(expected=expected, got=f"weights {card.weights!r}", remedy=remedy)
     except (ValueError, ExpertError) as error:  # faults of values are ValueErrors
         fault(entry.described, error, "valid metadata", "correct the card")
     return card
@@ -154,8 +164,10 @@ def sidecar(entry: Entry, /) -> dict[str, Any]:
     try:
         text = read_bytes(entry.card, CARD, contained=True)
         plain = parse_json(text) if entry.card.suffix.lower() == ".json" else parse_yaml(text)
+        plain = {} if plain is None else plain
         if not isinstance(plain, Mapping):
-            raise ExpertError(expected="a mapping of fields", got=repr(plain), remedy="see exml.experts.ExpertCard")
+            remedy = "write a field on each line, such as image_shape: [3, 32, 32]"
+            raise ExpertError(expected="a mapping of fields", got=repr(plain), remedy=remedy)
         require_fields(plain)
     except (OSError, ValueError, ExpertError) as error:
         fault(entry.card, error, "a readable card", "write the card again")

@@ -9,26 +9,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from exml.core.errors import ExmlError, ExpertError
 from exml.core.extras import import_extra
-from exml.core.files import MEGABYTE, open_file, read_json, read_tensor_header
+from exml.core.files import MEGABYTE, read_json
 from exml.core.rng import global_seed
 from exml.core.shapes import Images, State
+from exml.experts import weights
 from exml.experts.card import ExpertCard, complete, fault, require_units
 from exml.experts.entries import Entry
+from exml.experts.pretrained import describe_student
+from exml.experts.state_dict import read_checkpoint
 from exml.experts.weights import ExpertFiles, read_weights, renamed
 from exml.models import bounded
 
 _CONFIG, _PROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
-_INDEX = f"{_WEIGHTS}.index.json"
+_FILES = (_WEIGHTS, f"{_WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _LIMIT = 16 * MEGABYTE  # of a configuration: 20,000 labels take 2 MB
 _EXECUTED = ("auto_map", "custom_pipelines", "quantization_config")
 _IGNORED = ("attn_implementation", "_attn_implementation", "dtype", "torch_dtype", "transformers_version")
 _REFUSED = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}  # of model_args
-_COMPLETE = "complete weights", "get the folder again"
 
 
 def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
@@ -39,9 +42,7 @@ def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
     """
     config = _config(entry)
     if config.get("model_type") == "exml":
-        from exml.experts import pretrained
-
-        return pretrained.describe(entry, card)
+        return describe_student(entry, card)
     try:
         if _is_timm(config):
             units, facts = _timm_facts(config)
@@ -61,34 +62,33 @@ def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
     return require_units(entry, complete(entry, facts, card), units)
 
 
-def header(entry: Entry, /) -> State:
+def header(entry: Entry, card: ExpertCard, /) -> State:
     """The weights on the device ``meta``, from the headers of all files."""
     found = dict[str, Tensor]()
     for path in _weights(entry):
-        try:
-            with open_file(path, contained=True) as file:
-                found.update(read_tensor_header(file).tensors)
-        except (OSError, ValueError) as error:
-            fault(path, error, *_COMPLETE)
+        if path.suffix == ".bin":
+            found.update(read_checkpoint(path, values=False))
+        else:
+            found.update(weights.header(attrs.evolve(entry, path=path), card))
     return found
 
 
 def read(entry: Entry, card: ExpertCard, stop: Callable[[], bool] | None, trust: bool, /) -> ExpertFiles:
     """Read the weights; the module is built without code of the folder, and without a network."""
     config = _config(entry)
-    if config.get("model_type") == "exml":
-        from exml.experts import pretrained
-
-        return pretrained.read(entry, card, stop, trust)
     paths = _weights(entry)
-    if len(paths) > 1 and card.sha256 is not None:
-        got = f"{len(paths)} files of weights"
-        raise ExpertError(expected=f"one file for the sha256 of {entry.card}", got=got, remedy="remove sha256")
-    weights = dict[str, Tensor]()
+    if card.sha256 is not None and (len(paths) > 1 or paths[0].suffix == ".bin"):
+        got = ", ".join(path.name for path in paths)
+        expected = f"one file {_WEIGHTS} for the sha256 of {entry.card}"
+        raise ExpertError(expected=expected, got=got, remedy="remove sha256 from the card")
+    state = dict[str, Tensor]()
     for path in paths:
-        weights.update(read_weights(path, card.sha256, stop))
+        binary = path.suffix == ".bin"
+        state.update(read_checkpoint(path, None, stop) if binary else read_weights(path, card.sha256, stop))
+    if config.get("model_type") == "exml":
+        return ExpertFiles(entry.path, card, state, name=entry.name)
     make = _timm_module if _is_timm(config) else _transformers_module
-    return ExpertFiles(entry.path, card, None, make=lambda: make(entry, config, weights), name=entry.name)
+    return ExpertFiles(entry.path, card, None, make=lambda: make(entry, config, state), name=entry.name)
 
 
 class Classifier(nn.Module):
@@ -126,21 +126,18 @@ def _is_timm(config: Mapping[str, Any]) -> bool:
 
 
 def _weights(entry: Entry) -> list[Path]:
-    """The files of weights, which must be in the folder itself."""
-    single, index = entry.path / _WEIGHTS, entry.path / _INDEX
-    if single.exists() or not index.exists():
-        if not single.exists():
-            others = [path.name for path in sorted(entry.path.glob("*.bin"))]
-            got = f"only {', '.join(others)}, which may contain code" if others else "no such file"
-            remedy = f"convert the weights with save_pretrained to {_WEIGHTS}" if others else "get the whole folder"
-            raise ExpertError(expected=f"{_WEIGHTS} in {entry.path}", got=got, remedy=remedy)
-        return [single]
+    """The files of weights, which must be in the folder itself; safetensors before ``.bin``."""
+    path = next((entry.path / name for name in _FILES if (entry.path / name).exists()), None)
+    if path is None:
+        raise ExpertError(expected=f"{_WEIGHTS} in {entry.path}", got="no such file", remedy="get the whole folder")
+    if path.suffix != ".json":
+        return [path]
     try:
-        names = sorted(set(read_json(index, _LIMIT, contained=True)["weight_map"].values()))
-        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        names = sorted(set(read_json(path, _LIMIT, contained=True)["weight_map"].values()))
+        if not all(Path(name).name == name for name in names):
             raise ValueError(f"files {names}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        fault(index, error, "the names of the files of weights", "get the folder again")
+        fault(path, error, "the names of the files of weights", "get the folder again")
     return [entry.path / name for name in names]
 
 
@@ -226,7 +223,7 @@ def _named(labels: Sequence[str] | None, units: int) -> dict[str, Any]:
 # ---- modules
 
 
-def _transformers_module(entry: Entry, config: Mapping[str, Any], weights: State) -> nn.Module:
+def _transformers_module(entry: Entry, config: Mapping[str, Any], state: State) -> nn.Module:
     transformers = import_extra("transformers", "hf")
     plain = {name: value for name, value in config.items() if name not in _IGNORED}
     processor = entry.path / _PROCESSOR
@@ -236,7 +233,7 @@ def _transformers_module(entry: Entry, config: Mapping[str, Any], weights: State
         with torch.device("meta"), bounded(made.model_type):
             kind = type(transformers.AutoModelForImageClassification.from_config(made))
         with global_seed(0, "load"), _silent(transformers.utils.logging):
-            model, info = kind.from_pretrained(None, config=made, state_dict=weights, output_loading_info=True)
+            model, info = kind.from_pretrained(None, config=made, state_dict=state, output_loading_info=True)
     except (ExmlError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         _misfit("transformers", error)
     faults = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "mismatched", "unexpected")}
@@ -248,7 +245,7 @@ def _transformers_module(entry: Entry, config: Mapping[str, Any], weights: State
     return Classifier(model.float(), bool(flip))
 
 
-def _timm_module(_entry: Entry, config: Mapping[str, Any], weights: State) -> nn.Module:
+def _timm_module(_entry: Entry, config: Mapping[str, Any], state: State) -> nn.Module:
     timm = import_extra("timm", "timm")
     name, settings = config["architecture"], config.get("model_args") or {}
     if not isinstance(name, str) or not timm.is_model(name) or _REFUSED & set(settings):
@@ -264,10 +261,10 @@ def _timm_module(_entry: Entry, config: Mapping[str, Any], weights: State) -> nn
 
     try:
         with torch.device("meta"), bounded(name):
-            names = renamed(weights, make().state_dict())
+            names = renamed(state, make().state_dict())
         with global_seed(0, "load"):
             module = make()
-        module.load_state_dict({names[key]: tensor for key, tensor in weights.items()})
+        module.load_state_dict({names[key]: tensor for key, tensor in state.items()})
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         _misfit("timm", error)
     return module.float()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from functools import cached_property
-from itertools import chain, combinations, starmap
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
@@ -25,11 +26,14 @@ SIMILAR = 0.82
 """The smallest similarity of spelling, from 0 to 1, that a note points out: "aeroplane" and "airplane" have 0.824."""
 PAIRS = 200_000
 """The most pairs of labels whose spelling is compared."""
+VALUES = 4_000_000
+"""The most values of a plan as YAML: an expert has two for each label."""
 SIZE = 64
 """Height and width up to which the student sees images of the largest size among experts of different sizes."""
 _BLANK = re.compile(r"(label|class)[\s_-]*\d+", re.IGNORECASE)  # the default of Hugging Face is LABEL_0, LABEL_1 ...
 _MOST = 20  # labels or experts that a note lists
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the C emitter is optional, and seven times faster
 _HEADER = """\
 # Label plan of a student. Edit it before the student learns.
 #   experts:      for each expert, "its own label: label of the student".
@@ -100,8 +104,8 @@ class LabelPlan:
     def notes(self) -> tuple[str, ...]:
         """Near-duplicates, shared labels, labels without an expert, and numbers, which a user may want to change.
 
-        Near-duplicates are never merged. Their labels differ in case, spaces, underscores, hyphens or a plural s, share
-        a synonym ("airplane, plane"), or are spelled alike; no expert knows both.
+        Near-duplicates are never merged. They are spelled alike but for case, spaces, hyphens and a plural s, or have
+        such synonyms ("airplane, plane"); no expert knows both.
         """
         notes = list(_near_duplicates(self.experts))
         shared: dict[tuple[str, ...], list[str]] = {}  # labels by the experts that know them
@@ -113,7 +117,11 @@ class LabelPlan:
             count = sum(map(len, shared.values()))
             notes.append(f"{count} label(s) known to more than one expert: {'; '.join(parts)}")
         named = any(_number(label) is None for label in self.teachers)
-        numbered = [name for name, mapping in self.experts.items() if any(map(_is_kept_number, mapping.items()))]
+        numbered = [
+            name
+            for name, mapping in self.experts.items()
+            if any(own == target and _number(own) is not None for own, target in mapping.items())
+        ]
         if named and numbered:
             remedy = "rename the numbers if other experts have names for the same classes"
             notes.append(f"labels that are only numbers, of {_listed(map(repr, numbered))}: {remedy}")
@@ -198,7 +206,7 @@ class LabelPlan:
             ConfigError: the text is not YAML, or a key or value is wrong.
             PlanError: the plan contradicts itself.
         """
-        file = from_plain(parse_yaml(text), cls, path)
+        file = from_plain(parse_yaml(text, values=VALUES), cls, path)
         problems = [] if file.experts else ["no expert: give at least one"]
         problems += [fault for name, mapping in file.experts.items() for fault in _faults(name, mapping)]
         problems += _bad_names((*(file.labels or ()), *file.rename.values()))
@@ -224,7 +232,7 @@ class LabelPlan:
         return {label: number for number, label in enumerate(self.labels or ())}
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(_SafeDumper):  # pyright: ignore[reportUntypedBaseClass]
     """Quotes text that is not printable; PyYAML would write some of it so that it reads back as other text."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
@@ -334,11 +342,6 @@ def _number(label: str) -> int | None:
     return int(label) if fits and int(label) < CLASSES else None
 
 
-def _is_kept_number(pair: tuple[str, str | None]) -> bool:
-    own, target = pair
-    return _number(own) is not None and target == own
-
-
 def _targets(mappings: Iterable[Mapping[str, str | None]]) -> Iterable[str]:
     return (label for mapping in mappings for label in mapping.values() if label is not None)
 
@@ -354,8 +357,7 @@ def _appended(labels: Sequence[str], mappings: Iterable[Mapping[str, str | None]
 
 
 def _repeated(labels: Iterable[str]) -> list[str]:
-    seen = set[str]()
-    return list(dict.fromkeys(label for label in labels if label in seen or seen.add(label)))
+    return [label for label, times in Counter(labels).items() if times > 1]
 
 
 def _listed(parts: Iterable[str]) -> str:
@@ -416,38 +418,24 @@ def _near_duplicates(experts: Mapping[str, Mapping[str, str | None]]) -> Iterabl
     owners: dict[str, frozenset[str]] = {}
     for name, mapping in experts.items():
         owners |= {label: owners.get(label, frozenset()) | {name} for label in _targets([mapping])}
-    found: dict[tuple[str, str], str] = {}
-    forms: dict[str, list[str]] = {}
-    for label in owners:
-        for form in {_form(part) for part in label.split(",")} - {""}:
-            similar = forms.setdefault(form, [])
-            found |= {(other, label): "may be the same class" for other in similar if not owners[other] & owners[label]}
-            similar.append(label)
-    groups: dict[frozenset[str], list[str]] = {}
+    groups: dict[frozenset[str], dict[str, str]] = {}  # labels by a form of them, by the experts that know them
     for label, names in owners.items():
-        groups.setdefault(names, []).append(label)
+        groups.setdefault(names, {}).update((form, label) for part in label.split(",") if (form := _form(part)))
     apart = [(groups[one], groups[other]) for one, other in combinations(groups, 2) if not one & other]
-    if sum(len(one) * len(other) for one, other in apart) <= PAIRS:
-        found = dict.fromkeys(chain.from_iterable(starmap(_alike, apart)), "are spelled alike") | found
-    else:
+    few = sum(len(one) * len(other) for one, other in apart) <= PAIRS
+    if not few:
         yield f"{len(owners)} labels are too many to compare their spelling"
-    for (one, other), reason in found.items():
-        yield f"labels {one!r} and {other!r} {reason}; rename one to merge them: {{{other!r}: {one!r}}}"
+    found: dict[tuple[str, str], None] = {}
+    for one, other in apart:
+        for form, label in one.items():
+            similar = get_close_matches(form, other, len(other), SIMILAR) if few else {form} & other.keys()
+            digits = re.findall(r"\d+", form)
+            found |= {(label, other[near]): None for near in similar if re.findall(r"\d+", near) == digits}
+    for one, other in found:
+        yield f"labels {one!r} and {other!r} may be the same class; rename one to merge them: {{{other!r}: {one!r}}}"
 
 
 def _form(label: str) -> str:
     """A label without what often differs between two names of one class."""
     plain = re.sub(r"[\s_\-./'’]+", "", label.casefold())
     return re.sub(r"(?<=[sxz])es$|(?<=[cs]h)es$|(?<=[^s]{3})s$", "", plain)
-
-
-def _alike(labels: Sequence[str], others: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """The pairs that are spelled alike and have the same digits."""
-    matcher = SequenceMatcher(None, autojunk=False)
-    for other in others:
-        matcher.set_seq2(other.casefold())
-        for label in labels:
-            matcher.set_seq1(label.casefold())
-            ratios = matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio
-            if all(ratio() >= SIMILAR for ratio in ratios) and re.findall(r"\d+", label) == re.findall(r"\d+", other):
-                yield label, other

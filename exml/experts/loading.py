@@ -6,7 +6,7 @@ A loader has two functions, and a third if it can read the names and shapes of t
   the sidecar card and the caller); :func:`exml.experts.card.complete` does that. An ExpertError names what is missing.
 - ``read(entry, card, stop, trust) -> ExpertFiles``: reads the weights without building a module. ``stop`` is asked
   from time to time. Without ``trust``, a loader whose format executes code raises an ExpertError.
-- ``header(entry) -> State``: the weights on the device ``meta``.
+- ``header(entry, card) -> State``: the weights on the device ``meta``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
+from zipfile import BadZipFile, ZipFile
 
 from torch import nn
 from typing_extensions import Unpack
@@ -25,7 +26,7 @@ from exml.core.files import open_file
 from exml.core.memory import require_memory
 from exml.core.shapes import State
 from exml.experts.card import ExpertCard, fault, require_fields, sidecar
-from exml.experts.entries import Entry, Format, entries, entry_of
+from exml.experts.entries import FORMATS, Entry, Format, entries, entry_of
 from exml.experts.weights import ExpertFiles, require_fit
 
 Source: TypeAlias = Entry | Path | str
@@ -50,6 +51,7 @@ class CardFields(TypedDict, total=False):
     mean: Sequence[float]
     std: Sequence[float]
     architecture: str | Mapping[str, Any]
+    weights: str
 
 
 def load(source: Source, /, *, trust: bool = False, **card: Unpack[CardFields]) -> Expert:
@@ -85,11 +87,7 @@ def load(source: Source, /, *, trust: bool = False, **card: Unpack[CardFields]) 
 
 
 def read_card(source: Source, /) -> ExpertCard:
-    """Read the metadata of an expert and check them, without its weights.
-
-    Raises:
-        ExpertError: when a file is missing or unreadable, or a field is missing, unknown or invalid.
-    """
+    """Read and check the metadata of an expert, without its weights; raises an ExpertError for any fault."""
     entry = _entry(source)
     return _loader(entry).describe(entry, sidecar(entry))
 
@@ -97,17 +95,17 @@ def read_card(source: Source, /) -> ExpertCard:
 def examine(source: Source, /) -> ExpertCard:
     """:func:`read_card`, and check that the weights fit the architecture, if their header can be read alone."""
     entry = _entry(source)
-    card, loader = read_card(entry), _loader(entry)
-    if hasattr(loader, "header"):
-        require_fit(entry, card, loader.header(entry))
+    card = read_card(entry)
+    if tensors := read_header(entry, card):
+        require_fit(entry, card, tensors)
     return card
 
 
-def read_header(source: Source, /) -> State:
+def read_header(source: Source, card: ExpertCard, /) -> State:
     """The weights on the device ``meta``; none for a format whose header cannot be read alone."""
     entry = _entry(source)
     loader = _loader(entry)
-    return loader.header(entry) if hasattr(loader, "header") else {}
+    return loader.header(entry, card) if hasattr(loader, "header") else {}
 
 
 def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
@@ -129,36 +127,28 @@ def read_cards(folder: Path | str, /) -> dict[str, ExpertCard]:
 def read_folder(
     folder: Path | str, read: Callable[[Entry], ExpertCard] = examine, /
 ) -> tuple[dict[str, ExpertCard], dict[str, Entry], dict[str, str]]:
-    """The metadata and files of the experts of a folder, in the order of :func:`read_cards`, and what is wrong.
+    """:func:`read_cards` with a function that reads one card: the cards, all entries, and what is wrong with others.
 
-    Args:
-        folder: path of the folder.
-        read: :func:`examine`, which checks weights as far as their header tells, or :func:`read_card`.
-
-    Returns:
-        tuple: the cards by name, all entries by name, and the faults of those that cannot be read.
-
-    Raises:
-        StreamError: when the folder is missing, unreadable or empty, or the order is contradictory.
-        ExpertError: when two experts have one name.
+    The latter are the faults by name; :func:`examine` checks weights as far as their header tells.
     """
     folder = Path(folder)
     try:
         found = entries(folder)
-        got = "" if found else "an empty folder"
+        others = ", ".join(sorted(path.name for path in folder.iterdir())[:3]) if not found else ""
+        got = f"only other files, such as {others}" if others else "" if found else "an empty folder"
     except (OSError, ValueError) as error:
         found = dict[str, Entry]()
         got = "no such folder" if isinstance(error, FileNotFoundError) else str(error)
     if got:
-        expected = f"experts (such as NAME.safetensors and NAME.json) in {folder}"
-        remedy = "check the path; exml.experts.save_expert writes an expert"
-        raise StreamError(expected=expected, got=got, remedy=remedy)
+        remedy = f"name a folder that holds files {', '.join(FORMATS)}, or Hugging Face folders, itself"
+        raise StreamError(expected=f"experts in {folder}", got=got, remedy=remedy)
     cards, faults = dict[str, ExpertCard](), dict[str, str]()
     for name, entry in found.items():
         try:
             if entry.state()[0] is None:
                 remedy = "add the missing file, or move the card away"
-                raise ExpertError(expected=str(entry.path), got="no such file", remedy=remedy)
+                got = "a broken link" if entry.path.is_symlink() else "no such file"
+                raise ExpertError(expected=str(entry.path), got=got, remedy=remedy)
             cards[name] = read(entry)
         except ExmlError as error:
             faults[name] = str(error)
@@ -178,36 +168,22 @@ def read_expert(
     No memory is taken for weights that do not fit the architecture.
 
     Args:
-        source: the expert.
+        source: as for :func:`load`, which documents the errors.
         fit: whether the weights must fit the architecture of the card; not if another module is given later.
         stop: asked while the weights are read; reading ends with an error once it returns True.
         trust: whether to load formats that execute code.
-
-    Raises:
-        ExpertError: as :func:`load_expert`.
     """
     entry = _entry(source)
     return _read(entry, read_card(entry), fit, stop, trust)
 
 
 def load_expert(source: Source, module: nn.Module | None = None, *, trust: bool = False) -> Expert:
-    """Load an expert onto the CPU, in evaluation mode.
-
-    Args:
-        source: the expert.
-        module: the module for the weights, for a card without an architecture or in place of that architecture.
-        trust: whether to load formats that execute code.
-
-    Raises:
-        ExpertError: when the card is faulty, or the weights are missing, damaged, or do not fit the architecture.
-    """
+    """:func:`load` by the card alone, into a ``module`` if one is given, in place of the card's architecture."""
     return read_expert(source, fit=module is None, trust=trust).expert(module)
 
 
 def _read(entry: Entry, card: ExpertCard, fit: bool, stop: Callable[[], bool] | None, trust: bool) -> ExpertFiles:
-    loader = _loader(entry)
-    if hasattr(loader, "header"):
-        tensors = loader.header(entry)
+    if tensors := read_header(entry, card):
         try:
             needed = require_fit(entry, card, tensors) if fit else 0
             needed += sum(tensor.nbytes for tensor in tensors.values())
@@ -216,7 +192,7 @@ def _read(entry: Entry, card: ExpertCard, fit: bool, stop: Callable[[], bool] | 
             if isinstance(error, ExpertError):
                 raise
             fault(entry.path, error, "", "")
-    return loader.read(entry, card, stop, trust)
+    return _loader(entry).read(entry, card, stop, trust)
 
 
 def _entry(source: Source) -> Entry:
@@ -230,14 +206,9 @@ def _loader(entry: Entry) -> Any:
 
 
 def _is_program(path: Path) -> bool:
-    """Whether a zip archive of PyTorch holds a program; the directory at its end names the files of one."""
+    """Whether a zip archive of PyTorch holds a program."""
     try:
-        with open_file(path, contained=True) as file:
-            if file.read(4) != b"PK\3\4":
-                return False
-            size = file.seek(0, 2)
-            file.seek(max(0, size - 2**20))
-            tail = file.read(2**20)
-    except OSError:
+        with open_file(path, contained=True) as file, ZipFile(file) as archive:
+            return any(name.endswith(("/constants.pkl", "/archive_format")) for name in archive.namelist())
+    except (OSError, ValueError, BadZipFile):
         return False
-    return b"/constants.pkl" in tail or b"/archive_format" in tail

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from exml.core.files import file_digest, read_json, write_json, write_tensors, w
 from exml.core.serialization import to_plain
 from exml.experts.card import ExpertCard, complete
 from exml.experts.entries import Entry
-from exml.experts.weights import ExpertFiles, header, read_weights, require_fit, savable
+from exml.experts.weights import savable
 from exml.models import Normalized
 
 _CONFIG, _PREPROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -106,7 +106,7 @@ def save_pretrained(
     return folder
 
 
-def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
+def describe_student(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
     """The metadata of a folder that :func:`save_pretrained` wrote, overlaid by ``card``."""
     try:
         config, processor = (read_json(entry.path / name, contained=True) for name in (_CONFIG, _PREPROCESSOR))
@@ -125,13 +125,6 @@ def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
         remedy = "get the folder again, or save the student again"
         raise ExpertError(expected=f"a folder of exml in {entry.path}", got=missing, remedy=remedy) from error
     return complete(entry, facts, card)
-
-
-def read(entry: Entry, card: ExpertCard, stop: Callable[[], bool] | None, _trust: bool, /) -> ExpertFiles:
-    """Read and check the weights of a folder that :func:`save_pretrained` wrote."""
-    weights = attrs.evolve(entry, path=entry.path / _WEIGHTS)
-    require_fit(weights, card, header(weights))
-    return ExpertFiles(entry.path, card, read_weights(weights.path, card.sha256, stop), name=entry.name)
 
 
 def _unwrapped(expert: Expert) -> Expert:
@@ -206,16 +199,19 @@ def _model_card(expert: Expert, card: ExpertCard) -> str:
     about, shape = card.training, " x ".join(map(str, card.image_shape))
     mean, std = (", ".join(map(str, values)) for values in (card.mean, card.std))
     labels = card.labels or tuple(map(str, card.classes))
-    shown = ", ".join(map(_inline, labels[:_SHOWN])) + (f" and {len(labels) - _SHOWN} more" * (len(labels) > _SHOWN))
     experts = about.get("experts") or ()
     parts = [_FRONT, f"# {_inline(card.name)}", f"An image classifier of {len(labels)} classes."]
     parts += [_LEARNED.format(count=len(experts))] if experts else []
     parts += [f"**{_inline(about[key])}**" for key in ("verdict", "warning") if about.get(key)]
-    parts += ["## Classes", shown]
+    parts += ["## Classes", _listed(labels)]
     parts += ["## Use", _USE, _loading(card)]
     parts += [f"Images inside: {shape} (channels, height, width), from 0 to 1, minus {mean}, divided by {std}."]
     if experts:
-        rows = [f"| {_inline(row.get('name', ''))} | {_known(row)} | {row.get('sha256') or ''} |" for row in experts]
+        rows = [
+            f"| {_inline(row.get('name', ''))} | {_listed(row.get('labels') or row.get('classes') or ())} |"
+            f" {row.get('sha256') or ''} |"
+            for row in experts
+        ]
         parts += ["## Provenance", "\n".join(["| expert | classes | SHA-256 |", "| --- | --- | --- |", *rows])]
     rest = {name: about[name] for name in ("strategy", "versions") if about.get(name)}
     if rest:
@@ -235,9 +231,9 @@ def _loading(card: ExpertCard) -> str:
     return ""
 
 
-def _known(row: Mapping[str, Any]) -> str:
-    known = list(map(str, row.get("labels") or row.get("classes") or ()))
-    return _inline(", ".join(known[:_SHOWN]) + (f" and {len(known) - _SHOWN} more" * (len(known) > _SHOWN)))
+def _listed(labels: Sequence[object]) -> str:
+    more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    return ", ".join(map(_inline, labels[:_SHOWN])) + more
 
 
 def _inline(text: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -83,7 +82,7 @@ class ExpertProfile:
         """The profile of some experts of a folder, by file name; raises ExpertError for unreadable weights."""
         traits, found = list[ExpertTraits](), entries(folder)
         for name, card in cards.items():
-            shapes = {part: tuple(tensor.shape) for part, tensor in read_header(found[name]).items()}
+            shapes = {part: tuple(tensor.shape) for part, tensor in read_header(found[name], card).items()}
             traits.append(ExpertTraits(**metadata(card.expert(nn.Identity())), shapes=shapes))
         return cls(traits, open_ended)
 
@@ -101,12 +100,6 @@ class ExpertProfile:
     def classes(self) -> int:
         """One more than the highest class id, which is the number of outputs that a student needs."""
         return 1 + max(unit for expert in self.experts for unit in expert.outputs if unit is not None)
-
-    @property
-    def shared_classes(self) -> tuple[int, ...]:
-        """The class ids that more than one expert knows, ascending."""
-        known = Counter(label for expert in self.experts for label in expert.classes)
-        return tuple(sorted(label for label, count in known.items() if count > 1))
 
     @property
     def image_shapes(self) -> tuple[tuple[int, int, int], ...]:

@@ -1,25 +1,24 @@
 """Experts as checkpoints of :func:`torch.save`: a state dict, possibly wrapped, next to a card with an architecture.
 
 Reading them never executes code. A process of its own, with limits, does it, because a damaged or hostile file can take
-any amount of memory and time.
+any amount of memory and time. The process reads one file after the other, and is replaced after one that is at fault.
 """
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
-import attrs
 import torch
 
 from exml.core.errors import ExpertError, warn
@@ -31,8 +30,11 @@ from exml.experts.entries import Entry
 from exml.experts.weights import ExpertFiles, complete_by, read_weights
 
 _SCRIPT = Path(__file__).with_name("_unpickle.py")
-_SMALL = 64 * MEGABYTE
+_IDLE = 50  # seconds; the process ends after a minute without a request
 _DAMAGED = "a state dict saved by torch.save"
+_lock = Lock()
+_process: subprocess.Popen[bytes] | None = None
+_used = 0.0
 
 
 def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
@@ -40,100 +42,100 @@ def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
     return complete_by(entry, card, header)
 
 
-def header(entry: Entry, /) -> State:
-    """The weights on the device ``meta``; the values of a large file are not read."""
-    found = (_converted(entry, entry.state()) if _is_small(entry) else _convert(entry, None, values=False)).found
-    return {
-        name: torch.empty(shape, dtype=getattr(torch, kind.removeprefix("torch.")), device="meta")
-        for name, (kind, shape) in found["tensors"].items()
-    }
+def header(entry: Entry, card: ExpertCard, /) -> State:
+    """The weights on the device ``meta``."""
+    return read_checkpoint(entry.path, card.weights, values=False)
 
 
 def read(entry: Entry, card: ExpertCard, stop: Callable[[], bool] | None, trust: bool, /) -> ExpertFiles:
-    """Read the weights from the safetensors file that they are converted to."""
+    """Read the weights, after a check of the file's checksum."""
     try:
         if card.sha256 not in (None, digest := file_digest(entry.path)):
             remedy = "get both files again: they do not belong together"
             raise ExpertError(expected=f"SHA-256 {card.sha256}", got=digest, remedy=remedy)
     except (OSError, ExpertError) as error:
         fault(entry.path, error, _DAMAGED, "get the file again")
-    made = _converted(entry, entry.state()) if _is_small(entry) else _convert(entry, stop, values=True)
-    if made.found["left"]:
-        used, others = ".".join(made.found["used"]), " and ".join(made.found["left"])
-        remedy = "for the others, save them in a file of their own"
-        warn(f"one set of weights in {entry.path}", f"{used}, which is loaded, and {others}", remedy)
-    weights = read_weights(made.folder / "weights.safetensors", None, stop)
-    return ExpertFiles(entry.path, card, weights, name=entry.name)
+    return ExpertFiles(entry.path, card, read_checkpoint(entry.path, card.weights, stop), name=entry.name)
 
 
-@attrs.frozen(eq=False, slots=False)
-class _Conversion:
-    """What the script found, and the folder that it wrote to, which is removed with this object."""
+def read_checkpoint(
+    path: Path, chosen: str | None = None, stop: Callable[[], bool] | None = None, /, *, values: bool = True
+) -> State:
+    """Read the weights of a checkpoint by a process with limits.
 
-    folder: Path
-    found: dict[str, Any]
-
-    def __attrs_post_init__(self) -> None:
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-
-
-def _is_small(entry: Entry) -> bool:
-    """Whether a conversion is kept: a process starts only once for the header and the weights."""
-    try:
-        return entry.path.stat().st_size <= _SMALL
-    except OSError:
-        return True
-
-
-@lru_cache(maxsize=16)
-def _converted(entry: Entry, _state: object) -> _Conversion:
-    return _convert(entry, None, values=True)
-
-
-def _convert(entry: Entry, stop: Callable[[], bool] | None, *, values: bool) -> _Conversion:
-    """Run the script that reads a checkpoint."""
-    made, path = _Conversion(Path(mkdtemp(prefix="exml-")), {}), entry.path
-    scratch = made.folder
-    try:
-        with open_file(path, contained=True) as file, (scratch / "out.json").open("wb") as out:
-            size = os.fstat(file.fileno()).st_size
+    Args:
+        path: of the file.
+        chosen: the key of these weights in the checkpoint, after those that lead to it, with dots between them.
+        stop: asked from time to time; reading ends with an error once it returns True.
+        values: whether to read values, or only names, types and shapes: those are on the device ``meta``.
+    """
+    with TemporaryDirectory(prefix="exml-") as scratch:
+        keys = chosen.split(".") if chosen else []
+        request = {"path": os.path.realpath(path), "folder": scratch, "values": values, "chosen": keys}
+        try:
+            with open_file(path, contained=True) as file:
+                about = os.fstat(file.fileno())
+            size = about.st_size
             require_memory(2 * size * values, "the checkpoint", "load it on a machine with more memory")
             room, seconds = 4 * size + 1024 * MEGABYTE, 60 + size // (20 * MEGABYTE)
-            process = subprocess.Popen(
-                [sys.executable, "-P", str(_SCRIPT), str(room), str(seconds), str(int(values))],
-                cwd=scratch,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdin=file,
-                stdout=out,
-                stderr=subprocess.DEVNULL,
-            )
-            _wait(process, 10 * seconds, stop)
-        if process.returncode:
-            raise ValueError(f"a file that a process with limits cannot read: status {process.returncode}")
-        made.found.update(read_json(scratch / "out.json"))
-        if "fault" in made.found:
-            raise _fault(made.found["fault"], made.found["detail"], room)
-    except (OSError, ValueError, ExpertError) as error:
-        fault(path, error, _DAMAGED, "get the file again")
-    return made
+            with _lock:
+                found = _answer({**request, "inode": about.st_ino, "room": room, "seconds": seconds}, stop)
+            if "fault" in found:
+                raise _fault(found["fault"], found["detail"], room, chosen)
+        except (OSError, ValueError, ExpertError) as error:
+            fault(path, error, _DAMAGED, "get the file again")
+        if not values:
+            return {
+                name: torch.empty(shape, dtype=getattr(torch, kind.removeprefix("torch.")), device="meta")
+                for name, (kind, shape) in found["tensors"].items()
+            }
+        if found["left"] and not chosen:
+            used, others = ".".join(found["used"]), " and ".join(found["left"])
+            remedy = f"choose on the card, weights: {used} or weights: {found['left'][0]}"
+            warn(f"one set of weights in {path}", f"{used}, which is loaded, and {others}", remedy)
+        return read_weights(Path(scratch, "weights.safetensors"), None, stop)
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float, stop: Callable[[], bool] | None) -> None:
-    end = time.monotonic() + seconds
+def _answer(request: Mapping[str, Any], stop: Callable[[], bool] | None) -> Any:
+    """What the process finds in a checkpoint; it is started if there is none."""
+    global _process, _used
+    if _process is None or _process.poll() is not None or time.monotonic() > _used + _IDLE:
+        _end()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", str(_SCRIPT)]
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        _process = subprocess.Popen(command, 0, env=environment, stdin=pipe, stdout=null, stderr=null)
+    assert _process.stdin is not None
+    out, end = Path(request["folder"], "out.json"), time.monotonic() + 10 * request["seconds"]
     try:
-        while process.poll() is None:
+        _process.stdin.write(json.dumps(request).encode() + b"\n")
+        while not out.exists():
             if stop is not None and stop():
                 raise InterruptedError("a request to stop")
             if time.monotonic() > end:
-                raise TimeoutError(f"one that takes more than {seconds} seconds")
-            time.sleep(0.02)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            process.wait()
+                raise TimeoutError(f"one that takes more than {10 * request['seconds']} seconds")
+            if _process.poll() is not None and not out.exists():
+                raise ValueError(f"a file that a process with limits cannot read: status {_process.returncode}")
+            time.sleep(0.005)
+        found, _used = read_json(out), time.monotonic()
+    except BaseException:
+        _end()
+        raise
+    if "fault" in found:
+        _end()
+    return found
 
 
-def _fault(kind: str, detail: str, room: int) -> ExpertError:
+@atexit.register
+def _end() -> None:
+    if _process is not None and _process.stdin is not None:
+        if _process.poll() is None:
+            _process.kill()
+            _process.wait()
+        _process.stdin.close()
+
+
+def _fault(kind: str, detail: str, room: int, chosen: str | None) -> ExpertError:
     """The error for a checkpoint that the script refused."""
     called = re.search(r"GLOBAL (\S+)", detail)
     if called is not None:
@@ -145,6 +147,9 @@ def _fault(kind: str, detail: str, room: int) -> ExpertError:
     if kind == "memory":
         got = f"one that takes more than {room // MEGABYTE} MiB of memory"
         return ExpertError(expected=_DAMAGED, got=got, remedy="get the file again: it is damaged, or a bomb")
+    if kind == "chosen":
+        expected, got = f"weights {chosen!r} in the checkpoint", f"weights {detail}" if detail else "no weights by name"
+        return ExpertError(expected=expected, got=got, remedy="correct weights on the card, or leave it out")
     if kind == "weights":
         return ExpertError(expected=_DAMAGED, got=detail, remedy="save module.state_dict()")
     short = re.sub(r".*WeightsUnpickler error:|Weights only load failed.*trusted source\.|Check the doc.*", "", detail)

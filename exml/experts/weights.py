@@ -91,17 +91,17 @@ def describe(entry: Entry, card: Mapping[str, Any], /) -> ExpertCard:
     return complete_by(entry, card, header)
 
 
-def complete_by(entry: Entry, given: Mapping[str, Any], read: Callable[[Entry], State], /) -> ExpertCard:
+def complete_by(entry: Entry, given: Mapping[str, Any], read: Callable[[Entry, ExpertCard], State], /) -> ExpertCard:
     """The card that is given, complete; without an architecture, the weights tell if they are of a common one."""
     card = complete(entry, {}, given)
     if "architecture" in given:
         return card
-    shapes = frozenset((name, tuple(tensor.shape)) for name, tensor in read(entry).items())
+    shapes = frozenset((name, tuple(tensor.shape)) for name, tensor in read(entry, card).items())
     outputs = len(card.classes if card.outputs is None else card.outputs)
     return attrs.evolve(card, architecture=_recognized(shapes, card.image_shape, outputs))
 
 
-def header(entry: Entry, /) -> State:
+def header(entry: Entry, card: ExpertCard, /) -> State:
     """The weights on the device ``meta``, read from the header of the file alone."""
     try:
         with open_file(entry.path, contained=True) as file:

@@ -9,21 +9,11 @@ from torch import nn
 
 from exml.core.errors import SettingError, UnknownNameError, nearest
 from exml.core.extras import import_extra
-from exml.models.registry import register_library
+from exml.models.registry import LIBRARIES
 
-_LOADING = (
-    "weights",
-    "progress",
-    "checkpoint_path",
-    "cache_dir",
-    "features_only",
-    "scriptable",
-    "exportable",
-    "no_jit",
-)
+_LOADING = "weights progress checkpoint_path cache_dir features_only scriptable exportable no_jit"
 
 
-@register_library("torchvision")
 def torchvision_model(name: str, /) -> Callable[..., nn.Module]:
     """A function that returns a classification model of torchvision; raises UnknownNameError if it has none.
 
@@ -51,7 +41,6 @@ def torchvision_model(name: str, /) -> Callable[..., nn.Module]:
     return make_for_size if name.startswith("vit") else make
 
 
-@register_library("timm")
 def timm_model(name: str, /) -> Callable[..., nn.Module]:
     """A function that returns a model of timm, with random weights: nothing is downloaded.
 
@@ -75,10 +64,13 @@ def timm_model(name: str, /) -> Callable[..., nn.Module]:
     return make_for_size if default is not None and default.fixed_input_size else make
 
 
+LIBRARIES.update(torchvision=torchvision_model, timm=timm_model)
+
+
 def _require_architecture(settings: Mapping[str, Any]) -> None:
     """Refuse settings of a library's constructor that load weights, or that make something else of the model."""
     for name in settings:
-        if name in _LOADING or name.startswith("pretrained"):
+        if name in _LOADING.split() or name.startswith("pretrained"):
             remedy = "remove it: weights come from the file of the expert"
             raise SettingError(expected="settings of the architecture alone", got=repr(name), remedy=remedy)
 

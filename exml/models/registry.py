@@ -17,7 +17,8 @@ from exml.core.errors import ExmlError, SettingError, UnknownNameError, nearest
 
 FactoryT = TypeVar("FactoryT", bound=Callable[..., nn.Module])
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}
-_LIBRARIES: dict[str, Callable[[str], Callable[..., nn.Module]]] = {}
+LIBRARIES: dict[str, Callable[[str], Callable[..., nn.Module]]] = {}
+"""By the prefix of a library, a function from the names of its models to functions that return them."""
 _RECORD = "_exml_architecture"
 _ALIASES = {"num_classes": "classes", "in_chans": "channels", "img_size": "image_size"}
 LARGEST, MOST = 2**31, 20_000
@@ -26,7 +27,7 @@ LARGEST, MOST = 2**31, 20_000
 
 def names() -> tuple[str, ...]:
     """The names of the registered architectures, sorted; ``torchvision/NAME`` stands for all of a library."""
-    return tuple(sorted([*_FACTORIES, *(f"{library}/NAME" for library in _LIBRARIES)]))
+    return tuple(sorted([*_FACTORIES, *(f"{library}/NAME" for library in LIBRARIES)]))
 
 
 def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
@@ -49,18 +50,6 @@ def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
             raise SettingError(expected=expected, got=f"{name!r}, which is {_place(known)}", remedy=remedy)
         _FACTORIES[name] = recording = _recording(factory, name)
         return recording
-
-    return decorate
-
-
-def register_library(
-    prefix: str, /
-) -> Callable[[Callable[[str], Callable[..., nn.Module]]], Callable[[str], Callable[..., nn.Module]]]:
-    """Register a function from the names of a library's models to functions that return them, as ``PREFIX/NAME``."""
-
-    def decorate(find: Callable[[str], Callable[..., nn.Module]]) -> Callable[[str], Callable[..., nn.Module]]:
-        _LIBRARIES[prefix] = find
-        return find
 
     return decorate
 
@@ -233,8 +222,8 @@ def _replaced(value: Any, before: int, now: int) -> Iterator[Any]:
 
 def _factory(name: str) -> Callable[..., nn.Module]:
     library, slash, model = name.partition("/")
-    if slash and library in _LIBRARIES:
-        return _recording(_LIBRARIES[library](model), name)
+    if slash and library in LIBRARIES:
+        return _recording(LIBRARIES[library](model), name)
     if name not in _FACTORIES:
         remedy = "check the spelling, or import the module that registers it with exml.models.register"
         raise UnknownNameError(expected=f"one of {', '.join(nearest(name, names()))}", got=repr(name), remedy=remedy)

@@ -12,21 +12,10 @@ from torch import nn
 from exml.core.errors import SettingError, UnknownNameError, nearest
 from exml.models.registry import register
 
-_ROOMS = [
-    "activation",
-    "batchnorm",
-    "channelshuffle",
-    "conv",
-    "dropout",
-    "flatten",
-    "instancenorm",
-    "linear",
-    "normalization",
-    "padding",
-    "pixelshuffle",
-    "pooling",
-    "upsampling",
-]
+_ROOMS = """
+activation batchnorm channelshuffle conv dropout flatten instancenorm linear normalization padding pixelshuffle pooling
+upsampling
+"""
 _OTHERS = ("Bilinear", "MultiheadAttention", "SyncBatchNorm", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d")
 
 
@@ -89,7 +78,7 @@ def _tuple(value: Any) -> Any:
 @cache
 def _layers() -> dict[str, Callable[..., nn.Module]]:
     """The classes of :mod:`torch.nn` that map one tensor to one, by name in lower case."""
-    rooms = {f"torch.nn.modules.{room}" for room in _ROOMS}
+    rooms = {f"torch.nn.modules.{room}" for room in _ROOMS.split()}
     found = {name: getattr(nn, name) for name in dir(nn)}
     return {
         name.lower(): part

@@ -107,7 +107,7 @@ def learn(
 def load_plan(path: Path, /) -> LabelPlan:
     """Read a label plan from a file; a ConfigError or a PlanError names what is wrong."""
     try:
-        text = read_bytes(path, 4 * MEGABYTE)
+        text = read_bytes(path, 128 * MEGABYTE)
     except OSError as error:
         remedy = "check the path; 'exml plan' writes one"
         raise ConfigError("", expected=f"a label plan in {path}", got=str(error), remedy=remedy) from None

@@ -7,6 +7,7 @@ from torch import nn
 
 from exml.core.expert import Expert
 from exml.core.samples import Samples
+from exml.core.shapes import State
 from exml.protocols import BufferPolicy, Calibration, Generator
 from exml.testing.component import check_component, requirement
 
@@ -50,14 +51,7 @@ def check_generator(generator: Generator, image_shape: tuple[int, int, int] = (1
     must(same, "make the same samples for the same seed: draw from exml.core.rng.make_generator")
     differs = not torch.equal(one.images, other.images)
     must(differs, "make other samples for another seed: derive every draw from the seed")
-    after = expert.module.state_dict()
-    same = all(torch.equal(after[name], was) for name, was in before.items())
-    must(same, "not change the expert: run it inside exml.engine.frozen")
-    free = expert.module.training and all(weight.requires_grad for weight in expert.module.parameters())
-    must(free, "restore the expert's mode and gradient flags: run it inside exml.engine.frozen")
-    for part in expert.module.modules():
-        hooks = {**vars(part)["_forward_pre_hooks"], **vars(part)["_forward_hooks"]}
-        must(not hooks, "leave no hook on the expert: remove it in a finally block")
+    _require_unchanged(generator, expert, before)
     must(len(generator(expert, 1, 0)) == 1, "be able to make a single sample: support size=1")
 
 
@@ -84,10 +78,17 @@ def check_calibration(calibration: Calibration, image_shape: tuple[int, int, int
     must(bool(logits.isfinite().all()), "return finite logits: avoid divisions by 0")
     must(torch.allclose(logits, alone, atol=1e-4), "treat each image by itself: use constants of the expert only")
     must(order, "keep the order of the expert's own classes: add the same number to all of them")
+    _require_unchanged(calibration, expert, before)
+
+
+def _require_unchanged(component: Generator | Calibration, expert: Expert, before: State) -> None:
+    must, parts = requirement(component), list(expert.module.modules())
     same = all(torch.equal(tensor, before[name]) for name, tensor in expert.module.state_dict().items())
+    must(same, "not change the expert: run it inside exml.engine.frozen")
     free = expert.module.training and all(weight.requires_grad for weight in expert.module.parameters())
-    hooks = any(vars(part)["_forward_pre_hooks"] or vars(part)["_forward_hooks"] for part in expert.module.modules())
-    must(same and free and not hooks, "not change the expert: run it inside exml.engine.frozen, and remove hooks")
+    must(free, "restore the expert's mode and gradient flags: run it inside exml.engine.frozen")
+    hooked = any(vars(part)["_forward_pre_hooks"] or vars(part)["_forward_hooks"] for part in parts)
+    must(not hooked, "leave no hook on the expert: remove it in a finally block")
 
 
 def check_buffer(policy: BufferPolicy, experiences: int = 4) -> None:

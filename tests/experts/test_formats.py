@@ -16,9 +16,10 @@ from torchvision.datasets import MNIST, FashionMNIST
 import exml
 from exml import ExpertProfile
 from exml.core.errors import ExmlWarning, ExpertError
-from exml.experts import entries, load_expert, read_card, read_cards
+from exml.experts import entries, load_expert, read_card, read_cards, state_dict
 from exml.experts._unpickle import Ignored, weights_of
 from exml.experts.entries import entry_of
+from exml.experts.state_dict import read_checkpoint
 from exml.models import ConvNet, build
 
 CARD = {"architecture": "conv-net", "labels": ["cat", "dog", "eel"], "image_shape": (1, 8, 8)}
@@ -205,22 +206,52 @@ def bomb(path: Path, state: dict[str, torch.Tensor]) -> None:
     [
         ("hostile", r"posix\.system.*execute code; remedy: save module\.state_dict"),
         ("module", r"exml\.models\.architectures\.ConvNet, such as a pickled module.*save module\.state_dict"),
-        ("bomb", "more than .* MiB of memory"),
         ("truncated", "damaged file"),
         ("list", "a list without tensors by name"),
     ],
 )
 def test_a_checkpoint_that_is_no_state_dict(tmp_path: Path, module: nn.Module, kind: str, message: str) -> None:
     path, state = tmp_path / "a.pth", module.state_dict()
-    if kind == "bomb":
-        bomb(path, state)
-    else:
-        torch.save({"hostile": {**state, "x": Hostile(tmp_path / "touched")}, "module": module}.get(kind, [1]), path)
+    torch.save({"hostile": {**state, "x": Hostile(tmp_path / "touched")}, "module": module}.get(kind, [1]), path)
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ExpertError, match=rf"a\.pth, got .*{message}"):
         exml.load(path, **CARD)
     assert not (tmp_path / "touched").exists()
+
+
+def test_a_bomb_is_refused_by_a_process_that_reads_one_file_after_the_other(tmp_path: Path, module: nn.Module) -> None:
+    torch.save(module.state_dict(), tmp_path / "a.pth")
+    bomb(tmp_path / "b.pth", module.state_dict())
+    read_checkpoint(tmp_path / "a.pth")
+    process = state_dict._process
+    assert read_checkpoint(tmp_path / "b.pth", values=False)["x"].is_meta
+    assert state_dict._process is process
+    with pytest.raises(ExpertError, match=r"b\.pth, got .*more than .* MiB of memory"):
+        read_checkpoint(tmp_path / "b.pth")
+    found = read_checkpoint(tmp_path / "a.pth")
+    assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
+    assert state_dict._process is not process  # the old one may be damaged
+    with pytest.raises(ExpertError, match="a request to stop"):
+        read_checkpoint(tmp_path / "a.pth", None, lambda: True)
+
+
+def test_the_weights_of_a_checkpoint_are_chosen_by_the_card(tmp_path: Path, module: nn.Module) -> None:
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in module.state_dict().items()}
+    torch.save({"model": zeros, "averages": {"ema": module.state_dict()}, "epoch": 3}, tmp_path / "a.pth")
+    assert same(exml.load(tmp_path / "a.pth", **CARD, weights="averages.ema"), module)
+    card = "labels: [cat, dog, eel]\nimage_shape: [1, 8, 8]\narchitecture: conv-net\nweights: "
+    (tmp_path / "a.yaml").write_text(card + "averages")
+    assert same(load_expert(tmp_path / "a.pth"), module)
+    for chosen, keys in {"ema": "model, averages", "model.ema": "no weights by name", "averages.x": "ema"}.items():
+        (tmp_path / "a.yaml").write_text(card + chosen)
+        with pytest.raises(
+            ExpertError, match=rf"weights '{chosen}' in the checkpoint.*, got .*{keys}; remedy: correct"
+        ):
+            load_expert(tmp_path / "a.pth")
+    save_file(module.state_dict(), tmp_path / "b.safetensors")
+    with pytest.raises(ExpertError, match=r"on the card of a checkpoint .* remedy: remove it"):
+        exml.load(tmp_path / "b.safetensors", **CARD, weights="ema")
 
 
 # ---- the experts of shared data

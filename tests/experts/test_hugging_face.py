@@ -74,6 +74,25 @@ def test_logits_are_those_of_transformers(kind, tmp_path):
     assert expert.differentiable or kind == "MobileViT"  # whose tiny random weights lose the gradient
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_weights_of_bin_files(sharded, tmp_path):
+    state = save(tmp_path / "pets").state_dict()
+    (tmp_path / "pets" / "model.safetensors").unlink()
+    names = list(state)
+    files = {"a.bin": names[:9], "b.bin": names[9:]} if sharded else {"pytorch_model.bin": names}
+    for file, part in files.items():
+        torch.save({name: state[name] for name in part}, tmp_path / "pets" / file)
+    if sharded:
+        index = {"weight_map": {name: file for file, part in files.items() for name in part}}
+        (tmp_path / "pets" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert exml.ExpertProfile.from_folder(tmp_path).experts[0].running_statistics
+    found = exml.load(tmp_path / "pets").module.model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    (tmp_path / "pets.yaml").write_text(f"sha256: {'a' * 64}")
+    with pytest.raises(ExpertError, match=r"one file model\.safetensors for the sha256.*remove sha256"):
+        exml.load(tmp_path / "pets")
+
+
 def test_batch_norm_is_seen_by_priors_and_profiles(tmp_path):
     save(tmp_path / "pets")
     expert = exml.load(tmp_path / "pets")
@@ -156,7 +175,7 @@ def _without(name):
         (lambda folder: change(folder / "config.json", id2label={"0": "a", "1": "b"}), "weights"),
         (_without("classifier.1.bias"), r"1 missing, such as classifier\.1\.bias"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\1" * 100), "complete weights"),
-        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "may contain code"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "damaged file"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no such file"),
     ],
 )
@@ -194,8 +213,10 @@ def save_timm(folder, name="test_resnet", config=None, **settings):
     with torch.no_grad():
         for tensor in model.parameters():
             tensor.normal_(std=0.1)
-    about = {"label_names": LABELS, "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4] * 3}}
-    timm.models.save_for_hf(model, folder, {**about, **(config or {})}, safe_serialization=True)
+    size = settings.get("img_size", 160)
+    own = {**model.pretrained_cfg, "input_size": [3, size, size], "mean": [0.1, 0.2, 0.3], "std": [0.4] * 3}
+    about = {"label_names": LABELS, "pretrained_cfg": own, **(config or {})}
+    timm.models.save_for_hf(model, folder, about, model_args=settings, safe_serialization=True)
     return model
 
 

@@ -45,7 +45,7 @@ def test_files_and_live_experts_have_one_profile(tmp_path):
 
 def test_what_a_profile_says():
     profile = ExpertProfile.from_experts(experts())
-    assert (profile.count, profile.classes, profile.shared_classes) == (2, 5, (1,))
+    assert (profile.count, profile.classes) == (2, 5)
     assert (profile.image_shape, profile.image_shapes) == ((1, 4, 4), ((1, 4, 4),))
     assert (profile.normalizations, profile.tasks) == ((((0.25,), (1.0,)),), None)
     assert [expert.running_statistics for expert in profile.experts] == [("features.1",), ()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -26,6 +27,10 @@ CARD = 4 * MEGABYTE
 """Maximum size of a card."""
 CLASSES, VALUES, NAME = 2**17, 2**22, 1_000
 """Limits of a card: every class id is lower; the most values of an image, and characters of a name."""
+_REMEDIES = {
+    errno.EACCES: "give this user the permission to read it",
+    errno.EPERM: "put the file itself into the folder, not a link",  # as open_file says
+}
 
 
 def _is_name(card: ExpertCard, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -216,4 +221,5 @@ def fault(path: Path, error: Exception, expected: str, remedy: str) -> NoReturn:
     if isinstance(error, ExmlError):
         raise ExpertError(expected=f"{error.expected} in {path}", got=error.got, remedy=error.remedy) from error
     got = str(error) or type(error).__name__
+    remedy = _REMEDIES.get(error.errno or 0, remedy) if isinstance(error, OSError) else remedy
     raise ExpertError(expected=f"{expected} in {path}", got=got, remedy=remedy) from error

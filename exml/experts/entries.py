@@ -71,28 +71,14 @@ def entries(folder: Path | str, /) -> dict[str, Entry]:
         OSError: the folder cannot be read.
         ExpertError: two experts, or two cards, of one name.
     """
-    folder = Path(folder)
-    weights, cards = dict[str, list[tuple[str, Format]]](), dict[str, list[str]]()
+    folder, files = Path(folder), dict[str, list[str]]()
     with os.scandir(folder) as found:
         for item in found:
-            if item.name.startswith("."):
-                continue
             name, suffix = _split(item.name)
-            if suffix in CARDS:
-                cards.setdefault(name, []).append(item.name)
-            elif suffix:
-                weights.setdefault(name, []).append((item.name, FORMATS[suffix]))
-            elif item.is_dir() and os.path.lexists(folder / item.name / "config.json"):
-                weights.setdefault(item.name, []).append((item.name, "hugging-face"))
-    for name in weights.keys() | cards.keys():
-        _require_one(folder, [file for file, _ in weights.get(name, ())])
-        _require_one(folder, cards.get(name, ()))
-    made: dict[str, Entry] = {}
-    for name in sorted(weights.keys() | cards.keys(), key=natural):
-        file, kind = next(iter(weights.get(name, ())), (f"{name}.safetensors", "safetensors"))
-        card = next(iter(cards.get(name, ())), None)
-        made[name] = Entry(name, folder / file, None if card is None else folder / card, kind)
-    return made
+            kept = suffix or (item.is_dir() and os.path.lexists(folder / item.name / "config.json"))
+            if kept and not item.name.startswith("."):
+                files.setdefault(name, []).append(item.name)
+    return {name: _entry(folder, name, files[name]) for name in sorted(files, key=natural)}
 
 
 def entry_of(path: Path | str, /) -> Entry:
@@ -103,24 +89,15 @@ def entry_of(path: Path | str, /) -> Entry:
     path = Path(path)
     path = path if path.name not in ("", "..") else Path(os.path.realpath(path))
     name, suffix = _split(path.name)
-    files, cards = [path.name], [path.name]
-    if suffix not in FORMATS and (suffix or not path.is_dir()):
-        files = _existing(path.with_name(name), FORMATS)
-        files += [name] if os.path.lexists(path.with_name(name) / "config.json") else []
-    if suffix not in CARDS:
-        cards = _existing(path.with_name(name), CARDS)
-    _require_one(path.parent, files)
-    _require_one(path.parent, cards)
-    if not files and not cards:
+    found = [file for end in (*FORMATS, *CARDS) if os.path.lexists(path.with_name(file := name + end))]
+    found += [name] if os.path.lexists(path.with_name(name) / "config.json") else []
+    if suffix or path.is_dir():  # this file, and those of the other sort
+        found = [path.name, *(file for file in found if _is_card(file) != _is_card(path.name))]
+    if not found:
         got = "a file of another kind" if os.path.lexists(path) else "no such file"
-        raise ExpertError(
-            expected=f"an expert in {path}",
-            got=got,
-            remedy=f"name a Hugging Face folder, or a file that ends with {', '.join(FORMATS)}",
-        )
-    file = files[0] if files else f"{name}.safetensors"
-    kind = FORMATS.get(_split(file)[1], "hugging-face")
-    return Entry(name, path.with_name(file), path.with_name(cards[0]) if cards else None, kind)
+        remedy = f"name a Hugging Face folder, or a file that ends with {', '.join(FORMATS)}"
+        raise ExpertError(expected=f"an expert in {path}", got=got, remedy=remedy)
+    return _entry(path.parent, name, found)
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -135,16 +112,20 @@ def _split(name: str) -> tuple[str, str]:
     return name[: len(name) - len(suffix)], suffix
 
 
-def _existing(base: Path, suffixes: Iterable[str]) -> list[str]:
-    names = [base.name + suffix for suffix in suffixes]
-    return [name for name in names if os.path.lexists(base.with_name(name))]
+def _is_card(file: str) -> bool:
+    return _split(file)[1] in CARDS
 
 
-def _require_one(folder: Path, files: Iterable[str]) -> None:
-    files = sorted(files)
-    if len(files) > 1:
-        expected = f"one expert, and at most one card, per name in {folder}"
-        raise ExpertError(expected=expected, got=" and ".join(files), remedy="rename one of them, or move it away")
+def _entry(folder: Path, name: str, files: Iterable[str]) -> Entry:
+    """The expert of all files of one name."""
+    cards, weights = [sorted(file for file in files if _is_card(file) == sort) for sort in (True, False)]
+    for group in (cards, weights):
+        if len(group) > 1:
+            expected = f"one expert, and at most one card, per name in {folder}"
+            raise ExpertError(expected=expected, got=" and ".join(group), remedy="rename one of them, or move it away")
+    file = weights[0] if weights else f"{name}.safetensors"
+    kind = FORMATS.get(_split(file)[1], "hugging-face")
+    return Entry(name, folder / file, folder / cards[0] if cards else None, kind)
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -100,7 +100,8 @@ def _parsed(entry: Entry) -> tuple[Any, _Layout]:
             raise ValueError(f"{len(model.graph.node)} operations, more than {_NODES}")
         loops = {node.op_type for node in model.graph.node} & {"Loop", "Scan"}
         if loops:
-            raise ValueError(f"operations {', '.join(sorted(loops))}")
+            remedy = f"export it without them, or {_QUERY}"
+            raise ExpertError(expected="a model without loops", got=" and ".join(sorted(loops)), remedy=remedy)
         onnx.checker.check_model(_without_external(model))
         return model, _layout(model.graph)
     except ExpertError as error:

@@ -11,6 +11,8 @@ import yaml
 from safetensors.torch import save_file
 
 from exml.cli import main
+from exml.core.errors import ExpertError
+from exml.experts.card import fault
 
 CARD = {
     "labels": ["cat", "dog"],
@@ -50,6 +52,12 @@ def circle(folder: Path) -> None:
     (folder / "bad.safetensors").symlink_to("bad.safetensors")
 
 
+def link(folder: Path) -> None:
+    put(folder)
+    (folder / "bad.safetensors").rename(folder.parent / "elsewhere")
+    (folder / "bad.safetensors").symlink_to(folder.parent / "elsewhere")
+
+
 def alone(folder: Path) -> None:
     put(folder)
     (folder / "bad.safetensors").unlink()
@@ -80,6 +88,7 @@ def alone(folder: Path) -> None:
         (content("bad.yaml", "labels: [café, dog]".encode("latin-1")), r"bad\.yaml, .*remedy: save the file as UTF-8"),
         (content("bad.json", b"{}"), r"got bad\.json and bad\.yaml; remedy: rename one"),
         (circle, r"bad\.safetensors, got a broken link"),
+        (link, r"a link that leads out of its folder.*; remedy: put the file itself into the folder"),
         (alone, r"bad\.safetensors, got no such file; remedy: add the missing file, or move the card away"),
         (lambda folder: put(folder / "more"), r"only other files, such as more; remedy: .*itself"),
         (lambda folder: (folder / "photo.png").touch(), r"only other files, such as photo\.png"),
@@ -99,3 +108,8 @@ def test_one_error_names_what_is_wrong(
     assert "remedy: " in printed
     assert re.search(message, printed), printed
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_file_without_permission_is_not_called_damaged() -> None:
+    with pytest.raises(ExpertError, match=r"a\.pth, got .*denied.*; remedy: give this user the permission"):
+        fault(Path("a.pth"), PermissionError(13, "Permission denied"), "complete weights", "get the file again")

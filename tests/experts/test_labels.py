@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from exml.core.errors import ConfigError, ExpertError, PlanError, UnknownNameError
-from exml.experts import Expert, ExpertCard, LabelPlan, plan_labels
+from exml.experts import Expert, ExpertCard, LabelPlan, labels, plan_labels
 
 SHAPE = (1, 4, 4)
 
@@ -208,6 +208,15 @@ def test_the_image_space(shapes, chosen, shape, mean):
     for name, own in cards.items():
         applied = plan.apply(name, Expert(nn.Flatten(), (0,), own.image_shape, labels=own.labels))
         assert applied.image_shape == shape
+
+
+def test_plans_of_many_labels_are_read_within_a_limit(monkeypatch):
+    plan = plan_labels({"a": card(*(f"label {number}" for number in range(51_000)))})
+    text = plan.to_yaml()
+    assert LabelPlan.from_yaml(text) == plan
+    monkeypatch.setattr(labels, "VALUES", 100_000)
+    with pytest.raises(ConfigError, match=r"at most 100000 values, got more; remedy: .*shorten the file"):
+        LabelPlan.from_yaml(text)
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,6 @@ import exml.learning.events as events
 from exml.core.admission import guarded, raised_in_module
 from exml.core.errors import (
     CheckpointError,
-    ExmlError,
     ExmlWarning,
     ExpertError,
     NonFiniteError,
@@ -328,8 +326,7 @@ class Learner:
             with global_seed(self.seed, "preview"):
                 self._panel.preview(loads, self.device)
                 if self._compares:
-                    with suppress(ExmlError):
-                        self._starts.note(loads[1]().to(self.device), provisional=True)
+                    self._starts.preview(loads[1])
 
     @torch.inference_mode(False)
     def resume(self, folder: CheckpointFolder | Path | str, /) -> Learner:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
@@ -32,8 +35,13 @@ class Starts:
         """The mean weights by their names."""
         return dict(self._means)
 
-    def note(self, expert: Expert, *, provisional: bool = False) -> None:
-        """Include an expert; a provisional one serves until the next, for the first expert of a stream."""
+    def preview(self, load: Callable[[], Expert]) -> None:
+        """Take the weights of the second expert of a stream, until the first is noted."""
+        with suppress(Exception):  # its turn will come, and the error with it
+            self._means = dict(narrowing_weights(load()))
+
+    def note(self, expert: Expert) -> None:
+        """Include an expert in the means."""
         for name, weight in narrowing_weights(expert).items():
             count = self._counts.get(name, 0)
             if count:
@@ -41,11 +49,11 @@ class Starts:
                 if mean.shape != weight.shape or not related(weight, mean):
                     continue
                 weight = torch.lerp(mean, weight.to(mean), 1 / (count + 1))
-            self._means[name], self._counts[name] = weight, count + (not provisional)
+            self._means[name], self._counts[name] = weight, count + 1
 
     def state(self) -> State:
         """Tensors by name, for a checkpoint."""
-        counts = {f"count.{name}": torch.tensor(count) for name, count in self._counts.items()}
+        counts = {f"count.{name}": torch.tensor(self._counts.get(name, 0)) for name in self._means}
         return {**{f"mean.{name}": mean for name, mean in self._means.items()}, **counts}
 
     def restore(self, state: State) -> None:

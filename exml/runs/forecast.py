@@ -23,7 +23,7 @@ from exml.core.samples import Samples
 from exml.engine import DistillationContext, PreviousStudent, Teachers, distill
 from exml.learning.preflight import check_student
 from exml.learning.strategy import Strategy
-from exml.protocols import GenerationContext
+from exml.protocols import Calibration, GenerationContext
 
 BUDGET = 0.3
 """Seconds per measurement; one step is measured even if it takes longer."""
@@ -119,6 +119,8 @@ def forecast(
             if places and (previous or strategy.student != "first-expert"):
                 cost = trial.distillation(previous)
                 distillation += sum(cost(held[min(i, len(held) - 1)]) for i in places)
+        if strategy.calibration is not None:
+            distillation += experts * trial.calibration(strategy.calibration)
     return Forecast(generation, distillation)
 
 
@@ -188,6 +190,10 @@ class _Trial:
 
         return cost
 
+    def calibration(self, calibration: Calibration) -> float:
+        """The seconds to calibrate an expert."""
+        return self._seconds(lambda: calibration(self.expert, 0))
+
     def distillation(self, previous: bool) -> Callable[[int], float]:
         """A function from the number of images in the buffer to the seconds of distillation."""
         training = self.strategy.training
@@ -211,6 +217,8 @@ class _Trial:
             known[list(self.expert.classes)] = len(self.expert.classes) == self.classes
             before = PreviousStudent(copy.deepcopy(self.student).eval().requires_grad_(False), known, known)
         memory, ticks = self._noise(size), [self._now()]
+        if strategy.training.stored:
+            memory = attrs.evolve(memory, logits=memory.images.new_zeros(size, self.classes))
         distill(
             self.student,
             Teachers(before, self.expert, strategy.normalizer, strategy.combiner, self.classes),

@@ -8,6 +8,8 @@ from torch import nn
 import exml
 from exml import runs
 from exml.buffers import Cumulative, Reservoir
+from exml.calibrations import Center, CommonScale
+from exml.combiners import SideBySide
 from exml.core.errors import BufferSizeError, ShapeError
 from exml.engine import Training
 from exml.generators import BufferedImages, GaussianNoise, Mixture, ModelInversion, ProceduralImages
@@ -78,8 +80,10 @@ def test_it_is_exact_where_time_is_linear(count, policy):
         {"generator": BufferedImages(ProceduralImages())},
         {"training": Training(iterations=7, batch_size=4, learning_rate=0.05, views=2, ridge=0.1)},
         {"student": "first-expert"},
+        {"student": "first-expert", "calibration": CommonScale((Center(),))},
+        {"training": Training(iterations=7, batch_size=4, learning_rate=0.05, stored=True), "combiner": SideBySide()},
     ],
-    ids=["no iterations", "mixture", "buffered", "bank", "first expert"],
+    ids=["no iterations", "mixture", "buffered", "bank", "first expert", "calibrated", "stored"],
 )
 def test_every_kind_of_strategy_has_a_forecast(changes):
     chosen = tiny.strategy(**changes)
@@ -91,7 +95,7 @@ def test_every_kind_of_strategy_has_a_forecast(changes):
     one, several = (forecast(chosen, expert, student, experts=count) for count in (1, 5))
     assert torch.equal(torch.rand(1), drawn)
     assert min(one.generation, several.generation) > 0
-    assert (one.distillation == 0) == (chosen.student == "first-expert")
+    assert (one.distillation == 0) == (chosen.student == "first-expert" and chosen.calibration is None)
     assert several.distillation > 0
     assert same(weights(expert.module), before[0])
     assert same(weights(student), before[1])

@@ -111,12 +111,13 @@ def forecast(
     shares = [strategy.buffer.share(i) for i in range(1, experts + 1)]
     with global_seed(0, "forecast"):
         trial, held = _Trial(strategy, expert, student, execution, clock), _held(strategy, shares)
+        copied = strategy.student == "first-expert" and strategy.calibration is None
         generation = distillation = 0.0
         for previous, places in ((False, range(1)), (True, range(1, experts))):
             if places:
                 cost = trial.generation(max(shares[i] for i in places), previous)
                 generation += sum(cost(shares[i]) for i in places)
-            if places and (previous or strategy.student != "first-expert"):
+            if places and (previous or not copied):
                 cost = trial.distillation(previous)
                 distillation += sum(cost(held[min(i, len(held) - 1)]) for i in places)
         if strategy.calibration is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import attrs
 import torch
@@ -143,7 +144,7 @@ def target_predictor(
         defined = torch.zeros_like(before, dtype=torch.bool)
         starts = Starts()
         if start is None and len(experts) > 1 and strategy.calibration is not None:
-            starts.note(experts[1].to(images.device), provisional=True)  # as Learner.preview
+            starts.preview(partial(experts.__getitem__, 1))  # as Learner does
         for number, expert in enumerate(experts, 1):
             home, expert = expert.device, expert.to(images.device)
             if strategy.student == "first-expert" and number == 1 and strategy.calibration is None:

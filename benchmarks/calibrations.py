@@ -14,19 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import strangers
+import streams
 import torch
 from pages import RESULTS, ROOT, commit
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.utils import save_image
 
-from exml import Expert, Samples, scenarios
+from exml import Expert, Samples
 from exml.calibrations import RELATED, STEPS, Center, CommonScale, PoolOffset, Probabilities, TwoAnchors
 from exml.core.files import write_json
 from exml.core.rng import make_generator
@@ -52,66 +54,29 @@ RULES: dict[str, tuple[Any, ...]] = {
     },
 }
 Stream = tuple[list[Expert], list[State | None], Samples]
-EPOCHS = 20
 _COLUMNS = 24
 
 
-def splits(seed: int, work: Path, start: str) -> Stream:
+def splits(seed: int, arguments: argparse.Namespace, known: str) -> Stream:
     """Five experts for two classes each, what is known of their start, and validation images."""
-    scenario = scenarios.load(f"mnist-nc:epochs={EPOCHS}", seed, split="validation")
-    experts = list(scenario.train_experts(seed, folder=work / f"mnist-nc-{seed}"))
-    starts: list[State | None] = [None] * len(experts)
-    if start == "known":
-        starts = [scenario.make_module(seed, "experts").state_dict()] * len(experts)
-    elif start == "estimated":
+    start: Literal["known", "own"] = "own" if known == "other" else "known"
+    case = streams.of_scenario("mnist-nc", seed, start, known == "adam", "validation", arguments.zoo)
+    experts = list(case.experts)
+    starts: list[State | None] = [case.start if known in ("known", "adam") else None] * len(experts)
+    if known == "estimated":
         starts = [narrowing_weights(experts[1])]
         found = Starts()
         for expert in experts[:-1]:
             found.note(expert)
             starts.append(found.weights())
-    return experts, starts, Samples.concat([part.test for part in scenario.experiences])
+    return experts, starts, Samples.concat([part.test for part in case.scenario.experiences])
 
 
-def unrelated(seed: int, work: Path, optimizer: str) -> Stream:
-    """The same splits; each expert has initial weights of its own, or all have the same and were trained by Adam."""
-    scenario = scenarios.load(f"mnist-nc:epochs={EPOCHS}", seed, split="validation")
-    experts: list[Expert] = []
-    for number, part in enumerate(scenario.experiences):
-        own = () if optimizer == "adam" else (number,)
-        module, path = scenario.make_module(seed, "experts", *own), work / f"{optimizer}-{seed}-{number}.pt"
-        about = {"mean": scenario.mean, "std": scenario.std, "name": f"{optimizer}-{number}"}
-        expert = Expert(module, part.classes, scenario.image_shape, outputs=range(10), **about)
-        if path.exists():
-            module.load_state_dict(torch.load(path, weights_only=True))
-        elif optimizer == "adam":
-            _adam(expert, part.train, seed)
-            torch.save(module.state_dict(), path)
-        else:
-            scenario.training(expert, part.train, seed)
-            torch.save(module.state_dict(), path)
-        experts.append(attrs.evolve(expert, module=module.eval()))
-    starts: list[State | None] = [None] * len(experts)
-    if optimizer == "adam":
-        starts = [scenario.make_module(seed, "experts").state_dict()] * len(experts)
-    return experts, starts, Samples.concat([part.test for part in scenario.experiences])
-
-
-def _adam(expert: Expert, samples: Samples, seed: int) -> None:
-    torch.manual_seed(seed)
-    optimizer = torch.optim.Adam(expert.module.parameters(), 1e-3, weight_decay=5e-4)
-    for _ in range(5):
-        for rows in torch.randperm(len(samples)).split(32):
-            loss = nn.functional.cross_entropy(expert.logits(samples.pixels(rows)), samples.labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-
-def others(stream: str) -> Callable[[int, Path], Stream]:
+def others(stream: str) -> Callable[[int, argparse.Namespace], Stream]:
     """A stream of strangers."""
 
-    def load(seed: int, work: Path) -> Stream:
-        experts = strangers.experts(stream, seed, work)
+    def load(seed: int, arguments: argparse.Namespace) -> Stream:
+        experts = strangers.experts(stream, seed, arguments.work)
         held_out = strangers.images(MNIST, train=True)[50_000:]
         if stream == "domains":
             clothes = strangers.images(FashionMNIST, train=True, first=10)[50_000:]
@@ -121,14 +86,14 @@ def others(stream: str) -> Callable[[int, Path], Stream]:
     return load
 
 
-STREAMS: dict[str, tuple[Sequence[int], Callable[[int, Path], Stream]]] = {
-    "mnist-nc, start known": (range(5), lambda seed, work: splits(seed, work, "known")),
-    "mnist-nc, start estimated": (range(3), lambda seed, work: splits(seed, work, "estimated")),
-    "mnist-nc, start ignored": (range(3), lambda seed, work: splits(seed, work, "ignored")),
-    "mnist-nc, other starts": (range(2), lambda seed, work: unrelated(seed, work, "sgd")),
-    "mnist-nc, Adam, start known": (range(2), lambda seed, work: unrelated(seed, work, "adam")),
+STREAMS: dict[str, tuple[Sequence[int], Callable[[int, argparse.Namespace], Stream]]] = {
+    "mnist-nc, start known": (range(5), partial(splits, known="known")),
+    "mnist-nc, start estimated": (range(3), partial(splits, known="estimated")),
+    "mnist-nc, start ignored": (range(3), partial(splits, known="ignored")),
+    "mnist-nc, own starts": ((0,), partial(splits, known="other")),
+    "mnist-nc, Adam": ((0,), partial(splits, known="adam")),
     "domains": ((0,), others("domains")),
-    "overlapping": (range(3), others("overlapping")),
+    "overlapping": (range(2), others("overlapping")),
     "same classes": ((0,), others("same classes")),
 }
 
@@ -174,6 +139,7 @@ def main() -> None:
     """Measure what is not measured yet, and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/calibrations"), help="folder for experts and cells")
+    parser.add_argument("--zoo", type=Path, default=Path("runs/zoo"), help="folder for the experts of the scenario")
     parser.add_argument("--streams", nargs="+", default=list(STREAMS), choices=list(STREAMS))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -186,7 +152,7 @@ def main() -> None:
             cells: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             if set(cells) == set(RULES):
                 continue
-            stream = load(seed, arguments.work)
+            stream = load(seed, arguments)
             drawings = _Once()
             for rule, steps in RULES.items():
                 cells[rule] = ceiling(stream, steps, seed, drawings)
@@ -201,12 +167,12 @@ def main() -> None:
             rows[name] = {rule: {"mean": round(mean(by.values()), 2), "seeds": by} for rule, by in by_rule.items()}
     result = {"commit": commit(), **attrs.asdict(environment(torch.device("cpu")))}
     write_json(RESULTS / "calibrations.json", {**result, "streams": rows})
-    picture(arguments.work)
+    picture(arguments)
 
 
-def picture(work: Path) -> None:
+def picture(arguments: argparse.Namespace) -> None:
     """Random drawings in the first row, then one row for each class of five experts."""
-    experts, starts, _ = splits(0, work, "known")
+    experts, starts, _ = splits(0, arguments, "known")
     drawings = EvolvedDrawings(steps=150, snapshots=1, copies=1)
     rows = [drawings.random(_COLUMNS, experts[0].image_shape, make_generator("cpu", 0, "picture"))]
     for expert, start in zip(experts, starts, strict=True):

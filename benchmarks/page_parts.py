@@ -245,8 +245,8 @@ def calibrations(found: Found, conditions: str) -> list[str]:
     text = (
         "Accuracy in percent of the mean of calibrated logits on validation images, with all experts at hand: no "
         "student can be expected to be better than its target. Means over n seeds. The typicality of *mnist-nc* uses "
-        "the initial weights, the weights of other experts, or none; its experts have other initial weights in *other "
-        f"starts*, and were trained by Adam in *Adam*. {conditions}"
+        "the initial weights, the weights of other experts, or none; its experts have initial weights of their own "
+        f"in *own starts*, and were trained by Adam in *Adam*. {conditions}"
     )
     return [*table(head, rows), "", *wrap(text)]
 

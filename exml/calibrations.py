@@ -259,9 +259,9 @@ class CommonScale:
     With the logits z of the expert's k own classes, the default steps are
 
     .. math::
-        b &= (z - \bar z) / (T \sqrt{\lVert h \rVert}) \\
-        s &= b - \tfrac12 (\log \sum_c e^{b_c} - \log k) \\
-        S &= 3 \left(s - \tfrac14 M + w \, (q - \mu)/(\sigma \ell)\right)
+        b &= (z - \bar{z}) / (T \sqrt{\lVert h \rVert}) \\
+        s &= b - \frac{1}{2} (\log \sum_c e^{b_c} - \log k) \\
+        S &= 3 \left(s - \frac{1}{4} M + w \, (q - \mu)/(\sigma \ell)\right)
 
     M is the mean of max s over the random drawings. The other symbols are those of the steps. Units of other classes
     are scaled alike. The logits of previous students need no calibration: use :class:`exml.normalizers.RawLogits`.

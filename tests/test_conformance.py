@@ -28,7 +28,10 @@ SUITES = {
         normalizers.L2NormalizeLogits(eps=1e-5),
     ],
     check_combiner: [combiners.ByClass(units="present"), combiners.SideBySide(), combiners.ProductOfExperts()],
-    check_calibration: [calibrations.CommonScale(drawings=generators.EvolvedDrawings(steps=2, pool=20))],
+    check_calibration: [
+        calibrations.CommonScale(steps, drawings=generators.EvolvedDrawings(steps=2, pool=20))
+        for steps in (calibrations.STEPS, [calibrations.Probabilities()], [calibrations.TwoAnchors()])
+    ],
     check_loss: [
         losses.MeanSquaredError(classes="all"),
         losses.CrossEntropy(),
@@ -89,6 +92,7 @@ def test_multi_task():
 
 def test_no_component_is_left_out():
     checked = {type(part) for parts in SUITES.values() for part in parts}
+    checked |= {type(step) for scale in SUITES[check_calibration] for step in scale.steps}
     checked |= {combiners.MultiTask, generators.Replay}  # the one above, and one that needs real images of its expert
     rooms = (augmentation, buffers, calibrations, combiners, generators, losses, normalizers, priors)
     families = {cls for cls in _KINDS.values() if cls.__module__.startswith(tuple(room.__name__ for room in rooms))}

@@ -290,14 +290,14 @@ def store_logits(memory: Samples, teachers: Teachers, execution: Execution = EAG
     Raises:
         SettingError: the combiner leaves the logits of a known class undefined.
     """
-    parts: list[Tensor] = []
+    parts, known = list[Tensor](), teachers.known
     previous = nullcontext() if teachers.previous is None else frozen(teachers.previous.module)
     with frozen(teachers.expert.module), previous:
         for rows in torch.arange(len(memory)).split(inference_batch_size(memory.images.shape[1:])):
             batch = memory[rows.to(memory.images.device)]
             with execution.autocast(memory.images.device):
                 target = teachers.target(attrs.evolve(batch, images=batch.pixels()))
-            if not bool(target.defined[:, teachers.known].all()):
+            if not bool(target.defined[:, known].all()):
                 expected = "a combiner that defines the logits of all known classes, since Training.stored is set"
                 remedy = "use exml.combiners.SideBySide, or set stored to False"
                 raise SettingError(expected=expected, got=type(teachers.combiner).__name__, remedy=remedy)

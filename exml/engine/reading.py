@@ -98,27 +98,11 @@ def reader_of(expert: Expert, start: State | None = None) -> Reader:
     >>> reader.classifier, reader.narrowing, reader.basis.shape
     ('3', '1', torch.Size([8, 64]))
     """
-    module, order = expert.module, list[str]()
-    gray = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
-    layers = {name: part for name, part in module.named_modules() if _narrows(part)}
-
-    def note(name: str, _: nn.Module, inputs: Any) -> None:
-        order.extend([name] if inputs else [])  # inputs passed by name are not read
-
-    with frozen(module), ExitStack() as hooks:
-        for name, part in layers.items():
-            hooks.enter_context(part.register_forward_pre_hook(partial(note, name)))
-        heads = final_layers(module, candidates(module, len(expert.outputs)), gray)
-    classifier = heads[0] if heads else None
-    found: dict[Literal["linear", "convolution"], list[str]] = {"linear": [], "convolution": []}
-    for name in order:
-        if name != classifier:
-            found["linear" if isinstance(layers[name], nn.Linear) else "convolution"].append(name)
-    narrowing = (found["linear"][:1] or found["convolution"][-1:] or [None])[0]
+    classifier, narrowing = _layers(expert)
     own = expert.own_units.to(expert.device)
     if narrowing is None:
         return Reader(classifier, None, None, own)
-    weight: Tensor = layers[narrowing].get_parameter("weight").detach()
+    weight = expert.module.get_submodule(narrowing).get_parameter("weight").detach()
     first = (start or {}).get(f"{narrowing}.weight")
     if weight.ndim > 2 or first is None or first.shape != weight.shape or not related(weight, first):
         return Reader(classifier, narrowing, _row_space(weight.flatten(1)), own)
@@ -133,7 +117,7 @@ def narrowing_weights(expert: Expert) -> State:
     >>> {name: weight.shape for name, weight in narrowing_weights(Expert(net, (0, 1), (1, 8, 8))).items()}
     {'1.weight': torch.Size([8, 64])}
     """
-    name = reader_of(expert).narrowing
+    _, name = _layers(expert)
     layer = None if name is None else expert.module.get_submodule(name)
     return {f"{name}.weight": layer.weight.detach().clone()} if isinstance(layer, nn.Linear) else {}
 
@@ -224,6 +208,28 @@ def matched_temperature(logits: Float[Tensor, "batch classes"], entropy: float) 
         else:
             high = middle
     return spread * math.exp((low + high) / 2)
+
+
+@torch.no_grad()
+def _layers(expert: Expert) -> tuple[str | None, str | None]:
+    """The names of the classifier and of the narrowing layer, found by a forward pass."""
+    module, order = expert.module, list[str]()
+    gray = expert.normalize(torch.full((1, *expert.image_shape), 0.5, device=expert.device))
+    layers = {name: part for name, part in module.named_modules() if _narrows(part)}
+
+    def note(name: str, _: nn.Module, inputs: Any) -> None:
+        order.extend([name] if inputs else [])  # inputs passed by name are not read
+
+    with frozen(module), ExitStack() as hooks:
+        for name, part in layers.items():
+            hooks.enter_context(part.register_forward_pre_hook(partial(note, name)))
+        heads = final_layers(module, candidates(module, len(expert.outputs)), gray)
+    classifier = heads[0] if heads else None
+    found: dict[Literal["linear", "convolution"], list[str]] = {"linear": [], "convolution": []}
+    for name in order:
+        if name != classifier:
+            found["linear" if isinstance(layers[name], nn.Linear) else "convolution"].append(name)
+    return classifier, (found["linear"][:1] or found["convolution"][-1:] or [None])[0]
 
 
 def _narrows(layer: nn.Module) -> bool:

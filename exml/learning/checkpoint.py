@@ -36,6 +36,7 @@ from exml.core.records import read_record, write_record
 from exml.core.serialization import to_plain
 from exml.core.shapes import State
 from exml.core.validators import Validator, field_error, in_range, positive_int
+from exml.engine import PreviousStudent
 from exml.learning.strategy import Strategy
 from exml.models.classifier import Classifier, grow_layer
 
@@ -110,6 +111,13 @@ class RunState:
             remedy = "resume with the same stream"
             raise StreamError(expected=expected, got=f"another one ({expert.name!r})", remedy=remedy)
         self.in_flight, self.note = fingerprint, {**(self.note or {} if self.phase != "idle" else {}), **note}
+
+    def previous(self, module: nn.Module, classes: int, device: torch.device) -> PreviousStudent:
+        """A module as the student of all finished experiences."""
+        ids = torch.arange(classes)
+        masks = [torch.isin(ids, torch.tensor(known)) for known in (self.known, self.present)]
+        taught = torch.zeros_like(ids).index_copy(0, torch.tensor(self.known), torch.tensor(self.taught))
+        return PreviousStudent(module, *(column.to(device) for column in (*masks, taught)))
 
     def dismiss(self) -> None:
         """Forget the current expert, whose images could not be generated."""

@@ -35,7 +35,6 @@ from exml.core.serialization import to_plain
 from exml.core.shapes import Scalar, State
 from exml.engine import (
     DistillationContext,
-    PreviousStudent,
     Teachers,
     distill,
     frozen,
@@ -483,8 +482,7 @@ class Learner:
         if self.strategy.training.stored:
             teachers = self._teachers(self._calibrated(expert, number), self.student if number > 1 else None)
             self._memory = store_logits(self._memory, teachers, self.execution)
-            for tensor in self._memory.state().values():
-                self.ranks.share(tensor)
+            self.ranks.share(self._memory.state()["logits"])
         self._emit(events.BufferUpdated(number, new, self._memory))
         self._restored = {"previous": copy.deepcopy(self.student.state_dict())} if number > 1 else {}
         if self._initial is not None:
@@ -543,12 +541,7 @@ class Learner:
 
     def _teachers(self, expert: Expert, module: nn.Module | None) -> Teachers:
         """The two teachers of this experience; ``module`` has the weights of the previous student."""
-        previous = None
-        if module is not None:
-            ids = torch.arange(self._classes)
-            masks = [torch.isin(ids, torch.tensor(known)) for known in (self._run.known, self._run.present)]
-            taught = torch.zeros_like(ids).index_copy(0, torch.tensor(self._run.known), torch.tensor(self._run.taught))
-            previous = PreviousStudent(module, *(column.to(self.device) for column in (*masks, taught)))
+        previous = None if module is None else self._run.previous(module, self._classes, self.device)
         return Teachers(previous, expert, self.strategy.normalizer, self.strategy.combiner, self._classes)
 
     def _calibrated(self, expert: Expert, number: int) -> Expert:

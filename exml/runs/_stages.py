@@ -311,7 +311,7 @@ class _StrategyRun:
         if source.tests:
             context.folder.enter(None)
             reached = self.result().stream_accuracy[-1]
-            self._audit = source.audit(self._strategy, reached, learner.seed, context.device)
+            self._audit = source.audit(learner, reached)
         try:
             student = self.student().to(context.device)
             self._agreement = agreement(student, loads, seed=learner.seed)

@@ -17,7 +17,7 @@ from exml.core.rng import derive_seed, make_generator
 from exml.core.samples import Samples, inference_batch_size
 from exml.core.shapes import Images, Labels, Logits, State
 from exml.core.targets import Target
-from exml.engine import PreviousStudent, Teachers, frozen
+from exml.engine import Teachers, frozen
 from exml.engine.forward import teacher_logits
 from exml.experts import ExpertStream
 from exml.learning.checkpoint import RunState
@@ -177,12 +177,7 @@ def _teachers(
     """The teachers of an experience, as :class:`exml.Learner` makes them; the previous student returns nothing."""
     if strategy.calibration is not None:
         expert = strategy.calibration(expert, derive_seed(seed, "calibration", state.experience + 1), start)
-    previous = None
-    if state.experience:
-        ids = torch.arange(classes)
-        masks = [torch.isin(ids, torch.tensor(known)) for known in (state.known, state.present)]
-        taught = torch.zeros_like(ids).index_copy(0, torch.tensor(state.known), torch.tensor(state.taught))
-        previous = PreviousStudent(nn.Module(), *(column.to(expert.device) for column in (*masks, taught)))
+    previous = state.previous(nn.Module(), classes, expert.device) if state.experience else None
     return Teachers(previous, expert, strategy.normalizer, strategy.combiner, classes)
 
 

@@ -37,6 +37,7 @@ from exml.experts.card import metadata
 from exml.experts.entries import entry_of
 from exml.experts.loading import read_folder
 from exml.learning.events import BaselineEvaluated, BaselinesStarted, ExpertsProgress, Observer, WaitingForProcess
+from exml.learning.learner import Learner
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
@@ -412,8 +413,8 @@ class OpenExperts:
         """Evaluate the baselines, if there are test sets and the source includes baselines."""
         return ()
 
-    def audit(self, _strategy: Strategy, _student: float, _seed: int, _device: torch.device) -> TargetAudit | None:
-        """Evaluate the targets of a student with this stream accuracy, if there are test sets."""
+    def audit(self, _learner: Learner, _student: float) -> TargetAudit | None:
+        """Evaluate the targets of a learner, whose student has this stream accuracy, if there are test sets."""
         return None
 
 
@@ -495,11 +496,12 @@ class _OpenScenario(OpenExperts):
             tell(BaselineEvaluated(name))
         return tuple(results)
 
-    def audit(self, strategy: Strategy, student: float, seed: int, device: torch.device) -> TargetAudit:
+    def audit(self, learner: Learner, student: float) -> TargetAudit:
+        device = learner.device
         if self._references is None:
             self._references = references(self._experts, self._scenario, device)
-        known, start = self._references, self.start(seed)
-        return audit(strategy, self._experts, self._scenario, student, known, seed=seed, device=device, start=start)
+        about: Any = {"seed": learner.seed, "device": device, "start": learner.start}
+        return audit(learner.strategy, self._experts, self._scenario, student, self._references, **about)
 
 
 def _planned(

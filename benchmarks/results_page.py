@@ -54,6 +54,8 @@ INTRODUCTION = {
         "9. *photographs*: two ResNets for CIFAR-10, and a smaller student. Each order of the experts is a row of n."
     ),
 }
+EARLIER = "of an earlier version"
+"""The strategy of rows that were measured before their strategy was noted."""
 HEAD = ("|", "stream|", "n", "best ensemble", "oracle", "target", "student", "recovered gap", "agreement", "s")
 
 
@@ -93,6 +95,8 @@ def _rows(measured: Mapping[str, Found], expected: Sequence[str], command: str) 
     notes = [sentence("Below the best ensemble", lost, "No student is below the best ensemble.")]
     notes += [f"No target for {name} and the like: {reason}." for reason, name in reasons.items()]
     notes += [sentence("Not measured", absent, "")] if absent else []
+    earlier = [name for name in order if any(row.get("strategy") == EARLIER for row in by_stream[name])]
+    notes += [sentence("With the default strategy of an earlier version", earlier, "")] if earlier else []
     return [
         *table(HEAD, cells),
         "",

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import attrs
 from cyclopts import Parameter, Token
@@ -24,6 +24,7 @@ from exml.runs.sweep import Plan, PlannedRun, Status, Sweep, job_of
 from reproduction.cells import Cell, in_full, read_cell
 from reproduction.layout import BASELINES, OWN, PAPER_LAYOUT, Family, Layout, TableRow
 
+FAMILIES: tuple[Family, ...] = get_args(Family)
 FIGURES = ("figure2", "figure3")
 IN_FIGURE_2 = ("model-inversion", "data-impression")
 """Strategies of Figure 2."""
@@ -45,6 +46,13 @@ def _listed(convert: Callable[[str], Any] = str) -> Parameter:
         return tuple(convert(part) for part in parts if part)
 
     return Parameter(converter=values)
+
+
+def _family(part: str) -> Family:
+    """Checked here, since Cyclopts does it in words of its own where Pydantic is imported."""
+    if part in FAMILIES:
+        return part
+    raise ValueError(f"expected one of {', '.join(map(repr, FAMILIES))}, got {part!r}")
 
 
 def _seeds(_: object, tokens: Sequence[Token]) -> tuple[int, ...]:
@@ -92,8 +100,8 @@ class Reproduction:
     )
     scenarios: Annotated[tuple[str, ...], _listed()] = ()
     strategies: Annotated[tuple[str, ...], _listed()] = ()
-    recipes: Annotated[tuple[Family, ...], _listed()] = attrs.field(
-        default=("paper",), validator=[_distinct, attrs.validators.deep_iterable(one_of("paper", "reference"))]
+    recipes: Annotated[tuple[Family, ...], _listed(_family)] = attrs.field(
+        default=("paper",), validator=[_distinct, attrs.validators.deep_iterable(one_of(*FAMILIES))]
     )
     seeds: Annotated[tuple[int, ...], Parameter(converter=_seeds)] = attrs.field(
         default=(0, 1, 2, 3, 4), validator=[_distinct, attrs.validators.deep_iterable(in_range(0, integer=True))]

@@ -147,6 +147,14 @@ def test_folders_become_one(tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == written
 
 
+def test_messages_do_not_depend_on_other_imports(tmp_path, capsys):
+    pytest.importorskip("pydantic")  # Cyclopts uses it where it is imported
+    code, _, err = call(capsys, "table2", "--recipes", "mine", "--out", str(tmp_path / "out"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "'paper', 'reference'" in err
+    assert "pydantic" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

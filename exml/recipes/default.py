@@ -32,7 +32,8 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
 
     - The images are procedural, drawings that evolved towards each expert's classes, and, if all experts have
       gradients, drawings inverted for a few steps.
-    - The student matches the calibrated logits side by side (MSE), and their softmax (KL).
+    - The student matches the calibrated logits side by side (MSE), and their softmax (KL). Where all experts have the
+      same classes, the KL term counts more, and the learning rate is higher.
 
     **Grayscale images, all experts with batch norm.** Data Impression ED (Sec. 4) with the priors of appendix B.1.2 and
     λ_CE = 10. The teachers label eight views of each image once.
@@ -93,16 +94,17 @@ def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
     if all(expert.differentiable for expert in profile.experts):
         inverted = ModelInversion(iterations=15, learning_rate=0.04, batch_size=256, start=drawings)
         generators, weights, priors = (*generators, inverted), (*weights, 1.5), statistics_for(profile, 10.0)
+    rate, divergence = (0.01, 8.0) if _have_same_classes(profile) else (0.003, 2.0)
     return (
         StrategyBuilder()
         .buffer(Cumulative(16_000))
-        .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=0.003, views=2))
+        .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=rate, views=2))
         .generator(Mixture(generators, weights))
         .priors(*priors)
         .augmentation(Augmentation(shift=2, rotation=8.0, scale=0.08))
         .calibration(CommonScale(drawings=attrs.evolve(CommonScale().drawings, polarity=drawings.polarity)))
         .combiner(SideBySide())
-        .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), 2.0))))
+        .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), divergence))))
     )
 
 
@@ -173,7 +175,7 @@ def _inverted_drawings(profile: ExpertProfile) -> CompleteBuilder:
 
 def _with_hints(profile: ExpertProfile, builder: CompleteBuilder) -> CompleteBuilder:
     training = attrs.evolve(TRAINING, iterations=8_000, batch_size=16, learning_rate=0.003, clip_norm=100.0, hints=60.0)
-    same = all(set(expert.classes) == set(profile.experts[0].classes) for expert in profile.experts)
+    same = _have_same_classes(profile)
     return (
         builder.buffer(Cumulative(8_000))
         .training(training)
@@ -189,6 +191,10 @@ def _drawings(profile: ExpertProfile) -> ProceduralImages:
     means = [expert.mean[0] for expert in profile.experts]
     polarity = "light" if sum(means) < len(means) / 2 else "dark"
     return ProceduralImages(("strokes",), polarity=polarity, full_contrast=True)
+
+
+def _have_same_classes(profile: ExpertProfile) -> bool:
+    return all(set(expert.classes) == set(profile.experts[0].classes) for expert in profile.experts)
 
 
 def _are_unlike(profile: ExpertProfile) -> bool:

@@ -13,13 +13,14 @@ Every suite raises an AssertionError that names the first property that does not
 """
 
 from exml.testing.component import check_component
-from exml.testing.generators import check_buffer, check_calibration, check_generator, tiny_expert
+from exml.testing.generators import check_baseline, check_buffer, check_calibration, check_generator, tiny_expert
 from exml.testing.losses import check_combiner, check_loss, check_normalizer
 from exml.testing.priors import check_augmentation, check_prior
 from exml.testing.ranks import run_on_ranks
 
 __all__ = [
     "check_augmentation",
+    "check_baseline",
     "check_buffer",
     "check_calibration",
     "check_combiner",

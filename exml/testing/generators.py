@@ -88,7 +88,8 @@ def check_calibration(calibration: Calibration, image_shape: tuple[int, int, int
     must(kept, "keep the expert's classes, outputs and images", "use attrs.evolve(expert, module=...)")
     must(bool(logits.isfinite().all()), "return finite logits", "avoid divisions by 0")
     must(torch.allclose(logits, alone, atol=1e-4), "treat each image by itself", "use constants of the expert only")
-    must(order, "keep the order of the expert's own classes", "add the same number to all of them")
+    remedy = "add the same number to all of them, or multiply them by a positive one"
+    must(order, "keep the order of the expert's own classes", remedy)
     _require_unchanged(calibration, expert, before)
 
 
@@ -113,7 +114,8 @@ def check_baseline(baseline: Baseline, image_shape: tuple[int, int, int] = (1, 8
     predict = baseline(ExpertStream.from_experts([one, other]), 6)
     scores, alone = predict(images, tasks), torch.cat([predict(images[i : i + 1], tasks[i : i + 1]) for i in range(6)])
     shape = tuple(scores.shape)
-    must(shape == (6, 6), "score every class for every image: (batch, classes)", "give -inf to other classes", shape)
+    remedy = "return (batch, classes), with -inf for other classes"
+    must(shape == (6, 6), "score every class for every image", remedy, shape)
     must(not bool(scores.isnan().any()), "return no NaN", "give -inf to classes without an expert")
     must(
         bool(scores.isfinite().any(1).all()), "score at least one class of each image", "leave out no expert's classes"

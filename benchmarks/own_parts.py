@@ -3,8 +3,8 @@
     uv run python benchmarks/own_parts.py                  # on a CPU
     uv run python benchmarks/own_parts.py --device cuda
 
-The parts are the files that the pages show. Writes ``benchmarks/results/own_parts_cpu.json`` (or ``cuda``), the table on
-the page, and its picture.
+The parts are the files that the pages show. Writes ``benchmarks/results/own_parts_cpu.json`` (or ``cuda``), the table
+of the page, and its picture.
 """
 
 from __future__ import annotations

@@ -264,8 +264,7 @@ def own_parts(found: Mapping[str, Found]) -> str:
         lines += [f"![{bars}](../_static/own-parts-{device}.png)", ""]
         for family, made in families.items():
             cells = [
-                (f"`{row['part']}`" if "(" in row["part"] else row["part"], number(row["milliseconds"]))
-                + (ends(row["quartiles"]), f"{row['ratio']:.2f}")
+                (f"`{row['part']}`", number(row["milliseconds"]), ends(row["quartiles"]), f"{row['ratio']:.2f}")
                 for row in made["rows"]
             ]
             lines += [*table((f"{family}, {made['step']}|", "ms", "quartiles", "time / bare step"), cells), ""]

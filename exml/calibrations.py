@@ -32,7 +32,7 @@ class Center:
     """Subtract the mean over the expert's classes from each row (Eq. 6).
 
     >>> from exml.calibrations import Center
-    >>> from exml.core.targets import Reading
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.tensor([[1.0, 3.0, 9.0]]), torch.ones(1, 1), None, torch.tensor([0, 1]))
     >>> Center()(drawings, lambda: drawings)(drawings)
@@ -52,7 +52,7 @@ class RootNorm:
     The logits of an image grow with the norm of its features, and so do the errors of the largest logit.
 
     >>> from exml.calibrations import RootNorm
-    >>> from exml.core.targets import Reading
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.tensor([[2.0, -2.0]]), torch.tensor([[4.0]]), None, torch.tensor([0, 1]))
     >>> RootNorm()(drawings, lambda: drawings)(drawings)
@@ -70,7 +70,7 @@ class Probabilities:
     """Replace the logits by the probabilities over all outputs of the expert, trained or not.
 
     >>> from exml.calibrations import Probabilities
-    >>> from exml.core.targets import Reading
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.zeros(1, 4), torch.ones(1, 1), None, torch.tensor([0, 1]))
     >>> Probabilities()(drawings, lambda: drawings)(drawings)
@@ -92,7 +92,7 @@ class MatchedTemperature:
 
     >>> import math, torch
     >>> from exml.calibrations import MatchedTemperature
-    >>> from exml.core.targets import Reading
+    >>> from exml.protocols import Reading
     >>> drawings = Reading(torch.tensor([[0.0, 2.0], [5.0, 1.0]]), torch.ones(2, 1), None, torch.tensor([0, 1]))
     >>> probabilities = MatchedTemperature(0.5)(drawings, lambda: drawings)(drawings).softmax(1)
     >>> torch.special.entr(probabilities).sum(1).mean() / math.log(2)
@@ -118,7 +118,7 @@ class Energy:
         weight: in [0, 1].
 
     >>> from exml.calibrations import Energy
-    >>> from exml.core.targets import Reading
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.tensor([[2.0, 2.0, 7.0]]), torch.ones(1, 1), None, torch.tensor([0, 1]))
     >>> Energy(0.5)(drawings, lambda: drawings)(drawings)
@@ -146,7 +146,7 @@ class PoolOffset:
         share: in [0, 1].
 
     >>> from exml.calibrations import PoolOffset
-    >>> from exml.core.targets import Reading
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.tensor([[0.0, 2.0], [4.0, 1.0]]), torch.ones(2, 1), None, torch.tensor([0, 1]))
     >>> PoolOffset(0.5)(drawings, lambda: drawings)(drawings)
@@ -169,7 +169,7 @@ class TwoAnchors:
 
     >>> import attrs, torch
     >>> from exml.calibrations import TwoAnchors
-    >>> from exml.core.targets import Reading
+    >>> from exml.protocols import Reading
     >>> drawings = Reading(torch.tensor([[0.0, 2.0]]), torch.ones(1, 1), None, torch.tensor([0, 1]))
     >>> evolved = attrs.evolve(drawings, logits=torch.tensor([[6.0, 0.0]]))
     >>> TwoAnchors()(drawings, lambda: evolved)(evolved)
@@ -201,7 +201,7 @@ class Typicality:
 
     >>> import attrs, torch
     >>> from exml.calibrations import Typicality
-    >>> from exml.core.targets import Reading
+    >>> from exml.protocols import Reading
     >>> drawings = Reading(torch.zeros(3, 2), torch.ones(3, 1), torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0, 1]))
     >>> evolved = attrs.evolve(drawings, typicality=torch.tensor([5.0, 5.0, 5.0]))
     >>> Typicality(0.25)(drawings, lambda: evolved)(evolved)[0]
@@ -235,7 +235,7 @@ class Scale:
         factor: > 0.
 
     >>> from exml.calibrations import Scale
-    >>> from exml.core.targets import Reading
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.tensor([[1.0, -1.0]]), torch.ones(1, 1), None, torch.tensor([0, 1]))
     >>> Scale(3.0)(drawings, lambda: drawings)(drawings)

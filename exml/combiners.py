@@ -56,7 +56,7 @@ class ByClass:
 
     >>> import exml, torch
     >>> from exml.combiners import ByClass
-    >>> from exml.core.targets import TeacherLogits
+    >>> from exml.protocols import TeacherLogits
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[0.0, 2.0], [0.0, 4.0]]), torch.tensor([False, True]), both)
@@ -114,7 +114,7 @@ class MultiTask:
 
     >>> import exml, torch
     >>> from exml.combiners import MultiTask
-    >>> from exml.core.targets import TeacherLogits
+    >>> from exml.protocols import TeacherLogits
     >>> head = torch.tensor([True, True, False, False])
     >>> previous = TeacherLogits(torch.full((2, 4), 1.0), head, head)
     >>> expert = TeacherLogits(torch.full((2, 4), 5.0), ~head, ~head)
@@ -154,7 +154,7 @@ class ProductOfExperts:
 
     >>> import exml, torch
     >>> from exml.combiners import ProductOfExperts
-    >>> from exml.core.targets import TeacherLogits
+    >>> from exml.protocols import TeacherLogits
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, -3.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[-1.0, 2.0]]), torch.tensor([False, True]), both)
@@ -187,7 +187,7 @@ class SideBySide:
 
     >>> import exml, torch
     >>> from exml.combiners import SideBySide
-    >>> from exml.core.targets import TeacherLogits
+    >>> from exml.protocols import TeacherLogits
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[0.0, 2.0]]), torch.tensor([False, True]), both)

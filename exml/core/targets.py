@@ -23,7 +23,7 @@ class TeacherLogits:
         taught: ``(classes,)``, how many experts taught it each class; by default one for each of ``known``.
 
     >>> import torch
-    >>> from exml.core.targets import TeacherLogits
+    >>> from exml.protocols import TeacherLogits
     >>> TeacherLogits.none(torch.zeros(2, 3)).known.tolist()
     [False, False, False]
     """
@@ -68,7 +68,7 @@ class Reading:
         related: whether the weights that the layer was trained from, or others of the same origin, are known.
 
     >>> import torch
-    >>> from exml.core.targets import Reading
+    >>> from exml.protocols import Reading
     >>> Reading(torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 1), None, torch.tensor([2, 0])).own_logits
     tensor([[3., 1.]])
     """

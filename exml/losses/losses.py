@@ -27,7 +27,7 @@ class MeanSquaredError:
             classes, as in the paper's code and for the learning rates of appendix B.
 
     >>> import torch
-    >>> from exml.core.targets import Target
+    >>> from exml.protocols import Target
     >>> from exml.losses import MeanSquaredError
     >>> target = Target(torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]), torch.tensor([[True, True]]))
     >>> student = torch.tensor([[3.0, 5.0]])
@@ -61,7 +61,7 @@ class CrossEntropy:
             that were not generated for a class.
 
     >>> import torch
-    >>> from exml.core.targets import Target
+    >>> from exml.protocols import Target
     >>> from exml.losses import CrossEntropy
     >>> everything = torch.ones(1, 3, dtype=torch.bool)
     >>> target = Target(torch.zeros(1, 3), everything, torch.tensor([[True, True, False]]))
@@ -96,7 +96,7 @@ class KLDivergence:
         temperature: T > 0; a larger one gives small probabilities more weight.
 
     >>> import torch
-    >>> from exml.core.targets import Target
+    >>> from exml.protocols import Target
     >>> from exml.losses import KLDivergence
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 3.0]]), everything, everything)
@@ -126,7 +126,7 @@ class Distillation:
         classes: this and the remaining settings are those of :class:`MeanSquaredError` and :class:`CrossEntropy`.
 
     >>> import torch
-    >>> from exml.core.targets import Target
+    >>> from exml.protocols import Target
     >>> from exml.losses import Distillation
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
@@ -151,7 +151,7 @@ class Sum:
     """The sum of losses; an empty sum is 0.
 
     >>> import torch
-    >>> from exml.core.targets import Target
+    >>> from exml.protocols import Target
     >>> from exml.losses import CrossEntropy, MeanSquaredError, Sum
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
@@ -172,7 +172,7 @@ class Weighted:
     """A loss times a weight >= 0.
 
     >>> import torch
-    >>> from exml.core.targets import Target
+    >>> from exml.protocols import Target
     >>> from exml.losses import MeanSquaredError, Weighted
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)

@@ -71,7 +71,7 @@ def _check_target(combiner: Combiner, previous: TeacherLogits, expert: TeacherLo
     seen, tasks = previous.known | expert.known, (labels > 2).long()
     made: object = combiner(previous, expert, Samples(torch.zeros(len(labels), 1, 2, 2), labels, tasks, tasks + 1))
     shape, must = (len(labels), _CLASSES), requirement(combiner)
-    must(isinstance(made, Target), "return a Target", "return exml.core.targets.Target(...)", type(made).__name__)
+    must(isinstance(made, Target), "return a Target", "return exml.protocols.Target(...)", type(made).__name__)
     target = cast(Target, made)
     for name in ("logits", "defined", "candidates"):
         found = tuple(getattr(target, name).shape)

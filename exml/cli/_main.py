@@ -17,6 +17,7 @@ COMMANDS = {
     "run": ("exml.cli.run:run", "Learn from the experts of a scenario, and compare with baselines."),
     "predict": ("exml.cli.predict:predict", "Print the labels of images."),
     "evaluate": ("exml.cli.evaluate:evaluate", "Measure a student on labeled images, or without data."),
+    "report": ("exml.cli.report:report", "Write one HTML page about runs, which opens offline."),
     "export": ("exml.cli.export:export", "Write a student as one ONNX or .pt2 file."),
     "sweep": ("exml.cli.sweep:sweep", "Run a grid of scenarios, strategies, values of their fields, and seeds."),
     "experts": ("exml.cli.experts:experts", "Train the experts of scenarios, and evaluate them."),

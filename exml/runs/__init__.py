@@ -15,6 +15,7 @@ from exml.runs.figures import accuracy_figure, confusion_figure, samples_figure,
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
 from exml.runs.learn import learn
+from exml.runs.report import write_report
 from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult, TargetAudit
 from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.sources import FolderExperts, LabelChoices, LiveExperts, ScenarioExperts
@@ -83,5 +84,6 @@ __all__ = [
     "stream_folder",
     "sweep",
     "train_zoo",
+    "write_report",
     "zoo_table",
 ]

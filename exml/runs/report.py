@@ -70,18 +70,23 @@ class RunPage:
             return None
 
     @property
+    def title(self) -> str:
+        """Its name and what it is about."""
+        return f"{self.name}: {self.result.scenario or 'experts of a folder'}, seed {self.result.seed}"
+
+    @property
     def verdict(self) -> list[str]:
         """The outcome in sentences."""
         found: list[str] = []
         for row in self.result.strategies:
             if row.stream_accuracy:
                 found.append(f"{row.name} reaches {percent(row.stream_accuracy[-1])} % stream accuracy.")
-            if row.audit is not None:
-                best = f"The best ensemble of the experts ({row.audit.best_ensemble})"
-                oracle = "" if row.audit.oracle is None else f", the oracle {percent(row.audit.oracle)} %"
-                found[-1] += f" {best} reaches {percent(row.audit.ensemble)} %{oracle}."
             elif row.agreement is not None:
                 found.append(f"{row.name}: {row.agreement.verdict}")
+        for audit in [row.audit for row in self.result.strategies if row.audit is not None][:1]:  # of the same experts
+            oracle = "" if audit.oracle is None else f", the oracle {percent(audit.oracle)} %"
+            best = f"The best ensemble of the experts ({audit.best_ensemble})"
+            found.append(f"{best} reaches {percent(audit.ensemble)} %{oracle}.")
         return found
 
     @property
@@ -118,13 +123,6 @@ class RunPage:
             "version": dict(where[0].versions) if where else None,
         }
         return dict(_leaves(plain))
-
-    @cached_property
-    def fields(self) -> dict[str, str]:
-        """The settings, and the fields of every strategy."""
-        rows = self.result.strategies
-        named = {"strategy" if len(rows) == 1 else f"strategy {row.name}": row.strategy for row in rows}
-        return {**self.settings, **dict(_leaves(named))}
 
     def as_yaml(self, row: StrategyResult) -> str:
         """A strategy as the file that the command to repeat the run reads."""
@@ -202,9 +200,10 @@ def write_report(folders: Sequence[Path | str], path: Path | str) -> Path:
 
 
 def differing(runs: Sequence[RunPage]) -> dict[str, list[str]]:
-    """The fields that are not equal in all runs, with the value in each; ``"-"`` where a run has none."""
-    names = dict.fromkeys(name for run in runs for name in run.fields)
-    rows = {name: [run.fields.get(name, "-") for run in runs] for name in names}
+    """The settings that are not equal for all students, with the value of each; ``"-"`` where one has none."""
+    students = [{**run.settings, **dict(_leaves(row.strategy))} for run in runs for row in run.result.strategies]
+    names = dict.fromkeys(name for student in students for name in student)
+    rows = {name: [student.get(name, "-") for student in students] for name in names}
     return {name: values for name, values in rows.items() if len(set(values)) > 1}
 
 
@@ -248,5 +247,8 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _leaves(item, path if name == "kind" and path else f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        for place, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{place}]")
     elif value is not None:
         yield path, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -169,8 +169,7 @@ def test_the_command_writes_the_page(folders, tmp_path, monkeypatch, capsys):
     assert "got no run.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_a_browser_shows_the_page_offline_and_accessibly(folders, tmp_path, browser, width, scheme):
     page = write_report([folders / name for name in ("one", "two", "merged")], tmp_path / "page.html")
     with browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme) as context:

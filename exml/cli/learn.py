@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -132,10 +133,10 @@ def learn(
     began = time.monotonic()
     source = target.source(folder, follow=options.follow, trust=options.trust)
     name, choice = options.chosen()
-    settings = work.settings()
+    settings, loggers = work.settings(), work.loggers(out)
     keep_freed_memory()
     with resumable(resume):
-        with join(timeout=work.rank_timeout) as ranks, stopping() as stop:
+        with join(timeout=work.rank_timeout) as ranks, stopping() as stop, ExitStack() as stack:
             require_alone(source, ranks, options.budget)
             quiet = quiet or not ranks.leader
             console = Console(quiet=quiet, highlight=False)
@@ -154,7 +155,7 @@ def learn(
             if dry_run:
                 return
             with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
-                shown = [_print_refused if quiet else display]
+                shown = [_print_refused if quiet else display, *map(stack.enter_context, loggers)]
                 more: dict[str, Any] = {"resume": resume, "stop": stop, "observers": shown, "ranks": ranks}
                 result = runs.run(opened or source, {name: choice}, out, settings=settings, **more)
         if result.stopped and not options.follow:

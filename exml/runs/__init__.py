@@ -15,6 +15,7 @@ from exml.runs.figures import accuracy_figure, confusion_figure, samples_figure,
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
 from exml.runs.learn import learn
+from exml.runs.loggers import CSVLogger, MetricLogger, MLflowLogger, TensorBoardLogger, WandbLogger
 from exml.runs.report import write_report
 from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult, TargetAudit
 from exml.runs.run import RunSettings, forecasts, run
@@ -35,6 +36,7 @@ __all__ = [
     "Agreement",
     "Assessment",
     "BaselineResult",
+    "CSVLogger",
     "ClassifierAccuracy",
     "Ended",
     "Environment",
@@ -50,6 +52,8 @@ __all__ = [
     "LabelShare",
     "LiveExperts",
     "LocalProcesses",
+    "MLflowLogger",
+    "MetricLogger",
     "ProgressDisplay",
     "RayCluster",
     "Resources",
@@ -62,7 +66,9 @@ __all__ = [
     "StreamEvaluation",
     "Student",
     "TargetAudit",
+    "TensorBoardLogger",
     "ThisProcess",
+    "WandbLogger",
     "ZooEvaluation",
     "accuracy_figure",
     "agreement",

@@ -17,6 +17,7 @@ from jinja2 import PackageLoader, StrictUndefined, select_autoescape
 from exml.core.errors import CheckpointError, SettingError, printable
 from exml.core.files import MEGABYTE, file_digest, read_bytes, write_text
 from exml.core.records import read_record
+from exml.core.serialization import leaves
 from exml.runs.forecast import duration
 from exml.runs.record import PLAN, RECORD, RESULT, Record
 from exml.runs.result import Result, StrategyResult
@@ -106,7 +107,7 @@ class RunPage:
         return max(reached, default=None)
 
     @cached_property
-    def settings(self) -> dict[str, str]:
+    def settings(self) -> dict[str, Any]:
         """Everything that the students depend on, by name, apart from the strategies."""
         request, where = self.record.request, self.result.environments[-1:]
         plain: dict[str, Any] = {
@@ -122,7 +123,7 @@ class RunPage:
             "threads": where[0].threads if where else None,
             "version": dict(where[0].versions) if where else None,
         }
-        return dict(_leaves(plain))
+        return dict(leaves(plain))
 
     def as_yaml(self, row: StrategyResult) -> str:
         """A strategy as the file that the command to repeat the run reads."""
@@ -199,9 +200,9 @@ def write_report(folders: Sequence[Path | str], path: Path | str) -> Path:
     return path
 
 
-def differing(runs: Sequence[RunPage]) -> dict[str, list[str]]:
+def differing(runs: Sequence[RunPage]) -> dict[str, list[Any]]:
     """The settings that are not equal for all students, with the value of each; ``"-"`` where one has none."""
-    students = [{**run.settings, **dict(_leaves(row.strategy))} for run in runs for row in run.result.strategies]
+    students = [{**run.settings, **dict(leaves(row.strategy))} for run in runs for row in run.result.strategies]
     names = dict.fromkeys(name for student in students for name in student)
     rows = {name: [student.get(name, "-") for student in students] for name in names}
     return {name: values for name, values in rows.items() if len(set(values)) > 1}
@@ -240,15 +241,3 @@ def _opened(folder: Path, name: str) -> RunPage:
 def _names(folders: Sequence[Path]) -> list[str]:
     names = [folder.resolve().name for folder in folders]
     return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The path and the value of every leaf of plain data; a kind has the path of its component."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _leaves(item, path if name == "kind" and path else f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-        for place, item in enumerate(value):
-            yield from _leaves(item, f"{path}[{place}]")
-    elif value is not None:
-        yield path, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -99,7 +99,7 @@ class MetricLogger(ABC):
 
 
 class CSVLogger(MetricLogger):
-    """Appends to ``metrics.csv`` (strategy, name, step, value) and ``settings.csv`` (strategy, name, value) in a folder.
+    """Appends to ``metrics.csv`` (strategy, name, step, value) and ``settings.csv`` (strategy, name, value).
 
     Images are not written. Rows of a resumed run are appended; the last row of a step is the valid one.
 

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli.arguments import Flag, again, strategies_of
+from exml.cli.arguments import PRINTING, Flag, Printing, again, strategies_of
 from exml.cli.run import WORK, WorkOptions, resumable, stopping
 from exml.core.errors import SettingError, printable
 from exml.distributed import join
@@ -113,7 +113,7 @@ def learn(
     work: WorkOptions = WORK,
     resume: Flag = False,
     dry_run: Flag = False,
-    quiet: Flag = False,
+    printing: Printing = PRINTING,
 ) -> None:
     """Learn one student from a folder of other people's classifiers, without their data.
 
@@ -128,7 +128,6 @@ def learn(
         out: Folder for all output; new or empty, unless the run is resumed.
         resume: Continue the run in OUT.
         dry_run: Print the plan and how long the run will take, and stop.
-        quiet: Print nothing but errors and refused experts.
     """
     began = time.monotonic()
     source = target.source(folder, follow=options.follow, trust=options.trust)
@@ -138,8 +137,8 @@ def learn(
     with resumable(resume):
         with join(timeout=work.rank_timeout) as ranks, stopping() as stop, ExitStack() as stack:
             require_alone(source, ranks, options.budget)
-            quiet = quiet or not ranks.leader
-            console = Console(quiet=quiet, highlight=False)
+            quiet = printing.quiet or not ranks.leader
+            console = attrs.evolve(printing, quiet=quiet).console
             if ranks.leader and not (dry_run or resume):
                 require_free(out, RECORD, "run")
             opened = source.open(settings.seed, out, stop, begun(out, resume=True) if resume else None)
@@ -161,6 +160,8 @@ def learn(
         if result.stopped and not options.follow:
             raise KeyboardInterrupt
     _print(console, result)
+    if ranks.leader:
+        printing.show(result.to_dict())
     if result.stopped:
         command = again(resumed=resume)
         command = command if (out / RECORD).exists() else command.removesuffix(" --resume")

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli.arguments import Flag, Whole, again, strategies_of
+from exml.cli.arguments import PRINTING, Flag, Printing, Whole, again, strategies_of
 from exml.core.execution import Execution
 from exml.distributed import TIMEOUT, join
 from exml.engine import keep_freed_memory
@@ -92,7 +92,7 @@ def run(
     work: WorkOptions = WORK,
     resume: Flag = False,
     dry_run: Flag = False,
-    quiet: Flag = False,
+    printing: Printing = PRINTING,
 ) -> None:
     """Learn one student per strategy from a scenario's experts, without their data, and compare it with baselines.
 
@@ -107,7 +107,6 @@ def run(
             commas; all learn from the same experts.
         resume: Continue the run in the folder.
         dry_run: Print how long the run will take, and stop.
-        quiet: Print nothing but errors.
     """
     experts, settings = ScenarioExperts(scenario, stream.split, start=stream.start), work.settings()
     strategies = strategies_of(strategy, partial(named, real_data=ScenarioSource(scenario, work.seed)))
@@ -115,8 +114,8 @@ def run(
     keep_freed_memory()
     with resumable(resume):
         with join(timeout=work.rank_timeout) as ranks, stopping() as stop, ExitStack() as stack:
-            quiet = quiet or not ranks.leader
-            console = Console(quiet=quiet, highlight=False)
+            quiet = printing.quiet or not ranks.leader
+            console = attrs.evolve(printing, quiet=quiet).console
             if ranks.leader and not (dry_run or resume):
                 require_free(out, RECORD, "run")  # before the forecast takes time
             if dry_run or not (quiet or resume or not ranks.alone):
@@ -131,7 +130,8 @@ def run(
                 result = runs.run(experts, strategies, out, settings=settings, **more)
         if result.stopped:
             raise KeyboardInterrupt
-    console.print(result_table(result, console.width))
+    if ranks.leader:
+        printing.show(result.to_dict(), result_table(result, console.width))
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cyclopts import App
+    import cyclopts
 
 __all__ = ["main", "run_app"]
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_app(app, arguments)
 
 
-def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
+def run_app(app: cyclopts.App, arguments: Sequence[str] | None = None) -> int:
     """Run a command line of an app; see :func:`main`."""
     from exml.cli import _main
 

@@ -39,7 +39,7 @@ policies = [
 ]
 
 # %%
-# :class:`~exml.buffers.Cumulative` is that of the paper: N/i new images, and a random subsample of the others.
+# ``Cumulative`` is that of the paper: N/i new images, and a random subsample of the others.
 
 strokes = exml.generators.ProceduralImages(("strokes",))
 figure, axes = plt.subplots(3, 2, figsize=(5, 6.5), sharex=True, sharey=True, layout="constrained")

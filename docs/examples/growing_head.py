@@ -27,7 +27,7 @@ for digits in ((0, 1), (2, 3, 4), (5, 6), (7, 8, 9)):
     experts.append(train_expert(ConvNet(1, len(digits), 8), own, training=training, name=f"digits {digits}"))
 
 # %%
-# The student starts with two outputs. Before each further expert, :meth:`exml.Learner.grow` adds the outputs that are
+# The student starts with two outputs. Before each further expert, ``Learner.grow`` adds the outputs that are
 # missing. ``exml learn --follow`` does this for every expert that arrives.
 
 strategy = exml.recipes.model_inversion(exml.ExpertProfile.from_experts(experts)).build()

@@ -2,8 +2,8 @@
 Reading a result
 ================
 
-:func:`exml.runs.run`, and ``exml run`` on the command line, compare strategies and baselines on the same experts. All
-that they measure is in one :class:`~exml.runs.Result`, which is also the file ``result.json``.
+``exml.runs.run``, and ``exml run`` on the command line, compare strategies and baselines on the same experts. All
+that they measure is in one ``Result``, which is also the file ``result.json``.
 """
 
 import tempfile

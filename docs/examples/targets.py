@@ -36,7 +36,7 @@ classes = [*first.classes, *second.classes]
 samples = exml.Samples.concat([tests[tests.labels == label][:12] for label in classes])
 
 # %%
-# :class:`~exml.engine.Teachers` computes the target as in training, one row per image and one column per class.
+# ``Teachers`` computes the target as in training, one row per image and one column per class.
 
 rows = [normalizers.RawLogits(), normalizers.CenterLogits()]
 rows += [normalizers.StandardizeLogits(), normalizers.L2NormalizeLogits()]

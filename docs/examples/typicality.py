@@ -3,7 +3,7 @@ Typicality: the span of a layer
 ===============================
 
 A classifier of twos and threes has an opinion about every image, also about a seven. Its weights tell that it never
-saw one: SGD moves the rows of a linear layer only within the span of its training inputs. :doc:`/typicality` derives
+saw one: SGD moves the rows of a linear layer only within the span of its training inputs. The page *Typicality* derives
 this; here are the pictures.
 """
 
@@ -29,7 +29,7 @@ experts = list(scenario.train_experts(seed=0, folder="experts/linear"))
 start = scenario.make_module(0, "experts").state_dict()
 
 # %%
-# A :class:`~exml.engine.Reader` finds the layer, and reads the typicality of images from one forward pass. Random
+# A ``Reader`` finds the layer, and reads the typicality of images from one forward pass. Random
 # drawings give it a scale: 0 is the mean drawing, 1 one standard deviation above it.
 
 drawings = EvolvedDrawings(steps=0)
@@ -61,7 +61,7 @@ axis.set(xlabel="test images of", ylabel="expert of", title="Mean typicality, in
 plt.show()
 
 # %%
-# :class:`~exml.generators.EvolvedDrawings` climbs this number and the logits at once, without a gradient.
+# ``EvolvedDrawings`` climbs this number and the logits at once, without a gradient.
 
 rows = {"random": drawings(experts[0], 10, 1).images}
 evolved = EvolvedDrawings(steps=150, snapshots=1, copies=1)
@@ -72,7 +72,7 @@ for expert in experts[:3]:
 images_figure(rows, "Random drawings, and drawings that evolved")
 
 # %%
-# As a gate between experts: :class:`~exml.calibrations.Typicality` adds the number to the logits. Accuracy of the
+# As a gate between experts: ``Typicality`` adds the number to the logits. Accuracy of the
 # largest calibrated logit of all five experts, on all test images:
 
 labels = torch.cat([experience.test.labels for experience in scenario.experiences])

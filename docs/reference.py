@@ -75,7 +75,8 @@ def _entry(name: coverage_check.Name) -> str:
     if not inspect.isclass(name.value):
         return f".. autofunction:: {name.path}\n\n.. minigallery:: {name.path}\n"
     bases = "   :show-inheritance:\n" if issubclass(name.value, Exception) else ""
-    return f".. autoclass:: {name.path}\n   :members:\n   :special-members: __call__\n{bases}\n.. minigallery:: {name.path}\n"
+    options = f"   :members:\n   :special-members: __call__\n{bases}"
+    return f".. autoclass:: {name.path}\n{options}\n.. minigallery:: {name.path}\n"
 
 
 def _title(text: str) -> str:

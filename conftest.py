@@ -1,9 +1,11 @@
 """Run every example of the Markdown pages as part of ``pytest``.
 
 A ``python`` block runs as it is, or as a doctest if it has prompts. All blocks of a page share their names, from top to
-bottom. In ``docs/``, each line of a ``console`` block that starts with ``$`` runs as a command, which must succeed and
-print the text below it, if there is any. The gate runs the commands of the README, which need a clone of the
-repository. Each page runs in its own empty folder.
+bottom. A ``{code-block}`` with a caption is written to the file that the caption names, and later examples use it; every
+``yaml`` block is such a file. In ``docs/``, each line of a ``console`` block that starts with ``$`` runs as a command,
+which must succeed and print the text below it, if there is any. The gate runs the commands of the README, which need a
+clone of the repository. Each page runs in its own empty folder. Examples of docstrings run without the names of their
+module.
 """
 
 import doctest
@@ -12,13 +14,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sybil import Example, Sybil
-from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+from sybil import Document, Example, Region, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+from sybil.parsers.myst.lexers import DirectiveLexer
 from sybil.typing import Parser
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; processes share the cores
@@ -64,6 +67,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByPath(config, log)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The examples of a docstring see no name of their module, as when they are pasted into a new interpreter."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.dtest.globs = {"__name__": "__main__"}
+
+
 def run_commands(example: Example) -> None:
     """Run the commands of a ``console`` block in this environment and compare their output."""
     environment = {
@@ -84,23 +94,45 @@ def run_commands(example: Example) -> None:
             raise AssertionError(f"$ {command}\n{difference}")
 
 
+def files(document: Document) -> Iterable[Region]:
+    """Every block with a file name as its caption."""
+    for region in DirectiveLexer("code-block", ".+")(document):
+        region.parsed, region.evaluator = region.lexemes, write_file
+        yield region
+
+
+def write_file(example: Example) -> None:
+    """Write a block to the file that its caption names."""
+    Path(example.parsed["options"]["caption"]).write_text(str(example.parsed["source"]))
+
+
+def reject(example: Example) -> None:
+    """Fail a block that nothing could use."""
+    raise AssertionError("name the file of this block: ```{code-block} yaml, and :caption: NAME.yaml on the next line")
+
+
 def enter_folder(names: dict[str, Any]) -> None:
-    """Change to a new folder, so that a page can write files."""
+    """Change to a new folder, so that a page can write files and import modules."""
     names["_came_from"], names["_folder"] = Path.cwd(), tempfile.TemporaryDirectory()
     os.chdir(names["_folder"].name)
+    sys.path.insert(0, names["_folder"].name)
 
 
 def leave_folder(names: dict[str, Any]) -> None:
-    """Change back and delete the folder."""
+    """Change back, forget the modules of the page and delete the folder."""
     os.chdir(names["_came_from"])
+    sys.path.remove(names["_folder"].name)
+    for module in Path(names["_folder"].name).glob("*.py"):
+        sys.modules.pop(module.stem, None)
     names["_folder"].cleanup()
 
 
 def pages(*patterns: str, parsers: Sequence[Parser] = ()) -> Sybil:
     """Run the examples of the pages that match."""
     python = PythonCodeBlockParser(doctest_optionflags=OPTIONS)
-    return Sybil(parsers=[python, *parsers], patterns=patterns, setup=enter_folder, teardown=leave_folder)
+    yaml = CodeBlockParser(language="yaml", evaluator=reject)
+    return Sybil(parsers=[python, yaml, files, *parsers], patterns=patterns, setup=enter_folder, teardown=leave_folder)
 
 
 console = CodeBlockParser(language="console", evaluator=run_commands)
-pytest_collect_file = (pages("README.md", "CONTRIBUTING.md") + pages("docs/*.md", parsers=[console])).pytest()
+pytest_collect_file = (pages("README.md", "CONTRIBUTING.md") + pages("docs/*.md", "docs/*/*.md", parsers=[console])).pytest()

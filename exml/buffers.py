@@ -33,7 +33,9 @@ def _share(policy: ClassBalanced | Cumulative | EqualParts, experience: int, /) 
 class ClassBalanced:
     """Keep N = ``size`` samples, balanced over the classes as far as the rarer classes allow.
 
-    >>> new = Samples.of(torch.zeros(6, 1, 2, 2), torch.tensor([0, 0, 0, 0, 1, 2]))
+    >>> import exml, torch
+    >>> from exml.buffers import ClassBalanced
+    >>> new = exml.Samples.of(torch.zeros(6, 1, 2, 2), torch.tensor([0, 0, 0, 0, 1, 2]))
     >>> ClassBalanced(4)(None, new, torch.Generator().manual_seed(0)).labels.tolist()
     [0, 0, 1, 2]
     """
@@ -62,6 +64,7 @@ class Cumulative:
     .. math:: \mathcal{M}_i = subsample(\mathcal{M}_{i-1}) \cup \mathcal{D}_i, \quad
         |\mathcal{D}_i| = N / i, \quad |subsample(\mathcal{M}_{i-1})| = N - N / i
 
+    >>> from exml.buffers import Cumulative
     >>> policy = Cumulative(5_000)
     >>> [policy.share(experience) for experience in (1, 2, 3)]
     [5000, 2500, 1666]
@@ -83,8 +86,10 @@ class Cumulative:
 class EqualParts:
     """Keep ⌊N/i⌋ samples of every experience, as in the paper's code; up to i - 1 of N = ``size`` places stay empty.
 
-    >>> new = Samples.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3]), experience=2)
-    >>> old = Samples.of(torch.ones(9, 1, 2, 2), torch.arange(9), experience=1)
+    >>> import exml, torch
+    >>> from exml.buffers import EqualParts
+    >>> new = exml.Samples.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3]), experience=2)
+    >>> old = exml.Samples.of(torch.ones(9, 1, 2, 2), torch.arange(9), experience=1)
     >>> EqualParts(9)(old, new, torch.Generator().manual_seed(0)).experiences.tolist()
     [1, 1, 1, 1, 2, 2, 2, 2]
     """
@@ -106,8 +111,10 @@ class EqualParts:
 class Latest:
     """Keep only the ``size`` samples of this experience, M_i = D_i, as in the paper's code for auxiliary data.
 
-    >>> new = Samples.of(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=2)
-    >>> old = Samples.of(torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=1)
+    >>> import exml, torch
+    >>> from exml.buffers import Latest
+    >>> new = exml.Samples.of(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=2)
+    >>> old = exml.Samples.of(torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 2]), experience=1)
     >>> Latest(3)(old, new, torch.Generator()).experiences.tolist()
     [2, 2, 2]
     """
@@ -132,8 +139,10 @@ class Reservoir:
         size: N.
         per_experience: the number of new samples.
 
+    >>> import exml, torch
+    >>> from exml.buffers import Reservoir
     >>> policy = Reservoir(2, per_experience=4)
-    >>> new = Samples.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3]), experience=1)
+    >>> new = exml.Samples.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 3]), experience=1)
     >>> len(policy(None, new, torch.Generator().manual_seed(0)))
     2
     """
@@ -167,6 +176,7 @@ class Reservoir:
 class Unbounded:
     """Keep all samples; the buffer grows by ``per_experience`` samples in every experience.
 
+    >>> from exml.buffers import Unbounded
     >>> Unbounded(100).share(7)
     100
     """

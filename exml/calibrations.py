@@ -31,6 +31,8 @@ _Transform = Callable[[Reading], Logits]
 class Center:
     """Subtract the mean over the expert's classes from each row (Eq. 6).
 
+    >>> from exml.calibrations import Center
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.tensor([[1.0, 3.0, 9.0]]), torch.ones(1, 1), None, torch.tensor([0, 1]))
     >>> Center()(drawings, lambda: drawings)(drawings)
@@ -49,6 +51,8 @@ class RootNorm:
 
     The logits of an image grow with the norm of its features, and so do the errors of the largest logit.
 
+    >>> from exml.calibrations import RootNorm
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.tensor([[2.0, -2.0]]), torch.tensor([[4.0]]), None, torch.tensor([0, 1]))
     >>> RootNorm()(drawings, lambda: drawings)(drawings)
@@ -65,6 +69,8 @@ class RootNorm:
 class Probabilities:
     """Replace the logits by the probabilities over all outputs of the expert, trained or not.
 
+    >>> from exml.calibrations import Probabilities
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.zeros(1, 4), torch.ones(1, 1), None, torch.tensor([0, 1]))
     >>> Probabilities()(drawings, lambda: drawings)(drawings)
@@ -84,7 +90,9 @@ class MatchedTemperature:
     Args:
         entropy: in (0, 1).
 
-    >>> import torch
+    >>> import math, torch
+    >>> from exml.calibrations import MatchedTemperature
+    >>> from exml.protocols import Reading
     >>> drawings = Reading(torch.tensor([[0.0, 2.0], [5.0, 1.0]]), torch.ones(2, 1), None, torch.tensor([0, 1]))
     >>> probabilities = MatchedTemperature(0.5)(drawings, lambda: drawings)(drawings).softmax(1)
     >>> torch.special.entr(probabilities).sum(1).mean() / math.log(2)
@@ -109,6 +117,8 @@ class Energy:
     Args:
         weight: in [0, 1].
 
+    >>> from exml.calibrations import Energy
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.tensor([[2.0, 2.0, 7.0]]), torch.ones(1, 1), None, torch.tensor([0, 1]))
     >>> Energy(0.5)(drawings, lambda: drawings)(drawings)
@@ -135,6 +145,8 @@ class PoolOffset:
     Args:
         share: in [0, 1].
 
+    >>> from exml.calibrations import PoolOffset
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.tensor([[0.0, 2.0], [4.0, 1.0]]), torch.ones(2, 1), None, torch.tensor([0, 1]))
     >>> PoolOffset(0.5)(drawings, lambda: drawings)(drawings)
@@ -155,7 +167,9 @@ class PoolOffset:
 class TwoAnchors:
     """Scale and shift so that the mean largest logit is 0 over random drawings and 1 over evolved ones.
 
-    >>> import torch
+    >>> import attrs, torch
+    >>> from exml.calibrations import TwoAnchors
+    >>> from exml.protocols import Reading
     >>> drawings = Reading(torch.tensor([[0.0, 2.0]]), torch.ones(1, 1), None, torch.tensor([0, 1]))
     >>> evolved = attrs.evolve(drawings, logits=torch.tensor([[6.0, 0.0]]))
     >>> TwoAnchors()(drawings, lambda: evolved)(evolved)
@@ -185,7 +199,9 @@ class Typicality:
     Args:
         weight: w >= 0.
 
-    >>> import torch
+    >>> import attrs, torch
+    >>> from exml.calibrations import Typicality
+    >>> from exml.protocols import Reading
     >>> drawings = Reading(torch.zeros(3, 2), torch.ones(3, 1), torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0, 1]))
     >>> evolved = attrs.evolve(drawings, typicality=torch.tensor([5.0, 5.0, 5.0]))
     >>> Typicality(0.25)(drawings, lambda: evolved)(evolved)[0]
@@ -218,6 +234,8 @@ class Scale:
     Args:
         factor: > 0.
 
+    >>> from exml.calibrations import Scale
+    >>> from exml.protocols import Reading
     >>> import torch
     >>> drawings = Reading(torch.tensor([[1.0, -1.0]]), torch.ones(1, 1), None, torch.tensor([0, 1]))
     >>> Scale(3.0)(drawings, lambda: drawings)(drawings)
@@ -271,12 +289,14 @@ class CommonScale:
         related: the steps of an expert whose start is known, or known from other experts (``Reading.related``).
         drawings: the random drawings are its pool; the evolved ones are its samples.
 
-    >>> import torch
-    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    >>> loud = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    >>> import exml, torch
+    >>> from exml.calibrations import CommonScale
+    >>> from exml.generators import EvolvedDrawings
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    >>> loud = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     >>> _ = loud.load_state_dict({name: 9 * tensor for name, tensor in net.state_dict().items()})
     >>> scale = CommonScale(drawings=EvolvedDrawings(steps=5, pool=50))
-    >>> one, other = (scale(Expert(module, (3, 7), (1, 8, 8)), 0) for module in (net, loud))
+    >>> one, other = (scale(exml.Expert(module, (3, 7), (1, 8, 8)), 0) for module in (net, loud))
     >>> images = torch.rand(5, 1, 8, 8)
     >>> torch.allclose(one.logits(images), other.logits(images), atol=1e-4)
     True

@@ -54,10 +54,13 @@ class ByClass:
             (``"count"``), so that each of n experts has the weight 1/n; or the expert has the weight 1/2 (``"half"``,
             the paper).
 
+    >>> import exml, torch
+    >>> from exml.combiners import ByClass
+    >>> from exml.protocols import TeacherLogits
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[0.0, 2.0], [0.0, 4.0]]), torch.tensor([False, True]), both)
-    >>> ByClass()(previous, expert, Samples.of(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))).logits
+    >>> ByClass()(previous, expert, exml.Samples.of(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))).logits
     tensor([[1., 0.],
             [0., 4.]])
     """
@@ -109,10 +112,14 @@ class MultiTask:
     Args:
         tasks: ``tasks[t]`` are the global class ids of task label t; tasks may share classes.
 
+    >>> import exml, torch
+    >>> from exml.combiners import MultiTask
+    >>> from exml.protocols import TeacherLogits
     >>> head = torch.tensor([True, True, False, False])
     >>> previous = TeacherLogits(torch.full((2, 4), 1.0), head, head)
     >>> expert = TeacherLogits(torch.full((2, 4), 5.0), ~head, ~head)
-    >>> samples = Samples(torch.zeros(2, 1, 2, 2), torch.tensor([0, 3]), torch.tensor([0, 1]), torch.tensor([1, 2]))
+    >>> labels, tasks, experiences = torch.tensor([0, 3]), torch.tensor([0, 1]), torch.tensor([1, 2])
+    >>> samples = exml.Samples(torch.zeros(2, 1, 2, 2), labels, tasks, experiences)
     >>> MultiTask(((0, 1), (2, 3)))(previous, expert, samples).logits
     tensor([[1., 1., 0., 0.],
             [0., 0., 5., 5.]])
@@ -145,10 +152,13 @@ class ProductOfExperts:
     The sum of logits is the logarithm of the product of unnormalized probabilities. A teacher contributes 0 to classes
     without a unit, as does a previous student that knows no class.
 
+    >>> import exml, torch
+    >>> from exml.combiners import ProductOfExperts
+    >>> from exml.protocols import TeacherLogits
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, -3.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[-1.0, 2.0]]), torch.tensor([False, True]), both)
-    >>> ProductOfExperts()(previous, expert, Samples.of(torch.zeros(1, 1, 2, 2), torch.tensor([0]))).logits
+    >>> ProductOfExperts()(previous, expert, exml.Samples.of(torch.zeros(1, 1, 2, 2), torch.tensor([0]))).logits
     tensor([[ 0., -1.]])
     """
 
@@ -175,10 +185,13 @@ class SideBySide:
             number that makes their mean square over the mini-batch equal to that of the previous student.
         overlap: how to average where classes overlap; see :class:`ByClass`.
 
+    >>> import exml, torch
+    >>> from exml.combiners import SideBySide
+    >>> from exml.protocols import TeacherLogits
     >>> both = torch.tensor([True, True])
     >>> previous = TeacherLogits(torch.tensor([[1.0, 0.0]]), torch.tensor([True, False]), both)
     >>> expert = TeacherLogits(torch.tensor([[0.0, 2.0]]), torch.tensor([False, True]), both)
-    >>> SideBySide()(previous, expert, Samples.of(torch.zeros(1, 1, 2, 2), torch.tensor([0]))).logits
+    >>> SideBySide()(previous, expert, exml.Samples.of(torch.zeros(1, 1, 2, 2), torch.tensor([0]))).logits
     tensor([[1., 2.]])
     """
 

@@ -22,6 +22,8 @@ def _mean_over(values: Logits, known: ClassMask) -> Float[Tensor, "batch 1"]:
 class CenterLogits:
     """``z - mean(z)``, the mean of each row over the known classes: *normalize* of Eqs. 6 and 7 in the paper's code.
 
+    >>> import torch
+    >>> from exml.normalizers import CenterLogits
     >>> CenterLogits()(torch.tensor([[1.0, 3.0, 7.0]]), torch.tensor([True, True, False]))
     tensor([[-1.,  1.,  5.]])
     """
@@ -36,6 +38,8 @@ class CenterLogits:
 class RawLogits:
     """Leave the logits unchanged.
 
+    >>> import torch
+    >>> from exml.normalizers import RawLogits
     >>> RawLogits()(torch.tensor([[1.0, 3.0]]), torch.tensor([True, True]))
     tensor([[1., 3.]])
     """
@@ -53,6 +57,8 @@ class StandardizeLogits:
     Args:
         eps: >= 0; a row whose (biased) standard deviation does not exceed it is only centered.
 
+    >>> import torch
+    >>> from exml.normalizers import StandardizeLogits
     >>> StandardizeLogits()(torch.tensor([[1.0, 5.0, 9.0]]), torch.tensor([True, True, False]))
     tensor([[-1.,  1.,  3.]])
     """
@@ -75,6 +81,8 @@ class L2NormalizeLogits:
     Args:
         eps: >= 0; a row whose norm does not exceed it stays unchanged.
 
+    >>> import torch
+    >>> from exml.normalizers import L2NormalizeLogits
     >>> L2NormalizeLogits()(torch.tensor([[3.0, 4.0, 10.0]]), torch.tensor([True, True, False]))
     tensor([[0.6000, 0.8000, 2.0000]])
     """

@@ -111,14 +111,21 @@ def test_examples_that_do_not_hold_fail(tmp_path: Path):
         "exit": ("```console\n$ exit 3\n```", "exit code 3"),
         "output": ("```console\n$ echo one\ntwo\n```", "$ echo one"),
         "prompt": ("```console\necho one\n```", "begins with a command"),
+        "yaml": ("```yaml\nseeds: [0]\n```", "name the file of this block"),
+        "file": ("```{code-block} yaml\n:caption: a.yaml\n\nx: 1\n```\n\n```console\n$ cat a.yaml\ntwo\n```", "x: 1"),
     }
     shutil.copy(ROOT / "conftest.py", tmp_path)
     (tmp_path / "docs").mkdir()
     for name, (page, _) in pages.items():
         (tmp_path / "docs" / f"{name}.md").write_text(f"{page}\n")
     (tmp_path / "docs" / "sound.md").write_text("```console\n$ echo one two\none ...\n$ cd .\n```\n")
+    module = 'LIMIT = 3\n\n\ndef relies_on_its_module():\n    """\n    >>> LIMIT\n    3\n    """\n'
+    (tmp_path / "module.py").write_text(module)
+    (tmp_path / "docs" / "nested").mkdir()
+    (tmp_path / "docs" / "nested" / "page.md").write_text("```python\nassert 1 == 3\n```\n")
+    options = ["-q", "-p", "no:cacheprovider", "--doctest-modules", "--rootdir", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "docs"],
+        [sys.executable, "-m", "pytest", *options, "docs", "module.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -127,4 +134,7 @@ def test_examples_that_do_not_hold_fail(tmp_path: Path):
     for name, (_, complaint) in pages.items():
         assert f"FAILED docs/{name}.md" in done.stdout, done.stdout
         assert complaint in done.stdout
+    assert "FAILED docs/nested/page.md" in done.stdout
+    assert "FAILED module.py::module.relies_on_its_module" in done.stdout
+    assert "name 'LIMIT' is not defined" in done.stdout
     assert "sound.md" not in done.stdout

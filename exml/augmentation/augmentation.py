@@ -45,6 +45,8 @@ class Augmentation:
             in generation, in the expert's normalized units, 0 is the mean color of its images.
         parameters: one set for each ``"image"``, or for the whole ``"batch"`` as in the generation of the paper's code.
 
+    >>> import torch
+    >>> from exml.augmentation import Augmentation
     >>> images = torch.rand(4, 1, 8, 8)
     >>> shifted = Augmentation(shift=2)(images, torch.Generator().manual_seed(0))
     >>> shifted.shape, torch.equal(shifted, images)
@@ -96,6 +98,8 @@ class Augmentation:
 
         This is a function of tensors alone, for ``torch.compile``, which accepts no generators.
 
+        >>> import torch
+        >>> from exml.augmentation import Augmentation
         >>> images = torch.rand(4, 1, 8, 8)
         >>> shifts = Augmentation(shift=2)
         >>> draws = shifts.draw(4, torch.Generator().manual_seed(0))

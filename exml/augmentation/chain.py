@@ -15,6 +15,8 @@ from exml.protocols import Augmentation
 class Chain:
     """Augmentations applied in order, one after the other; an empty chain changes nothing.
 
+    >>> import torch
+    >>> from exml.augmentation import Chain
     >>> from exml.augmentation import Augmentation
     >>> chain = Chain((Augmentation(shift=2), Augmentation(brightness=0.2)))
     >>> chain(torch.rand(4, 3, 8, 8), torch.Generator().manual_seed(0)).shape

@@ -31,6 +31,8 @@ class Kornia:
         name: of a class for batches of images, such as ``"RandomPerspective"``.
         arguments: of its constructor: numbers, strings and lists of them.
 
+    >>> import torch
+    >>> from exml.augmentation import Kornia
     >>> perspective = Kornia("RandomPerspective", {"distortion_scale": 0.3, "p": 1.0})
     >>> perspective(torch.rand(4, 3, 8, 8), torch.Generator().manual_seed(0)).shape
     torch.Size([4, 3, 8, 8])

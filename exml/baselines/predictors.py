@@ -36,6 +36,8 @@ class EnsembleAverage:
             softmax over its units and probability 0 for other classes.
         units: which units count: all that name a class, or those of the classes that the expert was trained on.
 
+    >>> import torch
+    >>> from exml.baselines import EnsembleAverage
     >>> from exml.experts import Expert, ExpertStream
     >>> def constant(logits, classes):
     ...     head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, len(logits)))
@@ -88,6 +90,8 @@ class MinEntropy:
     Args:
         units: the units of the softmax: all that name a class, or those of the classes that the expert was trained on.
 
+    >>> import torch
+    >>> from exml.baselines import MinEntropy
     >>> from exml.experts import Expert, ExpertStream
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2))
     >>> stream = ExpertStream.from_experts([Expert(head, classes, (1, 1, 1)) for classes in ((0, 1), (1, 2))])
@@ -129,6 +133,8 @@ class Oracle:
 
     Scores are the softmax over the classes that this expert was trained on, and minus infinity for all others.
 
+    >>> import torch
+    >>> from exml.baselines import Oracle
     >>> from exml.experts import Expert, ExpertStream
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2))
     >>> stream = ExpertStream.from_experts([Expert(head, classes, (1, 1, 1)) for classes in ((0, 1), (1, 2))])
@@ -174,6 +180,8 @@ class ParameterAverage:
     meaning of the output units and one normalization. The average is useful only if they also started from the same
     weights, which cannot be checked. A class without a unit scores minus infinity.
 
+    >>> import torch
+    >>> from exml.baselines import ParameterAverage
     >>> from exml.experts import Expert, ExpertStream
     >>> heads = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2)) for _ in range(2)]
     >>> stream = ExpertStream.from_experts([Expert(head, (0, 1), (1, 1, 1)) for head in heads])

@@ -21,7 +21,9 @@ def running_statistics(part: nn.Module) -> tuple[Tensor, Tensor] | None:
 
     They make a module count as batch norm, whatever its class.
 
-    >>> running_statistics(nn.SyncBatchNorm(3))[0].shape, running_statistics(nn.GroupNorm(1, 3))
+    >>> import torch
+    >>> from exml.core.activation import running_statistics
+    >>> running_statistics(torch.nn.SyncBatchNorm(3))[0].shape, running_statistics(torch.nn.GroupNorm(1, 3))
     (torch.Size([3]), None)
     """
     held = {**vars(part), **dict(part.named_parameters(recurse=False)), **dict(part.named_buffers(recurse=False))}
@@ -34,7 +36,9 @@ def running_statistics(part: nn.Module) -> tuple[Tensor, Tensor] | None:
 def batch_norm_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The parts of a module with :func:`running_statistics`, by qualified name.
 
-    >>> [name for name, _ in batch_norm_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))]
+    >>> import torch
+    >>> from exml.core.activation import batch_norm_layers
+    >>> [name for name, _ in batch_norm_layers(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)))]
     ['1']
     """
     return ((name, part) for name, part in module.named_modules() if running_statistics(part) is not None)
@@ -79,6 +83,8 @@ class Activation:
 def statistics_of(activations: Sequence[Activation]) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
     """:meth:`Activation.var_mean` of at least one layer of one forward pass, concatenated in order.
 
+    >>> import torch
+    >>> from exml.priors import Activation, statistics_of
     >>> values = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
     >>> layer = Activation("bn", values, torch.zeros(2), torch.ones(2))
     >>> [row.tolist() for row in statistics_of([layer, layer])]
@@ -104,7 +110,9 @@ def record_activations(module: nn.Module) -> Generator[list[Activation]]:
     not recorded. The module gets copies of its arguments. If a pass overwrites the input of a layer, it is repeated
     with a copy of that input.
 
-    >>> net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
+    >>> import torch
+    >>> from exml.priors import record_activations
+    >>> net = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2)).eval()
     >>> with record_activations(net) as activations:
     ...     _ = net(torch.zeros(4, 3))
     ...     [(activation.layer, tuple(activation.input.shape)) for activation in activations]

@@ -33,7 +33,9 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
 
     Buffers that a forward pass changes even in evaluation mode, such as running statistics, get their values back.
 
-    >>> layer = nn.Dropout()
+    >>> import torch
+    >>> from exml.core.admission import evaluation_mode
+    >>> layer = torch.nn.Dropout()
     >>> with evaluation_mode(layer):
     ...     layer.training
     False
@@ -59,7 +61,9 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
 def guarded(module: nn.Module, expected: str, remedy: str, kind: type[ExmlError] = ExpertError) -> Generator[None]:
     """Turn whatever a stranger's module raises inside the block into one error of a ``kind``.
 
-    >>> with guarded(nn.Identity(), "a forward pass of expert 'a'", "correct its card"):
+    >>> import torch
+    >>> from exml.core.admission import guarded
+    >>> with guarded(torch.nn.Identity(), "a forward pass of expert 'a'", "correct its card"):
     ...     raise KeyError("size")
     Traceback (most recent call last):
     exml.core.errors.ExpertError: expected a forward pass of expert 'a', got KeyError: 'size'; remedy: correct its card

@@ -11,6 +11,7 @@ import attrs
 def walk(part: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the path and the object of every component in a tree, outer ones before inner ones.
 
+    >>> from exml.core.components import walk
     >>> from exml.priors import L2Norm, Sum, Weighted
     >>> for path, prior in walk(Sum((L2Norm(1.0), Weighted(L2Norm(2.0), 0.5))), "prior"):
     ...     print(path, type(prior).__name__)
@@ -31,6 +32,8 @@ def walk(part: object, path: str = "") -> Iterator[tuple[str, Any]]:
 def rebuild(part: Any, change: Callable[[Any], Any]) -> Any:
     """Replace every component of a tree by ``change(component)``, inner ones before outer ones.
 
+    >>> import attrs
+    >>> from exml.core.components import rebuild
     >>> from exml.priors import L2Norm, Sum
     >>> def double(prior):
     ...     return attrs.evolve(prior, weight=2 * prior.weight) if isinstance(prior, L2Norm) else prior
@@ -53,6 +56,7 @@ def rebuild(part: Any, change: Callable[[Any], Any]) -> Any:
 def uses_real_data(part: object) -> bool:
     """Whether a strategy, or any component in it, reads the experts' own training data (Sec. 5, "Replay").
 
+    >>> from exml.core.components import uses_real_data
     >>> from exml.generators import AuxiliaryData, PhotoPatches, Replay
     >>> uses_real_data(Replay(PhotoPatches())), uses_real_data(AuxiliaryData(PhotoPatches()))
     (True, False)

@@ -16,6 +16,7 @@ _BACKTRACE = re.compile(r"\n(?:Exception raised from |C\+\+ CapturedTraceback|fr
 def nearest(name: str, names: Iterable[str], /) -> list[str]:
     """Names sorted by their similarity to ``name``, the most similar first.
 
+    >>> from exml.core.errors import nearest
     >>> nearest("gausian-noise", ["mixture", "model-inversion", "gaussian-noise"])
     ['gaussian-noise', 'model-inversion', 'mixture']
     """
@@ -27,6 +28,7 @@ def printable(text: str, /) -> str:
 
     The C++ backtrace that PyTorch appends to some messages is removed.
 
+    >>> from exml.core.errors import printable
     >>> printable("a\n\tb \x1b[31m")
     'a b \\x1b[31m'
     """
@@ -39,6 +41,7 @@ def printable(text: str, /) -> str:
 def shortened(text: str, length: int, /) -> str:
     """Text of at most ``length`` characters; what is left out in the middle becomes ``" ... "``.
 
+    >>> from exml.core.errors import shortened
     >>> shortened("0123456789", 9)
     '01 ... 89'
     """
@@ -53,6 +56,7 @@ class ExmlError(Exception):
 
     The message is one line of printable text with at most 1,000 characters; longer parts are shortened in the middle.
 
+    >>> from exml.core.errors import ExmlError
     >>> raise ExmlError(expected="3 channels", got="1", remedy="repeat the gray channel")
     Traceback (most recent call last):
     exml.core.errors.ExmlError: expected 3 channels, got 1; remedy: repeat the gray channel

@@ -26,6 +26,7 @@ class Execution:
         precision: of the networks. With ``"bfloat16"`` they run under autocast; batch-norm statistics, priors, losses,
             images and weights stay float32.
 
+    >>> from exml.core.execution import Execution
     >>> Execution()
     Execution(compile='never', precision='float32')
     """

@@ -58,6 +58,8 @@ class Expert:
         task: the task label t_i, where the scenario has tasks.
         name: for reports.
 
+    >>> import torch
+    >>> from exml import Expert
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     >>> expert = Expert(head, classes=(3, 7), image_shape=(1, 8, 8))
     >>> expert.logits(torch.rand(5, 1, 8, 8)).shape
@@ -145,6 +147,8 @@ class Expert:
             ExpertError: as for :class:`Expert`. Whatever the function raises or returns that does not fit becomes one
                 when the expert is used.
 
+        >>> import numpy as np, torch
+        >>> from exml import Expert
         >>> brightness = lambda images: np.stack([1 - images.mean((1, 2, 3)), images.mean((1, 2, 3))], 1)
         >>> shape, labels = (1, 8, 8), ["dark", "light"]
         >>> expert = Expert.query(brightness, image_shape=shape, labels=labels, output="probabilities")

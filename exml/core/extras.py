@@ -11,6 +11,7 @@ from exml.core.errors import SettingError
 def import_extra(package: str, extra: str, /) -> Any:
     """Import a package of an extra of exml; a SettingError names the command that installs it.
 
+    >>> from exml.core.extras import import_extra
     >>> import_extra("nonesuch", "hf")
     Traceback (most recent call last):
     exml.core.errors.SettingError: expected the package nonesuch, got No module named 'nonesuch'; remedy: \

@@ -13,6 +13,7 @@ from exml.core.errors import SettingError
 def available_memory() -> int:
     """Bytes that this process can still take: of the machine, its container, and the limit of its address space.
 
+    >>> from exml.core.memory import available_memory
     >>> available_memory() > 0
     True
     """

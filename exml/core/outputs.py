@@ -17,6 +17,7 @@ def logits_of(output: Any, /, *, unwrap: bool = True) -> Tensor:
     are what bears that name, or else the only floating ``(batch, units)`` tensor. Without exactly one, or without
     ``unwrap``, a ShapeError lists the contents.
 
+    >>> from exml.core.outputs import logits_of
     >>> import torch
     >>> logits_of((torch.zeros(5, 2), None)).shape
     torch.Size([5, 2])

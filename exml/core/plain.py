@@ -28,6 +28,7 @@ def parse_json(text: str | bytes, /, *, file_names: bool = False) -> Any:
     Raises:
         ConfigError: for anything else, including more than 50 nested levels.
 
+    >>> from exml.core.plain import parse_json
     >>> parse_json('{"classes": [0, 1]}')
     {'classes': [0, 1]}
     >>> parse_json('{"std": 1e999}')
@@ -50,6 +51,7 @@ def parse_yaml(text: str | bytes, /, *, values: int = VALUES) -> Any:
 
     After the expansion of aliases, it has at most 100,000 ``values``. A single value has at most 4,096 characters.
 
+    >>> from exml.core.plain import parse_yaml
     >>> parse_yaml("widths: [8, 16]")
     {'widths': [8, 16]}
     >>> parse_yaml("a: &a [1, *a]")

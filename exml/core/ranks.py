@@ -65,6 +65,7 @@ class Ranks(ABC):
 class Alone(Ranks):
     """A single process.
 
+    >>> from exml.core.ranks import Alone
     >>> Alone().shard(5).rows
     slice(0, 5, None)
     """

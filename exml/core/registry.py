@@ -36,6 +36,7 @@ def misfit(part: object, role: str, /) -> str | None:
     In addition to ``isinstance``, this compares the parameters of the call. A call with exactly the parameter names of
     another role plays that role; otherwise the number of parameters decides.
 
+    >>> from exml.core.registry import misfit
     >>> from exml.normalizers import CenterLogits
     >>> misfit(CenterLogits(), "normalizer")
     >>> misfit(CenterLogits(), "combiner")
@@ -63,6 +64,7 @@ def kind_of(cls: type[Any], /) -> str:
 def class_of(kind: str, protocol: type[Any] | None = None, /) -> type[Any]:
     """The class of a kind, which must fit a protocol if one is given; an UnknownNameError lists the kinds that fit.
 
+    >>> from exml.core.registry import class_of
     >>> class_of("l2-norm").__name__
     'L2Norm'
     """
@@ -84,6 +86,8 @@ def component(*, kind: str) -> Callable[[ClassT], ClassT]: ...
 def component(cls: Any = None, /, *, kind: str | None = None) -> Any:
     """Register a frozen attrs class under a kind that no other class has, by default its name in kebab case.
 
+    >>> from exml import component
+    >>> from exml.core.registry import kind_of
     >>> import attrs
     >>> @component
     ... @attrs.frozen

@@ -15,6 +15,7 @@ import torch
 def derive_seed(seed: int, *path: int | str) -> int:
     """A 63-bit seed for a path in a run.
 
+    >>> from exml.core.rng import derive_seed
     >>> derive_seed(0, "generation", 1) == derive_seed(0, "generation", 2)
     False
     """

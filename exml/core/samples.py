@@ -22,6 +22,8 @@ StoredImages: TypeAlias = Float[Tensor, "batch channels height width"] | UInt8[T
 def to_pixels(images: StoredImages) -> Images:
     """Convert uint8 images to floating ones in pixel units; floating images are returned as they are.
 
+    >>> import torch
+    >>> from exml.core.samples import to_pixels
     >>> to_pixels(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8))
     tensor([[[[0.0000, 0.2000, 1.0000]]]])
     """
@@ -31,6 +33,7 @@ def to_pixels(images: StoredImages) -> Images:
 def inference_batch_size(image_shape: Sequence[int], /) -> int:
     """The batch size for a forward pass without gradients, from 64 to 512; it falls with the size of an image.
 
+    >>> from exml.core.samples import inference_batch_size
     >>> [inference_batch_size((3, size, size)) for size in (32, 64, 224)]
     [512, 170, 64]
     """
@@ -40,6 +43,8 @@ def inference_batch_size(image_shape: Sequence[int], /) -> int:
 def fitted(image: UInt8[Tensor, "channels height width"], size: int) -> UInt8[Tensor, "channels size size"]:
     """The center square of an image, resized to ``size`` × ``size`` pixels with antialiasing.
 
+    >>> import torch
+    >>> from exml.core.samples import fitted
     >>> fitted(torch.full((1, 6, 8), 7, dtype=torch.uint8), 3).tolist()
     [[[7, 7, 7], [7, 7, 7], [7, 7, 7]]]
     """
@@ -73,6 +78,8 @@ class Samples:
         targets: ``(n, k)``, optional soft targets: probabilities of the global class ids 0 to k - 1.
         logits: ``(n, classes)``, optional stored targets of the student (``Training.stored``).
 
+    >>> import torch
+    >>> from exml import Samples
     >>> samples = Samples.of(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), task=2)
     >>> len(samples), samples.tasks.tolist()
     (4, [2, 2, 2, 2])
@@ -125,6 +132,8 @@ class Samples:
             size: height and width of the result, the resized center square of each image; without it, all images must
                 have one shape.
 
+        >>> import torch
+        >>> from exml import Samples
         >>> digits = [(torch.full((1, 4, 4), 0.2), 7), (torch.full((1, 4, 4), 1.0), 3)]
         >>> samples = Samples.from_dataset(digits)
         >>> samples, samples.images[:, 0, 0, 0].tolist()
@@ -151,6 +160,8 @@ class Samples:
 
         Only uint8 images, a mask and indices need a copy.
 
+        >>> import torch
+        >>> from exml import Samples
         >>> images = torch.tensor([0, 255, 51], dtype=torch.uint8).view(3, 1, 1, 1)
         >>> Samples.of(images, torch.tensor([0, 1, 2])).pixels(slice(1, 3)).flatten()
         tensor([1.0000, 0.2000])

@@ -26,6 +26,7 @@ OMIT_DEFAULT: Mapping[str, bool] = MappingProxyType({"omit_default": True})
 class Settings(Mapping[str, Any]):
     """Immutable settings by name: numbers, strings, booleans, None, and lists of these, which become tuples.
 
+    >>> from exml.core.serialization import Settings
     >>> Settings({"degrees": [-10, 10]})
     {'degrees': (-10, 10)}
     """
@@ -59,6 +60,7 @@ class Settings(Mapping[str, Any]):
 def to_plain(part: object) -> Plain:
     """A component as plain data, tagged with its ``kind``; it must be registered with ``@exml.component``.
 
+    >>> from exml.core.serialization import to_plain
     >>> from exml.priors import L2Norm
     >>> to_plain(L2Norm(0.5))
     {'kind': 'l2-norm', 'weight': 0.5}

@@ -22,6 +22,8 @@ class TeacherLogits:
         present: ``(classes,)``, the classes for which it has an output unit; includes ``known``.
         taught: ``(classes,)``, how many experts taught it each class; by default one for each of ``known``.
 
+    >>> import torch
+    >>> from exml.protocols import TeacherLogits
     >>> TeacherLogits.none(torch.zeros(2, 3)).known.tolist()
     [False, False, False]
     """
@@ -65,6 +67,8 @@ class Reading:
         own: ``(k,)``, the units of the expert's classes.
         related: whether the weights that the layer was trained from, or others of the same origin, are known.
 
+    >>> import torch
+    >>> from exml.protocols import Reading
     >>> Reading(torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 1), None, torch.tensor([2, 0])).own_logits
     tensor([[3., 1.]])
     """

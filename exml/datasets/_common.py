@@ -70,7 +70,9 @@ def hold_out(train: Samples, per_class: int, name: str) -> tuple[Samples, Sample
     Raises:
         DataError: when a class would have no image left.
 
-    >>> samples = Samples.of(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)
+    >>> import exml, torch
+    >>> from exml.datasets import hold_out
+    >>> samples = exml.Samples.of(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)
     >>> train, validation = hold_out(samples, 2, "zeros")
     >>> len(train), validation.labels.bincount().tolist()
     (6, [2, 2])

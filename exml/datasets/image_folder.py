@@ -47,6 +47,8 @@ def image_folder(path: Path | str, size: int, *, limit: int | None = None) -> Sa
         SettingError: for a size or a limit below 1.
         CheckpointError: when the cache cannot be written.
 
+    >>> from exml.datasets import image_folder
+    >>> from pathlib import Path
     >>> import tempfile
     >>> from PIL import Image
     >>> with tempfile.TemporaryDirectory() as folder:

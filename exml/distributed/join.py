@@ -35,6 +35,7 @@ def join(*, timeout: float = TIMEOUT) -> Generator[Ranks]:
     Raises:
         RankError: the other ranks cannot be reached.
 
+    >>> from exml.distributed import join
     >>> with join() as ranks:
     ...     ranks.rank, ranks.size
     (0, 1)
@@ -78,6 +79,8 @@ def _connect(timeout: float) -> tuple[Store, Heartbeat]:
 def local_device(device: torch.device, ranks: Ranks) -> torch.device:
     """The GPU of this rank on its machine (``LOCAL_RANK``), if ``device`` is "cuda" without an index.
 
+    >>> import torch
+    >>> from exml.distributed import ALONE, local_device
     >>> local_device(torch.device("cpu"), ALONE)
     device(type='cpu')
     """

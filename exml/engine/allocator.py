@@ -16,6 +16,7 @@ def keep_freed_memory() -> bool:
     before it is used again. The command ``exml`` calls this function; your own program may. The process then keeps its
     peak memory.
 
+    >>> from exml.engine import keep_freed_memory
     >>> keep_freed_memory() in (True, False)
     True
     """

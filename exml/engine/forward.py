@@ -22,7 +22,9 @@ from exml.core.targets import TeacherLogits
 def frozen(module: nn.Module) -> Generator[nn.Module]:
     """Put a module into evaluation mode without weight gradients inside the block, and restore both afterwards.
 
-    >>> layer = nn.Linear(2, 2)
+    >>> import torch
+    >>> from exml.engine import frozen
+    >>> layer = torch.nn.Linear(2, 2)
     >>> with frozen(layer):
     ...     layer.weight.requires_grad, layer.training
     (False, False)

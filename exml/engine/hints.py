@@ -33,9 +33,10 @@ class Hints(nn.Module):
         images: ``(batch, channels, height, width)``, in pixel units: a few images for one forward pass.
         seed: of the initial weights.
 
-    >>> import exml
+    >>> import exml, torch
+    >>> from exml.engine import Hints
     >>> student, module = (exml.models.ConvNet(1, 2, image_size=8, widths=(width, 8)) for width in (4, 6))
-    >>> hints = Hints(student, Expert(module, (0, 1), (1, 8, 8)), torch.rand(2, 1, 8, 8), seed=0)
+    >>> hints = Hints(student, exml.Expert(module, (0, 1), (1, 8, 8)), torch.rand(2, 1, 8, 8), seed=0)
     >>> [(pair.student, pair.expert, pair.resolution) for pair in hints.pairs]
     [('features.2', 'features.2', (8, 8)), ('features.6', 'features.6', (4, 4)), ('features.7', 'features.7', (2, 2))]
     """

@@ -165,9 +165,11 @@ def invert(
         settings: ``iterations``, ``learning_rate``, ``clamp`` and ``augmentation`` are used.
         context: the same on every rank. Steps in which ranks exchange statistics of batch norm run eagerly.
 
+    >>> import torch
+    >>> from exml.engine import Goal, invert
     >>> from exml.generators import ModelInversion
-    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    >>> class_0 = Goal(lambda logits, rows: nn.functional.cross_entropy(logits, 0 * rows, reduction="none"))
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> class_0 = Goal(lambda logits, rows: torch.nn.functional.cross_entropy(logits, 0 * rows, reduction="none"))
     >>> start = torch.zeros(3, 1, 2, 2)
     >>> images = invert(net, start, ModelInversion(iterations=20), class_0, seed=0)
     >>> bool((net(images).softmax(1)[:, 0] > net(start).softmax(1)[:, 0]).all())

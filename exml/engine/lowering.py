@@ -56,6 +56,9 @@ def lowered(module: nn.Module, probe: Images) -> Generator[nn.Module]:
     unchanged. Either form leaves its images as they are, even if the module writes to them. The block restores the
     module at its end.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from exml.engine import lowered
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> images = torch.randn(2, 3, 8, 8)
     >>> with lowered(net, images) as fast:
@@ -73,6 +76,9 @@ def recorded(module: nn.Module, probe: Images, *, record: bool, name: str = "the
     A layer that is not called as a module cannot be recorded. Some such layers are an ExmlWarning; if there are only
     such layers, it is an ExpertError. Both name the module by ``name``.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from exml.engine import recorded
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> images = torch.randn(2, 3, 8, 8)
     >>> with recorded(net, images, record=True) as network:

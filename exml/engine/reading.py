@@ -93,8 +93,10 @@ def reader_of(expert: Expert, start: State | None = None) -> Reader:
             space of what it learned since, W - γ W0, unless the cosine of W and W0 is below 0.5: then they have no
             common start, and ``start`` is ignored.
 
-    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> reader = reader_of(Expert(net, (0, 1), (1, 8, 8)))
+    >>> import exml, torch
+    >>> from exml.engine import reader_of
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> reader = reader_of(exml.Expert(net, (0, 1), (1, 8, 8)))
     >>> reader.classifier, reader.narrowing, reader.basis.shape
     ('3', '1', torch.Size([8, 64]))
     """
@@ -113,8 +115,10 @@ def reader_of(expert: Expert, start: State | None = None) -> Reader:
 def narrowing_weights(expert: Expert) -> State:
     """A copy of the weights of the narrowing layer by the name in the state dict; empty without a linear one.
 
-    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> {name: weight.shape for name, weight in narrowing_weights(Expert(net, (0, 1), (1, 8, 8))).items()}
+    >>> import exml, torch
+    >>> from exml.engine import narrowing_weights
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> {name: weight.shape for name, weight in narrowing_weights(exml.Expert(net, (0, 1), (1, 8, 8))).items()}
     {'1.weight': torch.Size([8, 64])}
     """
     _, name = _layers(expert)
@@ -125,6 +129,8 @@ def narrowing_weights(expert: Expert) -> State:
 def related(weight: Tensor, start: Tensor) -> bool:
     """Whether the weights of two layers have a common start: their cosine is at least 0.5.
 
+    >>> import torch
+    >>> from exml.engine import related
     >>> first, one, other = torch.randn(3, 100, generator=torch.Generator().manual_seed(0)).unbind()
     >>> related(first + one, first + other), related(one, other)
     (True, False)
@@ -139,6 +145,8 @@ def learned_decay(weight: Float[Tensor, "outputs inputs"], start: Float[Tensor, 
     SGD with coupled weight decay it is ``(1 - learning rate * decay) ** steps`` up to momentum; for the weights of
     another expert as start, it may be above 1.
 
+    >>> import torch
+    >>> from exml.engine.reading import learned_decay
     >>> start, learned = torch.randn(8, 20), torch.randn(8, 2) @ torch.randn(2, 20)
     >>> round(learned_decay(0.9 * start + learned, start), 3)
     0.9
@@ -167,7 +175,9 @@ def row_space_typicality(
 ) -> Float[Tensor, " batch"]:
     """``-log(1 - ‖V a‖² / ‖a‖²)`` of the inputs of a layer; energies are summed over tokens or patches.
 
-    >>> layer = nn.Linear(2, 1)
+    >>> import torch
+    >>> from exml.engine.reading import row_space_typicality
+    >>> layer = torch.nn.Linear(2, 1)
     >>> inputs = torch.tensor([[4.0, 3.0], [3.0, 4.0]])
     >>> row_space_typicality(inputs, layer, torch.tensor([[1.0, 0.0]])).exp()
     tensor([2.7778, 1.5625])
@@ -190,6 +200,8 @@ def matched_temperature(logits: Float[Tensor, "batch classes"], entropy: float) 
     1 for a single class, and for logits that are all equal. By bisection of log T, between 1e-4 and 1e4 times the
     standard deviation.
 
+    >>> import math, torch
+    >>> from exml.engine.reading import matched_temperature
     >>> logits = torch.tensor([[0.0, 2.0], [5.0, 1.0]])
     >>> probabilities = (logits / matched_temperature(logits, 0.5)).softmax(1)
     >>> torch.special.entr(probabilities).sum(1).mean() / math.log(2)

@@ -47,6 +47,7 @@ class Training:
         batch_norm: the student normalizes by the statistics of the ``"batch"``, which update the running ones, or by
             the ``"running"`` ones, which stay fixed. The running statistics of a copied expert are those of real data.
 
+    >>> from exml import Training
     >>> training = Training(iterations=100, batch_size=32, learning_rate=0.1, schedule="cosine")
     >>> [round(training.learning_rate_at(k), 3) for k in (0, 50, 99)]
     [0.1, 0.05, 0.0]

@@ -23,6 +23,7 @@ LUMA = (0.299, 0.587, 0.114)
 def convertible(image_shape: tuple[int, int, int], other: tuple[int, int, int], /) -> bool:
     """Whether images of one shape can become images of the other: the same channels, or gray and color.
 
+    >>> from exml.experts.adapting import convertible
     >>> convertible((1, 28, 28), (3, 32, 32)), convertible((4, 32, 32), (3, 32, 32))
     (True, False)
     """
@@ -40,7 +41,9 @@ def adapted(expert: Expert, image_shape: tuple[int, int, int], /) -> Expert:
     Raises:
         ExpertError: the numbers of channels differ and are not 1 and 3.
 
-    >>> head = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    >>> import torch
+    >>> from exml.experts import Expert, adapted
+    >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
     >>> expert = adapted(Expert(head, (0, 1), (3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3)), (1, 6, 6))
     >>> expert.logits(torch.rand(5, 1, 6, 6)).shape, expert.image_shape, expert.mean
     (torch.Size([5, 2]), (1, 6, 6), (0.5,))

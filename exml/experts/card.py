@@ -81,6 +81,7 @@ class ExpertCard:
         weights: the key of the weights in a checkpoint that has several, such as ``"ema"``; ``"model.ema"`` is a key
             below another one. By default they are found under a usual name, and averages are taken last.
 
+    >>> from exml.experts import ExpertCard
     >>> ExpertCard("zero-one", classes=(0, 1), image_shape=(1, 8, 8)).classes
     (0, 1)
     """

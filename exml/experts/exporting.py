@@ -80,8 +80,10 @@ def export(expert: Expert, path: Path | str, *, format: Format | None = None) ->
         ExpertError: the module cannot be traced, or the file would have other logits.
         CheckpointError: the file cannot be written.
 
-    >>> import tempfile
-    >>> expert = Expert(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), labels=["cat", "dog"], image_shape=(1, 8, 8))
+    >>> import tempfile, torch
+    >>> from exml.experts import Expert, export
+    >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    >>> expert = Expert(head, labels=["cat", "dog"], image_shape=(1, 8, 8))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     export(expert, f"{folder}/pets.pt2").name
     'pets.pt2'

@@ -66,6 +66,7 @@ class LabelPlan:
         std: as long as ``mean``, > 0.
         rename: their label to the student's, for experts that are admitted later.
 
+    >>> from exml.experts import ExpertCard, plan_labels
     >>> cards = {"pets": ExpertCard("pets", (0, 1), (3, 32, 32), labels=("cat", "dog"))}
     >>> plan = plan_labels(cards).admit("farm", ExpertCard("farm", (0, 1), (1, 28, 28), labels=("dog", "cow")))
     >>> plan.labels, plan.image_shape, plan.teachers["dog"]
@@ -273,6 +274,7 @@ def plan_labels(
         PlanError: names that no expert has, one label twice in an expert, an expert without labels, or channels that
             cannot be converted; it lists all of these.
 
+    >>> from exml.experts import ExpertCard, plan_labels
     >>> pets = ExpertCard("pets", (0, 1, 2), (3, 32, 32), labels=("cat", "dog", "automobile"))
     >>> cars = ExpertCard("cars", (0, 1), (3, 32, 32), labels=("car", "truck"))
     >>> plan = plan_labels({"a": pets, "b": cars}, rename={"automobile": "car"}, drop={"b": ["truck"]})

@@ -88,6 +88,7 @@ def save_pretrained(
         UnknownNameError: the architecture is not registered.
         CheckpointError: a file cannot be written.
 
+    >>> from exml.experts import Expert, save_pretrained
     >>> import tempfile
     >>> from exml.models import ConvNet
     >>> expert = Expert(ConvNet(1, 2, 8), labels=["cat", "dog"], image_shape=(1, 8, 8), name="pets")

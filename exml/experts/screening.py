@@ -90,6 +90,8 @@ def screen(expert: Observation, others: Sequence[Observation], /) -> Screening:
     Raises:
         NonFiniteError: a logit is NaN or infinite.
 
+    >>> import torch
+    >>> from exml.experts.screening import Observation, screen
     >>> logits = 3 * torch.randn(1, 100, 5, generator=torch.Generator().manual_seed(0))
     >>> screen(Observation("loud", torch.arange(5), 1e4 * logits), []).reasons
     ('the root mean square of its logits is 2.67e+04, above 1e+03',)

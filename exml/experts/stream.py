@@ -28,6 +28,7 @@ class ExpertStream:
     Args:
         experts: experts, paths of their files, or functions that each make one.
 
+    >>> from exml.experts import Expert, ExpertStream
     >>> import torch
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     >>> stream = ExpertStream.from_experts([Expert(head, (i, i + 1), (1, 2, 2), name=f"e{i}") for i in range(3)])
@@ -83,6 +84,7 @@ class OpenStream:
         experts: experts, or paths of their files.
         read_ahead: whether another thread takes the next expert while one is in use.
 
+    >>> from exml.experts import Expert, OpenStream
     >>> import torch
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     >>> stream = OpenStream(Expert(head, (i, i + 1), (1, 2, 2), name=f"e{i}") for i in range(3))

@@ -37,6 +37,7 @@ class ExpertTraining:
         augmentation: of the images, in pixel units.
         precision: of the network. ``"bfloat16"`` means autocast; the weights and the loss stay float32.
 
+    >>> from exml.experts import ExpertTraining
     >>> ExpertTraining(epochs=4)
     ExpertTraining(epochs=4, batch_size=32, learning_rate=0.1, momentum=0.9, weight_decay=0.0005, schedule='constant',
         augmentation=None, precision='float32')
@@ -149,8 +150,10 @@ def train_expert(
         ExpertError: as :func:`untrained_expert`.
         NonFiniteError: when the loss was NaN or infinite.
 
+    >>> import exml, torch
+    >>> from exml.experts import ExpertTraining, train_expert
     >>> from exml.models import LeNet5
-    >>> samples = Samples.of(torch.rand(8, 1, 16, 16), torch.tensor([3, 7] * 4))
+    >>> samples = exml.Samples.of(torch.rand(8, 1, 16, 16), torch.tensor([3, 7] * 4))
     >>> train_expert(LeNet5(1, 2, 16), samples, training=ExpertTraining(epochs=1, learning_rate=0.01)).outputs
     (3, 7)
     """
@@ -179,8 +182,10 @@ def untrained_expert(
     Raises:
         ExpertError: when the module does not take the images, or its head has no unit for one of the classes.
 
+    >>> import exml, torch
+    >>> from exml.experts import untrained_expert
     >>> from exml.models import LeNet5
-    >>> samples = Samples.of(torch.rand(8, 1, 16, 16), torch.tensor([3, 7] * 4))
+    >>> samples = exml.Samples.of(torch.rand(8, 1, 16, 16), torch.tensor([3, 7] * 4))
     >>> untrained_expert(LeNet5(1, 10, 16), samples).outputs
     (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
     """

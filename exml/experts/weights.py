@@ -161,6 +161,7 @@ def renamed(names: Collection[str], own: Collection[str], /) -> dict[str, str]:
 
     The prefixes of wrappers (``module.``, ``_orig_mod.``, ``model.`` ...) are removed if the names then fit.
 
+    >>> from exml.experts.weights import renamed
     >>> renamed(["module.fc.weight"], ["fc.weight"])
     {'module.fc.weight': 'fc.weight'}
     """

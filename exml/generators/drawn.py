@@ -23,7 +23,9 @@ from exml.protocols import STANDALONE, GenerationContext, Generator, Source
 class GaussianNoise:
     """Independent normal pixels of standard deviation ``std`` >= 0 in normalized units, labeled by the expert.
 
-    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> import exml, torch
+    >>> from exml.generators import GaussianNoise
+    >>> expert = exml.Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> GaussianNoise()(expert, 5, 0).images.shape
     torch.Size([5, 1, 8, 8])
     """
@@ -48,8 +50,11 @@ class BufferedImages:
     Args:
         first: makes the images of the first experience, which has no buffer; None: :class:`GaussianNoise`.
 
-    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
-    >>> memory = Samples.of(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.long))
+    >>> import exml, torch
+    >>> from exml.generators import BufferedImages
+    >>> from exml.protocols import GenerationContext
+    >>> expert = exml.Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> memory = exml.Samples.of(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.long))
     >>> BufferedImages()(expert, 6, 0, GenerationContext(memory=memory)).images.unique()
     tensor([0.5000])
     """
@@ -79,8 +84,10 @@ class BufferedImages:
 class AuxiliaryData:
     """Draw images at random from a source, with y_syn = argmax f_i^S(x) over the expert's own classes (Sec. 4).
 
+    >>> import exml, torch
+    >>> from exml.generators import AuxiliaryData
     >>> from exml.generators import PhotoPatches
-    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> expert = exml.Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> samples = AuxiliaryData(PhotoPatches())(expert, 6, 0)
     >>> samples.images.shape, set(samples.labels.tolist()) <= {3, 7}
     (torch.Size([6, 1, 8, 8]), True)
@@ -118,9 +125,11 @@ class Replay:
 
     ``source`` holds the original data with labels. The draw is as balanced over the classes as the source allows.
 
+    >>> import exml, torch
+    >>> from exml.generators import Replay
     >>> from exml.generators import InMemory
     >>> source = InMemory(torch.rand(8, 1, 8, 8), torch.tensor([3, 3, 3, 3, 3, 3, 7, 5]))
-    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> expert = exml.Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> sorted(Replay(source)(expert, 3, 0).labels.tolist())
     [3, 3, 7]
     """

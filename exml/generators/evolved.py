@@ -55,8 +55,10 @@ class EvolvedDrawings:
         pool: random drawings to start from and to standardize with.
         polarity: of strokes: ``"light"`` on a dark ground, ``"dark"`` on a light one, or ``"any"``.
 
+    >>> import exml, torch
+    >>> from exml.generators import EvolvedDrawings
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
-    >>> samples = EvolvedDrawings(steps=6)(Expert(net, (3, 7), (1, 8, 8)), 8, 0)
+    >>> samples = EvolvedDrawings(steps=6)(exml.Expert(net, (3, 7), (1, 8, 8)), 8, 0)
     >>> samples.images.shape, samples.labels.bincount()[[3, 7]]
     (torch.Size([8, 1, 8, 8]), tensor([4, 4]))
     """

@@ -26,8 +26,10 @@ class Mixture:
 
     Soft targets are kept only if all generators provide them.
 
+    >>> import exml, torch
+    >>> from exml.generators import Mixture
     >>> from exml.generators import GaussianNoise
-    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> expert = exml.Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> mixture = Mixture((GaussianNoise(1.0), GaussianNoise(0.0)), weights=(3, 1))
     >>> (mixture(expert, 8, 0).images.flatten(1).std(1) > 0).tolist()
     [True, True, True, True, True, True, False, False]

@@ -38,7 +38,9 @@ class ModelInversion(Inversion):
             classes. With ``"all"``, images also learn to suppress untrained units.
         iterations: this and the remaining settings are those of :class:`exml.engine.Inversion`.
 
-    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> import exml, torch
+    >>> from exml.generators import ModelInversion
+    >>> expert = exml.Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> samples = ModelInversion(iterations=20)(expert, 4, 0)
     >>> samples.labels.tolist(), bool((expert.predicted_ids(samples.images) == samples.labels).all())
     ([3, 7, 3, 7], True)
@@ -85,7 +87,9 @@ class DataImpression(Inversion):
         iterations: this and the remaining settings are those of :class:`exml.engine.Inversion`; ``stop_at`` is compared
             with the probability of y_syn.
 
-    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), (2, 4, 6), (1, 8, 8))
+    >>> import exml, torch
+    >>> from exml.generators import DataImpression
+    >>> expert = exml.Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), (2, 4, 6), (1, 8, 8))
     >>> samples = DataImpression(iterations=20)(expert, 4, 0)
     >>> samples.targets.shape, bool((samples.targets.argmax(1) == samples.labels).all())
     (torch.Size([4, 7]), True)
@@ -139,6 +143,8 @@ def _compared(
 def class_similarity(templates: Float[Tensor, "classes hidden"]) -> Float[Tensor, "classes classes"]:
     """Cosine similarities of the templates, each row scaled to [0.001, 1], in float64.
 
+    >>> import torch
+    >>> from exml.generators.optimized import class_similarity
     >>> class_similarity(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])).round(decimals=3)
     tensor([[1.0000, 0.0010, 0.7070],
             [0.0010, 1.0000, 0.7070],

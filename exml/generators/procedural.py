@@ -46,7 +46,9 @@ class ProceduralImages:
         polarity: of strokes: ``"light"`` on a dark ground, ``"dark"`` on a light one, or ``"any"``, half of each.
         full_contrast: whether to scale each image until its brightest value is 1, as in a scan.
 
-    >>> expert = Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
+    >>> import exml, torch
+    >>> from exml.generators import ProceduralImages
+    >>> expert = exml.Expert(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)), (3, 7), (1, 8, 8))
     >>> samples = ProceduralImages(kinds=("strokes",))(expert, 6, 0)
     >>> samples.images.shape, bool((samples.images >= 0).all()), bool((samples.images <= 1).all())
     (torch.Size([6, 1, 8, 8]), True, True)

@@ -42,6 +42,8 @@ class InMemory:
         images: ``(n, channels, height, width)``, uint8 (0 to 255) or floating in pixel units.
         labels: ``(n,)``, integer global class ids.
 
+    >>> import torch
+    >>> from exml.generators import InMemory
     >>> images, labels = InMemory(torch.zeros(4, 1, 8, 8))(1)
     >>> images.shape, labels
     (torch.Size([4, 1, 8, 8]), None)
@@ -68,7 +70,8 @@ class ImageFile:
         path: a file with ``images`` ``(n, channels, height, width)``, uint8 (0 to 255) or floating in pixel units, and
             optionally ``labels`` ``(n,)``, integer global class ids.
 
-    >>> import tempfile
+    >>> import tempfile, torch
+    >>> from exml.generators import ImageFile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = ImageFile.write(f"{folder}/gray.safetensors", torch.full((4, 1, 8, 8), 51, dtype=torch.uint8))
     ...     images, labels = file(1)
@@ -136,6 +139,7 @@ class DatasetImages:
         size: height and width; gray images are padded with black up to 32 pixels, all others resized.
         limit: the maximum number of ImageNet images, evenly over all files.
 
+    >>> from exml.generators import DatasetImages
     >>> DatasetImages("imagenet", size=128)
     DatasetImages(name='imagenet', size=128, limit=50000)
     """
@@ -173,6 +177,7 @@ class PhotoPatches:
         image_shape: ``(channels, height, width)`` of a patch; 1 channel is gray, 3 are color; at most 427 x 640.
         count: number of patches, of which half are mirrored.
 
+    >>> from exml.generators import PhotoPatches
     >>> images, labels = PhotoPatches((3, 16, 16), count=10)(1)
     >>> images.shape, labels
     (torch.Size([10, 3, 16, 16]), None)

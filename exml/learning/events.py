@@ -200,6 +200,7 @@ Event: TypeAlias = (
 class Observer(Protocol):
     """A callback for events; match on the class of the event.
 
+    >>> from exml.learning.events import Event, ExperienceFinished
     >>> def log(event: Event, /) -> None:
     ...     match event:
     ...         case ExperienceFinished(experience=i):

@@ -97,7 +97,7 @@ class Learner:
         SettingError: a mini-batch has fewer images than there are ranks.
         CheckpointError: the folder holds a checkpoint, or the strategy has a part that a checkpoint cannot store.
 
-    >>> import exml
+    >>> import exml, torch
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     >>> expert = exml.Expert(head, classes=(0, 3), image_shape=(1, 8, 8))
     >>> strategy = exml.recipes.default(exml.ExpertProfile.from_experts([expert])).buffer(exml.buffers.Cumulative(8))

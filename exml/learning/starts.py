@@ -19,10 +19,12 @@ class Starts:
     Experts are compared with it by :func:`exml.engine.reader_of`, which ignores it for an expert that is not related.
     One layer is kept per architecture, which is small compared with a network.
 
+    >>> import exml
+    >>> from exml.learning.starts import Starts
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> starts = Starts()
-    >>> starts.note(Expert(net, (0, 1), (1, 8, 8)))
+    >>> starts.note(exml.Expert(net, (0, 1), (1, 8, 8)))
     >>> list(starts.weights())
     ['1.weight']
     """

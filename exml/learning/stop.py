@@ -9,6 +9,7 @@ from contextlib import suppress
 class Stop:
     """Asks a learner or a run to stop cleanly. Call :meth:`ask` from any thread, or from a signal handler.
 
+    >>> from exml.learning import Stop
     >>> stop = Stop()
     >>> stop.ask()
     >>> stop.asked

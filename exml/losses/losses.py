@@ -26,6 +26,9 @@ class MeanSquaredError:
         reduction: over the classes of an image: their ``"sum"``, or ``"mean"``, the sum divided by the number of all
             classes, as in the paper's code and for the learning rates of appendix B.
 
+    >>> import torch
+    >>> from exml.protocols import Target
+    >>> from exml.losses import MeanSquaredError
     >>> target = Target(torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]), torch.tensor([[True, True]]))
     >>> student = torch.tensor([[3.0, 5.0]])
     >>> MeanSquaredError()(student, target, torch.tensor([0]))
@@ -57,6 +60,9 @@ class CrossEntropy:
         labels: those ``"given"`` by the generator, or the argmax of the ``"target"``, as in the paper's code for images
             that were not generated for a class.
 
+    >>> import torch
+    >>> from exml.protocols import Target
+    >>> from exml.losses import CrossEntropy
     >>> everything = torch.ones(1, 3, dtype=torch.bool)
     >>> target = Target(torch.zeros(1, 3), everything, torch.tensor([[True, True, False]]))
     >>> CrossEntropy()(torch.zeros(1, 3), target, torch.tensor([0])).exp()
@@ -89,6 +95,9 @@ class KLDivergence:
     Args:
         temperature: T > 0; a larger one gives small probabilities more weight.
 
+    >>> import torch
+    >>> from exml.protocols import Target
+    >>> from exml.losses import KLDivergence
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 3.0]]), everything, everything)
     >>> KLDivergence()(torch.tensor([[2.0, 4.0]]), target, torch.tensor([0])).abs() < 1e-6
@@ -116,6 +125,9 @@ class Distillation:
         cross_entropy: λ >= 0; 1 in the paper.
         classes: this and the remaining settings are those of :class:`MeanSquaredError` and :class:`CrossEntropy`.
 
+    >>> import torch
+    >>> from exml.protocols import Target
+    >>> from exml.losses import Distillation
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
     >>> Distillation()(torch.zeros(1, 2), target, torch.tensor([0]))
@@ -138,6 +150,9 @@ class Distillation:
 class Sum:
     """The sum of losses; an empty sum is 0.
 
+    >>> import torch
+    >>> from exml.protocols import Target
+    >>> from exml.losses import CrossEntropy, MeanSquaredError, Sum
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
     >>> Sum((MeanSquaredError(), CrossEntropy()))(torch.zeros(1, 2), target, torch.tensor([0]))
@@ -156,6 +171,9 @@ class Sum:
 class Weighted:
     """A loss times a weight >= 0.
 
+    >>> import torch
+    >>> from exml.protocols import Target
+    >>> from exml.losses import MeanSquaredError, Weighted
     >>> everything = torch.ones(1, 2, dtype=torch.bool)
     >>> target = Target(torch.tensor([[1.0, 1.0]]), everything, everything)
     >>> Weighted(MeanSquaredError(), 0.25)(torch.zeros(1, 2), target, torch.tensor([0]))

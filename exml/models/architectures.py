@@ -24,6 +24,8 @@ class ConvNet(nn.Module):
         widths: channels of each block.
         batch_norm: if False, each convolution has a bias instead.
 
+    >>> import torch
+    >>> from exml.models import ConvNet
     >>> ConvNet(channels=1, classes=10, image_size=8)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
@@ -58,6 +60,8 @@ class LeNet5(nn.Module):
 
     Two 5x5 convolutions of 6 and 16 channels, then 120, 84 and ``classes`` units; ``image_size`` >= 16.
 
+    >>> import torch
+    >>> from exml.models import LeNet5
     >>> LeNet5()(torch.zeros(2, 1, 32, 32)).shape
     torch.Size([2, 10])
     """
@@ -109,6 +113,8 @@ class SlimResNet18(nn.Module):
     1, 2, 4 and 8 times ``width`` channels; the last three halve the image. The default width is that of Lopez-Paz and
     Ranzato (2017).
 
+    >>> import torch
+    >>> from exml.models import SlimResNet18
     >>> SlimResNet18(width=4)(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
@@ -162,6 +168,7 @@ class CifarResNet(nn.Module):
     they take every second pixel and add channels of zeros (option A). The names of the parameters are those of the
     weights that Yerlan Idelbayev published.
 
+    >>> from exml.models import CifarResNet
     >>> sum(parameter.numel() for parameter in CifarResNet(blocks=3).parameters())  # "0.27M"
     269722
     """
@@ -190,6 +197,7 @@ class CifarResNet(nn.Module):
 def resnet18(channels: int = 3, classes: int = 10) -> nn.Module:
     """:class:`SlimResNet18` with the 64 channels of He et al. (2016): 11 million parameters instead of 1.1.
 
+    >>> from exml.models import resnet18
     >>> sum(parameter.numel() for parameter in resnet18().parameters())
     11173962
     """
@@ -202,6 +210,7 @@ def mobilenet_v2(classes: int = 50) -> nn.Module:
 
     Torchvision's weights for ImageNet fit all layers except the head.
 
+    >>> from exml.models import mobilenet_v2
     >>> sum(parameter.numel() for parameter in mobilenet_v2(classes=10).parameters())
     2236682
     """
@@ -220,8 +229,10 @@ class Normalized(nn.Module):
         mean: of each channel, in pixel units, or one number for all.
         std: in pixel units, > 0; as long as ``mean``.
 
+    >>> import torch
+    >>> from exml.models import Normalized
     >>> pixels = torch.tensor([[[[0.1, 0.5]]]])
-    >>> Normalized(nn.Flatten(), mean=(0.1,), std=(0.2,))(pixels)
+    >>> Normalized(torch.nn.Flatten(), mean=(0.1,), std=(0.2,))(pixels)
     tensor([[0., 2.]])
     """
 

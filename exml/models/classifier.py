@@ -66,6 +66,8 @@ def grow_head(module: nn.Module, classes: int, image_shape: tuple[int, int, int]
     Raises:
         SettingError: ``classes`` is lower than the number of outputs, or no last layer is found that can grow.
 
+    >>> import torch
+    >>> from exml.models import grow_head
     >>> from exml.models import build, describe
     >>> net = build("conv-net", channels=1, classes=2, image_size=8)
     >>> grow_head(net, 3, (1, 8, 8))

@@ -16,7 +16,9 @@ def channels_last(module: nn.Module, optimizer: torch.optim.Optimizer, /) -> Gen
     On a CPU, a training step of a ResNet then takes two thirds of the time. In float64 this format is slower, so the
     module stays unchanged.
 
-    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> import torch
+    >>> from exml.models import channels_last
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
     >>> with channels_last(net, torch.optim.SGD(net.parameters(), 0.1)):
     ...     net(torch.zeros(2, 3, 8, 8)).stride()
     (144, 1, 24, 4)

@@ -35,9 +35,11 @@ def register(name: str, /) -> Callable[[FactoryT], FactoryT]:
 
     Each module records its arguments: numbers, strings, lists, or modules of registered architectures.
 
+    >>> import torch
+    >>> from exml.models import describe, register
     >>> @register("perceptron")
-    ... def perceptron(inputs: int, classes: int = 2) -> nn.Module:
-    ...     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+    ... def perceptron(inputs: int, classes: int = 2) -> torch.nn.Module:
+    ...     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(inputs, classes))
     >>> describe(perceptron(4))
     {'name': 'perceptron', 'settings': {'inputs': 4, 'classes': 2}}
     """
@@ -60,6 +62,7 @@ def build(name: str, /, **settings: Any) -> nn.Module:
     The settings are the arguments of its constructor; a module may be given as its :func:`describe`. An unknown name
     raises an UnknownNameError; a setting that is unknown, missing or rejected raises a SettingError.
 
+    >>> from exml.models import build
     >>> type(build("conv-net", channels=1, classes=10, image_size=8)).__name__
     'ConvNet'
     """
@@ -83,6 +86,7 @@ def sketch(name: str, /, **settings: Any) -> nn.Module | None:
         SettingError: as for :func:`build`, or parameters and buffers of more than 2**31 elements in total.
         UnknownNameError: an unknown name.
 
+    >>> from exml.models import sketch
     >>> next(sketch("lenet5", classes=2).parameters()).device
     device(type='meta')
     >>> sketch("lenet5", image_size=10**6)
@@ -129,6 +133,7 @@ def bounded(name: str, /) -> Generator[None]:
 def settings(name: str, /) -> tuple[str, ...]:
     """The names of the settings of a registered architecture.
 
+    >>> from exml.models import settings
     >>> settings("lenet5")
     ('channels', 'classes', 'image_size')
     """
@@ -141,6 +146,7 @@ def filled(name: str, given: Mapping[str, Any], classes: int, image_shape: Seque
 
     ``num_classes``, ``in_chans`` and ``img_size`` are other names of ``classes``, ``channels`` and ``image_size``.
 
+    >>> from exml.models import filled
     >>> filled("lenet5", {"num_classes": 4}, 10, (1, 28, 28))
     {'channels': 1, 'classes': 4, 'image_size': 28}
     """
@@ -154,6 +160,7 @@ def filled(name: str, given: Mapping[str, Any], classes: int, image_shape: Seque
 def describe(module: nn.Module, /) -> dict[str, Any]:
     """The arguments of :func:`build` for another module like this one, which must be registered, as data for JSON.
 
+    >>> from exml.models import build, describe
     >>> describe(build("lenet5", classes=2))
     {'name': 'lenet5', 'settings': {'channels': 1, 'classes': 2, 'image_size': 32}}
     """

@@ -28,6 +28,7 @@ def sequential(layers: Sequence[Any] | Mapping[str, Any]) -> nn.Module:
             the name of a class in :mod:`torch.nn`, such as ``relu`` or ``ReLU``, or a mapping with one key, that name,
             and its arguments: a list, a mapping by name, or a single number.
 
+    >>> from exml.models import sequential
     >>> sequential([{"conv2d": [1, 4, 3]}, "relu", {"max_pool2d": 2}, "flatten", {"linear": [36, 10]}])[4]
     Linear(in_features=36, out_features=10, bias=True)
     >>> list(sequential({"flatten": "flatten", "fc1": {"linear": [4, 2]}}).state_dict())

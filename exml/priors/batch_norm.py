@@ -47,6 +47,8 @@ class BatchNormStatistics:
         absent: what to do for an expert without batch-norm layers: raise an ``"error"``, or return 0 (``"ignore"``),
             for streams in which only some experts have such layers.
 
+    >>> import torch
+    >>> from exml.priors import BatchNormStatistics
     >>> from torch import nn
     >>> from exml.priors import record_activations
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()

@@ -18,6 +18,7 @@ from exml.protocols import Prior
 class Sum:
     """The sum of priors; an empty sum is 0.
 
+    >>> from exml.priors import Sum
     >>> import torch
     >>> from exml.priors import L2Norm, TotalVariation
     >>> Sum((L2Norm(1.0), TotalVariation(0.1)))(torch.ones(2, 1, 4, 4), ())
@@ -41,6 +42,7 @@ class Sum:
 class Weighted:
     """A prior times a weight >= 0, in addition to its own.
 
+    >>> from exml.priors import Weighted
     >>> import torch
     >>> from exml.priors import L2Norm
     >>> Weighted(L2Norm(1.0), 0.25)(torch.ones(2, 1, 4, 4), ())

@@ -24,6 +24,8 @@ class L2Norm:
     The squares are summed over the channels and pixels of an image and averaged over the batch; ``weight`` >= 0. In the
     expert's normalized units, 0 is the mean of its training images.
 
+    >>> import torch
+    >>> from exml.priors import L2Norm
     >>> L2Norm(0.5)(torch.ones(4, 3, 2, 2), ())
     tensor(6.)
     """
@@ -47,6 +49,8 @@ class TotalVariation:
     summed over the channels and pixels of an image and averaged over the batch; ``weight`` >= 0. It is not in the
     paper, but often used with its priors (Mahendran and Vedaldi, arXiv 1412.0035).
 
+    >>> import torch
+    >>> from exml.priors import TotalVariation
     >>> step = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).view(1, 1, 2, 2)
     >>> TotalVariation(1.0)(step, ())
     tensor(2.)
@@ -86,6 +90,8 @@ class GaussianBlur:
             ``GaussianBlur(weight, kernel_size=7, padding="zeros", squared=False)``.
         operator: ``"fused"``, or ``"kornia"``, :func:`kornia.filters.gaussian_blur2d`; they differ by rounding.
 
+    >>> import torch
+    >>> from exml.priors import GaussianBlur
     >>> prior = GaussianBlur(0.01)
     >>> prior(torch.full((2, 3, 8, 8), 0.7), ()) < 1e-9
     tensor(True)

@@ -32,6 +32,7 @@ def at_budget(strategy: Strategy, budget: float) -> Strategy:
     Raises:
         SettingError: for a budget outside (0, 1].
 
+    >>> from exml.recipes import at_budget
     >>> import exml
     >>> strategy = exml.recipes.model_inversion(exml.scenarios.load("digits-nc").profile()).build()
     >>> strategy.training.iterations, strategy.buffer.size, strategy.generator.iterations

@@ -66,6 +66,7 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
             can be a copy of the first expert if the weights of all experts have its layout, with outputs in the order
             of the class ids.
 
+    >>> from exml.recipes import default
     >>> from exml import scenarios
     >>> profile = scenarios.load("digits-nc").profile()
     >>> default(profile).build().generator

@@ -51,7 +51,9 @@ def recipe(
         UnknownNameError: for another name.
         SettingError: when the recipe does not fit the profile, or needs ``real_data`` and it is None.
 
-    >>> type(recipe("exml", scenarios.load("digits-nc").profile()).build().generator).__name__
+    >>> import exml
+    >>> from exml.recipes import recipe
+    >>> type(recipe("exml", exml.scenarios.load("digits-nc").profile()).build().generator).__name__
     'ModelInversion'
     """
     if name not in RECIPES:
@@ -72,6 +74,7 @@ def for_scenario(name: str, scenario: str, seed: int = 0) -> CompleteBuilder:
 
     Names and errors are those of :func:`recipe` and :func:`exml.scenarios.load`.
 
+    >>> from exml.recipes import for_scenario
     >>> for_scenario("replay", "digits-nc", 3).build().generator
     Replay(source=ScenarioSource(name='digits-nc', seed=3))
     """

@@ -124,6 +124,7 @@ def paper(
     Raises:
         SettingError: for another strategy, another image shape without ``dataset``, or replay without ``real_data``.
 
+    >>> from exml.recipes import paper
     >>> from exml import scenarios
     >>> strategy = paper(scenarios.load("digits-nc").profile(), "model-inversion").build()
     >>> strategy.generator
@@ -160,6 +161,7 @@ def reference(
     where it departs from the text, and the effect. The settings are those of appendix B. Only for CIFAR10-MT are the
     configurations published too; these have mini-batches of 128. Arguments and errors are those of :func:`paper`.
 
+    >>> from exml.recipes import reference
     >>> from exml import scenarios
     >>> strategy = reference(scenarios.load("digits-nc").profile(), "model-inversion").build()
     >>> strategy.generator.clamp, strategy.generator.augmentation.parameters

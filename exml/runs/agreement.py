@@ -152,8 +152,10 @@ def agreement(
         StreamError: without an expert.
         ExpertError: an expert has another image shape or classes that the student lacks.
 
+    >>> import exml, torch
+    >>> from exml.runs import agreement
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
-    >>> student = Expert(head, classes=(0, 1, 2), image_shape=(1, 8, 8))
+    >>> student = exml.Expert(head, classes=(0, 1, 2), image_shape=(1, 8, 8))
     >>> agreement(student, [lambda: student]).verdict
     'The student agrees with its experts on 100 % of fresh images; no label is neglected.'
     """

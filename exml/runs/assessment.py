@@ -120,10 +120,12 @@ def assess(
         DataError: no image, labels that the student does not know, or files that are not images; it lists them.
         ExpertError: an expert has another image shape or other classes than the student.
 
+    >>> import exml, torch
+    >>> from exml.runs import assess
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-    >>> student = Expert(head, labels=("cat", "dog"), image_shape=(1, 2, 2))
+    >>> student = exml.Expert(head, labels=("cat", "dog"), image_shape=(1, 2, 2))
     >>> images = torch.rand(6, 1, 2, 2)
-    >>> assess(student, Samples.of(images, student.predicted_ids(images))).classifiers[0].accuracy
+    >>> assess(student, exml.Samples.of(images, student.predicted_ids(images))).classifiers[0].accuracy
     1.0
     """
     stream = ExpertStream(experts)

@@ -25,6 +25,8 @@ class ProgressDisplay:
     Args:
         console: the console to draw on.
 
+    >>> from exml.runs import ProgressDisplay
+    >>> from rich.console import Console
     >>> from exml.learning.events import ExpertsProgress
     >>> with ProgressDisplay(Console(file=None, quiet=True)) as display:
     ...     display(ExpertsProgress(1, 10))

@@ -49,6 +49,7 @@ class Evaluation:
         accuracies: of each experience, 0 to 1.
         sizes: number of test images of each.
 
+    >>> from exml.runs.evaluation import Evaluation
     >>> evaluation = Evaluation((1.0, 0.5), (30, 10))
     >>> evaluation.stream, evaluation.stream_until(1)
     (0.875, 1.0)
@@ -71,7 +72,9 @@ class Evaluation:
 def student_predictor(student: nn.Module) -> Predictor:
     """A predictor that runs a student in evaluation mode, on the student's device, on images in pixel units.
 
-    >>> student = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> import torch
+    >>> from exml.runs.evaluation import student_predictor
+    >>> student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     >>> student_predictor(student)(torch.zeros(2, 1, 2, 2), None).shape
     torch.Size([2, 3])
     """
@@ -93,6 +96,8 @@ def within_tasks(predict: Predictor, tasks: Sequence[Sequence[int]]) -> Predicto
 
     ``tasks`` holds the global class ids of each task label; see :attr:`exml.scenarios.Scenario.tasks`.
 
+    >>> import torch
+    >>> from exml.runs.evaluation import within_tasks
     >>> predict = within_tasks(lambda images, tasks: torch.ones(len(images), 4), ((0, 2), (1, 3)))
     >>> predict(torch.zeros(2, 1, 1, 1), torch.tensor([1, 0]))
     tensor([[-inf, 1., -inf, 1.],
@@ -123,7 +128,9 @@ def _restricted(scores: Tensor, labels: Labels | None, tasks: Sequence[Sequence[
 def accuracy(predict: Predictor, samples: Samples, tasks: Labels | None = None) -> float:
     """The fraction of correctly classified images. An image whose scores are all minus infinity counts as wrong.
 
-    >>> samples = Samples.of(torch.zeros(4, 1, 1, 1), torch.tensor([0, 1, 1, 1]))
+    >>> import exml, torch
+    >>> from exml.runs.evaluation import accuracy
+    >>> samples = exml.Samples.of(torch.zeros(4, 1, 1, 1), torch.tensor([0, 1, 1, 1]))
     >>> accuracy(lambda images, tasks: torch.tensor([[0.0, 1.0]]).expand(len(images), 2), samples)
     0.75
     """
@@ -234,6 +241,7 @@ def forgetting(accuracies: Sequence[Sequence[float]], /) -> float | None:
     Args:
         accuracies: the accuracy matrix; row i, column j is the accuracy on experience j after learning from expert i.
 
+    >>> from exml.runs.evaluation import forgetting
     >>> forgetting([[1.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.75, 0.5, 1.0]])
     0.375
     """

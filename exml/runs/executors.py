@@ -37,6 +37,7 @@ class LocalProcesses:
         workers: number of processes; by default as many as the cores or GPUs allow for the resources of each job.
         isolate_gpus: whether a job sees only its own GPUs; otherwise it sees all GPUs.
 
+    >>> from exml.runs import LocalProcesses, Resources
     >>> LocalProcesses(3).slots(Resources(cpus=2))
     ['', '', '']
     """
@@ -161,6 +162,7 @@ class RayCluster:
             machine while the jobs run. If this process has already initialized Ray, that instance is used.
         workers: maximum number of jobs at a time; by default as many as Ray has room for.
 
+    >>> from exml.runs import RayCluster
     >>> RayCluster("auto")
     RayCluster(address='auto', workers=None)
     """

@@ -43,6 +43,7 @@ def new_figure(width: float, height: float) -> Figure:
 def fitted(title: str, width: float, size: float) -> str:
     """A title, wrapped to a width in inches at a font size.
 
+    >>> from exml.runs.figures import fitted
     >>> fitted("mnist-nc, seed 0", 4.0, 10)
     'mnist-nc, seed 0'
     >>> fitted("cifar10-nc:epochs=8,learning_rate=0.05,schedule=cosine, seed 0", 4.0, 10).splitlines()

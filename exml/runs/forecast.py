@@ -38,6 +38,7 @@ SIMULATED = 50
 class Forecast:
     """Expected seconds of a strategy over the stream, without training and reading experts, checkpoints and evaluation.
 
+    >>> from exml.runs import Forecast
     >>> print(Forecast(30.0, 28.4))
     58 s: generation 30 s, distillation 28 s
     """
@@ -58,6 +59,7 @@ class Forecast:
 def duration(seconds: float) -> str:
     """Seconds as a short text.
 
+    >>> from exml.runs import duration
     >>> duration(4.21), duration(75), duration(8000), duration(300_000)
     ('4.2 s', '75 s', '2 h 13 min', '3 d 11 h')
     """
@@ -101,9 +103,11 @@ def forecast(
         BufferSizeError: the buffer is too small for a stream of this length.
         ExmlError: the models do not fit; see :class:`exml.Learner`.
 
-    >>> import exml
-    >>> expert = Expert(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), classes=(0, 1), image_shape=(1, 8, 8))
-    >>> student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> import exml, torch
+    >>> from exml.runs import forecast
+    >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    >>> expert = exml.Expert(head, classes=(0, 1), image_shape=(1, 8, 8))
+    >>> student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     >>> strategy = exml.recipes.noise(exml.ExpertProfile.from_experts([expert])).build()
     >>> forecast(strategy, expert, student, experts=5).seconds > 0
     True
@@ -131,10 +135,12 @@ def memory(strategy: Strategy, expert: Expert, student: nn.Module, /, *, experts
     Counted are two experts, four times the student (weights, previous weights, gradient, optimizer), the buffer, the
     new images, and the bank of views.
 
-    >>> import exml
-    >>> expert = Expert(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), classes=(0, 1), image_shape=(1, 8, 8))
+    >>> import exml, torch
+    >>> from exml.runs.forecast import memory
+    >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    >>> expert = exml.Expert(head, classes=(0, 1), image_shape=(1, 8, 8))
     >>> strategy = exml.recipes.noise(exml.ExpertProfile.from_experts([expert])).build()
-    >>> memory(strategy, expert, nn.Linear(64, 2), experts=5) > 4 * 64 * strategy.buffer.share(1)
+    >>> memory(strategy, expert, torch.nn.Linear(64, 2), experts=5) > 4 * 64 * strategy.buffer.share(1)
     True
     """
     shares = [strategy.buffer.share(i) for i in range(1, experts + 1)]

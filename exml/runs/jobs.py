@@ -42,6 +42,7 @@ class Resources:
         cpus: processor cores, and threads of torch.
         gpus: accelerators. Below 1, several jobs share one. A job sees no other accelerators.
 
+    >>> from exml.runs import Resources
     >>> Resources(cpus=4, gpus=0.5)
     Resources(cpus=4, gpus=0.5)
     """

@@ -29,6 +29,8 @@ def as_pixels(picture: Picture, image_shape: tuple[int, int, int], /) -> Float[T
         DataError: a file that is not an image.
         ShapeError: a tensor or array that is not an image, or has another number of channels.
 
+    >>> from PIL import Image
+    >>> from exml.runs.pictures import as_pixels
     >>> as_pixels(Image.new("RGB", (30, 40), "white"), (1, 2, 2)).round(decimals=4)
     tensor([[[[1., 1.],
               [1., 1.]]]])

@@ -39,6 +39,7 @@ class Seconds:
         distillation: of the student (Algorithm 1, lines 6 to 12), including the buffer update and checkpoints.
         evaluation: of students and baselines on test images, and saving the students.
 
+    >>> from exml.runs import Seconds
     >>> Seconds(generation=1.0, distillation=2.5) + Seconds(generation=1.0)
     Seconds(experts=0.0, generation=2.0, distillation=2.5, evaluation=0.0)
     """
@@ -193,6 +194,7 @@ class Result:
         environments: one, or more if the run was resumed elsewhere.
         stopped: whether the run was stopped before its end.
 
+    >>> from exml.runs import Result
     >>> Result.from_dict({"version": 2})
     Traceback (most recent call last):
     exml.core.errors.ConfigError: expected version 1 at version, got 2; remedy: read it with the exml that wrote it

@@ -37,8 +37,10 @@ class Student:
         provenance: where it comes from; see :func:`exml.experts.save_pretrained`.
         folder: that it was read from; None if it was not.
 
+    >>> import exml, torch
+    >>> from exml.runs import Student
     >>> head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
-    >>> pets = Student(Expert(head, labels=["cat", "dog"], image_shape=(1, 8, 8)))
+    >>> pets = Student(exml.Expert(head, labels=["cat", "dog"], image_shape=(1, 8, 8)))
     >>> pets
     Student(2 classes, images 1x8x8)
     >>> sorted(pets.predict(torch.rand(3, 40, 30)))

@@ -136,6 +136,7 @@ def _filled(architecture: Mapping[str, Any], classes: int, image_shape: tuple[in
 def architecture_of(text: str, /) -> dict[str, Any]:
     """The architecture that a text names: NAME, NAME:setting=value,... or a YAML file with a name and settings.
 
+    >>> from exml.runs.student_plan import architecture_of
     >>> architecture_of("conv-net:widths=[8,16],batch_norm=false")
     {'name': 'conv-net', 'settings': {'widths': [8, 16], 'batch_norm': False}}
     """

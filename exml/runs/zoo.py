@@ -39,6 +39,7 @@ from exml.scenarios import Experience, Split
 def stream_folder(scenario: str, seed: int) -> str:
     """The folder of a stream in a zoo; characters other than word characters, ``.`` and ``-`` become ``-``.
 
+    >>> from exml.runs import stream_folder
     >>> stream_folder("mnist-nc:epochs=4", 0)
     'mnist-nc-epochs-4-0'
     """

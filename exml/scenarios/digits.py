@@ -31,6 +31,7 @@ def digit_images() -> dict[str, Samples]:
 
     They are always the same. The classes of validation and test are equally frequent.
 
+    >>> from exml.scenarios import digit_images
     >>> {part: len(samples) for part, samples in digit_images().items()}
     {'train': 997, 'validation': 300, 'test': 500}
     """

@@ -34,6 +34,7 @@ _AUGMENTATIONS = {
 def names() -> tuple[str, ...]:
     """The registered scenarios, sorted.
 
+    >>> from exml.scenarios import names
     >>> "digits-nc" in names()
     True
     """
@@ -49,12 +50,12 @@ def register(name: str, /, *, description: str | None = None) -> Callable[[Facto
     Raises:
         SettingError: when another function has this name.
 
+    >>> from exml.scenarios import Scenario, Split, load, register
     >>> @register("digits-one-order")
     ... def digits_one_order(seed: int, split: Split) -> Scenario:
     ...     return load("digits-nc", 0, split)
     >>> load("digits-one-order", seed=7)
     Scenario('digits-nc', 5 experiences, 10 classes, images 1x8x8)
-    >>> del _FACTORIES["digits-one-order"]
     """
 
     def decorate(factory: FactoryT) -> FactoryT:
@@ -86,6 +87,7 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
         SettingError: for another split, or a setting that the training does not have.
         DataError: when the scenario's data are missing.
 
+    >>> from exml.scenarios import load
     >>> len(load("digits-joint").experiences), len(load("digits-nc", split="validation").experiences)
     (1, 5)
     >>> load("digits-nc:epochs=4,learning_rate=0.05,schedule=cosine").training
@@ -103,6 +105,7 @@ def load(name: str, seed: int = 0, split: Split = "test") -> Scenario:
 def describe(name: str) -> str:
     """One line about a scenario with seed 0, without the settings of its training; for errors, see :func:`load`.
 
+    >>> from exml.scenarios import describe
     >>> describe("digits-mt")
     '5 experiences of 2 classes (10 in all), task labels, images 1x8x8'
     """
@@ -129,6 +132,7 @@ class ScenarioSource:
     Args:
         seed: of the scenario; use the seed that its experts were trained with.
 
+    >>> from exml.scenarios import ScenarioSource
     >>> images, labels = ScenarioSource("digits-nc", seed=0)(1)
     >>> images.shape[1:], labels.unique().tolist()
     (torch.Size([1, 8, 8]), [0, 5])

@@ -75,7 +75,9 @@ def new_classes(
         SettingError: with neither or both of ``experiences`` and ``classes_each``, or when ``classes_each`` or
             ``order`` does not cover every class once.
 
-    >>> samples = Samples.of(torch.rand(12, 1, 8, 8), torch.arange(12) % 5)
+    >>> import exml, torch
+    >>> from exml.scenarios import new_classes
+    >>> samples = exml.Samples.of(torch.rand(12, 1, 8, 8), torch.arange(12) % 5)
     >>> scenario = new_classes(samples, samples, classes_each=(1, 4), order=(2, 0, 1, 3, 4))
     >>> [experience.classes for experience in scenario.experiences]
     [(2,), (0, 1, 3, 4)]
@@ -136,7 +138,9 @@ def new_instances(
         DataError: as :func:`joint`, or when a class has fewer images than there are experiences.
         SettingError: with neither or both of ``experiences`` and ``groups``, or not one group per image.
 
-    >>> samples = Samples.of(torch.rand(6, 1, 8, 8), torch.arange(6) % 2)
+    >>> import exml, torch
+    >>> from exml.scenarios import new_instances
+    >>> samples = exml.Samples.of(torch.rand(6, 1, 8, 8), torch.arange(6) % 2)
     >>> scenario = new_instances(samples, samples, groups=torch.tensor([4, 4, 9, 9, 9, 9]))
     >>> [len(experience.train) for experience in scenario.experiences]
     [2, 4]

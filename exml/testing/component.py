@@ -31,6 +31,7 @@ def check_component(component: Any, role: str) -> None:
         role: ``generator``, ``prior``, ``augmentation``, ``normalizer``, ``calibration``, ``combiner``,
             ``buffer`` or ``loss``.
 
+    >>> from exml.testing import check_component
     >>> from exml.priors import L2Norm
     >>> check_component(L2Norm(0.5), "prior")
     >>> check_component(L2Norm(0.5), "loss")

@@ -15,6 +15,7 @@ from exml.testing.component import check_component, requirement
 def tiny_expert(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Expert:
     """A small untrained expert with batch norm, a head of the full width 6, and the classes 1 and 4.
 
+    >>> from exml.testing import tiny_expert
     >>> tiny_expert().classes
     (1, 4)
     """
@@ -31,6 +32,7 @@ def check_generator(generator: Generator, image_shape: tuple[int, int, int] = (1
 
     The generator should have few iterations and must support the shape, ``(channels, height, width)``.
 
+    >>> from exml.testing import check_generator
     >>> from exml.generators import ProceduralImages
     >>> check_generator(ProceduralImages())
     """
@@ -58,6 +60,7 @@ def check_generator(generator: Generator, image_shape: tuple[int, int, int] = (1
 def check_calibration(calibration: Calibration, image_shape: tuple[int, int, int] = (1, 8, 8)) -> None:
     """Check that a calibration is a component, keeps the order of the expert's classes, and restores the expert.
 
+    >>> from exml.testing import check_calibration
     >>> from exml.calibrations import CommonScale
     >>> from exml.generators import EvolvedDrawings
     >>> check_calibration(CommonScale(drawings=EvolvedDrawings(steps=2, pool=20)))
@@ -96,6 +99,7 @@ def check_buffer(policy: BufferPolicy, experiences: int = 4) -> None:
 
     The policy must be large enough for a stream of ``experiences``.
 
+    >>> from exml.testing import check_buffer
     >>> from exml.buffers import Cumulative
     >>> check_buffer(Cumulative(12))
     """

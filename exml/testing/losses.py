@@ -26,6 +26,7 @@ def _logits(rows: int, seed: int) -> torch.Tensor:
 def check_normalizer(normalizer: Normalizer) -> None:
     """Check that a normalizer is a component, works row by row over known classes only, and keeps their order.
 
+    >>> from exml.testing import check_normalizer
     >>> from exml.normalizers import StandardizeLogits
     >>> check_normalizer(StandardizeLogits())
     """
@@ -53,6 +54,7 @@ def check_combiner(combiner: Combiner, *, tasks: bool = False) -> None:
     The previous student has the classes 0 to 3 and the expert the classes 3 and 4; a second call is a first experience.
     If the combiner needs task labels (``tasks``), task 0 has the classes 0 to 2 and task 1 the classes 3 and 4.
 
+    >>> from exml.testing import check_combiner
     >>> from exml.combiners import ByClass
     >>> check_combiner(ByClass())
     """
@@ -81,6 +83,7 @@ def _check_target(combiner: Combiner, previous: TeacherLogits, expert: TeacherLo
 def check_loss(loss: Loss) -> None:
     """Check that a loss is a component and a finite mean over the batch, and decreases along its gradient.
 
+    >>> from exml.testing import check_loss
     >>> from exml.losses import Distillation
     >>> check_loss(Distillation(cross_entropy=1.0))
     """

@@ -22,6 +22,7 @@ def check_prior(prior: Prior, image_shape: tuple[int, int, int] = (3, 8, 8)) -> 
     On two ranks that share a batch, penalty and gradient must be those of the whole batch. The prior must support
     images of ``image_shape``, ``(channels, height, width)``.
 
+    >>> from exml.testing import check_prior
     >>> from exml.priors import GaussianBlur
     >>> check_prior(GaussianBlur(0.1))
     """
@@ -66,6 +67,7 @@ def check_augmentation(augmentation: Augmentation, image_shape: tuple[int, int, 
 
     Its settings must change images, and support ``image_shape``, ``(channels, height, width)``.
 
+    >>> from exml.testing import check_augmentation
     >>> from exml.augmentation import Augmentation
     >>> check_augmentation(Augmentation(shift=2, flip=0.5))
     """

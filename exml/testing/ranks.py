@@ -65,6 +65,8 @@ def run_on_ranks(work: Callable[[Ranks], Result], size: int) -> list[Result]:
     The ranks are threads of this process that run one at a time. They share modules and torch's global random numbers,
     so each rank needs its own modules.
 
+    >>> import torch
+    >>> from exml.testing import run_on_ranks
     >>> run_on_ranks(lambda ranks: ranks.gather(torch.tensor(ranks.rank)).tolist(), 3)
     [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
     """

@@ -107,6 +107,7 @@ def plan(sweep: Sweep, out: Path | str | None = None) -> Plan:
         ExmlError: an unknown scenario or strategy, a field that a strategy does not have, a value that it refuses, a
             run listed twice, or a folder with runs of other strategies under the same names.
 
+    >>> from exml.runs.sweep import Sweep, plan
     >>> fields = {"training.iterations": (5, 9)}
     >>> sweep = Sweep(scenarios=("digits-nc",), strategies=("exml",), seeds=(0, 1), fields=fields)
     >>> for run in plan(sweep).runs:

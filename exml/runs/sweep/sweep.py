@@ -68,6 +68,7 @@ class Sweep:
     Raises:
         SettingError: an empty list, a device that torch does not know, or a device ``"cuda"`` without GPUs.
 
+    >>> from exml.runs.sweep import Sweep
     >>> sweep = Sweep(scenarios=("digits-nc",), strategies=("exml",), fields={"generator.iterations": (5, 10)})
     >>> sweep.split, sweep.resources.cpus
     ('test', 1)

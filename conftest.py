@@ -135,4 +135,6 @@ def pages(*patterns: str, parsers: Sequence[Parser] = ()) -> Sybil:
 
 
 console = CodeBlockParser(language="console", evaluator=run_commands)
-pytest_collect_file = (pages("README.md", "CONTRIBUTING.md") + pages("docs/*.md", "docs/*/*.md", parsers=[console])).pytest()
+pytest_collect_file = (
+    pages("README.md", "CONTRIBUTING.md") + pages("docs/*.md", "docs/*/*.md", parsers=[console])
+).pytest()

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import attrs
-import exml
 import pytest
 import yaml
+
+import exml
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,7 +15,7 @@ def _part(page: str, result: str, command: str, make: Callable[[Found, str], lis
     def lines(found: Mapping[str, Found]) -> list[str]:
         if result not in found:
             return [missing(command)]
-        where = conditions(found[result]) if result == "strangers.json" else found[result]
+        where = conditions(found[result]) if result in ("strangers.json", "streams.json") else found[result]
         return make(found[result], made_by(command, where))
 
     return Page(page, (result,), lambda found: "\n".join(lines(found)) + "\n", part=True)
@@ -224,6 +224,18 @@ def strangers(found: Found, where: str) -> list[str]:
     return [*table(head, cells), "", *wrap(text)]
 
 
+def headline(found: Found, where: str) -> list[str]:
+    """The one number of the first page: the student of the paper's main scenario, next to the best ensemble."""
+    rows = [row for row in found["rows"].values() if row["stream"] == "mnist-nc"]
+    student, ensemble = (statistics.fmean(row[name] for row in rows) for name in ("student", "ensemble"))
+    text = (
+        f"For five experts of two MNIST digits each, the student reaches **{student:.1f} %** on the test images of all "
+        f"ten. The best of six ways to combine the experts, which needs all five for every image, reaches "
+        f"{ensemble:.1f} %. Means of n = {len(rows)} seeds; [Results](results.md) has the spread and the losses."
+    )
+    return [*wrap(text), "", *wrap(where)]
+
+
 def conditions(found: Found) -> Found:
     """The conditions of rows that were measured at different times."""
     rows = list(found["rows"].values())
@@ -282,6 +294,7 @@ OWN_PARTS = Page("build-your-own/benchmark.md", ("own_parts_cpu.json", "own_part
 PAGES = (
     TIME_AND_MEMORY,
     OWN_PARTS,
+    _part("index.md", "streams.json", _script("streams"), headline),
     _part("folder-of-models.md", "long_stream_cpu.json", _script("long_stream"), long_stream),
     _part("poisoned-experts.md", "poisoned_experts.json", _script("poisoned_experts"), poisoned_experts),
     _part("evaluation.md", "agreement.json", _script("agreement"), agreement),

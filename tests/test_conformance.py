@@ -257,7 +257,7 @@ def test_a_part_is_timed_next_to_the_bare_step_and_the_built_in_ones(part):
     [
         (
             lambda: prior("o", lambda s, x, a, /: (100 if x.dtype == torch.float32 else 1) * x.square().mean()),
-            "float64; remedy",
+            "float64, got",
         ),
         (lambda: faulty("p", lambda s, x, g, /: x + torch.rand(x.shape)), "same generator; remedy"),
     ],

@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.benchmark import Timer, timer
+from torch.utils.benchmark import timer
 
 from exml.augmentation import Augmentation, Kornia
 from exml.core.errors import SettingError
@@ -131,7 +131,7 @@ def benchmark(
     parts = (part, *(other for other in BUILT_IN[role] if other != part))
     images = torch.randn(batch_size, *expert.image_shape, generator=torch.Generator().manual_seed(0)).to(device)
     if role == "generator":
-        pixels, width = expert.denormalize(images), 1 + max(expert.classes)
+        pixels, width = expert.denormalize(images), 1 + max(unit for unit in expert.outputs if unit is not None)
         works: list[Work] = [lambda: teacher_logits(expert, pixels, width)]
         works += [_generation(one, expert, batch_size) for one in parts]
         step = f"{batch_size} images"
@@ -171,12 +171,14 @@ def _ready(expert: Expert | None, device: torch.device | str) -> Expert:
 
 def _times(works: list[Work], rounds: int, device: torch.device) -> list[list[float]]:
     """Seconds of every work in every round, after a warm-up."""
-    threads = torch.get_num_threads()
     clock = time.process_time if device.type == "cpu" else timer  # the latter synchronizes with an accelerator
-    timers = [Timer("work()", globals={"work": work}, timer=clock, num_threads=threads) for work in works]
-    for one in timers:
-        one.timeit(1)
-    measured = [[one.timeit(1).median for one in timers] for _ in range(rounds)]
+
+    def seconds(work: Work) -> float:
+        begin = clock()
+        work()
+        return clock() - begin
+
+    measured = [[seconds(work) for work in works] for _ in range(1 + rounds)][1:]
     return [list(each) for each in zip(*measured, strict=True)]
 
 

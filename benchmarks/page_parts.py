@@ -263,13 +263,37 @@ def calibrations(found: Found, conditions: str) -> list[str]:
     return [*table(head, rows), "", *wrap(text)]
 
 
+def own_parts(found: Mapping[str, Found]) -> str:
+    """The parts of *Build your own* next to the built-in ones, on a CPU and on a GPU."""
+    lines: list[str] = []
+    for device, option in (("cpu", ""), ("cuda", " --device cuda")):
+        result, command = found.get(f"own_parts_{device}.json"), f"{_script('own_parts')}{option}"
+        if result is None:
+            lines += [missing(command, f" on {device}"), ""]
+            continue
+        families: Mapping[str, Found] = result["families"]
+        bars = f"Times of the {', the '.join(families)} on {device}, as multiples of the bare step"
+        lines += [f"![{bars}](../_static/own-parts-{device}.png)", ""]
+        for family, made in families.items():
+            cells = [
+                (f"`{row['part']}`", number(row["milliseconds"]), ends(row["quartiles"]), f"{row['ratio']:.2f}")
+                for row in made["rows"]
+            ]
+            lines += [*table((f"{family}, {made['step']}|", "ms", "quartiles", "time / bare step"), cells), ""]
+        count = max(made["rounds"] for made in families.values())
+        lines += [*wrap(f"Medians of {count} rounds. {made_by(command, result)}"), ""]
+    return "\n".join(lines)
+
+
 def _script(name: str) -> str:
     return f"uv run python benchmarks/{name}.py"
 
 
 TIME_AND_MEMORY = _part("time-and-memory.md", "forecast_cpu.json", _script("forecast"), forecasts)
+OWN_PARTS = Page("build-your-own/benchmark.md", ("own_parts_cpu.json", "own_parts_cuda.json"), own_parts, part=True)
 PAGES = (
     TIME_AND_MEMORY,
+    OWN_PARTS,
     _part("index.md", "streams.json", _script("streams"), headline),
     _part("folder-of-models.md", "long_stream_cpu.json", _script("long_stream"), long_stream),
     _part("poisoned-experts.md", "poisoned_experts.json", _script("poisoned_experts"), poisoned_experts),

@@ -5,6 +5,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+from gallery_pages import install_cell
 
 project = "exml"
 author = "The exml authors"
@@ -12,8 +13,9 @@ copyright = "The exml authors"
 release = version = version_of("exml")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-extensions += ["sphinx.ext.intersphinx", "sphinx_copybutton", "mathml", "reference", "accessible"]
-exclude_patterns = ["_build"]
+extensions += ["sphinx.ext.intersphinx", "sphinx_copybutton", "sphinx_gallery.gen_gallery", "gallery_pages"]
+extensions += ["mathml", "reference", "accessible"]
+exclude_patterns = ["_build", "examples"]
 smartquotes = False  # it makes one dash of the two of an option, and quotes that do not run when pasted
 nitpicky = True
 nitpick_ignore = [("py:class", "CardFields")]  # a dictionary type; its fields are listed at exml.load
@@ -50,3 +52,19 @@ html_css_files = ["exml.css"]
 html_js_files = [("accessible.js", {"defer": "defer"})]
 html_show_sourcelink = False
 html_copy_source = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": "/",  # all scripts are executed; one that fails, fails the build
+    "within_subsection_order": "gallery_pages.position",
+    "minigallery_sort_order": "gallery_pages.position",
+    "image_scrapers": ("matplotlib", "gallery_pages.scrape"),
+    "image_srcset": ["2x"],
+    "ignore_repr_types": "matplotlib",
+    "backreferences_dir": "gallery/backreferences",
+    "doc_module": ("exml",),
+    "first_notebook_cell": install_cell(),
+    "write_computation_times": False,
+    "show_signature": False,
+}

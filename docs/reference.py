@@ -84,9 +84,10 @@ def _entry(name: coverage_check.Name) -> str:
         value = f"   :value: {name.constant.value}\n" if name.constant else ""
         return f".. py:data:: {name.name}\n   :module: {name.module}\n{value}\n{textwrap.indent(name.text, '   ')}\n"
     if not inspect.isclass(name.value):
-        return f".. autofunction:: {name.path}\n"
+        return f".. autofunction:: {name.path}\n\n.. minigallery:: {name.path}\n"
     bases = "   :show-inheritance:\n" if issubclass(name.value, Exception) else ""
-    return f".. autoclass:: {name.path}\n   :members:\n   :special-members: __call__\n{bases}"
+    options = f"   :members:\n   :special-members: __call__\n{bases}"
+    return f".. autoclass:: {name.path}\n{options}\n.. minigallery:: {name.path}\n"
 
 
 def _title(text: str) -> str:

@@ -16,7 +16,7 @@ from exml.core.registry import component
 from exml.core.shapes import Images, Labels, Logits
 from exml.core.targets import TeacherLogits
 from exml.core.validators import one_of
-from exml.engine.forward import teacher_logits
+from exml.engine import teacher_logits
 from exml.protocols import Experts, Predictor
 
 Space = Literal["logits", "centered", "probabilities"]

@@ -11,10 +11,12 @@ from exml.runs.assessment import Assessment, ClassifierAccuracy, assess, assessm
 from exml.runs.display import ProgressDisplay
 from exml.runs.environment import Environment
 from exml.runs.executors import LocalProcesses, RayCluster
-from exml.runs.figures import accuracy_figure, confusion_figure, samples_figure, save_figure
+from exml.runs.figures import accuracy_figure, confusion_figure, images_figure, samples_figure, save_figure
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
 from exml.runs.learn import learn
+from exml.runs.loggers import CSVLogger, MetricLogger, MLflowLogger, TensorBoardLogger, WandbLogger
+from exml.runs.report import write_report
 from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult, TargetAudit
 from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.sources import FolderExperts, LabelChoices, LiveExperts, ScenarioExperts
@@ -34,6 +36,7 @@ __all__ = [
     "Agreement",
     "Assessment",
     "BaselineResult",
+    "CSVLogger",
     "ClassifierAccuracy",
     "Ended",
     "Environment",
@@ -49,6 +52,8 @@ __all__ = [
     "LabelShare",
     "LiveExperts",
     "LocalProcesses",
+    "MLflowLogger",
+    "MetricLogger",
     "ProgressDisplay",
     "RayCluster",
     "Resources",
@@ -61,7 +66,9 @@ __all__ = [
     "StreamEvaluation",
     "Student",
     "TargetAudit",
+    "TensorBoardLogger",
     "ThisProcess",
+    "WandbLogger",
     "ZooEvaluation",
     "accuracy_figure",
     "agreement",
@@ -75,6 +82,7 @@ __all__ = [
     "expert_loads",
     "forecast",
     "forecasts",
+    "images_figure",
     "learn",
     "result_table",
     "run",
@@ -83,5 +91,6 @@ __all__ = [
     "stream_folder",
     "sweep",
     "train_zoo",
+    "write_report",
     "zoo_table",
 ]

@@ -21,7 +21,7 @@ from exml.runs.evaluation import student_predictor
 # %%
 # The strangers: experts that never saw each other's data. The fourth gets a wrong order of its outputs.
 
-scenario = exml.scenarios.load("digits-ni:epochs=10")
+scenario = exml.scenarios.load("digits-ni:epochs=8")
 senders = list(scenario.train_experts(seed=0, folder="experts/ni"))
 senders[3] = attrs.evolve(senders[3], outputs=senders[3].outputs[3:] + senders[3].outputs[:3])
 
@@ -55,7 +55,7 @@ def observe(event, /):
 
 learner = exml.Learner(strategy, scenario.make_student(seed=0), seed=0, observers=[observe])
 learner.learn_stream(ExpertStream.from_folder(folder))
-print(refused)
+print(*refused.values())
 
 # %%
 # The agreement of an expert with the others is the correlation of their logits: 1 if they are equal, 0 by chance.

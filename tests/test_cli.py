@@ -393,3 +393,69 @@ def test_only_ones_own_file_imports(tmp_path, parts):
     own_strategy(tmp_path / "mine.yaml", parts, parts)
     with pytest.raises(exml.ExmlError, match="a list"):
         exml.Strategy.load(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("run digit-nc --out new", "digits-nc"),
+        ("run tiny-nc --out new --strategy model-inversoin", "model-inversion"),
+        ("run tiny-nc --out new --strategy kind.yaml", "gaussian-noise"),
+        ("learn experts --out new --student conv-nett", "conv-net"),
+    ],
+)
+def test_a_name_that_is_almost_right_is_suggested(tmp_path, plain, capsys, monkeypatch, arguments, meant):
+    monkeypatch.chdir(tmp_path)
+    Path("kind.yaml").write_text(plain.read_text().replace("gaussian-noise", "gausian-noise"))
+    code, _, err = call(capsys, *shlex.split(arguments))
+    assert code == 2
+    assert f"did you mean '{meant}'?" in err
+
+
+def test_json_is_the_only_output(tmp_path, plain, capsys):
+    out = tmp_path / "a"
+    code, printed, _ = call(capsys, "run", "tiny-joint", "--out", out, "--strategy", plain, "--json")
+    assert (code, json.loads(printed)) == (0, json.loads((out / "result.json").read_text()))
+    code, printed, _ = call(capsys, "strategies", "--json")
+    assert (code, json.loads(printed)) == (0, dict(RECIPES))
+    code, printed, _ = call(capsys, "scenarios", "--json")
+    assert (code, list(json.loads(printed))) == (0, list(exml.scenarios.names()))
+    assert call(capsys, "scenarios", "--quiet") == (0, "", "")
+    code, printed, err = call(capsys, "evaluate", out / "student.json", "--experts", out / "experts", "--json")
+    assert (code, json.loads(printed)["kind"]) == (0, "agreement"), err
+
+
+def test_the_completion_knows_commands_and_options(tmp_path, capsys):
+    code, script, _ = call(capsys, "completion", "bash")
+    assert code == 0
+    assert "checkpoint-every" in script
+    file = tmp_path / "exml.bash"
+    file.write_text(script)
+    asked = f'source {file}; COMP_WORDS=(exml repo); COMP_CWORD=1; _exml; echo "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=False)
+    assert "report" in done.stdout.split(), done
+    assert call(capsys, "completion", "abacus")[0] == 2
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])
+def test_nothing_is_colored_when_piped_or_with_no_color(environment):
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    done = subprocess.run(
+        [sys.executable, "-m", "exml", "strategies"], capture_output=True, env={**kept, **environment}, check=True
+    )
+    assert b"model-inversion" in done.stdout
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-9]", done.stdout)
+
+
+def test_ctrl_c_during_an_import_is_silent():
+    """The signal arrives while torch is being imported."""
+    command = [sys.executable, "-X", "importtime", "-m", "exml", "strategies"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        seen = next(line for line in process.stderr if re.search(r"\| +torch\.", line))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert seen
+    assert process.returncode == 130
+    assert out == ""
+    assert all(line.startswith("import time:") for line in err.splitlines()), err

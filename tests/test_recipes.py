@@ -13,7 +13,7 @@ import exml
 from exml.calibrations import CommonScale
 from exml.combiners import ByClass, MultiTask, SideBySide
 from exml.core.errors import SettingError, UnknownNameError
-from exml.generators import ModelInversion, ProceduralImages
+from exml.generators import DataImpression, ModelInversion, ProceduralImages
 from exml.losses import Distillation, MeanSquaredError
 from exml.models import ConvNet, Normalized, SlimResNet18
 from exml.normalizers import CenterLogits, RawLogits
@@ -45,8 +45,8 @@ def resnet():
 def test_grey_experts_with_batch_norm_are_inverted(scenario):
     strategy = for_scenario("exml", scenario).build()
     tasks = load(scenario).tasks
-    assert isinstance(strategy.generator, ModelInversion)
-    assert strategy.prior == BatchNormStatistics(10.0, absent="ignore")
+    assert isinstance(strategy.generator, DataImpression)
+    assert strategy.prior == for_scenario("data-impression", scenario).build().prior
     assert (strategy.loss, strategy.student) == (Distillation(cross_entropy=10.0), "continue")
     assert strategy.combiner == (ByClass() if tasks is None else MultiTask(tasks, ByClass()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -17,6 +18,7 @@ COMMANDS = {
     "run": ("exml.cli.run:run", "Learn from the experts of a scenario, and compare with baselines."),
     "predict": ("exml.cli.predict:predict", "Print the labels of images."),
     "evaluate": ("exml.cli.evaluate:evaluate", "Measure a student on labeled images, or without data."),
+    "report": ("exml.cli.report:report", "Write one HTML page about runs, which opens offline."),
     "export": ("exml.cli.export:export", "Write a student as one ONNX or .pt2 file."),
     "sweep": ("exml.cli.sweep:sweep", "Run a grid of scenarios, strategies, values of their fields, and seeds."),
     "experts": ("exml.cli.experts:experts", "Train the experts of scenarios, and evaluate them."),
@@ -38,6 +40,15 @@ def _version() -> None:
     sys.stdout.write(f"{version('exml')}\n")
 
 
+def _completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print a script that completes commands and options, such as for: eval "$(exml completion bash)".
+
+    Args:
+        shell: Which shell it is for.
+    """
+    sys.stdout.write(app.generate_completion(shell=shell))
+
+
 app = App(
     name="exml",
     help=HELP,
@@ -47,26 +58,15 @@ app = App(
 )
 for name, (place, summary) in COMMANDS.items():
     app.command(place, name=name, help=summary)
+app.command(_completion, name="completion")
 app.command(_version, name="--version", help="Display the version.")  # without Rich, which takes long to import
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line.
-
-    Args:
-        arguments: without the name of the program; by default those of this process.
-
-    Returns:
-        int: The exit code. 0: success. 1: another process of the run failed, a run of a sweep failed, or an expert of a
-            zoo is damaged. 2: a mistake in the input, with one message on stderr. 130: interrupted by Ctrl-C.
-    """
-    return run_app(app, arguments)
-
-
 def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
-    """Run a command line of an app; see :func:`main`."""
+    """Run a command line of an app; see :func:`exml.cli.main`."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
+    command = None
     try:
         left, modules = _imports(sys.argv[1:] if arguments is None else arguments)
         import_all(modules, IMPORT)
@@ -79,7 +79,7 @@ def run_app(app: App, arguments: Sequence[str] | None = None) -> int:
     except (CycloptsError, OSError) as error:  # such as a full disk, or a path that the system does not allow
         return _fail(f"error: {shortened(printable(str(error)), LONGEST)}", 2)
     except KeyboardInterrupt as interrupt:
-        return _fail(f"interrupted{interrupt}", 130)
+        return 130 if command is None else _fail(f"interrupted{interrupt}", 130)  # silent while it is imported
     return code or 0
 
 

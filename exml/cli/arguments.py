@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import attrs
 from cyclopts import Parameter, Token
+from rich.console import Console, RenderableType
 
 from exml.core.errors import SettingError
 from exml.learning.strategy import Strategy
@@ -27,6 +30,35 @@ def _whole(_: object, tokens: Sequence[Token]) -> int:
 
 Whole = Annotated[int, Parameter(converter=_whole)]
 Flag = Annotated[bool, Parameter(show_default=False)]
+
+
+@Parameter(name="*")
+@attrs.frozen
+class Printing:
+    """What a command prints on stdout.
+
+    Args:
+        quiet: Print only errors.
+        json: Print the result as one JSON object, and nothing else.
+    """
+
+    quiet: Flag = False
+    json: Flag = False
+
+    @property
+    def console(self) -> Console:
+        """The console for everything but the result."""
+        return Console(quiet=self.quiet or self.json, highlight=False)
+
+    def show(self, plain: Any, *shown: RenderableType) -> None:
+        """Print a result: as JSON, or as something for people."""
+        if self.json:
+            sys.stdout.write(json.dumps(plain, allow_nan=False, default=list) + "\n")
+        for part in shown:
+            self.console.print(part)
+
+
+PRINTING = Printing()
 
 
 def again(*, resumed: bool) -> str:

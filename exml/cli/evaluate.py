@@ -8,16 +8,34 @@ from typing import Annotated
 
 import attrs
 from cyclopts import Parameter
-from rich.console import Console
 
 from exml import runs
-from exml.cli.arguments import Flag, Whole
+from exml.cli.arguments import PRINTING, Flag, Printing, Whole
 from exml.core.errors import SettingError
 from exml.core.files import write_json
 from exml.core.serialization import to_plain
 from exml.runs.environment import device_of
 from exml.runs.learn import load_plan
 from exml.runs.record import PLAN
+
+
+@Parameter(name="*")
+@attrs.frozen
+class EvaluateOptions:
+    """How a student is evaluated.
+
+    Args:
+        ignore_unknown: Leave out images with labels that the student does not know, instead of an error.
+        seed: Of the drawings.
+        device: As torch names it; 'auto' is an accelerator if there is one.
+    """
+
+    ignore_unknown: Flag = False
+    seed: Whole = 0
+    device: str = "cpu"
+
+
+OPTIONS = EvaluateOptions()
 
 
 def evaluate(
@@ -27,10 +45,9 @@ def evaluate(
     images: Path | None = None,
     experts: Path | None = None,
     out: Path | None = None,
-    ignore_unknown: Flag = False,
-    seed: Whole = 0,
-    device: str = "cpu",
+    options: EvaluateOptions = OPTIONS,
     trust: Flag = False,
+    printing: Printing = PRINTING,
 ) -> None:
     """Print the accuracy of a student on labeled images, with that of its experts and their ensembles.
 
@@ -42,27 +59,25 @@ def evaluate(
             size.
         experts: Folder of experts, in any format.
         out: Folder for assessment.json and confusion.png, or for agreement.json.
-        ignore_unknown: Leave out images with labels that the student does not know, instead of an error.
-        seed: Of the drawings.
-        device: As torch names it; 'auto' is an accelerator if there is one.
         trust: Accept classifiers whose loading executes code.
     """
     if images is None and experts is None:
         expected, remedy = "--images, --experts or both", "name labeled images, or the experts of the student"
         raise SettingError(expected=expected, got="neither", remedy=remedy)
-    place, known = device_of(device), runs.Student.load(student, trust=trust)
+    place, known = device_of(options.device), runs.Student.load(student, trust=trust)
     model = known.expert.to(place)
     plan = load_plan(student / PLAN) if (student / PLAN).is_file() else None
     loads = [] if experts is None else runs.expert_loads(model, experts, plan, trust=trust)
-    console = Console(highlight=False)
+    console = printing.console
     if images is None:
-        report = runs.agreement(model, loads, seed=seed)
-        console.print(runs.agreement_table(report, console.width))
+        report = runs.agreement(model, loads, seed=options.seed)
+        shown = runs.agreement_table(report, console.width)
         name, figure = "agreement.json", None
     else:
-        report = attrs.evolve(known, expert=model).evaluate(images, loads, ignore_unknown=ignore_unknown)
-        console.print(runs.assessment_table(report, console.width))
+        report = attrs.evolve(known, expert=model).evaluate(images, loads, ignore_unknown=options.ignore_unknown)
+        shown = runs.assessment_table(report, console.width)
         name, figure = "assessment.json", partial(runs.confusion_figure, report)
+    printing.show(to_plain(report), shown)
     if out is not None:
         write_json(out / name, to_plain(report))
         if figure is not None:

@@ -11,7 +11,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli.arguments import Flag, Whole, again
+from exml.cli.arguments import PRINTING, Flag, Printing, Whole, again
+from exml.core.serialization import to_plain
 from exml.engine import keep_freed_memory
 from exml.scenarios import write_example
 
@@ -59,7 +60,7 @@ def evaluate(
     *,
     split: Literal["test", "validation"] = "test",
     device: str = "cpu",
-    quiet: Flag = False,
+    printing: Printing = PRINTING,
 ) -> int:
     """Evaluate each expert of a zoo on its own classes, and the baselines of each stream on all classes.
 
@@ -70,16 +71,15 @@ def evaluate(
         zoo: Folder that 'exml experts train' made.
         split: The images to evaluate on; 'validation' does not touch the test images.
         device: Where to run, as torch names it.
-        quiet: Print only faults.
     """
     keep_freed_memory()
-    with Console(stderr=True, quiet=quiet).status("Evaluating the experts") as status:
+    with Console(stderr=True, quiet=printing.quiet).status("Evaluating the experts") as status:
 
         def show(done: int, total: int) -> None:
             status.update(f"Evaluated {done} of {total} streams")
 
         evaluation = runs.evaluate_zoo(zoo, split=split, device=device, progress=show)
-    Console(quiet=quiet, highlight=False).print(runs.zoo_table(evaluation))
+    printing.show(to_plain(evaluation), runs.zoo_table(evaluation))
     for file, fault in evaluation.faults.items():
         sys.stderr.write(f"exml: {zoo / file}: {fault}\n")
     return 1 if evaluation.faults else 0

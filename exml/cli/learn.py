@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli.arguments import Flag, again, strategies_of
+from exml.cli.arguments import PRINTING, Flag, Printing, again, strategies_of
 from exml.cli.run import WORK, WorkOptions, resumable, stopping
 from exml.core.errors import SettingError, printable
 from exml.distributed import join
@@ -112,7 +113,7 @@ def learn(
     work: WorkOptions = WORK,
     resume: Flag = False,
     dry_run: Flag = False,
-    quiet: Flag = False,
+    printing: Printing = PRINTING,
 ) -> None:
     """Learn one student from a folder of other people's classifiers, without their data.
 
@@ -127,18 +128,17 @@ def learn(
         out: Folder for all output; new or empty, unless the run is resumed.
         resume: Continue the run in OUT.
         dry_run: Print the plan and how long the run will take, and stop.
-        quiet: Print nothing but errors and refused experts.
     """
     began = time.monotonic()
     source = target.source(folder, follow=options.follow, trust=options.trust)
     name, choice = options.chosen()
-    settings = work.settings()
+    settings, loggers = work.settings(), work.loggers(out)
     keep_freed_memory()
     with resumable(resume):
-        with join(timeout=work.rank_timeout) as ranks, stopping() as stop:
+        with join(timeout=work.rank_timeout) as ranks, stopping() as stop, ExitStack() as stack:
             require_alone(source, ranks, options.budget)
-            quiet = quiet or not ranks.leader
-            console = Console(quiet=quiet, highlight=False)
+            quiet = printing.quiet or not ranks.leader
+            console = attrs.evolve(printing, quiet=quiet).console
             if ranks.leader and not (dry_run or resume):
                 require_free(out, RECORD, "run")
             opened = source.open(settings.seed, out, stop, begun(out, resume=True) if resume else None)
@@ -154,12 +154,14 @@ def learn(
             if dry_run:
                 return
             with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
-                shown = [_print_refused if quiet else display]
+                shown = [_print_refused if quiet else display, *map(stack.enter_context, loggers)]
                 more: dict[str, Any] = {"resume": resume, "stop": stop, "observers": shown, "ranks": ranks}
                 result = runs.run(opened or source, {name: choice}, out, settings=settings, **more)
         if result.stopped and not options.follow:
             raise KeyboardInterrupt
     _print(console, result)
+    if ranks.leader:
+        printing.show(result.to_dict())
     if result.stopped:
         command = again(resumed=resume)
         command = command if (out / RECORD).exists() else command.removesuffix(" --resume")

@@ -11,10 +11,11 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli.arguments import Flag, Whole
+from exml.cli.arguments import PRINTING, Flag, Printing, Whole
 from exml.cli.learn import STUDENT, Folder, StudentOptions, say
 from exml.core.errors import FolderError, SettingError, printable
 from exml.core.files import write_text
+from exml.core.serialization import to_plain
 from exml.engine import keep_freed_memory
 from exml.experts.loading import read_folder
 from exml.runs.learn import named, screened
@@ -49,6 +50,7 @@ def plan(
     target: StudentOptions = STUDENT,
     options: ForecastOptions = FORECAST,
     trust: Flag = False,
+    printing: Printing = PRINTING,
 ) -> int:
     """Show the experts of a folder, plan the labels of a student, and forecast time and memory. Nothing is learned.
 
@@ -63,7 +65,7 @@ def plan(
     if out is not None and os.path.lexists(out):
         raise SettingError(expected=f"no file {out} yet", got="one", remedy="choose another name, or remove the file")
     keep_freed_memory()
-    console = Console(highlight=False)
+    console = printing.console
     cards, found, faults = read_folder(folder)
     console.print(experts_table(cards, found))
     for name, fault in faults.items():
@@ -76,10 +78,21 @@ def plan(
     if out is not None:
         write_text(out, opened.labels.to_yaml())
         say(console, f"Edit {out}, then: exml learn {folder} --plan {out} --out OUT")
-    with Console(stderr=True).status("Comparing the experts and timing a few steps"):
+    with Console(stderr=True, quiet=printing.quiet).status("Comparing the experts and timing a few steps"):
         suspects = [found for found in screened(opened) if found.problems]
         strategy, expected = schedule(opened, named(options.strategy), settings)
         needed = opened.memory(strategy, settings.seed)
+    printing.show(
+        {
+            "experts": {name: {"format": found[name].format, **to_plain(card)} for name, card in cards.items()},
+            "unreadable": {name: str(fault) for name, fault in faults.items()},
+            "labels": attrs.asdict(opened.labels),
+            "student": attrs.asdict(opened.plan),
+            "suspects": [to_plain(suspect) for suspect in suspects],
+            "forecast": to_plain(expected),
+            "memory": needed,
+        }
+    )
     say(console, *(f"Suspect: {found.expert}: {found.problems}" for found in suspects))
     say(console, f"Forecast for {options.strategy}: {expected}; about {needed / 2**20:,.0f} MiB without activations.")
     return 1 if faults else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -16,14 +16,15 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from exml import runs
-from exml.cli.arguments import Flag, Whole, again, strategies_of
+from exml.cli.arguments import PRINTING, Flag, Printing, Whole, again, strategies_of
 from exml.core.execution import Execution
 from exml.distributed import TIMEOUT, join
 from exml.engine import keep_freed_memory
 from exml.runs import ProgressDisplay, RunSettings, ScenarioExperts, result_table
 from exml.runs.folder_lock import require_free
 from exml.runs.learn import named
-from exml.runs.record import RECORD
+from exml.runs.loggers import LOGGERS, MetricLogger
+from exml.runs.record import LOG, RECORD
 from exml.scenarios import ScenarioSource
 
 
@@ -40,6 +41,7 @@ class WorkOptions:
         precision: Of the networks; 'bfloat16' needs hardware support: most GPUs, CPUs with AVX-512 BF16 or AMX.
         checkpoint_every: Steps of generation or distillation between two checkpoints.
         rank_timeout: Under torchrun, seconds after which a process that does not respond ends the run.
+        log: 'tensorboard', 'csv' or both: also write losses, accuracies and generated images into OUT/log.
     """
 
     seed: Whole = 0
@@ -48,10 +50,15 @@ class WorkOptions:
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: Whole = 1_000
     rank_timeout: float = TIMEOUT
+    log: Annotated[tuple[Literal["tensorboard", "csv"], ...], Parameter(consume_multiple=True, show_default=False)] = ()
 
     def settings(self) -> RunSettings:
         """The settings of the run."""
         return RunSettings(self.seed, self.device, Execution(self.compile, self.precision), self.checkpoint_every)
+
+    def loggers(self, out: Path) -> list[MetricLogger]:
+        """The loggers of ``log``, which write nothing before the run begins."""
+        return [LOGGERS[name](out / LOG) for name in dict.fromkeys(self.log)]
 
 
 WORK = WorkOptions()
@@ -85,7 +92,7 @@ def run(
     work: WorkOptions = WORK,
     resume: Flag = False,
     dry_run: Flag = False,
-    quiet: Flag = False,
+    printing: Printing = PRINTING,
 ) -> None:
     """Learn one student per strategy from a scenario's experts, without their data, and compare it with baselines.
 
@@ -100,15 +107,15 @@ def run(
             commas; all learn from the same experts.
         resume: Continue the run in the folder.
         dry_run: Print how long the run will take, and stop.
-        quiet: Print nothing but errors.
     """
     experts, settings = ScenarioExperts(scenario, stream.split, start=stream.start), work.settings()
     strategies = strategies_of(strategy, partial(named, real_data=ScenarioSource(scenario, work.seed)))
+    loggers = work.loggers(out)
     keep_freed_memory()
     with resumable(resume):
-        with join(timeout=work.rank_timeout) as ranks, stopping() as stop:
-            quiet = quiet or not ranks.leader
-            console = Console(quiet=quiet, highlight=False)
+        with join(timeout=work.rank_timeout) as ranks, stopping() as stop, ExitStack() as stack:
+            quiet = printing.quiet or not ranks.leader
+            console = attrs.evolve(printing, quiet=quiet).console
             if ranks.leader and not (dry_run or resume):
                 require_free(out, RECORD, "run")  # before the forecast takes time
             if dry_run or not (quiet or resume or not ranks.alone):
@@ -118,11 +125,13 @@ def run(
             if dry_run:
                 return
             with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
-                more: dict[str, Any] = {"resume": resume, "stop": stop, "observers": [display], "ranks": ranks}
+                observers = [display, *map(stack.enter_context, loggers)]
+                more: dict[str, Any] = {"resume": resume, "stop": stop, "observers": observers, "ranks": ranks}
                 result = runs.run(experts, strategies, out, settings=settings, **more)
         if result.stopped:
             raise KeyboardInterrupt
-    console.print(result_table(result, console.width))
+    if ranks.leader:
+        printing.show(result.to_dict(), result_table(result, console.width))
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
 
 

@@ -9,7 +9,7 @@ import attrs
 from cyclopts import Parameter
 from rich.console import Console
 
-from exml.cli.arguments import Flag, Whole, again
+from exml.cli.arguments import PRINTING, Flag, Printing, Whole, again
 from exml.core.errors import SettingError
 from exml.runs import Executor, LocalProcesses, ProgressDisplay, RayCluster, Resources
 from exml.runs import sweep as sweeps
@@ -53,7 +53,7 @@ def sweep(
     resume: Flag = False,
     retry_failed: Flag = False,
     on: ExecutorArguments = ExecutorArguments(),  # frozen
-    quiet: Flag = False,
+    printing: Printing = PRINTING,
 ) -> int:
     """Carry out a grid of runs: scenarios, strategies, values of their fields, and seeds.
 
@@ -66,13 +66,12 @@ def sweep(
         dry_run: Print the plan and the forecast, and stop.
         resume: Resume the sweep in the folder; the file may have new seeds or values.
         retry_failed: Resume it, and retry failed runs.
-        quiet: Print only errors.
     """
     executor, asked = on.executor(), Sweep.load(file)
     made, at_once = sweeps.plan(asked, out), on.at_once(asked.resources)
     left, resume = made.left(retry_failed=retry_failed), resume or retry_failed
-    console, errors = Console(quiet=quiet, highlight=False), Console(stderr=True, quiet=quiet)
-    if dry_run or not quiet:
+    console, errors = printing.console, Console(stderr=True, quiet=printing.quiet)
+    if dry_run or not (printing.quiet or printing.json):
         with errors.status("Timing a few steps of each strategy"):
             seconds = sweeps.sweep_forecast(asked, left)
         if dry_run:
@@ -86,6 +85,6 @@ def sweep(
             result = sweeps.run(asked, out, **settings, executor=executor, observers=[display])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"; resume with: {again(resumed=resume)}") from None
-    console.print(sweep_table(result))
+    printing.show(result.records(), sweep_table(result))
     console.print(f"Everything is in {out}.", markup=False, soft_wrap=True)
     return 1 if result.failed else 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Collection, Iterable, Sequence
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any
 
 LONGEST = 1_000
@@ -21,6 +21,19 @@ def nearest(name: str, names: Iterable[str], /) -> list[str]:
     ['gaussian-noise', 'model-inversion', 'mixture']
     """
     return sorted(names, key=lambda known: (-SequenceMatcher(None, name.lower(), known.lower()).ratio(), known))
+
+
+def did_you_mean(name: str, names: Collection[str], otherwise: str, /) -> str:
+    """The remedy for an unknown name: the name that was probably meant, or ``otherwise`` if none is similar.
+
+    >>> did_you_mean("gausian-noise", ["mixture", "gaussian-noise"], "check the spelling")
+    "did you mean 'gaussian-noise'? If not, check the spelling"
+    >>> did_you_mean("dreams", ["mixture", "gaussian-noise"], "check the spelling")
+    'check the spelling'
+    """
+    close = get_close_matches(name.lower(), {known.lower() for known in names}, n=1)
+    found = [known for known in nearest(name, names) if known.lower() in close]
+    return f"did you mean {found[0]!r}? If not, {otherwise}" if found else otherwise
 
 
 def printable(text: str, /) -> str:

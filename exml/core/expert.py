@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from exml.core.admission import check_gradient, check_outputs, check_weights, evaluation_mode, guarded
 from exml.core.errors import ExmlError, ExpertError, shortened, warn
+from exml.core.html import card
 from exml.core.outputs import logits_of
 from exml.core.querying import Query, QueryModule
 from exml.core.shapes import ClassMask, Images, Labels
@@ -115,6 +116,19 @@ class Expert:
         small = all(abs(number) <= 5 for number in (*self.mean, *self.std))  # not NaN
         remedy = "divide those for pixels from 0 to 255 by 255"
         self._require(small, "mean and std in pixel units, where images are in [0, 1]", given, remedy)
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks."""
+        known = self.classes if self.labels is None else self.labels
+        parameters = sum(each.numel() for each in self.module.parameters())
+        rows: dict[str, object] = {
+            "module": f"{type(self.module).__name__}, {parameters:,} parameters",
+            "classes": f"{len(known)}: {shortened(', '.join(map(str, known)), 200)}",
+            "output units": len(self.outputs),
+            "images": "x".join(map(str, self.image_shape)),
+            "mean / std": " / ".join(", ".join(f"{value:.3g}" for value in part) for part in (self.mean, self.std)),
+        }
+        return card(f"Expert {self.name}", rows if self.task is None else {**rows, "task": self.task})
 
     @classmethod
     def query(

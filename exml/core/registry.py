@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 import attrs
 from typing_extensions import get_protocol_members
 
-from exml.core.errors import SettingError, UnknownNameError, nearest
+from exml.core.errors import SettingError, UnknownNameError, did_you_mean, nearest
 
 ClassT = TypeVar("ClassT", bound=type[Any])
 _KINDS: dict[str, type[Any]] = {}
@@ -75,7 +75,8 @@ def class_of(kind: str, protocol: type[Any] | None = None, /) -> type[Any]:
     families = [f"a {noun}" for noun, known in ROLES.items() if cls is not None and _class_fits(cls, known)]
     expected = f"a {noun_of(protocol) if protocol else 'component'}, one of {', '.join(nearest(kind, fitting))}"
     got = f"{kind!r}, {' and '.join(families)}" if families else repr(kind)
-    remedy = "check the spelling, or import the module that defines it before reading the strategy"
+    otherwise = "check the spelling, or import the module that defines it before reading the strategy"
+    remedy = did_you_mean(kind, fitting, otherwise)
     raise UnknownNameError(expected=expected, got=got, remedy=remedy)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from exml.core.errors import ShapeError
+from exml.core.html import escaped, thumbnail
 from exml.core.shapes import Images, Labels, State
 
 StoredImages: TypeAlias = Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]
@@ -172,6 +173,15 @@ class Samples:
         shape = "x".join(map(str, self.images.shape[1:]))
         classes = ", ".join(map(str, self.labels.unique().tolist()))
         return f"Samples({len(self)} images {shape}, classes {classes}, {self.images.device})"
+
+    def _repr_html_(self) -> str:
+        """Thumbnails of up to 24 evenly spaced images, for notebooks; values are clamped to [0, 1]."""
+        places = torch.linspace(0, max(len(self) - 1, 0), min(len(self), 24)).long().to(self.images.device)
+        pages = (255 * self.pixels(places).detach().float().cpu().clamp(0, 1)).round().byte()
+        pages = pages if pages.shape[1] == 3 else pages[:, :1].expand(-1, 3, -1, -1)
+        labels = self.labels[places].tolist()
+        rows = zip(pages.permute(0, 2, 3, 1).numpy(), labels, strict=True)
+        return f"<div>{escaped(self)}<br>{''.join(thumbnail(page, f'class {label}') for page, label in rows)}</div>"
 
     def to(self, device: torch.device | str) -> Samples:
         """The same samples on a device."""

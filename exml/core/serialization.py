@@ -57,6 +57,22 @@ class Settings(Mapping[str, Any]):
         return repr(self._values)
 
 
+def leaves(value: Plain, path: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
+    """The path and the value of every leaf of plain data but None; the kind of a component has the component's path.
+
+    >>> dict(leaves({"loss": {"kind": "distillation", "cross_entropy": 1.0}, "mean": [0.5, 0.4], "prior": None}))
+    {'loss': 'distillation', 'loss.cross_entropy': 1.0, 'mean': '0.5, 0.4'}
+    """
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from leaves(item, path if name == "kind" and path else f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        for place, item in enumerate(value):
+            yield from leaves(item, f"{path}.{place}")
+    elif value is not None:
+        yield path, ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
 def to_plain(part: object) -> Plain:
     """A component as plain data, tagged with its ``kind``; it must be registered with ``@exml.component``.
 

@@ -5,6 +5,7 @@ Experiences are numbered from 1; ``done`` counts the finished steps of ``total``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -90,10 +91,15 @@ class ExpertsProgress:
 
 @attrs.frozen
 class StrategyStarted:
-    """A run starts or resumes a strategy; ``experiences`` is the length of the whole stream, None if unknown."""
+    """A run starts or resumes a strategy.
+
+    ``experiences`` is the length of the whole stream, None if unknown. ``settings`` are those of the run and the fields
+    of the strategy by their path, such as ``generator.iterations``.
+    """
 
     name: str
     experiences: int | None
+    settings: Mapping[str, str | int | float | bool] = attrs.field(factory=dict, eq=False)
 
 
 @attrs.frozen

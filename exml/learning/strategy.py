@@ -12,10 +12,11 @@ import yaml
 from exml import augmentation, buffers, calibrations, combiners, generators, losses, normalizers, priors, scenarios
 from exml.core.errors import ConfigError, StrategyError
 from exml.core.files import read_yaml, write_text
+from exml.core.html import table
 from exml.core.imports import import_all
 from exml.core.plain import parse_yaml
 from exml.core.registry import ROLES, component, misfit
-from exml.core.serialization import OMIT_DEFAULT, from_plain, to_plain
+from exml.core.serialization import OMIT_DEFAULT, from_plain, leaves, to_plain
 from exml.core.validators import one_of
 from exml.engine import Training
 from exml.protocols import Augmentation, BufferPolicy, Calibration, Combiner, Generator, Loss, Normalizer, Prior
@@ -25,7 +26,7 @@ FAMILIES = (augmentation, buffers, calibrations, combiners, generators, losses, 
 
 
 @component
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Strategy:
     """One Ex-Model Distillation strategy (Secs. 3 and 4): what :class:`exml.StrategyBuilder` builds.
 
@@ -71,6 +72,18 @@ class Strategy:
         problems = misplaced({role: getattr(self, role) for role in ROLES})
         if problems:
             raise StrategyError(problems)
+
+    def __repr__(self) -> str:
+        """A block with one line per part, or per field of a part that is longer."""
+        from rich.pretty import pretty_repr
+
+        return pretty_repr(self, max_width=120)
+
+    def _repr_html_(self) -> str:
+        """A table of the fields, for notebooks."""
+        found = dict(leaves(self.to_dict()))
+        del found["kind"]
+        return table(("field", "value"), found.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, each part tagged with its ``kind``; :meth:`from_dict` is the inverse."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from exml.core.errors import SettingError, UnknownNameError, nearest
+from exml.core.errors import SettingError, UnknownNameError, did_you_mean, nearest
 from exml.core.extras import import_extra
 from exml.models.registry import LIBRARIES
 
@@ -77,9 +77,8 @@ def _require_architecture(settings: Mapping[str, Any]) -> None:
 
 def _unknown(library: str, name: str, known: Sequence[str]) -> UnknownNameError:
     listed = ", ".join(nearest(name, known)[:5])
-    return UnknownNameError(
-        expected=f"a classification model of {library}, such as {listed}", got=repr(name), remedy="check the spelling"
-    )
+    expected, remedy = f"a classification model of {library}, such as {listed}", "check the spelling"
+    return UnknownNameError(expected=expected, got=repr(name), remedy=did_you_mean(name, known, remedy))
 
 
 def _set_channels(module: nn.Module, channels: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
-from exml.core.errors import ExmlError, SettingError, UnknownNameError, nearest
+from exml.core.errors import ExmlError, SettingError, UnknownNameError, did_you_mean, nearest
 
 FactoryT = TypeVar("FactoryT", bound=Callable[..., nn.Module])
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}
@@ -232,7 +232,8 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     if slash and library in LIBRARIES:
         return _recording(LIBRARIES[library](model), name)
     if name not in _FACTORIES:
-        remedy = "check the spelling, or import the module that registers it with exml.models.register"
+        otherwise = "check the spelling, or import the module that registers it with exml.models.register"
+        remedy = did_you_mean(name, names(), otherwise)
         raise UnknownNameError(expected=f"one of {', '.join(nearest(name, names()))}", got=repr(name), remedy=remedy)
     return _FACTORIES[name]
 

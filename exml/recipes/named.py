@@ -8,7 +8,7 @@ from types import MappingProxyType
 from torch import nn
 
 from exml import scenarios
-from exml.core.errors import UnknownNameError
+from exml.core.errors import UnknownNameError, did_you_mean
 from exml.experts import ExpertProfile
 from exml.learning.builder import CompleteBuilder
 from exml.protocols import Source
@@ -57,8 +57,7 @@ def recipe(
     'ModelInversion'
     """
     if name not in RECIPES:
-        expected = f"one of {', '.join(RECIPES)}"
-        raise UnknownNameError(expected=expected, got=repr(name), remedy="choose one, or give a YAML file")
+        raise unknown_recipe(name)
     if name in _FROM_PROFILE:
         return _FROM_PROFILE[name](profile)
     if name == "exml":
@@ -67,6 +66,12 @@ def recipe(
         return replay(profile, required(real_data))
     family, _, strategy = name.partition("-")
     return (paper if family == "paper" else reference)(profile, strategy, real_data=real_data)
+
+
+def unknown_recipe(name: str, /) -> UnknownNameError:
+    """The error for a name that is not in :data:`RECIPES`."""
+    remedy = did_you_mean(name, RECIPES, "choose one, or give a YAML file")
+    return UnknownNameError(expected=f"one of {', '.join(RECIPES)}", got=repr(name), remedy=remedy)
 
 
 def for_scenario(name: str, scenario: str, seed: int = 0) -> CompleteBuilder:

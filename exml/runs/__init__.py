@@ -15,6 +15,8 @@ from exml.runs.figures import accuracy_figure, confusion_figure, images_figure, 
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
 from exml.runs.learn import learn
+from exml.runs.loggers import CSVLogger, MetricLogger, MLflowLogger, TensorBoardLogger, WandbLogger
+from exml.runs.report import write_report
 from exml.runs.result import BaselineResult, ExperienceResult, Result, Seconds, StrategyResult, TargetAudit
 from exml.runs.run import RunSettings, forecasts, run
 from exml.runs.sources import FolderExperts, LabelChoices, LiveExperts, ScenarioExperts
@@ -34,6 +36,7 @@ __all__ = [
     "Agreement",
     "Assessment",
     "BaselineResult",
+    "CSVLogger",
     "ClassifierAccuracy",
     "Ended",
     "Environment",
@@ -49,6 +52,8 @@ __all__ = [
     "LabelShare",
     "LiveExperts",
     "LocalProcesses",
+    "MLflowLogger",
+    "MetricLogger",
     "ProgressDisplay",
     "RayCluster",
     "Resources",
@@ -61,7 +66,9 @@ __all__ = [
     "StreamEvaluation",
     "Student",
     "TargetAudit",
+    "TensorBoardLogger",
     "ThisProcess",
+    "WandbLogger",
     "ZooEvaluation",
     "accuracy_figure",
     "agreement",
@@ -84,5 +91,6 @@ __all__ = [
     "stream_folder",
     "sweep",
     "train_zoo",
+    "write_report",
     "zoo_table",
 ]

@@ -24,7 +24,7 @@ from exml.core.errors import (
 from exml.core.expert import Expert
 from exml.core.files import file_digest
 from exml.core.ranks import Ranks
-from exml.core.serialization import to_plain
+from exml.core.serialization import leaves, to_plain
 from exml.experts import ExpertCard, ExpertFiles, save_expert
 from exml.experts.prefetch import ahead
 from exml.experts.pretrained import save_pretrained
@@ -162,7 +162,10 @@ class _StrategyRun:
         with log:
             where = None if source.folder is None else str(source.folder)
             log.write("opened", folder=where, environment=attrs.asdict(context.folder.environment))
-            context.tell(events.StrategyStarted(self._name, source.length(done)))
+            request = context.folder.record.request
+            plain = {**request.strategies[self._name], "scenario": request.scenario, "seed": request.seed}
+            settings = dict(leaves({**plain, "device": request.device, "kind": None}))
+            context.tell(events.StrategyStarted(self._name, source.length(done), settings))
             if log.over < learned:  # killed between the last checkpoint and the log
                 self._finish(None)
             elif learned and not begun and context.ranks.leader:  # the next experience would replace a damaged file

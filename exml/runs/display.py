@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
@@ -20,7 +21,8 @@ PERIOD = 0.2
 class ProgressDisplay:
     """One line per stage of a run, or per running job: progress, estimated time left, phase, loss, images per second.
 
-    Without a terminal it prints only refused experts, jobs that ended, and waiting for another process.
+    In a notebook this needs the package ipywidgets. Without it, and without a terminal, it prints only refused experts,
+    jobs that ended, and waiting for another process.
 
     Args:
         console: the console to draw on.
@@ -40,7 +42,7 @@ class ProgressDisplay:
             TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)),
             expand=True,
         )
         self._stage: TaskID | None = None

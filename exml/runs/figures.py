@@ -244,14 +244,14 @@ def samples_figure(memory: Samples, experiences: Sequence[ExperienceResult], tit
             mine = (memory.experiences == experience.index) & (memory.labels == label)
             images = memory.images[mine][: across * down].detach().float().cpu()
             axis.set_title(f"class {label}", fontsize=9, pad=3)
-            axis.imshow(_montage(images, across, down).numpy(), interpolation="nearest")
+            axis.imshow(montage(images, across, down).numpy(), interpolation="nearest")
             if len(images) == 0:
                 place = {"ha": "center", "va": "center", "transform": axis.transAxes}
                 axis.text(0.5, 0.5, "none", fontsize=8, color="#555555", **place)
     return figure
 
 
-def _montage(images: Tensor, across: int, down: int) -> Tensor:
+def montage(images: Tensor, across: int, down: int) -> Tensor:
     """Images in a grid as one RGB image, with white lines between them and white for missing ones."""
     if images.shape[1] != 3:  # gray, or not RGB
         images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -22,6 +22,7 @@ from exml.learning.screening import Panel
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.recipes import RECIPES, recipe
+from exml.recipes.named import unknown_recipe
 from exml.runs.display import ProgressDisplay
 from exml.runs.forecast import Forecast
 from exml.runs.record import RECORD, begun
@@ -117,8 +118,7 @@ def load_plan(path: Path, /) -> LabelPlan:
 def named(name: str, /, real_data: ScenarioSource | None = None) -> Choice:
     """The recipe of this name as a function of the experts; ``real_data`` are those of a scenario."""
     if name not in RECIPES:
-        expected = f"one of {', '.join(RECIPES)}"
-        raise SettingError(expected=expected, got=repr(name), remedy="choose one, or give a YAML file")
+        raise unknown_recipe(name)
     return lambda profile, student: recipe(name, profile, real_data=real_data, student=student).build()
 
 

@@ -22,8 +22,8 @@ from exml.runs.forecast import Forecast
 from exml.runs.result import Result, Seconds
 from exml.runs.student_plan import StudentPlan
 
-RECORD, RESULT, PLAN = "run.json", "result.json", "plan.yaml"
-"""Names of the record, of the result, and of the label plan."""
+RECORD, RESULT, PLAN, LOG = "run.json", "result.json", "plan.yaml", "log"
+"""Names of the record, of the result, of the label plan, and of the folder that loggers write to."""
 PERIOD = 2.0
 """Seconds between two writes of the record."""
 Phase: TypeAlias = Literal["experts", "generation", "distillation", "evaluation"]
@@ -199,9 +199,10 @@ class RunFolder:
         ]
 
     def _names(self) -> set[str]:
-        """The paths of all files of the run in its folder, except for the record."""
+        """The paths of all files of the run in its folder, except for the record and those of loggers."""
         paths = (Path(place, name) for place, _, names in os.walk(self.path) for name in names if name[0] != ".")
-        return {path.relative_to(self.path).as_posix() for path in paths if path.is_file()} - {RECORD}
+        found = {path.relative_to(self.path) for path in paths if path.is_file()}
+        return {path.as_posix() for path in found if path.parts[0] not in (RECORD, LOG)}
 
     def _write(self) -> None:
         if self._ranks.leader:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import attrs
 from attrs.validators import deep_iterable, optional
 
-from exml.core.errors import ConfigError
+from exml.core.errors import ConfigError, SettingError
 from exml.core.files import read_json, write_json
+from exml.core.html import card
 from exml.core.registry import component
 from exml.core.serialization import from_plain, to_plain
 from exml.core.validators import in_range, one_of
@@ -176,7 +177,7 @@ class BaselineResult:
 
 
 @component
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class Result:
     """Everything that a run measured; ``result.json`` is this class as JSON, each part tagged with its ``kind``.
 
@@ -211,6 +212,62 @@ class Result:
     seconds: Seconds = Seconds()
     environments: tuple[Environment, ...] = ()
     stopped: bool = False
+
+    @property
+    def _outcomes(self) -> dict[str, str]:
+        """What each strategy reached, in words."""
+        found: dict[str, str] = {}
+        for row in self.strategies:
+            if row.stream_accuracy:
+                found[row.name] = f"stream accuracy {100 * row.stream_accuracy[-1]:.1f} %"
+            elif row.agreement is not None:
+                found[row.name] = f"agreement {100 * row.agreement.score:.1f} %"
+            else:
+                found[row.name] = "not evaluated"
+        return found
+
+    def __repr__(self) -> str:
+        outcomes = ", ".join(f"{name}: {outcome}" for name, outcome in self._outcomes.items())
+        state = "stopped" if self.stopped else "finished"
+        return f"Result({self.scenario or 'experts of a folder'}, seed {self.seed}, {state}; {outcomes})"
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks."""
+        baselines = {
+            row.name: "does not apply" if row.stream_accuracy is None else f"{100 * row.stream_accuracy:.1f} %"
+            for row in self.baselines
+        }
+        about: dict[str, object] = {"seed": self.seed, "time": f"{self.seconds.total:.0f} s", "stopped": self.stopped}
+        return card(f"Result: {self.scenario or 'experts of a folder'}", {**about, **self._outcomes, **baselines})
+
+    def to_dataframe(self) -> Any:
+        """The strategies and baselines as a ``pandas.DataFrame``, one row each.
+
+        Columns are scenario, seed, split, name, role (``"strategy"`` or ``"baseline"``), ex_model, stream_accuracy,
+        forgetting, agreement, seconds, and accuracy_1, accuracy_2, ... by experience, after the whole stream. Fractions
+        are from 0 to 1; NaN where there is no number.
+
+        Raises:
+            SettingError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise SettingError(expected="the package pandas", got=str(error), remedy="pip install pandas") from error
+        rows: list[dict[str, Any]] = []
+        for row in (*self.strategies, *self.baselines):
+            cells: dict[str, Any] = {"scenario": self.scenario, "seed": self.seed, "split": self.split}
+            cells |= {"name": row.name, "role": "baseline", "ex_model": row.ex_model}
+            cells |= {"stream_accuracy": row.stream_accuracy, "forgetting": None, "agreement": None, "seconds": None}
+            accuracy = row.accuracy
+            if isinstance(row, StrategyResult):
+                accuracy = row.accuracy[-1] if row.accuracy else ()
+                cells |= {"role": "strategy", "forgetting": row.forgetting, "seconds": row.seconds.total}
+                cells["stream_accuracy"] = row.stream_accuracy[-1] if row.stream_accuracy else None
+                cells["agreement"] = None if row.agreement is None else row.agreement.score
+            rows.append(cells | {f"accuracy_{number}": value for number, value in enumerate(accuracy or (), 1)})
+        numbers = ["stream_accuracy", "forgetting", "agreement", "seconds"]
+        return pandas.DataFrame(rows).astype(dict.fromkeys(numbers, float) if rows else {})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in the file; :meth:`from_dict` is the inverse."""

@@ -30,7 +30,7 @@ from exml.runs.record import Request, RunFolder, begun
 from exml.runs.result import Result
 from exml.runs.sources import OpenExperts, ScenarioExperts, Source
 
-TAKEN = ("experts", "checkpoint", "run.json", "result.json", "plan.yaml", "accuracy.png", "stream.jsonl")
+TAKEN = ("experts", "checkpoint", "run.json", "result.json", "plan.yaml", "accuracy.png", "stream.jsonl", "log")
 """Names in the folder of a run that no strategy may have."""
 Choice: TypeAlias = Strategy | Callable[[ExpertProfile, nn.Module], Strategy]
 """A strategy, or a function that chooses one, given the profile of the experts and the student."""

@@ -161,6 +161,22 @@ class StreamLog:
         )
 
 
+def learned_experiences(path: Path, /) -> list[dict[str, Any]]:
+    """The learned experiences of a log, in order: the fields of ``begun`` and ``learned``; damaged lines are left out.
+
+    Raises:
+        OSError: the log is missing or cannot be read.
+    """
+    begun: dict[str, Any] = {}
+    found: list[dict[str, Any]] = []
+    for entry in map(_entry, read_bytes(path, 256 * MEGABYTE, contained=True).splitlines(keepends=True)):
+        if entry is not None and entry["event"] == "begun":
+            begun = entry
+        elif entry is not None and entry["event"] == "learned":
+            found.append({**(begun if begun.get("experience") == entry["experience"] else {}), **entry})
+    return found
+
+
 def _note(done: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in done.items() if name not in ("loss", "screened")}
 

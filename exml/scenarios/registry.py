@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import attrs
 
 from exml.augmentation import Augmentation
-from exml.core.errors import ConfigError, DataError, SettingError, UnknownNameError, nearest
+from exml.core.errors import ConfigError, DataError, SettingError, UnknownNameError, did_you_mean, nearest
 from exml.core.registry import component
 from exml.core.samples import StoredImages
 from exml.core.serialization import from_plain, to_plain
@@ -165,7 +165,8 @@ def _parse(name: str) -> tuple[str, str | None]:
         return name, None
     if base not in _FACTORIES:
         expected = f"one of {', '.join(nearest(base, names()))}"
-        remedy = "check the spelling, or import the module that registers it with exml.scenarios.register"
+        otherwise = "check the spelling, or import the module that registers it with exml.scenarios.register"
+        remedy = did_you_mean(base, names(), otherwise)
         raise UnknownNameError(expected=expected, got=repr(base), remedy=remedy)
     return base, settings if colon else None
 

@@ -75,7 +75,7 @@ def alone(folder: Path) -> None:
         (card(labels=None, classes=[0, 5], outputs=[0, 1]), r"an output unit for every class .*none for \[5\]"),
         (card(labels=None, classes=[0, 10**7]), r"class ids from 0 and below 131072"),
         (card(architecture=None), r"weights of no common one; remedy: add it to the card"),
-        (card(architecture="conv-nett"), r"conv-net, .*got 'conv-nett'; remedy: check the spelling"),
+        (card(architecture="conv-nett"), r"conv-net, .*got 'conv-nett'; remedy: did you mean 'conv-net'\?"),
         (card(lables=["a", "b"]), r"got 'lables'; remedy: did you mean 'labels'"),
         (card(std=[0.0]), r"std > 0"),
         (card(mean=[120.0], std=[60.0]), r"divide those for pixels from 0 to 255 by 255"),

@@ -22,7 +22,8 @@ from exml.runs.evaluation import student_predictor
 # The strangers: experts that never saw each other's data. The fourth gets a wrong order of its outputs.
 
 scenario = exml.scenarios.load("digits-ni:epochs=8")
-senders = list(scenario.train_experts(seed=0, folder="experts/ni"))
+experts = scenario.train_experts(seed=0, folder="experts/ni")
+senders = [attrs.evolve(expert, name=f"stranger-{number}") for number, expert in enumerate(experts, 1)]
 senders[3] = attrs.evolve(senders[3], outputs=senders[3].outputs[3:] + senders[3].outputs[:3])
 
 folder = Path(tempfile.mkdtemp())
@@ -65,7 +66,8 @@ names = [name for name, found in screened.items() if found.agreement is not None
 colors = ["#D55E00" if screened[name].reasons else "#0072B2" for name in names]
 axis.barh(names, [screened[name].agreement for name in names], color=colors)
 axis.axvline(0, color="black", linewidth=0.8)
-axis.set(xlabel="agreement with the others", title="Screening of five strangers (orange: refused)")
+axis.set(xlabel="agreement with the others")
+figure.suptitle("Screening of five strangers; orange is refused")
 axis.invert_yaxis()
 plt.show()
 

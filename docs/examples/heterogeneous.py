@@ -56,13 +56,13 @@ experts = [
 ]
 
 # %%
-# The default strategy is chosen from what these experts are like, here with 2 % of its budget; ``exml.learn(experts)``
+# The default strategy is chosen from what these experts are like, here with 1 % of its budget; ``exml.learn(experts)``
 # takes minutes. Labels that two experts share, such as *three*, are learned from both. The student sees images of 8x8
 # pixels; ``adapted`` makes an expert that resizes them.
 
 experts = [adapted(expert, (1, 8, 8)) for expert in experts]
 profile = exml.ExpertProfile.from_experts(experts)
-strategy = exml.recipes.at_budget(exml.recipes.default(profile).build(), 0.02)
+strategy = exml.recipes.at_budget(exml.recipes.default(profile).build(), 0.01)
 student = exml.learn(experts, student="conv-net", strategy=strategy)
 print(student.labels)
 

@@ -1,7 +1,7 @@
 """Run every example of the Markdown pages as part of ``pytest``.
 
 A ``python`` block runs as it is, or as a doctest if it has prompts. All blocks of a page share their names, from top to
-bottom. A ``{code-block}`` with a caption is written to the file that the caption names, and later examples use it; every
+bottom. A ``{code-block}`` with a caption is the file that the caption names, for later examples to use; every
 ``yaml`` block is such a file. In ``docs/``, each line of a ``console`` block that starts with ``$`` runs as a command,
 which must succeed and print the text below it, if there is any. The gate runs the commands of the README, which need a
 clone of the repository. Each page runs in its own empty folder. Examples of docstrings run without the names of their
@@ -135,4 +135,6 @@ def pages(*patterns: str, parsers: Sequence[Parser] = ()) -> Sybil:
 
 
 console = CodeBlockParser(language="console", evaluator=run_commands)
-pytest_collect_file = (pages("README.md", "CONTRIBUTING.md") + pages("docs/*.md", "docs/*/*.md", parsers=[console])).pytest()
+pytest_collect_file = (
+    pages("README.md", "CONTRIBUTING.md") + pages("docs/*.md", "docs/*/*.md", parsers=[console])
+).pytest()

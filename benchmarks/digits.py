@@ -3,18 +3,20 @@
     uv run python benchmarks/digits.py --work DIR       # the same command resumes after a kill
 
 The measurements go to ``benchmarks/results/digits.json`` and from there to ``docs/results.md``. All strategies of one
-seed learn from the same experts. Nothing was chosen by these test images: settings were tried on the validation split.
+seed learn from the same experts. ``--strategies`` and ``--scenarios`` measure some rows only; the others stay. Nothing
+was chosen by these test images: settings were tried on the validation split.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pages import Found, commit, made_by, mean, missing, sentence, table, wrap
+from pages import RESULTS, Found, commit, made_by, mean, missing, sentence, table, wrap
 
 from exml import runs
 from exml.learning.strategy import Strategy
@@ -92,6 +94,21 @@ def gather(results: list[Result]) -> dict[str, Any]:
     }
 
 
+def merged(old: Mapping[str, Any], new: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """New rows, and the old ones of strategies that were not asked for."""
+    rows = {scenario: dict(entries) for scenario, entries in old["scenarios"].items()}
+    for scenario, entries in new["scenarios"].items():
+        kept = {name: row for name, row in rows.get(scenario, {}).items() if name not in {*entries, *names}}
+        rows[scenario] = kept | entries
+    both = {name: sorted({*old[name], *new[name]}) for name in ("seeds", "hardware")}
+    return {
+        **new,
+        **both,
+        "commit": ", ".join(dict.fromkeys((*old["commit"].split(", "), new["commit"]))),
+        "scenarios": rows,
+    }
+
+
 def section(results: Mapping[str, Found]) -> list[str]:
     """The lines of the page *Results* on these scenarios, from the measurements by file name."""
     if RESULT not in results:
@@ -146,7 +163,9 @@ def main() -> None:
         for scenario in arguments.scenarios:
             print(f"{scenario}, seed {seed}", flush=True)
             measure(scenario, seed, arguments.strategies, arguments.work)
-    PAGE.record(RESULT, gather(finished(arguments.work)))
+    found, path = gather(finished(arguments.work)), RESULTS / RESULT
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {**found, "scenarios": {}}
+    PAGE.record(RESULT, merged(old, found, arguments.strategies))
 
 
 if __name__ == "__main__":

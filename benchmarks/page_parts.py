@@ -15,7 +15,7 @@ def _part(page: str, result: str, command: str, make: Callable[[Found, str], lis
     def lines(found: Mapping[str, Found]) -> list[str]:
         if result not in found:
             return [missing(command)]
-        where = conditions(found[result]) if result == "strangers.json" else found[result]
+        where = conditions(found[result]) if result in ("strangers.json", "streams.json") else found[result]
         return make(found[result], made_by(command, where))
 
     return Page(page, (result,), lambda found: "\n".join(lines(found)) + "\n", part=True)
@@ -224,6 +224,18 @@ def strangers(found: Found, where: str) -> list[str]:
     return [*table(head, cells), "", *wrap(text)]
 
 
+def headline(found: Found, where: str) -> list[str]:
+    """The one number of the first page: the student of the paper's main scenario, next to the best ensemble."""
+    rows = [row for row in found["rows"].values() if row["stream"] == "mnist-nc"]
+    student, ensemble = (statistics.fmean(row[name] for row in rows) for name in ("student", "ensemble"))
+    text = (
+        f"For five experts of two MNIST digits each, the student reaches **{student:.1f} %** on the test images of all "
+        f"ten. The best of six ways to combine the experts, which needs all five for every image, reaches "
+        f"{ensemble:.1f} %. Means of n = {len(rows)} seeds; [Results](results.md) has the spread and the losses."
+    )
+    return [*wrap(text), "", *wrap(where)]
+
+
 def conditions(found: Found) -> Found:
     """The conditions of rows that were measured at different times."""
     rows = list(found["rows"].values())
@@ -251,13 +263,38 @@ def calibrations(found: Found, conditions: str) -> list[str]:
     return [*table(head, rows), "", *wrap(text)]
 
 
+def own_parts(found: Mapping[str, Found]) -> str:
+    """The parts of *Build your own* next to the built-in ones, on a CPU and on a GPU."""
+    lines: list[str] = []
+    for device, option in (("cpu", ""), ("cuda", " --device cuda")):
+        result, command = found.get(f"own_parts_{device}.json"), f"{_script('own_parts')}{option}"
+        if result is None:
+            lines += [missing(command, f" on {device}"), ""]
+            continue
+        families: Mapping[str, Found] = result["families"]
+        bars = f"Times of the {', the '.join(families)} on {device}, as multiples of the bare step"
+        lines += [f"![{bars}](../_static/own-parts-{device}.png)", ""]
+        for family, made in families.items():
+            cells = [
+                (f"`{row['part']}`", number(row["milliseconds"]), ends(row["quartiles"]), f"{row['ratio']:.2f}")
+                for row in made["rows"]
+            ]
+            lines += [*table((f"{family}, {made['step']}|", "ms", "quartiles", "time / bare step"), cells), ""]
+        count = max(made["rounds"] for made in families.values())
+        lines += [*wrap(f"Medians of {count} rounds. {made_by(command, result)}"), ""]
+    return "\n".join(lines)
+
+
 def _script(name: str) -> str:
     return f"uv run python benchmarks/{name}.py"
 
 
 TIME_AND_MEMORY = _part("time-and-memory.md", "forecast_cpu.json", _script("forecast"), forecasts)
+OWN_PARTS = Page("build-your-own/benchmark.md", ("own_parts_cpu.json", "own_parts_cuda.json"), own_parts, part=True)
 PAGES = (
     TIME_AND_MEMORY,
+    OWN_PARTS,
+    _part("index.md", "streams.json", _script("streams"), headline),
     _part("folder-of-models.md", "long_stream_cpu.json", _script("long_stream"), long_stream),
     _part("poisoned-experts.md", "poisoned_experts.json", _script("poisoned_experts"), poisoned_experts),
     _part("evaluation.md", "agreement.json", _script("agreement"), agreement),

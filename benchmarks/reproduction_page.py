@@ -50,7 +50,7 @@ uv run python benchmarks/reproduce.py table2 table3 figure2 figure3 --out runs/r
 ```
 
 A cell of a table shows ours in bold: the stream accuracy (Eq. 2) in percent, mean ± standard deviation of the sample
-over n seeds. A seed decides the order of the classes, the experts, and the student. Below stands what the paper prints.
+over n seeds. A seed decides the order of the classes, the experts, and the student. The paper's number is below it.
 Three things keep the two from being the same experiment:
 
 - **The streams are not the paper's.** Ours are trained by the recipe of its appendix A, or for fewer epochs where the

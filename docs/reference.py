@@ -8,18 +8,23 @@ import pydoc
 import re
 import sys
 import textwrap
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import attrs
 import coverage_check
+from cyclopts.docs.rst import generate_rst_docs
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.intersphinx import InventoryAdapter, missing_reference
 from sphinx.util import logging
 from sphinx.util.inspect import stringify_signature
 from sphinx.util.nodes import make_refnode
+
+from exml.cli._main import app
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +33,15 @@ FIRST += ["calibrations", "normalizers", "combiners", "losses"]
 """Right after ``exml`` in the index; the rest follow by name, those of the core at the end."""
 
 
-def write_pages(app: Sphinx) -> None:
-    """One page per module that is the home of public names, and an index."""
-    folder = Path(app.srcdir) / "api"
+def write_pages(sphinx: Sphinx) -> None:
+    """One page per module that is the home of public names, one for the command line, and an index."""
+    folder = Path(sphinx.srcdir) / "api"
     homes = coverage_check.homes()
     pages = {f"{module}.rst": _page(module, names) for module, names in homes.items()}
     first = [coverage_check.PACKAGE, *(f"{coverage_check.PACKAGE}.{name}" for name in FIRST)]
     order = first + sorted(set(homes) - set(first), key=lambda module: (module.startswith("exml.core"), module))
     pages["index.rst"] = _index(order)
+    pages["command-line.rst"] = _commands()
     for path in folder.glob("*.rst"):
         if path.name not in pages:
             path.unlink()
@@ -53,6 +59,11 @@ def _index(modules: list[str]) -> str:
         ".. list-table::\n   :widths: 30 70\n   :class: modules\n\n" + "\n".join(rows) + "\n\n"
         f".. toctree::\n   :hidden:\n\n{listed}\n"
     )
+
+
+def _commands() -> str:
+    text = generate_rst_docs(app, generate_toc=False, no_root_title=True)
+    return f"{_title('Command line')}\nEvery command with all of its options.\n\n{text}"
 
 
 def _page(module: str, names: list[coverage_check.Name]) -> str:
@@ -73,9 +84,10 @@ def _entry(name: coverage_check.Name) -> str:
         value = f"   :value: {name.constant.value}\n" if name.constant else ""
         return f".. py:data:: {name.name}\n   :module: {name.module}\n{value}\n{textwrap.indent(name.text, '   ')}\n"
     if not inspect.isclass(name.value):
-        return f".. autofunction:: {name.path}\n"
+        return f".. autofunction:: {name.path}\n\n.. minigallery:: {name.path}\n"
     bases = "   :show-inheritance:\n" if issubclass(name.value, Exception) else ""
-    return f".. autoclass:: {name.path}\n   :members:\n   :special-members: __call__\n{bases}"
+    options = f"   :members:\n   :special-members: __call__\n{bases}"
+    return f".. autoclass:: {name.path}\n{options}\n.. minigallery:: {name.path}\n"
 
 
 def _title(text: str) -> str:
@@ -95,7 +107,7 @@ class _Elsewhere:
 
 
 def write_signature(
-    app: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returned: str | None
+    sphinx: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returned: str | None
 ) -> tuple[str | None, str | None] | None:
     """Show annotations as the source has them: ``Images``, not the expression behind it."""
     if what not in {"class", "exception", "function", "method"}:
@@ -157,7 +169,7 @@ def _static(path: str) -> Any:
     return inspect.getattr_static(owner, path.rpartition(".")[2])
 
 
-def add_aliases(app: Sphinx, env: BuildEnvironment) -> None:
+def add_aliases(sphinx: Sphinx, env: BuildEnvironment) -> None:
     """Let every public path lead to the entry, and warn about a public name without one."""
     objects = env.domains.python_domain.objects
     for alias, home in coverage_check.aliases().items():
@@ -170,7 +182,7 @@ def add_aliases(app: Sphinx, env: BuildEnvironment) -> None:
         logger.warning("%s is public and has no docstring", path)
 
 
-def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement) -> nodes.Node | None:
+def resolve(sphinx: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement) -> nodes.Node | None:
     """Find the entry of a name as the code spells it; a name of another library stays plain text.
 
     Annotations contain names such as ``Images`` or ``Expert``, without a module or with a private one. They are looked
@@ -187,10 +199,35 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nod
     home = _home(node["reftarget"], value)
     if home is not None and home.path in (objects := env.domains.python_domain.objects):
         entry = objects[home.path]
-        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, home.path)
+        return make_refnode(sphinx.builder, node["refdoc"], entry.docname, entry.node_id, content, home.path)
     module = getattr(value, "__module__", None) or ""
     ours = module == coverage_check.PACKAGE or module.startswith(f"{coverage_check.PACKAGE}.")
-    return None if ours and not _is_variable(value) else content
+    if ours and not _is_variable(value):
+        return None
+    return _elsewhere(sphinx, env, node, content, value) or content
+
+
+def _elsewhere(
+    sphinx: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement, value: Any
+) -> nodes.Node | None:
+    """A link to the documentation of another library, which lists the object under a name of its own."""
+    if id(value) not in (listed := _listed(env)):
+        return None
+    node["reftype"], node["reftarget"] = listed[id(value)]
+    return missing_reference(sphinx, env, node, content)
+
+
+@cache
+def _listed(env: BuildEnvironment) -> dict[int, tuple[str, str]]:
+    """Type and name of every object of an inventory, by its identity."""
+    found: dict[int, tuple[str, str]] = {}
+    for kind, items in InventoryAdapter(env).main_inventory.items():
+        for name in items:
+            value = pydoc.locate(name)
+            if value is None and name != "None":
+                logger.warning("%s is in docs/inventories and does not exist", name)
+            found[id(value)] = (kind.removeprefix("py:"), name)
+    return found
 
 
 def _is_variable(value: Any) -> bool:
@@ -215,10 +252,10 @@ def _find(target: str, module: str = coverage_check.PACKAGE) -> tuple[bool, Any]
     return value is not None, value
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(sphinx: Sphinx) -> dict[str, bool]:
     """Connect to the build."""
-    app.connect("builder-inited", write_pages)
-    app.connect("autodoc-process-signature", write_signature)
-    app.connect("env-updated", add_aliases)
-    app.connect("missing-reference", resolve)
+    sphinx.connect("builder-inited", write_pages)
+    sphinx.connect("autodoc-process-signature", write_signature)
+    sphinx.connect("env-updated", add_aliases)
+    sphinx.connect("missing-reference", resolve, priority=400)  # before intersphinx, which takes names literally
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -61,8 +61,13 @@ class ClassBalanced:
 class Cumulative:
     r"""Keep N = ``size`` samples: ⌊N/i⌋ new ones and a uniform subsample of the earlier ones (Sec. 3, "Buffer Update").
 
-    .. math:: \mathcal{M}_i = subsample(\mathcal{M}_{i-1}) \cup \mathcal{D}_i, \quad
-        |\mathcal{D}_i| = N / i, \quad |subsample(\mathcal{M}_{i-1})| = N - N / i
+    .. math::
+
+        \begin{aligned}
+        \mathcal{M}_i &= \mathrm{subsample}(\mathcal{M}_{i-1}) \cup \mathcal{D}_i \\
+        |\mathcal{D}_i| &= N / i \\
+        |\mathrm{subsample}(\mathcal{M}_{i-1})| &= N - N / i
+        \end{aligned}
 
     >>> from exml.buffers import Cumulative
     >>> policy = Cumulative(5_000)

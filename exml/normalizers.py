@@ -20,7 +20,9 @@ def _mean_over(values: Logits, known: ClassMask) -> Float[Tensor, "batch 1"]:
 @component
 @attrs.frozen
 class CenterLogits:
-    """``z - mean(z)``, the mean of each row over the known classes: *normalize* of Eqs. 6 and 7 in the paper's code.
+    r"""Subtract the mean of each row over the known classes: *normalize* of Eqs. 6 and 7 in the paper's code.
+
+    .. math:: z - \bar{z}
 
     >>> import torch
     >>> from exml.normalizers import CenterLogits
@@ -52,7 +54,9 @@ class RawLogits:
 @component
 @attrs.frozen
 class StandardizeLogits:
-    """``(z - mean(z)) / std(z)``, both of each row over the known classes (Eqs. 6 and 7).
+    r"""Center each row, and divide it by its standard deviation, both over the known classes (Eqs. 6 and 7).
+
+    .. math:: (z - \bar{z}) / \sigma(z)
 
     Args:
         eps: >= 0; a row whose (biased) standard deviation does not exceed it is only centered.
@@ -76,7 +80,9 @@ class StandardizeLogits:
 @component
 @attrs.frozen
 class L2NormalizeLogits:
-    """``z / ‖z‖``, the L² norm of each row over the known classes (Eqs. 6 and 7).
+    r"""Divide each row by its L² norm over the known classes (Eqs. 6 and 7).
+
+    .. math:: z / \lVert z \rVert_2
 
     Args:
         eps: >= 0; a row whose norm does not exceed it stays unchanged.

@@ -13,7 +13,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from exml import Samples, cli
-from exml.core.errors import DataError, ExpertError
+from exml.core.errors import DataError, ExpertError, ShapeError
 from exml.core.serialization import from_plain, to_plain
 from exml.experts import Expert, save_expert
 from exml.models import ConvNet
@@ -174,6 +174,11 @@ def test_labels_that_no_image_has_and_samples_of_other_classes(samples):
     assert " - " in text(found)
     with pytest.raises(DataError, match=r"\[3\]"):
         assess(expert((0, 1, 2)), samples)
+
+
+def test_samples_of_another_image_shape_are_refused(samples):
+    with pytest.raises(ShapeError, match=r"expected samples .* \(1, 16, 16\), got \(3, 8, 8\); remedy: resize"):
+        assess(expert(shape=(1, 16, 16)), samples)
 
 
 @pytest.mark.parametrize("count", [3, 40, 130])

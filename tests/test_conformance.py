@@ -5,10 +5,12 @@ import pytest
 import torch
 
 import exml
-from exml import augmentation, buffers, calibrations, combiners, generators, losses, normalizers, priors
+from exml import augmentation, baselines, buffers, calibrations, combiners, generators, losses, normalizers, priors
 from exml.core.registry import _KINDS
 from exml.testing import (
+    benchmark,
     check_augmentation,
+    check_baseline,
     check_buffer,
     check_calibration,
     check_combiner,
@@ -17,10 +19,17 @@ from exml.testing import (
     check_loss,
     check_normalizer,
     check_prior,
+    tiny_expert,
 )
 from tests.helpers import SHAPE, experts, network, strategy
 
 SUITES = {
+    check_baseline: [
+        baselines.EnsembleAverage(space="probabilities", units="known"),
+        baselines.MinEntropy(),
+        baselines.Oracle(),
+        baselines.ParameterAverage(),
+    ],
     check_normalizer: [
         normalizers.RawLogits(),
         normalizers.CenterLogits(),
@@ -94,7 +103,7 @@ def test_no_component_is_left_out():
     checked = {type(part) for parts in SUITES.values() for part in parts}
     checked |= {type(step) for scale in SUITES[check_calibration] for step in scale.steps}
     checked |= {combiners.MultiTask, generators.Replay}  # the one above, and one that needs real images of its expert
-    rooms = (augmentation, buffers, calibrations, combiners, generators, losses, normalizers, priors)
+    rooms = (augmentation, baselines, buffers, calibrations, combiners, generators, losses, normalizers, priors)
     families = {cls for cls in _KINDS.values() if cls.__module__.startswith(tuple(room.__name__ for room in rooms))}
     assert families - {generators.DatasetImages, generators.ImageFile, generators.PhotoPatches} == checked
 
@@ -182,6 +191,11 @@ def deviation(activations):
     return sum((part.input.mean((0, 2, 3)) - part.running_mean).square().sum() for part in activations)
 
 
+def alike(images, tasks):
+    """Scores that depend on the batch."""
+    return images.mean().expand(len(images), 6)
+
+
 @pytest.mark.parametrize(
     ("check", "part", "words"),
     [
@@ -200,6 +214,17 @@ def deviation(activations):
         (check_augmentation, lambda: faulty("h", lambda s, x, g, /: x + torch.rand(1, generator=g)), "every image"),
         (check_augmentation, lambda: faulty("i", lambda s, x, g, /: x + torch.rand(x.shape)), "same generator"),
         (check_combiner, lambda: losses.MeanSquaredError(), "call of a combiner"),
+        (check_combiner, lambda: faulty("l", lambda s, p, e, x, /: e.logits), "return a Target, got Tensor; remedy: "),
+        (
+            check_generator,
+            lambda: faulty("m", lambda s, e, n, d, c=None, /: e, uses_priors=False, uses_real_data=False),
+            "return Samples, got Expert; remedy: ",
+        ),
+        (
+            check_baseline,
+            lambda: faulty("n", lambda s, e, n, /: alike, ex_model=False, needs_experience=False),
+            "treat each image by itself; remedy: ",
+        ),
     ],
 )
 def test_the_suites_find_faults(check, part, words):
@@ -210,3 +235,38 @@ def test_the_suites_find_faults(check, part, words):
 def test_a_loose_class_is_no_component():
     with pytest.raises(AssertionError, match="attrs"):
         check_component(faulty("j", lambda s, x, k, /: x, decorate=lambda cls: cls), "normalizer")
+
+
+# --- the benchmark --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [Bright(0.1), augmentation.Augmentation(shift=1), Stripes()], ids=repr)
+def test_a_part_is_timed_next_to_the_bare_step_and_the_built_in_ones(part):
+    expert = tiny_expert()
+    before = {name: tensor.clone() for name, tensor in expert.module.state_dict().items()}
+    found = benchmark(part, expert=expert, batch_size=4, rounds=2)
+    assert found.rows[0].part == "bare step"
+    assert found.rows[1].part.startswith(type(part).__name__)
+    assert len(found.rows) > 4
+    assert all(row.quartiles[0] <= row.milliseconds <= row.quartiles[1] for row in found.rows)
+    assert all(torch.equal(before[name], tensor) for name, tensor in expert.module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (
+            lambda: prior("o", lambda s, x, a, /: (100 if x.dtype == torch.float32 else 1) * x.square().mean()),
+            "float64; remedy",
+        ),
+        (lambda: faulty("p", lambda s, x, g, /: x + torch.rand(x.shape)), "same generator; remedy"),
+    ],
+)
+def test_results_are_checked_after_timing(part, words):
+    with pytest.raises(AssertionError, match=words):
+        benchmark(part(), expert=tiny_expert(), batch_size=4, rounds=2)
+
+
+def test_other_families_are_not_timed():
+    with pytest.raises(exml.core.errors.SettingError, match="prior, augmentation, generator"):
+        benchmark(losses.MeanSquaredError())

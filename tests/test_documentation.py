@@ -10,6 +10,9 @@ from types import ModuleType
 
 import attrs
 import pytest
+import yaml
+
+import exml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,6 +64,44 @@ def test_a_silent_member_is_found(coverage_check: ModuleType):
 
     Silent.__module__ = "exml.silent"
     assert sorted(coverage_check.silent_members(Silent)) == ["__call__", "mute", "quiet"]
+
+
+def test_the_citations_agree():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    (paper,) = cited["references"]
+    page = (ROOT / "docs" / "cite.md").read_text(encoding="utf-8")
+    assert cited["version"] == exml.__version__
+    assert f"version = {{{exml.__version__}}}" in page
+    assert f"note    = {{{cited['abstract'].rstrip('.')}}}" in page
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    values = (paper["title"], authors, str(paper["year"]), paper["doi"], paper["url"])
+    assert [value for value in values if f"{{{value}}}" not in page] == []
+
+
+def test_the_check_of_the_site_finds_faults(tmp_path: Path):
+    """Text without contrast, a page that is too wide, a formula that is cut off, and a script that fails."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("needs Chromium")
+    whole = '<!doctype html><html lang="en"><title>Page</title><main><h1>Page</h1>{}</main></html>'
+    pages = {
+        "sound": ("<p>Text</p>", ""),
+        "contrast": ('<p style="color: #eee">Text</p>', "light: color-contrast"),
+        "width": ('<div style="width: 500px">Text</div>', "390 px: the page is 508 px wide"),
+        "formula": (
+            '<div class="math" style="overflow: hidden; width: 90px"><div style="width: 200px">1 + 1</div></div>',
+            "this formula is cut off: 1+1",
+        ),
+        "script": ("<script>no.such()</script>", "error in the console: no is not defined"),
+    }
+    for name, (body, _) in pages.items():
+        (tmp_path / f"{name}.html").write_text(whole.format(body))
+    command = [sys.executable, ROOT / "docs" / "check_site.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    for name, (_, complaint) in pages.items():
+        lines = [line for line in done.stdout.splitlines() if line.startswith(f"{name}.html")]
+        assert bool(lines) == bool(complaint), done.stdout
+        assert complaint in "\n".join(lines), done.stdout
 
 
 def test_examples_that_do_not_hold_fail(tmp_path: Path):

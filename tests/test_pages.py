@@ -42,6 +42,7 @@ def test_a_result_is_kept_and_the_page_written_again_does_not_change(page, tmp_p
     before = page.path.read_text(encoding="utf-8")
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     monkeypatch.setattr(pages, "RESULTS", tmp_path / "benchmarks" / "results")
+    page.path.parent.mkdir(exist_ok=True)
     page.path.write_text(before, encoding="utf-8")
     for name, found in measured.items():
         page.record(name, found)

@@ -28,6 +28,7 @@ from exml.runs import (
     Seconds,
     StrategyResult,
     accuracy_figure,
+    images_figure,
     result_table,
     samples_figure,
     save_figure,
@@ -235,6 +236,28 @@ def test_panels_and_bars_of_the_accuracies(result, panels):
         "keeps the ex-model constraints (Sec. 2)",
         "breaks them",
     ]
+
+
+def test_panels_of_a_narrow_page_are_below_one_another():
+    figure = accuracy_figure(make(("exml",)), stacked=True)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 3
+    tops = [axis.get_window_extent().y1 for axis in figure.axes]
+    assert tops == sorted(tops, reverse=True)
+    assert figure.get_figwidth() < 6
+
+
+def test_images_are_in_rows_under_their_names():
+    """Each pixel of the rows is that of the images; missing images and the lines between them are white."""
+    rows = {"bytes": torch.full((3, 1, 2, 4), 51, dtype=torch.uint8), "colors": torch.rand(9, 3, 4, 4) * 3 - 1}
+    figure = images_figure(rows, "two rows", across=4)
+    assert figure.get_suptitle() == "two rows"
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["bytes", "colors"]
+    shown = [torch.tensor(axis.images[0].get_array()) for axis in figure.axes]
+    assert [tuple(page.shape) for page in shown] == [(2, 19, 3), (4, 19, 3)]
+    assert torch.equal(shown[0][:, 5:9], torch.full((2, 4, 3), 0.2))
+    assert torch.equal(shown[0][:, 14:], torch.ones(2, 5, 3))
+    assert torch.equal(shown[1][:, 15:], rows["colors"][3].clamp(0, 1).permute(1, 2, 0))
 
 
 def test_a_long_title_is_inside_the_figure():

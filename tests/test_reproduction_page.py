@@ -1,5 +1,6 @@
 """The page about the paper's tables is made of the cells and of nothing else, and tells losses as well as wins."""
 
+import re
 from pathlib import Path
 
 import attrs
@@ -71,12 +72,12 @@ def test_wins_and_losses_and_reasons():
     cells += [cell("exml", 0, 0.51), cell("paper-noise", 0, 0.0, error="no luck")]
     reasons = {("core50-nc", "exml"): "needs CORe50 in EXML_DATA", ("mnist-joint", "exml"): None}
     text = reproduction_page.page(cells, reasons, ["figure3.png"])
-    assert "| **52.0 ± 2.8**<br>n = 2, budget 0.1<br>paper: 43.23 ± 3.00 |" in text
-    assert "| **30.0**<br>n = 1, budget 0.1<br>paper: 36.05 ± 6.74 |" in text
-    assert "| *failed: seed 0: no luck*<br>not in the paper |" in text
-    assert "| *not measured: needs CORe50 in EXML_DATA*<br>not in the paper |" in text
-    assert "| *not measured yet*<br>not in the paper |" in text
+    assert "| **52.0 ± 2.8** (2, 0.1)<br>43.23 ± 3.00 |" in text
+    assert "| **30.0** (1, 0.1)<br>36.05 ± 6.74 |" in text
     words = " ".join(text.split())
+    for reason in ("failed: seed 0: no luck", "not measured: needs CORe50 in EXML_DATA", "not measured yet"):
+        assert (number := re.search(rf"<sup>(\d)</sup> {reason}", words)), reason
+        assert f"| – <sup>{number[1]}</sup> |" in text
     assert "at or above the paper's figure: Model Inversion ED (+8.8); below it: Data Impression ED (-6.0" in words
     assert "better than our recipe on the same stream: Model Inversion ED (+1.0)." in words
     assert "**Not measured on a GPU yet.**" in text
@@ -93,7 +94,7 @@ def test_a_column_is_about_one_training_of_experts(most):
             there = cell("exml", seed, 0.25 if scenario == most else 0.75)
             cells.append(attrs.evolve(there, scenario=scenario))
     text = reproduction_page.page(cells, {}, [])
-    assert "**25.0 ± 0.0**<br>n = 3" in text
+    assert "**25.0 ± 0.0** (3, 0.1)" in text
     assert "75.0" not in text
     assert f"`{most}`" in text
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 from pages import table as grid
+from pages import wrap
 
 from exml.runs import Environment, duration
 from reproduction.cells import Cell, in_full
@@ -214,29 +215,35 @@ def spread(mean: float, deviation: float | None, digits: int = 1) -> str:
     return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
 
 
-def entry_text(entry: Entry) -> str:
-    """An entry as Markdown: our number or the reason for its absence, n and budget, the paper's number."""
-    lines: list[str] = []
+def entry_text(entry: Entry, mark: Callable[[str], str]) -> str:
+    """An entry as Markdown: our number with n and budget, or the mark of a reason; below it, the paper's number."""
     if entry.mean is None:
-        lines.append(f"*{entry.reason}*")
+        lines = [f"– {mark(str(entry.reason))}"]
     else:
-        lines.append(f"**{spread(entry.mean, entry.deviation)}**")
-        budget = "" if entry.budget is None else f", budget {entry.budget:g}"
-        lines.append(f"n = {len(entry.seeds)}{budget}")
-        if entry.failed:
-            lines.append(f"*{len(entry.failed)} failed: {entry.failed[0]}*")
-    lines.append("not in the paper" if entry.paper is None else f"paper: {spread(*entry.paper, digits=2)}")
-    return "<br>".join(line.replace("|", "\\|") for line in lines)
+        failed = f" {mark(f'{len(entry.failed)} failed: {entry.failed[0]}')}" if entry.failed else ""
+        budget = "" if entry.budget is None else f", {entry.budget:g}"
+        lines = [f"**{spread(entry.mean, entry.deviation)}** ({len(entry.seeds)}{budget}){failed}"]
+    lines += [] if entry.paper is None else [spread(*entry.paper, digits=2)]
+    return "<br>".join(lines)
 
 
 def table_text(table: Table) -> str:
-    """One table as Markdown, without its conditions."""
+    """One table as Markdown with the reasons for what is missing, without its conditions."""
+    reasons: list[str] = []
+
+    def mark(reason: str) -> str:
+        if reason not in reasons:
+            reasons.append(reason)
+        return f"<sup>{reasons.index(reason) + 1}</sup>"
+
     rows = [
-        [row.title, *(entry_text(table.entries[row.name, column.name]) for column in table.columns)]
+        [row.title, *(entry_text(table.entries[row.name, column.name], mark) for column in table.columns)]
         for row in table.rows
     ]
     heads = ["|", *(f"{column.title}|" for column in table.columns)]
-    return "".join(f"{line}\n" for line in grid(heads, rows))
+    legend = "Ours in bold, with n and the budget in parentheses; below it the paper's, if it has one."
+    legend += "".join(f" {mark(reason)} {reason}." for reason in reasons)
+    return "".join(f"{line}\n" for line in [*grid(heads, rows), "", *wrap(legend)])
 
 
 def conditions_text(table: Table) -> str:

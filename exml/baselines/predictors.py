@@ -16,7 +16,7 @@ from exml.core.registry import component
 from exml.core.shapes import Images, Labels, Logits
 from exml.core.targets import TeacherLogits
 from exml.core.validators import one_of
-from exml.engine.forward import teacher_logits
+from exml.engine import teacher_logits
 from exml.protocols import Experts, Predictor
 
 Space = Literal["logits", "centered", "probabilities"]
@@ -82,7 +82,9 @@ class EnsembleAverage:
 @component
 @attrs.frozen
 class MinEntropy:
-    """The probabilities of the most certain expert for each image, j* = argmin_j -Σ_i p_i^j log p_i^j (Sec. 5).
+    r"""The probabilities of the most certain expert for each image (Sec. 5).
+
+    .. math:: j^* = \arg\min_j \left(-\sum_i p_i^j \log p_i^j\right)
 
     Ties go to the first expert. The entropy is in nats and over an expert's own units. A class without a unit in the
     chosen expert scores 0; one without a unit in any expert scores minus infinity.
@@ -174,7 +176,9 @@ class Oracle:
 @component
 @attrs.frozen
 class ParameterAverage:
-    """The mean of all parameters and floating buffers (batch-norm statistics too), θ = (1/n) Σ_i θ_i^S.
+    r"""The mean of all parameters and floating buffers (batch-norm statistics too).
+
+    .. math:: \theta = \frac{1}{n} \sum_i \theta_i^S
 
     The sum is in float64; integer buffers are those of the first expert. The experts must share one architecture, one
     meaning of the output units and one normalization. The average is useful only if they also started from the same

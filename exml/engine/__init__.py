@@ -7,7 +7,7 @@ from exml.core.execution import EAGER, Execution, ExecutionWarning
 from exml.engine._ridge_head import ridge_head
 from exml.engine.allocator import keep_freed_memory
 from exml.engine.distillation import DistillationContext, PreviousStudent, Teachers, distill, hints_for, store_logits
-from exml.engine.forward import frozen
+from exml.engine.forward import frozen, teacher_logits
 from exml.engine.hints import Hints, Watched
 from exml.engine.inversion import Goal, Inversion, Inverter, invert, inverter
 from exml.engine.lowering import lowered, recorded
@@ -41,4 +41,5 @@ __all__ = [
     "related",
     "ridge_head",
     "store_logits",
+    "teacher_logits",
 ]

@@ -73,6 +73,13 @@ def teacher_logits(expert: Expert, images: Images, classes: int) -> TeacherLogit
 
     The module runs in evaluation mode; its mode and its device are restored afterwards. Raises an ExpertError if its
     outputs do not match its card, and a NonFiniteError if its weights or logits are NaN or infinite.
+
+    >>> import torch
+    >>> from exml.engine import teacher_logits
+    >>> from exml.testing import tiny_expert
+    >>> outputs = teacher_logits(tiny_expert(), torch.rand(3, 1, 8, 8), classes=6)
+    >>> outputs.logits.shape, outputs.known.nonzero().flatten().tolist()
+    (torch.Size([3, 6]), [1, 4])
     """
     home = expert.device
     expert = expert.to(images.device)

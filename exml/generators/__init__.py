@@ -3,6 +3,7 @@
 Imports the engine and the rooms below it.
 """
 
+from exml.generators._common import labeled
 from exml.generators.drawn import AuxiliaryData, BufferedImages, GaussianNoise, Replay
 from exml.generators.evolved import EvolvedDrawings
 from exml.generators.mixture import Mixture
@@ -24,4 +25,5 @@ __all__ = [
     "PhotoPatches",
     "ProceduralImages",
     "Replay",
+    "labeled",
 ]

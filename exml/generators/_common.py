@@ -13,7 +13,7 @@ from exml.core.rng import make_generator
 from exml.core.samples import Samples, StoredImages
 from exml.core.shapes import Images, Labels
 from exml.engine.forward import check_images, predicted_labels
-from exml.protocols import GenerationContext
+from exml.protocols import STANDALONE, GenerationContext
 
 _FARTHEST = 10.0  # no image in pixel units, and no normalized one, has values beyond
 
@@ -45,8 +45,20 @@ def check_source(images: StoredImages, expert: Expert, source: str) -> None:
             warn(expected, got, remedy, stacklevel=3)
 
 
-def labeled(expert: Expert, images: Images, context: GenerationContext) -> Samples:
-    """Samples of images in pixel units, with the expert's own predictions as labels."""
+def labeled(expert: Expert, images: Images, context: GenerationContext = STANDALONE) -> Samples:
+    """Samples of float32 images ``(batch, *expert.image_shape)`` in pixel units, labeled by the expert.
+
+    A label is the most probable of the expert's own classes. The expert runs in evaluation mode, so that its batch-norm
+    statistics stay as they are; its mode and its gradient flags are restored. The task is that of the expert, the
+    experience that of the context.
+
+    >>> import torch
+    >>> from exml.generators import labeled
+    >>> from exml.testing import tiny_expert
+    >>> samples = labeled(tiny_expert(), torch.rand(5, 1, 8, 8))
+    >>> samples.images.shape, set(samples.labels.tolist()) <= {1, 4}
+    (torch.Size([5, 1, 8, 8]), True)
+    """
     labels = predicted_labels(expert, images)
     return Samples.of(images, labels, task=expert.task, experience=context.experience)
 

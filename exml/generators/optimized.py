@@ -28,10 +28,12 @@ _LEAST = 1e-3  # concentration at β = 1; those of a Dirichlet distribution must
 @component
 @attrs.frozen(kw_only=True)
 class ModelInversion(Inversion):
-    """Optimize images until the expert predicts their class: min L_CE(f_i^S(x) / τ, y) + priors (Sec. 4).
+    r"""Optimize images until the expert predicts their class (Sec. 4).
 
-    The labels y are the expert's classes in turn, so every mini-batch is balanced, or random ones if there are fewer
-    images than classes. They do not depend on ``start``.
+    .. math:: \min_x \, \mathcal{L}_{CE}\left(f_i^S(x) / \tau, y\right) + \sum_k R_k(x)
+
+    The :math:`R_k` are priors. The labels y are the expert's classes in turn, so every mini-batch is balanced, or
+    random ones if there are fewer images than classes. They do not depend on ``start``.
 
     Args:
         classes: the output units in the softmax: ``"all"``, as the paper writes f(x), or those of the ``"known"``
@@ -71,16 +73,25 @@ class ModelInversion(Inversion):
 @component
 @attrs.frozen
 class DataImpression(Inversion):
-    """Optimize images towards soft targets that are drawn from a Dirichlet distribution for each class (Sec. 4).
+    r"""Optimize images towards soft targets that are drawn from a Dirichlet distribution for each class (Sec. 4).
 
-    Rows w_k of the classifier's weight are templates of the expert's own classes. Their cosine similarities
-    C(k, j) = w_k·w_j / (‖w_k‖ ‖w_j‖), with each row scaled to [0, 1] by its minimum and maximum and clamped above
-    0.001, give α^k = β c_k. A target y^di ~ Dir(α^k) is drawn for each image, k in turn over the classes. The loss is
-    the distillation loss -Σ_j y^di_j log softmax(f_i^S(x) / τ)_j + priors, over all output units; y_syn = argmax y^di.
-    The scaling of rows follows Nayak et al., "Zero-Shot Knowledge Distillation in Deep Networks" (2019).
+    Rows :math:`w_k` of the classifier's weight are templates of the expert's own classes. The rows :math:`c_k` of their
+    cosine similarities, each scaled to [0, 1] by its minimum and maximum and clamped above 0.001, give a target for
+    each image, :math:`k` in turn over the classes:
+
+    .. math:: y^{di} \sim \mathrm{Dir}(\beta c_k)
+
+    .. math:: C(k, j) = \frac{w_k \cdot w_j}{\lVert w_k \rVert \lVert w_j \rVert}
+
+    The images minimize the distillation loss over all output units, with the priors :math:`R_k`:
+
+    .. math:: -\sum_j y^{di}_j \log \, \mathrm{softmax}\left(f_i^S(x) / \tau\right)_j + \sum_k R_k(x)
+
+    Their labels are the argmax of :math:`y^{di}`. The scaling of rows follows Nayak et al., "Zero-Shot Knowledge
+    Distillation in Deep Networks" (2019).
 
     Args:
-        beta: β; small values give peaked targets, large ones give targets near c_k / Σ c_k. At least 0.05.
+        beta: β; small values give peaked targets, large ones give targets near :math:`c_k / \sum c_k`. At least 0.05.
         head: qualified name of the classifier, an ``nn.Linear`` or 1x1 ``nn.Conv2d``; None finds it.
         classes: the classes of a target: the ``"known"`` classes, or those of ``"all"`` output units, as in the
             reference code; then some labels are classes that the expert never saw, more of them for smaller β.

@@ -18,7 +18,9 @@ from exml.protocols import Loss
 @component
 @attrs.frozen
 class MeanSquaredError:
-    """``‖y_curr - ỹ‖²`` (Eq. 9), summed over the classes of an image, averaged over the batch.
+    r"""The squared distance of the logits to the target (Eq. 9), summed over the classes, averaged over the batch.
+
+    .. math:: \lVert y^{curr} - \tilde{y} \rVert_2^2
 
     Args:
         classes: ``"seen"`` compares candidates for which a teacher gave a value; ``"all"`` compares every class, with 0
@@ -52,7 +54,9 @@ class MeanSquaredError:
 @component
 @attrs.frozen
 class CrossEntropy:
-    """``-log softmax(y_curr)[y_syn]``, averaged over the batch (the second term of Eq. 10).
+    r"""The negative log-likelihood of the labels, averaged over the batch (the second term of Eq. 10).
+
+    .. math:: -\log \, \mathrm{softmax}(y^{curr})_{y^{syn}}
 
     Args:
         classes: the softmax runs over the candidates of an image and its label (``"seen"``), or over every class
@@ -88,7 +92,9 @@ class CrossEntropy:
 @component
 @attrs.frozen
 class KLDivergence:
-    """``T² · KL(softmax(ỹ / T) ‖ softmax(y_curr / T))``, averaged over the batch (Hinton et al., arXiv 1503.02531).
+    r"""KL divergence of softened probabilities, averaged over the batch (Hinton et al., arXiv 1503.02531).
+
+    .. math:: T^2 \, \mathrm{KL}(\mathrm{softmax}(\tilde{y} / T) \, \Vert \, \mathrm{softmax}(y^{curr} / T))
 
     Both softmaxes run over the classes of an image for which a teacher gave a value; an image without any counts as 0.
 
@@ -119,7 +125,9 @@ class KLDivergence:
 @component
 @attrs.frozen
 class Distillation:
-    """``L_MSE + λ · L_CE`` (Eq. 10).
+    r"""The loss of the paper: :class:`MeanSquaredError` and :class:`CrossEntropy` (Eq. 10).
+
+    .. math:: \mathcal{L}_{MSE} + \lambda \, \mathcal{L}_{CE}
 
     Args:
         cross_entropy: λ >= 0; 1 in the paper.

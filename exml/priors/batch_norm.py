@@ -29,11 +29,16 @@ def _layers(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 @component
 @attrs.frozen
 class BatchNormStatistics:
-    """Match the running statistics of batch-norm layers (Sec. 4.1, "Matching of batch normalization statistics").
+    r"""Match the running statistics of batch-norm layers (Sec. 4.1, "Matching of batch normalization statistics").
 
-    ``weight · Σᵢ (‖μᵢ - μᵢˢʸⁿ‖² + ‖σᵢ - σᵢˢʸⁿ‖²)``, the sum over layers; μˢʸⁿ and σˢʸⁿ (biased) are those of the
-    layer's input over the whole batch and all positions, so a larger batch estimates them better. A layer of any class
-    with tensors ``running_mean`` and ``running_var`` counts as batch norm.
+    .. math::
+
+        weight \cdot \sum_l \left(\lVert \mu_l - \mu_l^{syn} \rVert_2^2
+        + \lVert \sigma_l - \sigma_l^{syn} \rVert_2^2\right)
+
+    The sum is over layers; :math:`\mu_l^{syn}` and :math:`\sigma_l^{syn}` (biased) are those of the layer's input over
+    the whole batch and all positions, so a larger batch estimates them better. A layer of any class with tensors
+    ``running_mean`` and ``running_var`` counts as batch norm.
 
     Args:
         weight: >= 0.

@@ -19,7 +19,9 @@ from exml.priors._blurring import change_by_kornia, change_by_matrices, change_b
 @component
 @attrs.frozen
 class L2Norm:
-    """Penalize bright and dark pixels: ``weight · ‖x‖²`` (Sec. 4.1, "L² norm penalization").
+    r"""Penalize bright and dark pixels by their squared norm (Sec. 4.1, "L² norm penalization").
+
+    .. math:: weight \cdot \lVert x \rVert_2^2
 
     The squares are summed over the channels and pixels of an image and averaged over the batch; ``weight`` >= 0. In the
     expert's normalized units, 0 is the mean of its training images.
@@ -43,7 +45,9 @@ class L2Norm:
 @component
 @attrs.frozen
 class TotalVariation:
-    """Penalize differences of neighbors: ``weight · Σ (|x[i+1, j] - x[i, j]| + |x[i, j+1] - x[i, j]|)``.
+    r"""Penalize differences of neighbors.
+
+    .. math:: weight \cdot \sum_{i, j} \left(|x_{i+1, j} - x_{i, j}| + |x_{i, j+1} - x_{i, j}|\right)
 
     This anisotropic total variation allows sharp edges, which :class:`GaussianBlur` (squared) smooths away. It is
     summed over the channels and pixels of an image and averaged over the batch; ``weight`` >= 0. It is not in the
@@ -76,7 +80,9 @@ def _odd(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 @component
 @attrs.frozen
 class GaussianBlur:
-    """Penalize what a blur removes: ``weight · ‖x - blur(x)‖²`` (Sec. 4.1, "Blur").
+    r"""Penalize what a blur removes (Sec. 4.1, "Blur").
+
+    .. math:: weight \cdot \lVert x - \mathrm{blur}(x) \rVert_2^2
 
     The norm is over the channels and pixels of an image, averaged over the batch; channels are blurred separately.
 

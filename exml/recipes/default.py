@@ -17,7 +17,7 @@ from exml.losses import Distillation, KLDivergence, MeanSquaredError, Sum, Weigh
 from exml.models import Normalized
 from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics
-from exml.recipes.distillation import TRAINING, combiner_for, model_inversion, statistics_for
+from exml.recipes.distillation import TRAINING, combiner_for, data_impression, statistics_for
 
 _TURNED = Augmentation(shift=3, rotation=15.0, flip=0.5)
 
@@ -32,10 +32,11 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
 
     - The images are procedural, drawings that evolved towards each expert's classes, and, if all experts have
       gradients, drawings inverted for a few steps.
-    - The student matches the calibrated logits side by side (MSE), and their softmax (KL).
+    - The student matches the calibrated logits side by side (MSE), and their softmax (KL). Where all experts have the
+      same classes, the KL term counts more, and the learning rate is higher.
 
-    **Grayscale images, all experts with batch norm.** Model Inversion ED (Sec. 4). The only prior is on the batch-norm
-    statistics of all layers, with weight 10, and λ_CE = 10. The teachers label eight views of each image once.
+    **Grayscale images, all experts with batch norm.** Data Impression ED (Sec. 4) with the priors of appendix B.1.2 and
+    λ_CE = 10. The teachers label eight views of each image once.
 
     **Several alike experts without batch norm, on grayscale images, without task labels.** Experts without batch norm,
     LeNet-5 for example, soon assign any image to a class with certainty (Sec. 5, "Buffer samples"), so nothing is
@@ -70,7 +71,7 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     >>> from exml import scenarios
     >>> profile = scenarios.load("digits-nc").profile()
     >>> default(profile).build().generator
-    ModelInversion(iterations=150, learning_rate=0.05, temperature=2.0, batch_size=512, ...)
+    DataImpression(iterations=150, learning_rate=0.05, temperature=20.0, batch_size=512, ...)
     """
     with_statistics = [bool(expert.running_statistics) for expert in profile.experts]
     if _are_unlike(profile) and (profile.image_shape[0] == 1 or not any(with_statistics)):
@@ -80,7 +81,7 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
         several = profile.count != 1 and profile.tasks is None
         return _typical(profile, copies) if several and profile.image_shape[0] == 1 else _matching(profile, copies)
     if all(with_statistics) and profile.image_shape[0] == 1:
-        return _inversion(profile)
+        return _impression(profile)
     return _continuing(profile) if all(with_statistics) and copies else _inverted_drawings(profile)
 
 
@@ -93,16 +94,17 @@ def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
     if all(expert.differentiable for expert in profile.experts):
         inverted = ModelInversion(iterations=15, learning_rate=0.04, batch_size=256, start=drawings)
         generators, weights, priors = (*generators, inverted), (*weights, 1.5), statistics_for(profile, 10.0)
+    rate, divergence = (0.01, 8.0) if _have_same_classes(profile) else (0.003, 2.0)
     return (
         StrategyBuilder()
         .buffer(Cumulative(16_000))
-        .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=0.003, views=2))
+        .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=rate, views=2))
         .generator(Mixture(generators, weights))
         .priors(*priors)
         .augmentation(Augmentation(shift=2, rotation=8.0, scale=0.08))
         .calibration(CommonScale(drawings=attrs.evolve(CommonScale().drawings, polarity=drawings.polarity)))
         .combiner(SideBySide())
-        .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), 2.0))))
+        .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), divergence))))
     )
 
 
@@ -121,9 +123,9 @@ def _typical(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
     )
 
 
-def _inversion(profile: ExpertProfile) -> CompleteBuilder:
-    builder = model_inversion(profile).training(attrs.evolve(TRAINING, views=8))
-    return builder.priors(BatchNormStatistics(10.0, absent="ignore")).loss(Distillation(cross_entropy=10.0))
+def _impression(profile: ExpertProfile) -> CompleteBuilder:
+    builder = data_impression(profile).training(attrs.evolve(TRAINING, iterations=1_600, views=8))
+    return builder.loss(Distillation(cross_entropy=10.0))
 
 
 def _matching(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
@@ -173,7 +175,7 @@ def _inverted_drawings(profile: ExpertProfile) -> CompleteBuilder:
 
 def _with_hints(profile: ExpertProfile, builder: CompleteBuilder) -> CompleteBuilder:
     training = attrs.evolve(TRAINING, iterations=8_000, batch_size=16, learning_rate=0.003, clip_norm=100.0, hints=60.0)
-    same = all(set(expert.classes) == set(profile.experts[0].classes) for expert in profile.experts)
+    same = _have_same_classes(profile)
     return (
         builder.buffer(Cumulative(8_000))
         .training(training)
@@ -189,6 +191,10 @@ def _drawings(profile: ExpertProfile) -> ProceduralImages:
     means = [expert.mean[0] for expert in profile.experts]
     polarity = "light" if sum(means) < len(means) / 2 else "dark"
     return ProceduralImages(("strokes",), polarity=polarity, full_contrast=True)
+
+
+def _have_same_classes(profile: ExpertProfile) -> bool:
+    return all(set(expert.classes) == set(profile.experts[0].classes) for expert in profile.experts)
 
 
 def _are_unlike(profile: ExpertProfile) -> bool:

@@ -11,7 +11,7 @@ from exml.runs.assessment import Assessment, ClassifierAccuracy, assess, assessm
 from exml.runs.display import ProgressDisplay
 from exml.runs.environment import Environment
 from exml.runs.executors import LocalProcesses, RayCluster
-from exml.runs.figures import accuracy_figure, confusion_figure, samples_figure, save_figure
+from exml.runs.figures import accuracy_figure, confusion_figure, images_figure, samples_figure, save_figure
 from exml.runs.forecast import Forecast, duration, forecast
 from exml.runs.jobs import Ended, Executor, Failure, Job, Resources, ThisProcess
 from exml.runs.learn import learn
@@ -82,6 +82,7 @@ __all__ = [
     "expert_loads",
     "forecast",
     "forecasts",
+    "images_figure",
     "learn",
     "result_table",
     "run",

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from exml.core.errors import BaselineError, DataError, ExmlError, ExpertError, nearest, printable, shortened
+from exml.core.errors import BaselineError, DataError, ExmlError, ExpertError, ShapeError, nearest, printable, shortened
 from exml.core.expert import Expert
 from exml.core.files import MEGABYTE, read_bytes
 from exml.core.registry import component
@@ -119,6 +119,7 @@ def assess(
     Raises:
         DataError: no image, labels that the student does not know, or files that are not images; it lists them.
         ExpertError: an expert has another image shape or other classes than the student.
+        ShapeError: samples have another image shape than the student.
 
     >>> import exml, torch
     >>> from exml.runs import assess
@@ -132,6 +133,10 @@ def assess(
     names = label_names(student)
     ids = torch.tensor(list(names))
     classes = 1 + int(ids.max())
+    if isinstance(images, Samples) and tuple(images.images.shape[1:]) != student.image_shape:
+        expected = f"samples of the student's image shape {student.image_shape}"
+        remedy = "resize them, or give a folder: files are resized"
+        raise ShapeError(expected=expected, got=f"{tuple(images.images.shape[1:])}", remedy=remedy)
     labeled = images if isinstance(images, Samples) else labeled_files(Path(images), names, ignore_unknown)
     size = max(1, CHUNK // (prod(student.image_shape) + classes * max(1, len(stream))))
     confusion = torch.zeros(classes, classes, dtype=torch.int64)

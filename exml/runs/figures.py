@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from exml.core.errors import printable, shortened
 from exml.core.files import write_atomically
-from exml.core.samples import Samples
+from exml.core.samples import Samples, StoredImages, to_pixels
 from exml.runs.assessment import Assessment
 from exml.runs.result import ExperienceResult, Result, StrategyResult
 
@@ -67,7 +67,7 @@ def save_figure(figure: Figure, path: Path | str, /) -> None:
         write_atomically(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 
-def accuracy_figure(result: Result) -> Figure:
+def accuracy_figure(result: Result, *, stacked: bool = False) -> Figure:
     """Stream accuracies of students and baselines after the stream.
 
     For several experiences, a second panel shows the stream accuracy of each student after each experience. With a
@@ -75,18 +75,22 @@ def accuracy_figure(result: Result) -> Figure:
 
     Args:
         result: of a run over a scenario.
+        stacked: whether the panels are below one another, for a narrow page.
     """
     rows = len(result.strategies) + len(result.baselines)
     panels = 1 if len(result.experiences) == 1 else 3 if len(result.strategies) == 1 and not result.shared_test else 2
-    width = 1.5 + 4.2 * panels
-    figure = new_figure(width, max(3.4, 1.7 + 0.34 * rows))
+    across, down = (1, panels) if stacked else (panels, 1)
+    width = 1.5 + 4.2 * across
+    figure = new_figure(width, max(3.4, 1.7 + 0.34 * rows) * down)
     title = f"{result.scenario}, seed {result.seed}, {result.split} images"
     figure.suptitle(fitted(title, width, 11), fontsize=11)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
+    axes = figure.subplots(down, across, squeeze=False).flat
     _bars(axes[0], result)
     breaks = Patch(facecolor="white", edgecolor="#555555", hatch="///", label="breaks them")
     keeps = Patch(facecolor="#555555", edgecolor="#555555", label="keeps the ex-model constraints (Sec. 2)")
-    figure.legend(handles=[keeps, breaks], loc="outside lower left", fontsize=8, ncols=2, frameon=False)
+    figure.legend(
+        handles=[keeps, breaks], loc="outside lower left", fontsize=8, ncols=1 if stacked else 2, frameon=False
+    )
     if panels > 1:
         _lines(axes[1], result)
     if panels > 2:
@@ -181,6 +185,33 @@ def confusion_figure(found: Assessment) -> Figure:
         for j, number in enumerate(row):
             color = "black" if shares[i, j] > 0.5 else "white"
             axis.text(j, i, str(number) if number else "", ha="center", va="center", fontsize=6, color=color)
+    return figure
+
+
+def images_figure(rows: Mapping[str, StoredImages], title: str, *, across: int = 10) -> Figure:
+    """Images in rows, each under its name: those of several generators or priors, for example.
+
+    Args:
+        rows: by name, images ``(n, channels, height, width)``, uint8 or floating in pixel units, clamped to [0, 1].
+            The first ``across`` of each are shown.
+        title: of the figure.
+        across: images per row.
+
+    >>> rows = {"black": torch.zeros(3, 1, 8, 8), "white": torch.ones(20, 1, 8, 8)}
+    >>> [axis.get_title(loc="left") for axis in images_figure(rows, "Two shades").axes]
+    ['black', 'white']
+    """
+    width = 5.0
+    heights = [width * images.shape[2] / (across * images.shape[3]) for images in rows.values()]
+    figure = new_figure(width + 0.2, sum(heights) + 0.3 * len(rows) + 0.4)
+    figure.suptitle(fitted(title, width, 11), fontsize=11)
+    axes = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    for axis, (name, images) in zip(axes, rows.items(), strict=True):
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.set_title(name, loc="left", fontsize=10, pad=3)
+        shown = to_pixels(images[:across]).detach().float().cpu()
+        axis.imshow(_montage(shown, across, 1).numpy(), interpolation="nearest")
     return figure
 
 

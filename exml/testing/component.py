@@ -9,16 +9,20 @@ from typing import Any
 import attrs
 
 from exml.core.errors import UnknownNameError
-from exml.core.registry import kind_of, misfit
+from exml.core.registry import ROLES, kind_of, misfit
 from exml.core.serialization import from_plain, to_plain
 
 
-def requirement(component: object) -> Callable[[bool, str], None]:
-    """A function that raises an AssertionError with what the component must do, and the remedy, unless it does."""
+def requirement(component: object) -> Callable[..., None]:
+    """A function of whether the component does something, what, the remedy, and what it does instead, if that tells.
 
-    def must(holds: bool, what: str) -> None:
+    It raises an AssertionError unless the component does it.
+    """
+
+    def must(holds: bool, what: str, remedy: str, got: object = None, /) -> None:
         if not holds:
-            raise AssertionError(f"{type(component).__name__} must {what}")
+            found = "" if got is None else f", got {got}"
+            raise AssertionError(f"{type(component).__name__} must {what}{found}; remedy: {remedy}")
 
     return must
 
@@ -36,30 +40,36 @@ def check_component(component: Any, role: str) -> None:
     >>> check_component(L2Norm(0.5), "prior")
     >>> check_component(L2Norm(0.5), "loss")
     Traceback (most recent call last):
-    AssertionError: L2Norm must have the attributes and the call of a loss: see the protocol in exml.protocols
+    AssertionError: L2Norm must have the attributes and the call of a loss,
+    got its call takes (images, activations), not (logits, target, labels); remedy: compare it with exml.protocols.Loss
     """
+    require_value(component)
+    why, remedy = misfit(component, role), f"compare it with exml.protocols.{ROLES[role].__name__}"
+    requirement(component)(why is None, f"have the attributes and the call of a {role}", remedy, why)
+
+
+def require_value(component: Any) -> None:
+    """The part of :func:`check_component` that is the same for every role."""
     cls, must = type(component), requirement(component)
-    must(attrs.has(cls), "be an attrs class: decorate it with @attrs.frozen")
+    must(attrs.has(cls), "be an attrs class", "decorate it with @attrs.frozen")
     fields = attrs.fields(cls)
-    fits = misfit(component, role) is None
-    must(fits, f"have the attributes and the call of a {role}: see the protocol in exml.protocols")
     twin = copy.deepcopy(component)
-    must(twin == component, "equal a copy of itself: compare by settings, as attrs does")
-    must(hash(twin) == hash(component), "hash like its copy: use settings that hash by value")
+    must(twin == component, "equal a copy of itself", "compare by settings, as attrs does")
+    must(hash(twin) == hash(component), "hash like its copy", "use settings that hash by value")
     shown = all(field.name.lstrip("_") in repr(component) for field in fields if field.repr is True)
-    must(cls.__name__ in repr(component) and shown, "print its name and its settings: keep the repr of attrs")
+    must(cls.__name__ in repr(component) and shown, "print its name and its settings", "keep the repr of attrs")
     for field in fields:
         try:
             setattr(component, field.name, getattr(component, field.name))
         except attrs.exceptions.FrozenError:
             continue
-        must(False, f"be frozen, but {field.name} can be set: use @attrs.frozen")
+        must(False, f"be frozen, but {field.name} can be set", "use @attrs.frozen")
     try:
         kind = kind_of(cls)
     except UnknownNameError:
-        must(False, "be registered to serialize: decorate it with @exml.component")
+        must(False, "be registered to serialize", "decorate it with @exml.component")
         return
     plain = to_plain(component)
-    must(plain.get("kind") == kind, "be tagged by its kind: do not override its serialization")
+    must(plain.get("kind") == kind, "be tagged by its kind", "do not override its serialization")
     same = from_plain(plain, cls) == component
-    must(same, "survive a round trip through plain data: use settings of plain types or components")
+    must(same, "survive a round trip through plain data", "use settings of plain types or components")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 from exml.core.samples import Samples
@@ -34,18 +36,18 @@ def check_normalizer(normalizer: Normalizer) -> None:
     must = requirement(normalizer)
     logits, known = _logits(5, 0), _mask(0, 2, 3)
     out = normalizer(logits, known)
-    must(out.shape == logits.shape, "keep the shape of the logits: return (batch, classes)")
-    must(bool(out.isfinite().all()), "return finite logits: avoid divisions by 0")
+    must(out.shape == logits.shape, "keep the shape of the logits", "return (batch, classes)", tuple(out.shape))
+    must(bool(out.isfinite().all()), "return finite logits", "avoid divisions by 0")
     rows = torch.cat([normalizer(row[None], known) for row in logits])
-    must(torch.allclose(out, rows, atol=1e-5), "treat each row by itself: reduce over dimension 1 only")
+    must(torch.allclose(out, rows, atol=1e-5), "treat each row by itself", "reduce over dimension 1 only")
     order = torch.equal(out[:, known].argsort(1), logits[:, known].argsort(1))
-    must(order, "keep the order of the known classes: apply an increasing function")
+    must(order, "keep the order of the known classes", "apply an increasing function")
     disturbed = torch.where(known, logits, logits + 100)
     unmoved = torch.allclose(normalizer(disturbed, known)[:, known], out[:, known], atol=1e-5)
-    must(unmoved, "use statistics of the known classes only: mask the others")
+    must(unmoved, "use statistics of the known classes only", "mask the others")
     for edge in (torch.zeros_like(logits), logits[:1] * 0 + 7):
         finite = bool(normalizer(edge, known).isfinite().all())
-        must(finite, "return finite logits where all known ones are equal: add an epsilon")
+        must(finite, "return finite logits where all known ones are equal", "add an epsilon")
 
 
 def check_combiner(combiner: Combiner, *, tasks: bool = False) -> None:
@@ -67,17 +69,24 @@ def check_combiner(combiner: Combiner, *, tasks: bool = False) -> None:
 
 def _check_target(combiner: Combiner, previous: TeacherLogits, expert: TeacherLogits, labels: Labels) -> None:
     seen, tasks = previous.known | expert.known, (labels > 2).long()
-    target = combiner(previous, expert, Samples(torch.zeros(len(labels), 1, 2, 2), labels, tasks, tasks + 1))
+    made: object = combiner(previous, expert, Samples(torch.zeros(len(labels), 1, 2, 2), labels, tasks, tasks + 1))
     shape, must = (len(labels), _CLASSES), requirement(combiner)
+    must(isinstance(made, Target), "return a Target", "return exml.protocols.Target(...)", type(made).__name__)
+    target = cast(Target, made)
     for name in ("logits", "defined", "candidates"):
-        must(getattr(target, name).shape == shape, f"return {name} (batch, classes): keep the shape of the logits")
-    must(bool(target.logits.isfinite().all()), "return finite targets: mask classes without a teacher")
-    must(not bool(target.logits[~target.defined].any()), "leave undefined targets 0: multiply the logits by the mask")
-    must(bool(target.defined.any(1).all()), "define a target for every image: use the teacher that knows its label")
+        found = tuple(getattr(target, name).shape)
+        remedy = "keep the shape of the logits, with expand_as for a mask of classes"
+        must(found == shape, f"return {name} (batch, classes)", remedy, found)
+    for name in ("defined", "candidates"):
+        kind = getattr(target, name).dtype
+        must(kind == torch.bool, f"return {name} as a mask", "compare, or use .bool()", kind)
+    must(bool(target.logits.isfinite().all()), "return finite targets", "mask classes without a teacher")
+    must(not bool(target.logits[~target.defined].any()), "leave undefined targets 0", "multiply the logits by the mask")
+    must(bool(target.defined.any(1).all()), "define a target for every image", "use the teacher that knows its label")
     unseen = bool((target.candidates & ~seen).any())
-    must(not unseen, "list only known classes as candidates: use the known masks of both teachers")
+    must(not unseen, "list only known classes as candidates", "use the known masks of both teachers")
     mine = target.candidates.gather(1, labels[:, None])
-    must(bool(mine.all()), "list the label of each image among its candidates: include all classes seen so far")
+    must(bool(mine.all()), "list the label of each image among its candidates", "include all classes seen so far")
 
 
 def check_loss(loss: Loss) -> None:
@@ -93,11 +102,13 @@ def check_loss(loss: Loss) -> None:
     seen = _mask(0, 1, 2, 3).expand(4, -1)
     target, labels = Target(_logits(4, 4) * seen, seen, seen), torch.tensor([0, 1, 2, 3])
     value = loss(logits, target, labels)
-    must(value.shape == () and bool(value.isfinite()), "be a finite 0-dimensional loss: reduce over images and classes")
+    must(value.shape == (), "return a 0-dimensional loss", "reduce over images and classes", tuple(value.shape))
+    must(bool(value.isfinite()), "return a finite loss", "avoid roots and logarithms of 0", float(value.detach()))
+    must(value.requires_grad, "have a gradient to the logits", "do not detach them")
     double = Target(target.logits.repeat(2, 1), seen.repeat(2, 1), seen.repeat(2, 1))
     twice = loss(logits.repeat(2, 1), double, labels.repeat(2))
-    must(torch.allclose(value, twice, rtol=1e-4), "average over the batch: use the mean over images")
+    must(torch.allclose(value, twice, rtol=1e-4), "average over the batch", "use the mean over images")
     (gradient,) = torch.autograd.grad(value, logits)
-    must(bool(gradient.isfinite().all()), "have a finite gradient to the logits: avoid roots and logarithms of 0")
+    must(bool(gradient.isfinite().all()), "have a finite gradient to the logits", "avoid roots and logarithms of 0")
     lower = loss(logits - 1e-3 * gradient / gradient.norm().clamp_min(1e-12), target, labels)
-    must(bool(lower <= value), "decrease along its gradient: check its sign")
+    must(bool(lower <= value), "decrease along its gradient", "check its sign")

@@ -35,19 +35,24 @@ def check_prior(prior: Prior, image_shape: tuple[int, int, int] = (3, 8, 8)) -> 
         network(images)
         activations = tuple(recorded) if prior.reads_activations else ()
         penalty, again = prior(images, activations), prior(images, activations)
+        must(
+            penalty.shape == (), "return a 0-dimensional penalty", "reduce over images and pixels", tuple(penalty.shape)
+        )
+        must(penalty.requires_grad, "have a gradient to the images", "do not detach them")
         network(torch.cat([images, images]))
         doubled = prior(torch.cat([images, images]), tuple(recorded) if prior.reads_activations else ())
-    must(penalty.shape == (), "return a 0-dimensional penalty: reduce over images and pixels")
-    must(bool(penalty.isfinite()) and bool(penalty >= 0), "return a finite penalty of at least 0: use squares or norms")
-    must(torch.equal(penalty, again), "return the same penalty for the same images: do not draw random numbers")
+    sound = bool(penalty.isfinite() & (penalty >= 0))
+    must(sound, "return a finite penalty of at least 0", "use squares or norms", float(penalty.detach()))
+    must(torch.equal(penalty, again), "return the same penalty for the same images", "do not draw random numbers")
     average = torch.allclose(penalty, doubled, rtol=1e-4, atol=1e-6)
-    must(average, "average over the batch: use the mean over images")
+    must(average, "average over the batch", "use the mean over images")
     (gradient,) = torch.autograd.grad(penalty, images, materialize_grads=True)
     _check_gradient(gradient, prior)
     parts, (whole, _) = zip(*run_on_ranks(lambda ranks: _part(prior, network, images.detach(), ranks), 2), strict=True)
     same = torch.allclose(torch.stack(parts).sum(), len(images) * penalty, rtol=1e-4, atol=1e-5)
     same = same and torch.allclose(whole, len(images) * gradient, rtol=1e-3, atol=1e-5)
-    must(same, "be the same where ranks share a batch: compute statistics of activations by exml.priors.statistics_of")
+    remedy = "compute statistics of activations by exml.priors.statistics_of"
+    must(same, "be the same where ranks share a batch", remedy)
 
 
 def _part(prior: Prior, network: nn.Module, images: Images, ranks: Ranks) -> tuple[Tensor, Tensor]:
@@ -80,16 +85,17 @@ def check_augmentation(augmentation: Augmentation, image_shape: tuple[int, int, 
     two = augmentation(images, torch.Generator().manual_seed(1))
     other = augmentation(images, torch.Generator().manual_seed(2))
     same = (one.shape, one.dtype) == (images.shape, images.dtype)
-    must(same, "keep shape and type: return images like the given ones")
-    must(torch.equal(images.detach(), before), "not modify the given images: avoid in-place operations")
-    must(torch.equal(one, two), "return the same images for the same generator state: draw from the given one only")
-    must(not torch.equal(one, other), "draw from the given generator: pass it to torch's random functions")
+    must(same, "keep shape and type", "return images like the given ones", f"{tuple(one.shape)} {one.dtype}")
+    must(torch.equal(images.detach(), before), "not modify the given images", "avoid in-place operations")
+    must(torch.equal(one, two), "return the same images for the same generator state", "draw from the given one only")
+    must(not torch.equal(one, other), "draw from the given generator", "pass it to torch's random functions")
     same = torch.equal(one, one[:1].expand_as(one))
-    must(not same, "draw parameters for every image: draw one row per image")
+    must(not same, "draw parameters for every image", "draw one row per image")
+    must(one.requires_grad, "have a gradient to the images", "use differentiable operations, and do not detach")
     (gradient,) = torch.autograd.grad(one.sum(), images, materialize_grads=True)
     _check_gradient(gradient, augmentation)
 
 
 def _check_gradient(gradient: Tensor, component: Prior | Augmentation) -> None:
     good = bool(gradient.isfinite().all()) and bool(gradient.any())
-    requirement(component)(good, "have a finite gradient, not all 0, to the images: use differentiable operations")
+    requirement(component)(good, "have a finite gradient, not all 0, to the images", "use differentiable operations")

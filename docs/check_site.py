@@ -1,0 +1,84 @@
+"""Look at every page of the built site in Chromium, as narrow and wide, light and dark screens show it.
+
+    uv run python docs/check_site.py docs/_build/html
+
+Fails if axe-core finds a violation, a page is wider than its screen, a formula is cut off, or a script fails.
+Without Chromium on the path, it says so and checks nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from axe_playwright_python.base import AXE_FILE_PATH
+from playwright.sync_api import Page, sync_playwright
+
+WIDTHS = (1280, 390)
+FORMULAS = """() => [...document.querySelectorAll("div.math")].flatMap((box) => {
+  const right = Math.max(...[...box.querySelectorAll("*")].map((part) => part.getBoundingClientRect().right));
+  const [formula, number] = [...box.children].map((part) => part.getBoundingClientRect());
+  const overlap = number && number.top < formula.bottom && number.left < formula.right;
+  return right > box.getBoundingClientRect().right + 1 || overlap ? [box.textContent.replace(/\\s+/g, "")] : [];
+})"""
+
+
+def chromium() -> str | None:
+    """Path of the browser."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def pages(site: Path) -> list[Path]:
+    """All pages; of those with source code, which differ in their text alone, the shortest."""
+    found = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
+    code = [path for path in found if "_modules" in path.parts]
+    return [path for path in found if path not in code] + sorted(code, key=lambda path: path.stat().st_size)[:1]
+
+
+def faults(page: Page, path: Path) -> Iterator[str]:
+    """What is wrong with one page. Colors are the only thing that depends on the scheme."""
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.emulate_media(color_scheme="light")
+    page.goto(path.resolve().as_uri())
+    page.evaluate(Path(AXE_FILE_PATH).read_text(encoding="utf-8"))
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            only = {} if scheme == "light" else {"runOnly": ["color-contrast"]}
+            found = page.evaluate(
+                "(only) => axe.run(document, {resultTypes: ['violations'], preload: false, ...only})", only
+            )
+            for rule in found["violations"]:
+                places = [f"{node['html'][:120]!r}" for node in rule["nodes"]]
+                yield f"{width} px, {scheme}: {rule['id']}: {len(places)} times, such as {places[0]}"
+        if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
+            yield f"{width} px: the page is {wide} px wide"
+        yield from (f"{width} px: this formula is cut off: {formula}" for formula in page.evaluate(FORMULAS))
+    yield from (f"error in the console: {text}" for text in heard)
+
+
+def main(site: Path, only: str = "") -> int:
+    """Print the faults of all pages, or of those with a word in their path; the exit code is 1 if there are any."""
+    if (browser := chromium()) is None:
+        print("skipped: needs Chromium")
+        return 0
+    checked, wrong = [path for path in pages(site) if only in str(path)], 0
+    with sync_playwright() as driver:
+        context = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_context()
+        for path in checked:
+            page = context.new_page()
+            for fault in faults(page, path):
+                wrong += 1
+                print(f"{path.relative_to(site)}: {fault}", flush=True)
+            page.close()
+    print(f"{len(checked)} pages, {wrong} faults")
+    return int(wrong > 0 or not checked)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

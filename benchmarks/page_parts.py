@@ -227,6 +227,8 @@ def strangers(found: Found, where: str) -> list[str]:
 def headline(found: Found, where: str) -> list[str]:
     """The one number of the first page: the student of the paper's main scenario, next to the best ensemble."""
     rows = [row for row in found["rows"].values() if row["stream"] == "mnist-nc"]
+    if not rows:
+        return [missing(_script("streams") + " mnist-nc")]
     student, ensemble = (statistics.fmean(row[name] for row in rows) for name in ("student", "ensemble"))
     text = (
         f"For five experts of two MNIST digits each, the student reaches **{student:.1f} %** on the test images of all "

@@ -17,6 +17,8 @@ from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.sync_api import Page, sync_playwright
 
 WIDTHS = (1280, 390)
+SLOWEST = 300_000
+"""Milliseconds for a page to load."""
 FORMULAS = """() => [...document.querySelectorAll("div.math")].flatMap((box) => {
   const right = Math.max(...[...box.querySelectorAll("*")].map((part) => part.getBoundingClientRect().right));
   const [formula, number] = [...box.children].map((part) => part.getBoundingClientRect());
@@ -72,6 +74,7 @@ def main(site: Path, only: str = "") -> int:
         context = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_context()
         for path in checked:
             page = context.new_page()
+            page.set_default_timeout(SLOWEST)
             for fault in faults(page, path):
                 wrong += 1
                 print(f"{path.relative_to(site)}: {fault}", flush=True)

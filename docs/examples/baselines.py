@@ -12,7 +12,7 @@ import torch
 import exml
 from exml.baselines import EnsembleAverage, MinEntropy, Oracle, ParameterAverage
 
-scenario = exml.scenarios.load("digits-nc:epochs=10")
+scenario = exml.scenarios.load("digits-nc:epochs=8")
 experts = scenario.train_experts(seed=0, folder="experts/nc")
 tests = [experience.test for experience in scenario.experiences]
 

@@ -13,7 +13,7 @@ import exml
 from exml import buffers
 from exml.runs import images_figure
 
-scenario = exml.scenarios.load("digits-nc:epochs=10")
+scenario = exml.scenarios.load("digits-nc:epochs=8")
 experts = scenario.train_experts(seed=0, folder="experts/nc")
 
 # %%

@@ -15,7 +15,7 @@ from exml.runs import images_figure
 # %%
 # The first expert is the teacher. The second, trained from other initial weights, judges the images.
 
-scenario = exml.scenarios.load("digits-joint:epochs=10")
+scenario = exml.scenarios.load("digits-joint:epochs=8")
 (expert,) = scenario.train_experts(seed=0, folder="experts/joint-0")
 (judge,) = scenario.train_experts(seed=1, folder="experts/joint-1")
 train = scenario.experiences[0].train

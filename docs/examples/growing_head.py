@@ -31,7 +31,7 @@ for digits in ((0, 1), (2, 3, 4), (5, 6), (7, 8, 9)):
 # missing. ``exml learn --follow`` does this for every expert that arrives.
 
 strategy = exml.recipes.model_inversion(exml.ExpertProfile.from_experts(experts)).build()
-learner = exml.Learner(exml.recipes.at_budget(strategy, 0.1), ConvNet(1, 2, 8), seed=0)
+learner = exml.Learner(exml.recipes.at_budget(strategy, 0.07), ConvNet(1, 2, 8), seed=0)
 rows, changes = [], []
 for expert in experts:
     before = student_predictor(learner.student)(test.images, None)

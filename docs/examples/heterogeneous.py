@@ -39,11 +39,11 @@ samples = private(6, 9)
 regression = LogisticRegression(max_iter=200).fit(samples.images.flatten(1).numpy(), samples.labels.numpy())
 
 # %%
-# What exml needs to know: labels, and the shape and normalization of the images. The model of scikit-learn is a function without
-# gradients.
+# What exml needs to know: labels, and the shape and normalization of the images. The model of scikit-learn is a
+# function without gradients.
 
 experts = [
-    exml.Expert(network, range(4), (1, 8, 8), labels=names[:4], mean=0.3, std=0.38, name="network"),
+    exml.Expert(network, range(4), (1, 8, 8), labels=names[:4], mean=(0.3,), std=(0.38,), name="network"),
     exml.Expert(perceptron, range(3, 8), (1, 16, 16), labels=names[3:8], name="perceptron"),
     exml.Expert.query(
         lambda images: regression.predict_proba(images.reshape(len(images), -1)),
@@ -56,13 +56,13 @@ experts = [
 ]
 
 # %%
-# The default strategy is chosen from what these experts are like, here with 3 % of its budget; ``exml.learn(experts)``
+# The default strategy is chosen from what these experts are like, here with 1 % of its budget; ``exml.learn(experts)``
 # takes minutes. Labels that two experts share, such as *three*, are learned from both. The student sees images of 8x8
 # pixels; ``adapted`` makes an expert that resizes them.
 
 experts = [adapted(expert, (1, 8, 8)) for expert in experts]
 profile = exml.ExpertProfile.from_experts(experts)
-strategy = exml.recipes.at_budget(exml.recipes.default(profile).build(), 0.03)
+strategy = exml.recipes.at_budget(exml.recipes.default(profile).build(), 0.01)
 student = exml.learn(experts, student="conv-net", strategy=strategy)
 print(student.labels)
 

@@ -16,7 +16,7 @@ from exml.generators import ModelInversion
 from exml.priors import record_activations
 from exml.protocols import GenerationContext
 
-scenario = exml.scenarios.load("digits-joint:epochs=10")
+scenario = exml.scenarios.load("digits-joint:epochs=8")
 (expert,) = scenario.train_experts(seed=0, folder="experts/joint-0")
 
 # %%

@@ -17,7 +17,7 @@ from exml.runs import images_figure
 # Two experts for all ten digits are trained on the spot. The first is inverted. The second had other initial weights
 # and never sees the first: it judges the images.
 
-scenario = exml.scenarios.load("digits-joint:epochs=10")
+scenario = exml.scenarios.load("digits-joint:epochs=8")
 (expert,) = scenario.train_experts(seed=0, folder="experts/joint-0")
 (judge,) = scenario.train_experts(seed=1, folder="experts/joint-1")
 

@@ -17,7 +17,7 @@ from exml.runs import ScenarioExperts, accuracy_figure, result_table
 # %%
 # Two strategies with a tenth of their budget: inverted images and noise.
 
-scenario, folder = "digits-nc:epochs=10", Path(tempfile.mkdtemp())
+scenario, folder = "digits-nc:epochs=8", Path(tempfile.mkdtemp())
 profile = exml.scenarios.load(scenario).profile()
 side_by_side = exml.combiners.SideBySide()
 recipes = {"inversion": exml.recipes.default(profile).combiner(side_by_side), "noise": exml.recipes.noise(profile)}

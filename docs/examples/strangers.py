@@ -21,8 +21,9 @@ from exml.runs.evaluation import student_predictor
 # %%
 # The strangers: experts that never saw each other's data. The fourth gets a wrong order of its outputs.
 
-scenario = exml.scenarios.load("digits-ni:epochs=10")
-senders = list(scenario.train_experts(seed=0, folder="experts/ni"))
+scenario = exml.scenarios.load("digits-ni:epochs=8")
+experts = scenario.train_experts(seed=0, folder="experts/ni")
+senders = [attrs.evolve(expert, name=f"stranger-{number}") for number, expert in enumerate(experts, 1)]
 senders[3] = attrs.evolve(senders[3], outputs=senders[3].outputs[3:] + senders[3].outputs[:3])
 
 folder = Path(tempfile.mkdtemp())
@@ -55,7 +56,7 @@ def observe(event, /):
 
 learner = exml.Learner(strategy, scenario.make_student(seed=0), seed=0, observers=[observe])
 learner.learn_stream(ExpertStream.from_folder(folder))
-print(refused)
+print(*refused.values())
 
 # %%
 # The agreement of an expert with the others is the correlation of their logits: 1 if they are equal, 0 by chance.
@@ -65,7 +66,8 @@ names = [name for name, found in screened.items() if found.agreement is not None
 colors = ["#D55E00" if screened[name].reasons else "#0072B2" for name in names]
 axis.barh(names, [screened[name].agreement for name in names], color=colors)
 axis.axvline(0, color="black", linewidth=0.8)
-axis.set(xlabel="agreement with the others", title="Screening of five strangers (orange: refused)")
+axis.set(xlabel="agreement with the others")
+figure.suptitle("Screening of five strangers; orange is refused")
 axis.invert_yaxis()
 plt.show()
 

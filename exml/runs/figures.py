@@ -197,6 +197,8 @@ def images_figure(rows: Mapping[str, StoredImages], title: str, *, across: int =
         title: of the figure.
         across: images per row.
 
+    >>> import torch
+    >>> from exml.runs.figures import images_figure
     >>> rows = {"black": torch.zeros(3, 1, 8, 8), "white": torch.ones(20, 1, 8, 8)}
     >>> [axis.get_title(loc="left") for axis in images_figure(rows, "Two shades").axes]
     ['black', 'white']
@@ -211,7 +213,7 @@ def images_figure(rows: Mapping[str, StoredImages], title: str, *, across: int =
         axis.spines[:].set_visible(False)
         axis.set_title(name, loc="left", fontsize=10, pad=3)
         shown = to_pixels(images[:across]).detach().float().cpu()
-        axis.imshow(_montage(shown, across, 1).numpy(), interpolation="nearest")
+        axis.imshow(montage(shown, across, 1).numpy(), interpolation="nearest")
     return figure
 
 

@@ -11,7 +11,7 @@ from exml.core.samples import Samples
 from exml.core.shapes import State
 from exml.experts import ExpertStream
 from exml.protocols import Baseline, BufferPolicy, Calibration, Generator
-from exml.testing.component import check_component, require_value, requirement
+from exml.testing.component import check_component, is_a, require_value, requirement
 
 
 def tiny_expert(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Expert:
@@ -43,7 +43,7 @@ def check_generator(generator: Generator, image_shape: tuple[int, int, int] = (1
     expert = tiny_expert(image_shape)
     before = {name: tensor.clone() for name, tensor in expert.module.state_dict().items()}
     one, two, other = (generator(expert, size, seed) for seed in (1, 1, 2))
-    must(isinstance(one, Samples), "return Samples", "return exml.generators.labeled(...)", type(one).__name__)
+    must(is_a(one, Samples), "return Samples", "return exml.generators.labeled(...)", type(one).__name__)
     must(len(one) == size, f"make the {size} samples asked of it", "return as many as size says", len(one))
     shape = tuple(one.images.shape[1:])
     must(shape == image_shape, f"make images of the expert's shape {image_shape}", "use expert.image_shape", shape)
@@ -105,7 +105,7 @@ def check_baseline(baseline: Baseline, image_shape: tuple[int, int, int] = (1, 8
     """
     require_value(baseline)
     must, why = requirement(baseline), "compare it with exml.protocols.Baseline"
-    must(isinstance(baseline, Baseline), "have the attributes and the call of a baseline", why)
+    must(is_a(baseline, Baseline), "have the attributes and the call of a baseline", why)
     one = tiny_expert(image_shape)
     other = attrs.evolve(tiny_expert(image_shape), classes=(0, 4))
     states = [{name: tensor.clone() for name, tensor in e.module.state_dict().items()} for e in (one, other)]
@@ -153,9 +153,7 @@ def check_buffer(policy: BufferPolicy, experiences: int = 4) -> None:
         values = experience + torch.arange(share) / (2 * share)  # each identifies an image
         new = Samples.of(values.view(-1, 1, 1, 1), torch.arange(share) % 2 + 2 * experience, experience=experience)
         kept = policy(memory, new, torch.Generator().manual_seed(experience))
-        must(
-            isinstance(kept, Samples), "return Samples", "index memory and new, such as new[rows]", type(kept).__name__
-        )
+        must(is_a(kept, Samples), "return Samples", "index memory and new, such as new[rows]", type(kept).__name__)
         again = policy(memory, new, torch.Generator().manual_seed(experience))
         same = torch.equal(kept.images, again.images)
         must(same, "keep the same samples for the same generator", "draw from the given one only")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
 
 import torch
 
@@ -10,7 +9,7 @@ from exml.core.samples import Samples
 from exml.core.shapes import ClassMask, Labels
 from exml.core.targets import Target, TeacherLogits
 from exml.protocols import Combiner, Loss, Normalizer
-from exml.testing.component import check_component, requirement
+from exml.testing.component import check_component, is_a, requirement
 
 _CLASSES = 6
 
@@ -69,10 +68,9 @@ def check_combiner(combiner: Combiner, *, tasks: bool = False) -> None:
 
 def _check_target(combiner: Combiner, previous: TeacherLogits, expert: TeacherLogits, labels: Labels) -> None:
     seen, tasks = previous.known | expert.known, (labels > 2).long()
-    made: object = combiner(previous, expert, Samples(torch.zeros(len(labels), 1, 2, 2), labels, tasks, tasks + 1))
+    target = combiner(previous, expert, Samples(torch.zeros(len(labels), 1, 2, 2), labels, tasks, tasks + 1))
     shape, must = (len(labels), _CLASSES), requirement(combiner)
-    must(isinstance(made, Target), "return a Target", "return exml.protocols.Target(...)", type(made).__name__)
-    target = cast(Target, made)
+    must(is_a(target, Target), "return a Target", "return exml.protocols.Target(...)", type(target).__name__)
     for name in ("logits", "defined", "candidates"):
         found = tuple(getattr(target, name).shape)
         remedy = "keep the shape of the logits, with expand_as for a mask of classes"

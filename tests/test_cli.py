@@ -450,7 +450,13 @@ def test_nothing_is_colored_when_piped_or_with_no_color(environment):
 def test_ctrl_c_during_an_import_is_silent():
     """The signal arrives while torch is being imported."""
     command = [sys.executable, "-X", "importtime", "-m", "exml", "strategies"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A shell starts background jobs with the signal ignored, which the process would inherit.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stderr is not None
         seen = next(line for line in process.stderr if re.search(r"\| +torch\.", line))
         process.send_signal(signal.SIGINT)

@@ -26,6 +26,7 @@ def nearest(name: str, names: Iterable[str], /) -> list[str]:
 def did_you_mean(name: str, names: Collection[str], otherwise: str, /) -> str:
     """The remedy for an unknown name: the name that was probably meant, or ``otherwise`` if none is similar.
 
+    >>> from exml.core.errors import did_you_mean
     >>> did_you_mean("gausian-noise", ["mixture", "gaussian-noise"], "check the spelling")
     "did you mean 'gaussian-noise'? If not, check the spelling"
     >>> did_you_mean("dreams", ["mixture", "gaussian-noise"], "check the spelling")

@@ -21,6 +21,7 @@ SIDE = 64
 def escaped(text: object, /) -> str:
     """Printable text for HTML.
 
+    >>> from exml.core.html import escaped
     >>> escaped("<b>")
     '&lt;b&gt;'
     """

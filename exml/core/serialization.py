@@ -60,6 +60,7 @@ class Settings(Mapping[str, Any]):
 def leaves(value: Plain, path: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
     """The path and the value of every leaf of plain data but None; the kind of a component has the component's path.
 
+    >>> from exml.core.serialization import leaves
     >>> dict(leaves({"loss": {"kind": "distillation", "cross_entropy": 1.0}, "mean": [0.5, 0.4], "prior": None}))
     {'loss': 'distillation', 'loss.cross_entropy': 1.0, 'mean': '0.5, 0.4'}
     """

@@ -36,6 +36,8 @@ class MetricLogger(ABC):
     Args:
         every: distillation steps between two losses; reading a loss synchronizes an accelerator.
 
+    >>> from exml.learning import events
+    >>> from exml.runs import MetricLogger
     >>> class Printed(MetricLogger):
     ...     def log_settings(self, strategy, settings): pass
     ...     def log_scalar(self, strategy, name, step, value): print(strategy, name, step, value)
@@ -108,6 +110,9 @@ class CSVLogger(MetricLogger):
         every: distillation steps between two losses.
 
     >>> import tempfile
+    >>> from pathlib import Path
+    >>> from exml.learning import events
+    >>> from exml.runs import CSVLogger
     >>> with tempfile.TemporaryDirectory() as folder, CSVLogger(folder) as log:
     ...     log(events.StudentEvaluated("exml", 1, (0.9,), 0.9))
     ...     print((Path(folder) / "metrics.csv").read_text())

@@ -211,6 +211,7 @@ def differing(runs: Sequence[RunPage]) -> dict[str, list[Any]]:
 def percent(fraction: float | None) -> str:
     """A fraction in percent with one decimal; ``"-"`` for None.
 
+    >>> from exml.runs.report import percent
     >>> percent(0.9312), percent(None)
     ('93.1', '-')
     """

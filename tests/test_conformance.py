@@ -126,7 +126,7 @@ class Bright:
 
 @exml.component
 @attrs.frozen
-class Strongest:
+class Loudest:
     """A combiner: each class has the larger of the two teachers' logits."""
 
     floor: float = -9.0
@@ -142,7 +142,7 @@ class Strongest:
 
 @exml.component
 @attrs.frozen
-class Stripes:
+class Bars:
     """A generator."""
 
     width: int = 2
@@ -161,10 +161,10 @@ class Stripes:
 
 def test_three_components_from_outside_plug_in():
     check_prior(Bright(0.1))
-    check_combiner(Strongest())
-    check_generator(Stripes(3))
+    check_combiner(Loudest())
+    check_generator(Bars(3))
     ours = strategy(
-        generator=generators.Mixture((Stripes(), generators.ModelInversion(iterations=2))), combiner=Strongest()
+        generator=generators.Mixture((Bars(), generators.ModelInversion(iterations=2))), combiner=Loudest()
     )
     chosen = attrs.evolve(ours, prior=priors.Sum((Bright(0.5), priors.L2Norm(0.1))))
     assert exml.Strategy.from_yaml(chosen.to_yaml()) == chosen
@@ -240,7 +240,7 @@ def test_a_loose_class_is_no_component():
 # --- the benchmark --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", [Bright(0.1), augmentation.Augmentation(shift=1), Stripes()], ids=repr)
+@pytest.mark.parametrize("part", [Bright(0.1), augmentation.Augmentation(shift=1), Bars()], ids=repr)
 def test_a_part_is_timed_next_to_the_bare_step_and_the_built_in_ones(part):
     expert = tiny_expert()
     before = {name: tensor.clone() for name, tensor in expert.module.state_dict().items()}

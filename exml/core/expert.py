@@ -54,7 +54,7 @@ class Expert:
         labels: the name of each class, in the order of ``classes``; None if classes have only numbers.
         outputs: the global class id of each output unit, None for a unit without a class; by default ``classes``. A
             head may have units for classes that the expert was not trained on.
-        mean: of each channel, in pixel units; one number stands for all channels.
+        mean: of each channel, in pixel units; one value stands for all channels.
         std: of each channel, in pixel units, > 0.
         task: the task label t_i, where the scenario has tasks.
         name: for reports.

@@ -54,7 +54,7 @@ def recipe(
     >>> import exml
     >>> from exml.recipes import recipe
     >>> type(recipe("exml", exml.scenarios.load("digits-nc").profile()).build().generator).__name__
-    'ModelInversion'
+    'DataImpression'
     """
     if name not in RECIPES:
         raise unknown_recipe(name)

@@ -163,9 +163,7 @@ def test_three_components_from_outside_plug_in():
     check_prior(Bright(0.1))
     check_combiner(Loudest())
     check_generator(Bars(3))
-    ours = strategy(
-        generator=generators.Mixture((Bars(), generators.ModelInversion(iterations=2))), combiner=Loudest()
-    )
+    ours = strategy(generator=generators.Mixture((Bars(), generators.ModelInversion(iterations=2))), combiner=Loudest())
     chosen = attrs.evolve(ours, prior=priors.Sum((Bright(0.5), priors.L2Norm(0.1))))
     assert exml.Strategy.from_yaml(chosen.to_yaml()) == chosen
     learner = exml.Learner(chosen, network())

@@ -19,6 +19,8 @@ from playwright.sync_api import Page, sync_playwright
 WIDTHS = (1280, 390)
 SLOWEST = 300_000
 """Milliseconds for a page to load."""
+SETTLED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""The observers of sizes run in the first frame."""
 FORMULAS = """() => [...document.querySelectorAll("div.math")].flatMap((box) => {
   const right = Math.max(...[...box.querySelectorAll("*")].map((part) => part.getBoundingClientRect().right));
   const [formula, number] = [...box.children].map((part) => part.getBoundingClientRect());
@@ -49,6 +51,7 @@ def faults(page: Page, path: Path) -> Iterator[str]:
     page.evaluate(Path(AXE_FILE_PATH).read_text(encoding="utf-8"))
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate(SETTLED)
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
             only = {} if scheme == "light" else {"runOnly": ["color-contrast"]}

@@ -45,8 +45,8 @@ INTRODUCTION = {
     "streams.json": (
         "A seed decides the order of the classes, the experts and the student. The experts of a scenario start from "
         "the same weights, which the learner knows, except for *start unknown*; *own starts* gives each expert initial "
-        "weights of its own, and *Adam* trains them by Adam in place of SGD. The settings of experts other than those "
-        "of appendix A follow a colon."
+        "weights of its own, and *Adam* trains them by Adam in place of SGD. † marks experts whose settings, listed "
+        "below the table, are not those of appendix A."
     ),
     "strangers.json": (
         "*same classes*: three networks for MNIST. *domains*: one for MNIST, one for Fashion-MNIST, 20 classes. "
@@ -90,9 +90,19 @@ def _rows(measured: Mapping[str, Found], expected: Sequence[str], command: str) 
     order += [name for name in by_stream if name not in order]
     absent = [base for base in expected if all(_base(name) != base for name in order)]
     cells = [_cells(name, by_stream[name]) for name in order]
-    lost = [f"{name} by {-gap:.1f} points" for name in order for gap in [_above(by_stream[name])] if round(gap, 1) < 0]
+    lost = [
+        f"{_shown(name)} by {-gap:.1f} points"
+        for name in order
+        for gap in [_above(by_stream[name])]
+        if round(gap, 1) < 0
+    ]
     reasons = {row["no_target"]: name for name in order for row in by_stream[name] if row.get("no_target")}
     notes = [sentence("Below the best ensemble", lost, "No student is below the best ensemble.")]
+    settings: dict[str, list[str]] = {}
+    for name in order:
+        if name != _base(name):
+            settings.setdefault(name.partition(":")[2].partition(", ")[0], []).append(_base(name))
+    notes += [f"† {' and '.join(names)}: {given.replace(',', ', ')}." for given, names in settings.items()]
     notes += [f"No target for {name} and the like: {reason}." for reason, name in reasons.items()]
     notes += [sentence("Not measured", absent, "")] if absent else []
     earlier = [name for name in order if any(row.get("strategy") == EARLIER for row in by_stream[name])]
@@ -112,6 +122,10 @@ def _base(name: str) -> str:
     return f"{scenario.partition(':')[0]}{comma}{variant}" if "=" not in variant else scenario.partition(":")[0]
 
 
+def _shown(name: str) -> str:
+    return name if name == _base(name) else f"{_base(name)} †"
+
+
 def _above(rows: Sequence[Found]) -> float:
     """How far the mean student is above the mean of the best ensembles."""
     return statistics.fmean(row["student"] - row["ensemble"] for row in rows)
@@ -128,7 +142,7 @@ def _cells(name: str, rows: Sequence[Found]) -> tuple[Any, ...]:
     gap = f"{statistics.fmean(gaps):.2f}" if gaps else "–"
     shown = [cell(key) for key in ("ensemble", "oracle", "target", "student")]
     mark = "▼" if round(_above(rows), 1) < 0 else ""
-    return mark, name, len(rows), *shown, gap, cell("agreement", 0), cell("processor_seconds", 0)
+    return mark, _shown(name), len(rows), *shown, gap, cell("agreement", 0), cell("processor_seconds", 0)
 
 
 PAGE = Page("results.md", (*STREAMS, digits.RESULT), page)

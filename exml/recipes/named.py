@@ -22,7 +22,7 @@ _FROM_PROFILE: Mapping[str, Callable[[ExpertProfile], CompleteBuilder]] = {
 }
 RECIPES: Mapping[str, str] = MappingProxyType(
     {
-        "exml": "The default: model inversion for experts with batch norm, procedural images for others.",
+        "exml": "The default strategy, chosen from the metadata of the experts.",
         "model-inversion": "Model Inversion ED (Sec. 4), with the priors of appendix B.1.1.",
         "data-impression": "Data Impression ED (Sec. 4), with the priors of appendix B.1.2.",
         "auxiliary": "Aux. Data ED (Sec. 4) on patches of two photographs.",

@@ -193,7 +193,9 @@ class LabelPlan:
         plain: dict[str, Any] = {"rename": dict(self.rename), "experts": mappings}
         if self.labels is None:
             plain = {"outputs": self.outputs, **plain}
-        elif self.labels != _appended((), mappings.values()):
+        elif self.labels != _appended((), mappings.values()) or all(
+            _number(label) is not None for label in self.labels
+        ):
             plain = {"labels": list(self.labels), **plain}
         notes = "".join(f"# Note: {printable(note)}\n" for note in self.notes)
         written = yaml.safe_dump(space, sort_keys=False, default_flow_style=None)

@@ -228,7 +228,8 @@ def test_the_file_gives_the_plan_back(labels, data):
     drop = data.draw(st.sets(st.sampled_from(labels), max_size=len(labels) - 1))
     cards = {labels[0]: card(*labels), "other name": numbers(0, 4, shape=(3, 8, 8))}
     plan = plan_labels(cards, drop={labels[0]: drop}, rename={labels[-1]: "an: [odd] #name"})
-    for made in (plan, plan.admit("late", card("0", "new", shape=(1, 8, 8))), plan_labels({"n": numbers(2, 5)})):
+    late = plan.admit("late", card("0", "new", shape=(1, 8, 8)))
+    for made in (plan, late, plan_labels({"n": numbers(2, 5)}), plan_labels({"a": card("1", "0")})):
         assert LabelPlan.from_yaml(made.to_yaml()) == made
         assert copy.deepcopy(made) == made
 

@@ -4,7 +4,7 @@ A ``python`` block runs as it is, or as a doctest if it has prompts. All blocks 
 bottom. A ``{code-block}`` with a caption is the file that the caption names, for later examples to use; every
 ``yaml`` block is such a file. In ``docs/``, each line of a ``console`` block that starts with ``$`` runs as a command,
 which must succeed and print the text below it, if there is any. The gate runs the commands of the README, which need a
-clone of the repository. Each page runs in its own empty folder. Examples of docstrings run without the names of their
+clone of the repository. Each page runs in its own empty folder. Examples of the package run without the names of their
 module.
 """
 
@@ -68,9 +68,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The examples of a docstring see no name of their module, as when they are pasted into a new interpreter."""
+    """The examples of the package see no name of their module, as when they are pasted into a new interpreter."""
     for item in items:
-        if isinstance(item, pytest.DoctestItem):
+        if isinstance(item, pytest.DoctestItem) and item.dtest.name.startswith("exml."):
             item.dtest.globs = {"__name__": "__main__"}
 
 

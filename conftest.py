@@ -70,7 +70,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The examples of the package see no name of their module, as when they are pasted into a new interpreter."""
     for item in items:
-        if isinstance(item, pytest.DoctestItem) and item.dtest.name.startswith("exml."):
+        if isinstance(item, pytest.DoctestItem) and "benchmarks" not in item.path.parts:
             item.dtest.globs = {"__name__": "__main__"}
 
 

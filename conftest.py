@@ -4,13 +4,14 @@ A ``python`` block runs as it is, or as a doctest if it has prompts. All blocks 
 bottom. A ``{code-block}`` with a caption is the file that the caption names, for later examples to use; every
 ``yaml`` block is such a file. In ``docs/``, each line of a ``console`` block that starts with ``$`` runs as a command,
 which must succeed and print the text below it, if there is any. The gate runs the commands of the README, which need a
-clone of the repository. Each page runs in its own empty folder. Examples of the package run without the names of their
-module.
+clone of the repository. An ``sh`` block shows commands that need what a page lacks, such as two GPUs; those of exml are
+parsed. Each page runs in its own empty folder. Examples of the package run without the names of their module.
 """
 
 import doctest
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,16 @@ def run_commands(example: Example) -> None:
             raise AssertionError(f"$ {command}\n{difference}")
 
 
+def parse_commands(example: Example) -> None:
+    """Parse the exml commands of an ``sh`` block: their names and options must exist."""
+    from exml.cli._main import app
+
+    for line in str(example.parsed).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["exml"] or " -m exml " in line:
+            app.parse_args(words[words.index("exml") + 1 :], print_error=False, exit_on_error=False)
+
+
 def files(document: Document) -> Iterable[Region]:
     """Every block with a file name as its caption."""
     for region in DirectiveLexer("code-block", ".+")(document):
@@ -131,7 +142,10 @@ def pages(*patterns: str, parsers: Sequence[Parser] = ()) -> Sybil:
     """Run the examples of the pages that match."""
     python = PythonCodeBlockParser(doctest_optionflags=OPTIONS)
     yaml = CodeBlockParser(language="yaml", evaluator=reject)
-    return Sybil(parsers=[python, yaml, files, *parsers], patterns=patterns, setup=enter_folder, teardown=leave_folder)
+    shell = CodeBlockParser(language="sh", evaluator=parse_commands)
+    return Sybil(
+        parsers=[python, yaml, shell, files, *parsers], patterns=patterns, setup=enter_folder, teardown=leave_folder
+    )
 
 
 console = CodeBlockParser(language="console", evaluator=run_commands)

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import matplotlib.pyplot as plt
 import torch
 from page_parts import OWN_PARTS
 from pages import ROOT, commit
 
 from exml.runs.environment import environment
+from exml.runs.figures import new_figure
 from exml.testing import benchmark
 
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,8 +50,8 @@ def part_of(page: str) -> Any:
 
 def picture(found: dict[str, Any], path: Path) -> None:
     """The ratios to the bare step as bars, the part of the page in another color."""
-    figure, panels = plt.subplots(1, len(found), figsize=(10, 2.6), layout="constrained")
-    for panel, (family, made) in zip(panels, found.items(), strict=True):
+    figure = new_figure(10, 2.6)
+    for panel, (family, made) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
         rows = made["rows"]
         names = [row["part"].split("(")[0] for row in rows]
         colors = ["#888888", "#d1495b", *["#2b6a99"] * (len(rows) - 2)]
@@ -61,7 +61,6 @@ def picture(found: dict[str, Any], path: Path) -> None:
         panel.set_xlabel("time / bare step")
         panel.set_title(family)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     uv run python docs/check_site.py docs/_build/html
 
-Fails if axe-core finds a violation, a page is wider than its screen, a formula is cut off, or a script fails.
-Without Chromium on the path, it says so and checks nothing.
+Fails if axe-core finds a violation, a page is wider than its screen, a formula is cut off, a script fails, or the
+search finds nothing for a word that people look for. Without Chromium on the path, it says so and checks nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,18 @@ from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.sync_api import Page, sync_playwright
 
 WIDTHS = (1280, 390)
+SEARCHES = ("custom prior", "cite", "tensorboard", "colab", "onnx", "hugging face", "class labels", "gpu", "memory")
+SEARCHES += (
+    "resume",
+    "out of memory",
+    "wandb",
+    "export",
+    "normalizer",
+    "custom loss",
+    "notebook",
+    "checkpoint",
+    "timm",
+)
 SLOWEST = 300_000
 """Milliseconds for a page to load."""
 SETTLED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
@@ -67,6 +79,15 @@ def faults(page: Page, path: Path) -> Iterator[str]:
     yield from (f"error in the console: {text}" for text in heard)
 
 
+def unfound(page: Page, site: Path) -> Iterator[str]:
+    """What the search of the site does not find."""
+    for words in SEARCHES:
+        page.goto(f"{(site / 'search.html').resolve().as_uri()}?q={words.replace(' ', '+')}")
+        page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('finished')")
+        if not page.locator("#search-results li").count():
+            yield f"the search finds nothing for {words!r}"
+
+
 def main(site: Path, only: str = "") -> int:
     """Print the faults of all pages, or of those with a word in their path; the exit code is 1 if there are any."""
     if (browser := chromium()) is None:
@@ -82,6 +103,10 @@ def main(site: Path, only: str = "") -> int:
                 wrong += 1
                 print(f"{path.relative_to(site)}: {fault}", flush=True)
             page.close()
+        if (site / "search.html").exists() and not only:
+            for fault in unfound(context.new_page(), site):
+                wrong += 1
+                print(f"search.html: {fault}", flush=True)
     print(f"{len(checked)} pages, {wrong} faults")
     return int(wrong > 0 or not checked)
 

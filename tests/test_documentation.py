@@ -112,6 +112,8 @@ def test_examples_that_do_not_hold_fail(tmp_path: Path):
         "exit": ("```console\n$ exit 3\n```", "exit code 3"),
         "output": ("```console\n$ echo one\ntwo\n```", "$ echo one"),
         "prompt": ("```console\necho one\n```", "begins with a command"),
+        "option": ("```sh\nexml learn experts --studnet conv-net --out merged\n```", "--studnet"),
+        "module": ("```sh\ntorchrun -m exml laern experts --out merged\n```", "laern"),
         "yaml": ("```yaml\nseeds: [0]\n```", "name the file of this block"),
         "file": ("```{code-block} yaml\n:caption: a.yaml\n\nx: 1\n```\n\n```console\n$ cat a.yaml\ntwo\n```", "x: 1"),
     }
@@ -119,7 +121,8 @@ def test_examples_that_do_not_hold_fail(tmp_path: Path):
     (tmp_path / "docs").mkdir()
     for name, (page, _) in pages.items():
         (tmp_path / "docs" / f"{name}.md").write_text(f"{page}\n")
-    (tmp_path / "docs" / "sound.md").write_text("```console\n$ echo one two\none ...\n$ cd .\n```\n")
+    shell = "```sh\ngit clone there exml && cd exml\nexml plan experts  # and its labels\n```\n"
+    (tmp_path / "docs" / "sound.md").write_text(f"```console\n$ echo one two\none ...\n$ cd .\n```\n\n{shell}")
     module = 'LIMIT = 3\n\n\ndef relies_on_its_module():\n    """\n    >>> LIMIT\n    3\n    """\n'
     (tmp_path / "module.py").write_text(module)
     (tmp_path / "docs" / "nested").mkdir()

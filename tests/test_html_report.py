@@ -91,6 +91,16 @@ def test_the_files_on_the_page_repeat_the_run(folders, tmp_path):
     assert exml.Strategy.from_yaml(found[1]) == tiny.strategy()
 
 
+def test_paper_shows_the_files_too(folders, tmp_path, browser):
+    page = browser.new_page()
+    page.goto(write_report([folders / "two"], tmp_path / "page.html").as_uri())
+    file = page.locator("details pre").first
+    assert not file.is_visible()
+    page.emulate_media(media="print")
+    assert file.is_visible()
+    page.close()
+
+
 def test_several_runs_are_next_to_each_other(folders, tmp_path):
     text = text_of(write_report([folders / name for name in ("one", "two", "merged")], tmp_path / "page.html"))
     assert "3 runs" in text

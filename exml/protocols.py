@@ -101,6 +101,7 @@ class Generator(Protocol):
         ...
 
 
+@role("source")
 @runtime_checkable
 class Source(Protocol):
     """Images for generators that optimize nothing."""
@@ -178,6 +179,7 @@ class Calibration(Protocol):
         ...
 
 
+@role("calibration step")
 @runtime_checkable
 class CalibrationStep(Protocol):
     """One step of a :class:`exml.calibrations.CommonScale`."""
@@ -249,6 +251,7 @@ class Experts(Protocol):
     def __getitem__(self, index: int, /) -> Expert: ...
 
 
+@role("baseline")
 @runtime_checkable
 class Baseline(Protocol):
     """A way to use the experts without learning (Sec. 5)."""

@@ -32,7 +32,7 @@ from exml.learning import CheckpointFolder, Stop, events
 from exml.learning.checkpoint import CheckpointRecord, identity
 from exml.losses import MeanSquaredError
 from exml.normalizers import RawLogits
-from exml.priors import GaussianBlur
+from exml.priors import GaussianBlur, L2Norm, Sum, Weighted
 from tests.helpers import SHAPE, experts, network, same, strategy, weights
 
 
@@ -467,21 +467,68 @@ class Broken:
             images[0, 0, 0, 0] = float("nan")
         if self.fault == "raise":
             raise RuntimeError("out of ideas")
+        if self.fault == "tensor":
+            return images
+        if self.fault in ("shape", "bytes"):
+            return exml.generators.labeled(expert, images[:, :, 1:] if self.fault == "shape" else images.byte())
         labels = torch.full((len(images),), 5 if self.fault == "label" else 0)
-        return exml.Samples.of(images, labels)
+        return exml.Samples.of(images.double() if self.fault == "double" else images, labels)
 
 
 @pytest.mark.parametrize(
-    ("fault", "error"), [("size", ShapeError), ("label", ShapeError), ("nan", NonFiniteError), ("raise", RuntimeError)]
+    ("fault", "error", "words"),
+    [
+        ("size", ShapeError, "from Broken"),
+        ("label", ShapeError, "from Broken"),
+        ("nan", NonFiniteError, "from Broken"),
+        ("raise", RuntimeError, "out of ideas"),
+        ("tensor", ShapeError, r"Samples from Broken, got \(12, 1, 6, 6\) torch\.float32; remedy: return exml\.gen"),
+        (
+            "shape",
+            ShapeError,
+            r"\(batch, 1, 6, 6\) to label, got \(12, 1, 5, 6\) .*; remedy: make images of expert",
+        ),
+        ("bytes", ShapeError, "to label, got .*uint8; remedy: divide values up to 255 by 255"),
+        ("double", ShapeError, r"float32 images from Broken, got .*64; remedy: convert them with \.float\(\)"),
+    ],
 )
-def test_generated_samples_are_checked_and_the_learner_survives(fault, error):
+def test_generated_samples_are_checked_and_the_learner_survives(fault, error, words):
     learner = exml.Learner(noise(generator=Broken(fault)), network())
-    with pytest.raises(error):
+    with pytest.raises(error, match=words):
         learner.learn(experts()[0])
     assert learner.experience == 0
     learner.strategy = noise()
     learner.learn(experts()[1])
     assert learner.experience == 1
+
+
+@attrs.frozen
+class WrongPrior:
+    """A prior that returns no 0-dimensional tensor."""
+
+    fault: str
+    reads_activations = False
+
+    def __call__(self, images, activations, /):
+        return 0.5 if self.fault == "float" else images.square().mean((1, 2, 3))
+
+
+def wrong_prior(fault):
+    """Of a prior that is inside others."""
+    return {"generator": ModelInversion(iterations=1), "prior": Sum((L2Norm(0.1), Weighted(WrongPrior(fault), 2.0)))}
+
+
+@attrs.frozen
+class WrongBuffer:
+    """A buffer policy with a fault."""
+
+    fault: str
+
+    def share(self, experience, /):
+        return 7.5 if self.fault == "share" else 0 if self.fault == "none" else 8
+
+    def __call__(self, memory, new, generator, /):
+        return {"empty": new[:0], "tensor": new.images}.get(self.fault)
 
 
 @attrs.frozen
@@ -491,6 +538,10 @@ class Wrong:
     fault: str
 
     def __call__(self, first, second, third, /):
+        if self.fault == "tensor":
+            return second.logits
+        if self.fault == "float":
+            return 0.5
         if self.fault == "target":
             narrow = torch.zeros(2, 1)
             return exml.core.targets.Target(narrow, narrow.bool(), narrow.bool())
@@ -501,7 +552,21 @@ class Wrong:
     ("changes", "error", "words"),
     [
         ({"combiner": Wrong("target")}, ShapeError, r"logits \(2, 6\) from Wrong"),
-        ({"loss": Wrong("shape")}, ShapeError, "0-dimensional"),
+        (
+            {"combiner": Wrong("tensor")},
+            ShapeError,
+            r"a Target from Wrong, got \(2, 6\) .*; remedy: return exml\.prot",
+        ),
+        ({"loss": Wrong("shape")}, ShapeError, "0-dimensional loss from Wrong"),
+        ({"loss": Wrong("float")}, ShapeError, "0-dimensional loss from Wrong, got float; remedy"),
+        (wrong_prior("float"), ShapeError, "0-dimensional penalty from WrongPrior, got float; remedy"),
+        (wrong_prior("rows"), ShapeError, r"0-dimensional penalty from WrongPrior, got \(2,\) torch.float32; remedy"),
+        (
+            {"buffer": WrongBuffer("share")},
+            SettingError,
+            r"at least 1 from WrongBuffer\.share\(3\), got 7\.5",
+        ),
+        ({"buffer": WrongBuffer("none")}, SettingError, r"at least 1 from WrongBuffer\.share\(3\), got 0"),
         ({"loss": Wrong("nan")}, NonFiniteError, "black images"),
         ({"combiner": MultiTask(((0, 1), (2, 3), (4, 5)))}, ShapeError, "task"),
         ({"generator": ModelInversion(), "prior": GaussianBlur(1.0, kernel_size=31)}, ShapeError, "31x31"),
@@ -512,6 +577,12 @@ def test_parts_that_do_not_fit_fail_before_any_work(changes, error, words):
     with pytest.raises(error, match=words):
         run(noise(**changes), observers=[seen.append])
     assert {type(event) for event in seen} <= {events.ExpertScreened}
+
+
+@pytest.mark.parametrize(("fault", "got"), [("empty", "no sample"), ("tensor", r"\(8, 1, 6, 6\)"), ("nothing", "None")])
+def test_the_buffer_of_a_policy_is_checked(fault, got):
+    with pytest.raises(ShapeError, match=f"Samples, at least one, from WrongBuffer, got {got}.*; remedy: return rows"):
+        run(noise(buffer=WrongBuffer(fault)))
 
 
 def test_checkpoint_every():

@@ -12,7 +12,7 @@ import exml
 from exml.augmentation import Augmentation
 from exml.combiners import ByClass, MultiTask
 from exml.core.errors import ConfigError, SettingError, UnknownNameError
-from exml.core.registry import class_of, kind_of
+from exml.core.registry import _KINDS, ROLES, _class_fits, class_of, kind_of
 from exml.core.serialization import from_plain, to_plain
 from exml.generators import AuxiliaryData, DataImpression, Mixture, ModelInversion, PhotoPatches, ProceduralImages
 from exml.losses import Distillation
@@ -163,8 +163,10 @@ def test_registering():
         class_of("nothing")
 
 
-def test_an_unknown_kind_lists_those_of_its_role_nearest_first():
-    with pytest.raises(ConfigError, match="a generator, one of model-inversion, ") as caught:
+def test_an_unknown_kind_lists_those_of_its_role_and_the_one_meant():
+    with pytest.raises(
+        ConfigError, match=r"a generator, one of auxiliary-data, .*did you mean 'model-inv.*--import"
+    ) as caught:
         exml.Strategy.from_dict(broken(lambda p: p["generator"].update(kind="modelinversion")))
     assert "data-impression" in caught.value.expected
     assert "l2-norm" not in str(caught.value)
@@ -178,10 +180,38 @@ def test_a_misplaced_kind_lists_those_of_its_role():
     assert "by-class" not in caught.value.expected
 
 
+@pytest.mark.parametrize(
+    ("role", "kind", "family"),
+    [
+        ("combiner", "this-process", "sweep backend"),
+        ("loss", "ray-cluster", "sweep backend"),
+        ("calibration", "local-processes", "sweep backend"),
+        ("normalizer", "oracle", "baseline"),
+        ("augmentation", "center", "calibration step"),
+    ],
+)
+def test_a_kind_of_another_family_is_refused(role, kind, family):
+    import exml.runs.executors
+
+    with pytest.raises(ConfigError, match=f"a {role}, one of .*got '{kind}', a {family}") as caught:
+        exml.Strategy.from_dict(broken(lambda p: p.update({role: {"kind": kind}})))
+    kinds = caught.value.expected.split("one of ")[1].split(" at ")[0].split(", ")
+    assert kinds == sorted(kinds)
+    assert not {"this-process", "oracle", "center"} & set(kinds)
+
+
+def test_every_component_with_a_call_has_one_family():
+    import exml.runs.executors  # noqa: F401
+
+    classes = [cls for cls in _KINDS.values() if cls.__module__.startswith("exml.") and "__call__" in vars(cls)]
+    families = {cls: [role for role, protocol in ROLES.items() if _class_fits(cls, protocol)] for cls in classes}
+    assert {cls.__name__ for cls, roles in families.items() if len(roles) != 1} == {"ExpertTraining"}
+
+
 def test_a_source_is_found_by_its_protocol():
     plain = to_plain(AuxiliaryData(PhotoPatches()))
     assert from_plain(plain, Generator) == AuxiliaryData(PhotoPatches())
-    with pytest.raises(ConfigError, match="a source, one of photo-patches, ") as caught:
+    with pytest.raises(ConfigError, match=r"a source, one of .*photo-patches.*did you mean 'photo") as caught:
         from_plain({**plain, "source": {"kind": "photo-patch"}}, Generator)
     assert caught.value.path == "source"
     assert "gaussian-noise" not in caught.value.expected

@@ -1,4 +1,4 @@
-"""The logits in what a classifier returns."""
+"""What a classifier, or a part of a strategy, returns."""
 
 from __future__ import annotations
 
@@ -42,3 +42,21 @@ in one that returns only its logits
             remedy="wrap the module in one that returns only its logits",
         )
     return found[0]
+
+
+def is_a(value: object, cls: type) -> bool:
+    """``isinstance`` for a value of a user's part, which may break its annotation."""
+    return isinstance(value, cls)
+
+
+def described(value: object, /) -> str:
+    """What a part returned, for an error: shape and type of a tensor, the class of anything else.
+
+    >>> import torch
+    >>> from exml.core.outputs import described
+    >>> described(torch.zeros(2, 3)), described(0.5), described(None)
+    ('(2, 3) torch.float32', 'float', 'None')
+    """
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {value.dtype}"
+    return "None" if value is None else type(value).__name__

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 import attrs
 from typing_extensions import get_protocol_members
 
-from exml.core.errors import SettingError, UnknownNameError, did_you_mean, nearest
+from exml.core.errors import SettingError, UnknownNameError, did_you_mean
 
 ClassT = TypeVar("ClassT", bound=type[Any])
 _KINDS: dict[str, type[Any]] = {}
@@ -34,7 +34,8 @@ def misfit(part: object, role: str, /) -> str | None:
     """Why a component does not play a role; None if it does.
 
     In addition to ``isinstance``, this compares the parameters of the call. A call with exactly the parameter names of
-    another role plays that role; otherwise the number of parameters decides.
+    a role plays that role and no other; otherwise the number of parameters decides. So every protocol of components
+    must be declared as a role, even if no part of a strategy plays it.
 
     >>> from exml.core.registry import misfit
     >>> from exml.normalizers import CenterLogits
@@ -73,9 +74,9 @@ def class_of(kind: str, protocol: type[Any] | None = None, /) -> type[Any]:
         return cls
     fitting = [name for name, known in _KINDS.items() if protocol is None or _class_fits(known, protocol)]
     families = [f"a {noun}" for noun, known in ROLES.items() if cls is not None and _class_fits(cls, known)]
-    expected = f"a {noun_of(protocol) if protocol else 'component'}, one of {', '.join(nearest(kind, fitting))}"
+    expected = f"a {noun_of(protocol) if protocol else 'component'}, one of {', '.join(sorted(fitting))}"
     got = f"{kind!r}, {' and '.join(families)}" if families else repr(kind)
-    otherwise = "check the spelling, or import the module that defines it before reading the strategy"
+    otherwise = "check the spelling, or import the module that defines it first, on the command line with --import"
     remedy = did_you_mean(kind, fitting, otherwise)
     raise UnknownNameError(expected=expected, got=got, remedy=remedy)
 

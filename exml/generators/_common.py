@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from exml.core.errors import BufferSizeError, DataError, warn
+from exml.core.errors import BufferSizeError, DataError, ShapeError, warn
 from exml.core.expert import Expert
 from exml.core.rng import make_generator
 from exml.core.samples import Samples, StoredImages
-from exml.core.shapes import Images, Labels
+from exml.core.shapes import Labels
 from exml.engine.forward import check_images, predicted_labels
 from exml.protocols import STANDALONE, GenerationContext
 
@@ -45,12 +46,12 @@ def check_source(images: StoredImages, expert: Expert, source: str) -> None:
             warn(expected, got, remedy, stacklevel=3)
 
 
-def labeled(expert: Expert, images: Images, context: GenerationContext = STANDALONE) -> Samples:
+def labeled(expert: Expert, images: Tensor, context: GenerationContext = STANDALONE) -> Samples:
     """Samples of float32 images ``(batch, *expert.image_shape)`` in pixel units, labeled by the expert.
 
     A label is the most probable of the expert's own classes. The expert runs in evaluation mode, so that its batch-norm
     statistics stay as they are; its mode and its gradient flags are restored. The task is that of the expert, the
-    experience that of the context.
+    experience that of the context. Images of another shape or type raise a :class:`exml.core.errors.ShapeError`.
 
     >>> import torch
     >>> from exml.generators import labeled
@@ -59,6 +60,11 @@ def labeled(expert: Expert, images: Images, context: GenerationContext = STANDAL
     >>> samples.images.shape, set(samples.labels.tolist()) <= {1, 4}
     (torch.Size([5, 1, 8, 8]), True)
     """
+    if images.shape[1:] != expert.image_shape or images.dtype != torch.float32:
+        expected = f"float32 images (batch, {', '.join(map(str, expert.image_shape))}) to label"
+        remedies = {torch.float32: "make images of expert.image_shape", torch.uint8: "divide values up to 255 by 255"}
+        remedy = remedies.get(images.dtype, "convert them with .float()")
+        raise ShapeError(expected=expected, got=f"{tuple(images.shape)} {images.dtype}", remedy=remedy)
     labels = predicted_labels(expert, images)
     return Samples.of(images, labels, task=expert.task, experience=context.experience)
 

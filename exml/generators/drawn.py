@@ -76,7 +76,7 @@ class BufferedImages:
         check_images(context.memory.images, expert, "the buffer")
         draws = make_generator(expert.device, seed, "buffered-images")
         rows = torch.randint(len(context.memory), (size,), generator=draws, device=expert.device)
-        return labeled(expert, context.memory.images.to(expert.device)[rows], context)
+        return labeled(expert, context.memory.to(expert.device).pixels(rows), context)
 
 
 @component

@@ -63,6 +63,8 @@ from exml.learning.preflight import (
     rehearse,
     rehearse_training,
     require_room,
+    share_of,
+    updated,
     warn_of_scarcity,
 )
 from exml.learning.screening import Panel
@@ -202,10 +204,10 @@ class Learner:
                 shares weights with it.
             SettingError: the student cannot take a training step, which a copy of it tries first.
             SuspectError: it is suspect, and suspect experts are refused.
-            ShapeError: its images do not fit the student, or the generator returned samples of a wrong shape.
+            ShapeError: its images do not fit the student, or a part of the strategy returned a wrong type or shape.
             NonFiniteError: NaN or infinity in the expert, in the student, or in a loss.
             BufferSizeError: its share of the buffer is empty.
-            SettingError: its share of the buffer does not fit in memory.
+            SettingError: its share of the buffer is no integer of at least 1, or does not fit in memory.
             StreamError: the checkpoint is within an experience of another expert.
             CheckpointError: a checkpoint cannot be written; the previous one is unchanged.
         """
@@ -215,7 +217,7 @@ class Learner:
             raise StreamError(expected="a learner that was not interrupted", got=got, remedy=remedy)
         expert = expert.to(self.device)
         number, resumed = self.experience + 1, self._run.phase != "idle"
-        share = self.strategy.buffer.share(number)
+        share = share_of(self.strategy.buffer, number)
         self._classes = check_student(self.student, expert.image_shape)
         expert.check(self._classes, unwrap=True)
         check_apart(self.student, expert)
@@ -266,7 +268,7 @@ class Learner:
         """
         if isinstance(stream, ExpertStream):
             self._check_length(len(stream))
-            self.strategy.buffer.share(len(stream))
+            share_of(self.strategy.buffer, len(stream))
             self.preview([partial(stream.__getitem__, place) for place in range(len(stream))])
         begin = self.experience + self._run.refused
         for expert in stream[begin:] if isinstance(stream, ExpertStream) else stream.after(begin):
@@ -444,7 +446,7 @@ class Learner:
                 self._checkpoint()  # a resumed run may get another expert
             if failed:
                 expected = f"forward passes of expert {expert.name!r} in {type(strategy.generator).__name__}"
-                with guarded(expert.module, expected, "leave this expert out of the stream"):
+                with guarded(expert.module, expected, "correct the images, or leave this expert out of the stream"):
                     raise
             raise
         new = new.of_experience(number).to(self.device)
@@ -478,7 +480,7 @@ class Learner:
         draws = make_generator(self.device, self.seed, "buffer", number)
         if self.strategy.training.stored:
             new = self._with_logits(new)
-        self._memory = self.strategy.buffer(self._memory, new, draws)
+        self._memory = updated(self.strategy.buffer, self._memory, new, draws)
         if self.strategy.training.stored:
             teachers = self._teachers(self._calibrated(expert, number), self.student if number > 1 else None)
             self._memory = store_logits(self._memory, teachers, self.execution)

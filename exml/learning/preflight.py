@@ -6,10 +6,11 @@ import copy
 import math
 import warnings
 from itertools import chain
+from typing import Any
 
 import attrs
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from exml.core.activation import record_activations
 from exml.core.admission import check_weights, guarded
@@ -18,14 +19,18 @@ from exml.core.errors import ExmlWarning, ExpertError, NonFiniteError, SettingEr
 from exml.core.execution import Execution
 from exml.core.expert import Expert
 from exml.core.memory import require_memory
-from exml.core.outputs import logits_of
+from exml.core.outputs import described, is_a, logits_of
+from exml.core.registry import misfit
 from exml.core.rng import global_seed, make_generator
 from exml.core.samples import Samples
 from exml.core.shapes import Scalar
+from exml.core.targets import Target, TeacherLogits
 from exml.engine import DistillationContext, Teachers, distill, frozen
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
+from exml.protocols import BufferPolicy
 
+_MEAN = "return a tensor without dimensions, the mean over the batch"
 _UNSTABLE = "lower the learning rate, clip the gradient (clip_norm), or start from a finite student"
 
 
@@ -136,26 +141,58 @@ def rehearse(student: nn.Module, expert: Expert, strategy: Strategy, classes: in
     images = torch.zeros(2, *expert.image_shape, device=expert.device)
     labels = expert.class_ids[[0, -1]].to(expert.device)
     batch = Samples.of(images, labels, task=expert.task, experience=1)
+
+    def combine(previous: TeacherLogits, present: TeacherLogits, samples: Samples, /) -> Target:
+        target = strategy.combiner(previous, present, samples)
+        _require(is_a(target, Target), "a Target", strategy.combiner, target, "return exml.protocols.Target(...)")
+        return target
+
     with torch.no_grad(), frozen(expert.module), frozen(student):
         if strategy.prior is not None:
             with record_activations(expert.module) as activations:
                 expert.logits(images)
-            strategy.prior(expert.normalize(images), activations)
-        target = Teachers(None, expert, strategy.normalizer, strategy.combiner, classes).target(batch)
+            for _, part in reversed(tuple(walk(strategy.prior))):  # inner ones first, to name the one at fault
+                if misfit(part, "prior") is None:
+                    penalty = part(expert.normalize(images), activations)
+                    fits = is_a(penalty, Tensor) and penalty.shape == ()
+                    _require(fits, "a 0-dimensional penalty", part, penalty, _MEAN)
+        target = Teachers(None, expert, strategy.normalizer, combine, classes).target(batch)
         for name in ("logits", "defined", "candidates"):
-            shape = tuple(getattr(target, name).shape)
-            if shape != (2, classes):
-                expected = f"a target with {name} {(2, classes)} from {type(strategy.combiner).__name__}"
-                remedy = "make the combiner, and the normalizer before it, keep (batch, classes)"
-                raise ShapeError(expected=expected, got=str(shape), remedy=remedy)
+            found = getattr(target, name)
+            remedy = "make the combiner, and the normalizer before it, keep (batch, classes)"
+            fits = is_a(found, Tensor) and found.shape == (2, classes)
+            _require(fits, f"a target with {name} {(2, classes)}", strategy.combiner, found, remedy)
         value = strategy.loss(logits_of(student(images)), target, labels)
-    name = type(strategy.loss).__name__
-    if value.shape != ():
-        raise ShapeError(expected=f"a 0-dimensional loss from {name}", got=str(tuple(value.shape)), remedy="average it")
+    _require(is_a(value, Tensor) and value.shape == (), "a 0-dimensional loss", strategy.loss, value, _MEAN)
     if not bool(value.isfinite()):
-        expected = f"a finite loss of two black images from {name}"
+        expected = f"a finite loss of two black images from {type(strategy.loss).__name__}"
         remedy = "check the normalizer, the combiner and the loss for divisions by 0"
         raise NonFiniteError(expected=expected, got=str(value.item()), remedy=remedy)
+
+
+def share_of(policy: BufferPolicy, experience: int) -> int:
+    """How many samples a policy requests; raises a SettingError unless that is an integer of at least 1."""
+    share = policy.share(experience)
+    if not is_a(share, int) or share < 1:
+        expected = f"an integer of at least 1 from {type(policy).__name__}.share({experience})"
+        raise SettingError(expected=expected, got=repr(share), remedy="return the number of new samples, rounded by //")
+    return share
+
+
+def updated(policy: BufferPolicy, memory: Samples | None, new: Samples, draws: torch.Generator) -> Samples:
+    """The buffer that a policy makes; raises a ShapeError unless it is Samples, at least one."""
+    kept = policy(memory, new, draws)
+    is_samples = is_a(kept, Samples)
+    got = "no sample" if is_samples and not len(kept) else kept
+    _require(is_samples and len(kept) > 0, "Samples, at least one,", policy, got, "return rows of memory and new")
+    return kept
+
+
+def _require(fits: bool, expected: str, part: object, got: object, remedy: str) -> None:
+    """Raise a ShapeError that names the part of a strategy and what it returned, unless that fits."""
+    if not fits:
+        found = got if isinstance(got, str) else described(got)
+        raise ShapeError(expected=f"{expected} from {type(part).__name__}", got=found, remedy=remedy)
 
 
 def copy_expert(expert: Expert, student: nn.Module, classes: int) -> None:
@@ -187,9 +224,12 @@ def check_finite(module: nn.Module, name: str) -> None:
             )
 
 
-def check_samples(samples: Samples, expert: Expert, share: int, generator: object) -> None:
+def check_samples(samples: Any, expert: Expert, share: int, generator: object) -> None:
     """Check the samples of a generator before the student learns from them."""
     name = type(generator).__name__
+    _require(is_a(samples, Samples), "Samples", generator, samples, "return exml.generators.labeled(...)")
+    stored = samples.images.dtype in (torch.float32, torch.uint8)
+    _require(stored, "float32 images", generator, samples.images, "convert them with .float()")
     if samples.images.shape != (share, *expert.image_shape):
         expected = f"images {(share, *expert.image_shape)} from {name}"
         remedy = "return the requested number of images, of the expert's image shape"

@@ -69,7 +69,7 @@ class Strategy:
     calibration: Calibration | None = attrs.field(default=None, metadata=OMIT_DEFAULT)
 
     def __attrs_post_init__(self) -> None:
-        problems = misplaced({role: getattr(self, role) for role in ROLES})
+        problems = misplaced({name: getattr(self, name) for name in attrs.fields_dict(Strategy) if name in ROLES})
         if problems:
             raise StrategyError(problems)
 

@@ -21,7 +21,7 @@ from exml.core.registry import component
 from exml.core.rng import global_seed
 from exml.core.samples import Samples
 from exml.engine import DistillationContext, PreviousStudent, Teachers, distill
-from exml.learning.preflight import check_student
+from exml.learning.preflight import check_student, rehearse, share_of, updated
 from exml.learning.strategy import Strategy
 from exml.protocols import Calibration, GenerationContext
 
@@ -112,7 +112,7 @@ def forecast(
     >>> forecast(strategy, expert, student, experts=5).seconds > 0
     True
     """
-    shares = [strategy.buffer.share(i) for i in range(1, experts + 1)]
+    shares = [share_of(strategy.buffer, i) for i in range(1, experts + 1)]
     with global_seed(0, "forecast"):
         trial, held = _Trial(strategy, expert, student, execution, clock), _held(strategy, shares)
         copied = strategy.student == "first-expert" and strategy.calibration is None
@@ -143,7 +143,7 @@ def memory(strategy: Strategy, expert: Expert, student: nn.Module, /, *, experts
     >>> memory(strategy, expert, torch.nn.Linear(64, 2), experts=5) > 4 * 64 * strategy.buffer.share(1)
     True
     """
-    shares = [strategy.buffer.share(i) for i in range(1, experts + 1)]
+    shares = [share_of(strategy.buffer, i) for i in range(1, experts + 1)]
     held = max(_held(strategy, shares))
     weights = [sum(tensor.nbytes for tensor in module.state_dict().values()) for module in (expert.module, student)]
     images = held * (1 + strategy.training.views) + max(shares)
@@ -162,6 +162,7 @@ class _Trial:
         self.execution = execution if execution.compile == "never" else attrs.evolve(execution, compile="capture")
         self.classes = check_student(self.student, expert.image_shape)
         self.expert.check(self.classes)
+        rehearse(self.student, self.expert, strategy, self.classes)
 
     def generation(self, images: int, previous: bool) -> Callable[[int], float]:
         """A function from the number of images, up to ``images``, to the seconds to generate them."""
@@ -282,6 +283,6 @@ def _held(strategy: Strategy, shares: list[int]) -> list[int]:
     draws, held = torch.Generator(), list[int]()
     for experience, share in enumerate(shares[:SIMULATED], 1):
         new = Samples.of(torch.zeros(share, 1, 1, 1), torch.zeros(share, dtype=torch.int64), experience=experience)
-        memory = strategy.buffer(memory, new, draws)
+        memory = updated(strategy.buffer, memory, new, draws)
         held.append(len(memory))
     return held

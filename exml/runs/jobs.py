@@ -18,7 +18,7 @@ import torch
 from exml.core.errors import ExmlError, SettingError
 from exml.core.files import write_text
 from exml.core.imports import import_all, imported
-from exml.core.registry import component
+from exml.core.registry import component, role
 from exml.core.validators import in_range, positive_int
 from exml.engine import keep_freed_memory
 from exml.learning.events import Event, JobProgress, Observer
@@ -115,6 +115,7 @@ class Ended:
 Tell: TypeAlias = Callable[[JobProgress | Ended], None]
 
 
+@role("sweep backend")
 @runtime_checkable
 class Executor(Protocol):
     """Carries out jobs, several at a time.

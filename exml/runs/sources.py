@@ -38,6 +38,7 @@ from exml.experts.entries import entry_of
 from exml.experts.loading import read_folder
 from exml.learning.events import BaselineEvaluated, BaselinesStarted, ExpertsProgress, Observer, WaitingForProcess
 from exml.learning.learner import Learner
+from exml.learning.preflight import share_of
 from exml.learning.stop import Stop
 from exml.learning.strategy import Strategy
 from exml.models import Normalized
@@ -352,7 +353,7 @@ class OpenExperts:
                 remedy="choose another one of 'exml strategies', or give a file",
             )
         if self.names is not None:
-            strategy.buffer.share(len(self.names))
+            share_of(strategy.buffer, len(self.names))
 
     def prepare(self, _seed: int, _device: torch.device, _tell: Observer, _ranks: Ranks) -> None:
         """Train the experts, unless they exist."""
@@ -461,7 +462,7 @@ class _OpenScenario(OpenExperts):
         return self._scenario.profile()
 
     def check(self, strategy: Strategy) -> None:
-        strategy.buffer.share(len(self.tests))
+        share_of(strategy.buffer, len(self.tests))
 
     def prepare(self, seed: int, device: torch.device, tell: Observer, ranks: Ranks) -> None:
         assert self.folder is not None

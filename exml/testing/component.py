@@ -27,11 +27,6 @@ def requirement(component: object) -> Callable[..., None]:
     return must
 
 
-def is_a(value: object, cls: type) -> bool:
-    """``isinstance`` for a value of a user's part, which may break its annotation."""
-    return isinstance(value, cls)
-
-
 def check_component(component: Any, role: str) -> None:
     """Check that a component is frozen, prints, compares and hashes by its settings, has its role, and serializes.
 

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from exml.core.expert import Expert
+from exml.core.outputs import is_a
 from exml.core.samples import Samples
 from exml.core.shapes import State
 from exml.experts import ExpertStream
 from exml.protocols import Baseline, BufferPolicy, Calibration, Generator
-from exml.testing.component import check_component, is_a, require_value, requirement
+from exml.testing.component import check_component, require_value, requirement
 
 
 def tiny_expert(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Expert:

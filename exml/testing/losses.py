@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from exml.core.outputs import is_a
 from exml.core.samples import Samples
 from exml.core.shapes import ClassMask, Labels
 from exml.core.targets import Target, TeacherLogits
 from exml.protocols import Combiner, Loss, Normalizer
-from exml.testing.component import check_component, is_a, requirement
+from exml.testing.component import check_component, requirement
 
 _CLASSES = 6
 

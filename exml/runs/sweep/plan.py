@@ -20,6 +20,7 @@ from exml import scenarios
 from exml.core.errors import CheckpointError, ExmlError, SettingError
 from exml.core.imports import import_all
 from exml.core.records import read_record
+from exml.learning.preflight import share_of
 from exml.learning.strategy import Strategy
 from exml.recipes import for_scenario
 from exml.runs.forecast import duration
@@ -169,7 +170,7 @@ def _made(base: Any, strategy: str, fields: Mapping[str, Any], experts: int) -> 
         _set_field(plain, path, value, strategy)
     try:
         made = Strategy.from_dict(plain)
-        made.buffer.share(experts)
+        share_of(made.buffer, experts)
     except ExmlError as error:
         values = ", ".join(f"{path} = {show(value)}" for path, value in fields.items())
         expected = f"{error.expected} in strategy {strategy!r}{' with ' if values else ''}{values}"

@@ -3,12 +3,14 @@
 import attrs
 import pytest
 import torch
+from torch.nn.functional import conv2d
 
 import exml
 from exml import augmentation, baselines, buffers, calibrations, combiners, generators, losses, normalizers, priors
 from exml.core.registry import _KINDS
 from exml.testing import (
     benchmark,
+    benchmarks,
     check_augmentation,
     check_baseline,
     check_buffer,
@@ -172,6 +174,9 @@ def test_three_components_from_outside_plug_in():
     assert learner.memory.images.shape[1:] == SHAPE
 
 
+KERNEL = torch.ones(1, 3, 3, 3)
+
+
 # --- the suites can fail --------------------------------------------------------------------------------------------
 
 
@@ -187,6 +192,80 @@ def prior(role, call, reads_activations=False):
 
 def deviation(activations):
     return sum((part.input.mean((0, 2, 3)) - part.running_mean).square().sum() for part in activations)
+
+
+def generator(role, call):
+    """A generator whose call gets the expert, the number of images and a random generator of the seed."""
+
+    def made(self, expert, size, seed, context=None, /):
+        return call(expert, size, torch.Generator().manual_seed(seed))
+
+    return faulty(role, made, uses_priors=False, uses_real_data=False)
+
+
+def drawn(expert, size, draws):
+    return torch.rand(size, *expert.image_shape, generator=draws)
+
+
+def labels_1(images):
+    return exml.Samples.of(images, torch.ones(len(images)).long(), task=2)
+
+
+def reseeding(expert, size, draws):
+    torch.manual_seed(0)
+    return generators.labeled(expert, drawn(expert, size, draws))
+
+
+def training(expert, size, draws):
+    samples = generators.labeled(expert, drawn(expert, size, draws))
+    expert.module.train()
+    return samples
+
+
+def buffer(role, call, share=lambda self, experience, /: 6, **attributes):
+    return faulty(role, call, share=share, **attributes)
+
+
+def shifting(self, memory, new, draws, /):
+    new.images.add_(0.001)
+    return new
+
+
+def everything(self, memory, new, draws, /):
+    return new if memory is None else exml.Samples.concat([memory, new])
+
+
+def combiner(role, change):
+    """A combiner that changes the target of a sound one."""
+
+    def combine(self, previous, expert, samples, /):
+        target = combiners.ByClass()(previous, expert, samples)
+        return attrs.evolve(target, logits=change(target.logits) * target.defined)
+
+    return faulty(role, combine)
+
+
+def in_place(self, previous, expert, samples, /):
+    expert.logits.mul_(2)
+    return combiners.ByClass()(previous, expert, samples)
+
+
+def setting(value, kind=float):
+    """A prior with a field."""
+    cls = attrs.make_class(
+        f"Set{len(_KINDS)}",
+        {"weight": attrs.field(type=kind)},
+        bases=(Base,),
+        frozen=True,
+    )
+    return exml.component(cls)(value)
+
+
+class Base:
+    reads_activations = False
+
+    def __call__(self, images, activations, /):
+        return images.square().mean()
 
 
 def alike(images, tasks):
@@ -212,7 +291,11 @@ def alike(images, tasks):
         (check_augmentation, lambda: faulty("h", lambda s, x, g, /: x + torch.rand(1, generator=g)), "every image"),
         (check_augmentation, lambda: faulty("i", lambda s, x, g, /: x + torch.rand(x.shape)), "same generator"),
         (check_combiner, lambda: losses.MeanSquaredError(), "call of a combiner"),
-        (check_combiner, lambda: faulty("l", lambda s, p, e, x, /: e.logits), "return a Target, got Tensor; remedy: "),
+        (
+            check_combiner,
+            lambda: faulty("l", lambda s, p, e, x, /: e.logits),
+            r"return a Target, got \(6, 6\) torch.float32; remedy: ",
+        ),
         (
             check_generator,
             lambda: faulty("m", lambda s, e, n, d, c=None, /: e, uses_priors=False, uses_real_data=False),
@@ -222,6 +305,99 @@ def alike(images, tasks):
             check_baseline,
             lambda: faulty("n", lambda s, e, n, /: alike, ex_model=False, needs_experience=False),
             "treat each image by itself; remedy: ",
+        ),
+        (
+            check_prior,
+            lambda: priors.L2Norm,
+            "L2Norm must be an instance, got the class itself; remedy: pass",
+        ),
+        (check_prior, lambda: prior("q", lambda s, x, a, /: 0.5), "return a 0-dimensional penalty, got float; remedy"),
+        (check_prior, lambda: prior("r", lambda s, x, a, /: None), "return a 0-dimensional penalty, got None; remedy"),
+        (
+            check_prior,
+            lambda: prior("s", lambda s, x, a, /: x.square().sum((1, 2, 3)).sqrt().mean()),
+            "images of one color, got NaN or infinity where all pixels are 0; remedy: add an epsilon",
+        ),
+        (
+            check_prior,
+            lambda: prior("t", lambda s, x, a, /: conv2d(x, KERNEL).square().mean()),
+            "support float64 images, got RuntimeError: .*; remedy: create tensors .*in the type of the images",
+        ),
+        (
+            check_prior,
+            lambda: prior("u", lambda s, x, a, /: x.float().square().mean()),
+            r"penalty of the type of the images, got torch\.float32; remedy",
+        ),
+        (
+            check_prior,
+            lambda: setting(abs),
+            "YAML can store, got weight of type builtin_function_or",
+        ),
+        (check_prior, lambda: setting([1.0]), "YAML can store, got weight of type list; remedy: use None"),
+        (check_prior, lambda: setting(KERNEL), "YAML can store, got weight of type Tensor; remedy: use"),
+        (check_prior, lambda: setting(1.0, complex), "serialize: expected a field .* got .*complex.*annotate"),
+        (check_prior, lambda: setting(1.0, set[float]), "serialize, got TypeError.*; remedy: annotate"),
+        (
+            check_generator,
+            lambda: generator("v", lambda e, n, g: generators.labeled(e, drawn(e, n, g)[:, :, 1:])),
+            r"make samples: expected float32 images \(batch, 1, 8, 8\) to label, got \(7, 1, 7, 8\).*; remedy: make",
+        ),
+        (
+            check_generator,
+            lambda: generator("w", lambda e, n, g: generators.labeled(e, (255 * drawn(e, n, g)).byte().float())),
+            "pixel units, from 0 to 1, got values from 2 to 254; remedy: divide values up to 255 by 255",
+        ),
+        (
+            check_generator,
+            lambda: generator("x", lambda e, n, g: labels_1(drawn(e, n, g).byte())),
+            r"make float32 images, got torch\.uint8; remedy: divide values up to 255 by 255",
+        ),
+        (check_generator, lambda: generator("y", reseeding), "global generator alone; remedy: draw from exml"),
+        (
+            check_generator,
+            lambda: generator("z", training),
+            "restore the expert's mode and gradient flags; rem",
+        ),
+        (
+            check_combiner,
+            lambda: combiner("aa", lambda x: x + torch.rand(1)),
+            "same target for the same logits; remedy",
+        ),
+        (
+            check_combiner,
+            lambda: combiner("ab", lambda x: x.cumsum(0)),
+            "keep the order of the images; remedy",
+        ),
+        (check_combiner, lambda: faulty("ac", in_place), "not change its arguments; remedy: avoid in-place operations"),
+        (
+            check_buffer,
+            lambda: buffer("ad", everything, share=lambda s, i, /: 10 / i),
+            r"got 10\.0; remedy",
+        ),
+        (
+            check_buffer,
+            lambda: buffer("ae", lambda s, m, n, g, /: n[:0]),
+            "at least one sample; remedy",
+        ),
+        (check_buffer, lambda: buffer("af", lambda s, m, n, g, /: None), "return Samples, got None; remedy: index"),
+        (check_buffer, lambda: buffer("ag", shifting), "not change memory or new in place; remedy: return rows"),
+        (
+            check_buffer,
+            lambda: buffer("ah", everything, size=8),
+            "its size, 8 samples, got 12; remedy",
+        ),
+        (check_loss, lambda: faulty("ai", lambda s, x, t, y, /: 0.5), "return a 0-dimensional loss, got float; remedy"),
+        (check_normalizer, lambda: faulty("aj", lambda s, x, k, /: None), "shape of the logits, got None; remedy"),
+        (check_augmentation, lambda: faulty("ak", lambda s, x, g, /: None), "keep shape and type, got None; remedy"),
+        (
+            check_calibration,
+            lambda: faulty("al", lambda s, e, n, w=None, /: None),
+            "an Expert, got None; remedy",
+        ),
+        (
+            check_baseline,
+            lambda: faulty("am", lambda s, e, n, /: lambda x, t: None, ex_model=False, needs_experience=False),
+            "score every class for every image, got None; remedy",
         ),
     ],
 )
@@ -258,11 +434,29 @@ def test_a_part_is_timed_next_to_the_bare_step_and_the_built_in_ones(part):
             "float64, got",
         ),
         (lambda: faulty("p", lambda s, x, g, /: x + torch.rand(x.shape)), "same generator; remedy"),
+        (
+            lambda: prior("an", lambda s, x, a, /: x.square().mean((1, 2, 3))),
+            "scalar outputs; remedy: pass .*_prior",
+        ),
+        (
+            lambda: prior("ao", lambda s, x, a, /: conv2d(x, KERNEL[:, :1]).square().mean()),
+            "support float64 images",
+        ),
     ],
 )
 def test_results_are_checked_after_timing(part, words):
     with pytest.raises(AssertionError, match=words):
         benchmark(part(), expert=tiny_expert(), batch_size=4, rounds=2)
+
+
+def test_the_bare_step_of_a_generator_is_one_forward_pass(monkeypatch):
+    passes = []
+    expert = tiny_expert()
+    expert.module.register_forward_hook(lambda *_: passes.append(1))
+    monkeypatch.setitem(benchmarks.BUILT_IN, "generator", ())
+    quiet = generator("ap", lambda e, n, g: labels_1(drawn(e, n, g)))
+    benchmark(quiet, expert=expert, batch_size=4, rounds=3)
+    assert len(passes) == 1 + 3  # one of them is a warm-up
 
 
 def test_other_families_are_not_timed():

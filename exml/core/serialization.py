@@ -10,7 +10,12 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
+from cattrs.errors import (
+    AttributeValidationNote,
+    ForbiddenExtraKeysError,
+    IterableValidationNote,
+    StructureHandlerNotFoundError,
+)
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from exml.core.errors import ConfigError, ExmlError, SettingError
@@ -120,6 +125,10 @@ def _first_fault(error: BaseException, path: str) -> ConfigError:
         return ConfigError(path, expected=error.expected, got=error.got, remedy=error.remedy)
     if isinstance(error, KeyError):
         return ConfigError(path, expected="a value", got="no such key", remedy=f"add the key {error.args[0]!r}")
+    if isinstance(error, StructureHandlerNotFoundError):
+        remedy = "annotate it with bool, int, float, str, a tuple of these, or a protocol of exml.protocols"
+        got = f"one of {error.type_}"
+        return ConfigError(path, expected="a field of a type that YAML can store", got=got, remedy=remedy)
     got = f"{type(error).__name__}: {error}"
     return ConfigError(path, expected="a value that fits", got=got, remedy="correct the value")
 

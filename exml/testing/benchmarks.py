@@ -21,12 +21,12 @@ from exml.core.expert import Expert
 from exml.core.registry import misfit
 from exml.core.samples import Samples
 from exml.core.shapes import Images
-from exml.engine import frozen, teacher_logits
+from exml.engine import frozen
 from exml.experts import untrained_expert
 from exml.generators import DataImpression, GaussianNoise, ModelInversion, ProceduralImages
 from exml.models import ConvNet
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, TotalVariation, record_activations
-from exml.testing.component import requirement
+from exml.testing.component import requirement, success
 
 Work: TypeAlias = Callable[[], Any]
 
@@ -131,14 +131,17 @@ def benchmark(
     parts = (part, *(other for other in BUILT_IN[role] if other != part))
     images = torch.randn(batch_size, *expert.image_shape, generator=torch.Generator().manual_seed(0)).to(device)
     if role == "generator":
-        pixels, width = expert.denormalize(images), 1 + max(unit for unit in expert.outputs if unit is not None)
-        works: list[Work] = [lambda: teacher_logits(expert, pixels, width)]
+        pixels = expert.denormalize(images)
+        works: list[Work] = [torch.no_grad()(lambda: expert.logits(pixels))]
         works += [_generation(one, expert, batch_size) for one in parts]
         step = f"{batch_size} images"
     else:
         works = [_step(None, role, expert, images), *(_step(one, role, expert, images) for one in parts)]
         step = f"step of {'x'.join(map(str, images.shape))}"
     with frozen(expert.module):
+        remedy = f"pass exml.testing.check_{role}, which names the cause"
+        with success(part, f"run on images {'x'.join(map(str, images.shape))}", remedy):
+            works[1]()
         times = _times(works, rounds, torch.device(device))
         _CHECKS[role](part, expert, images)
     rows = [_row(name, each, times[0]) for name, each in zip(("bare step", *map(_shown, parts)), times, strict=True)]
@@ -207,9 +210,10 @@ def _generation(generator: Any, expert: Expert, size: int) -> Callable[[], Sampl
 def _check_prior(prior: Any, expert: Expert, images: Images) -> None:
     found = _step(prior, "prior", expert, images)().cpu().double()
     exact = attrs.evolve(expert, module=copy.deepcopy(expert.module).cpu().double())
-    wanted = _step(prior, "prior", exact, images.cpu().double())()
-    off = float((found - wanted).abs().max() / wanted.abs().max())
     remedy = "create tensors on the device and in the type of the images"
+    with success(prior, "support float64 images", remedy):
+        wanted = _step(prior, "prior", exact, images.cpu().double())()
+    off = float((found - wanted).abs().max() / wanted.abs().max())
     requirement(prior)(off < 1e-2, "have the gradient of float64", remedy, f"a relative difference of {off:.2g}")
 
 

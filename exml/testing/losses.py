@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import attrs
 import torch
+from torch import Tensor
 
-from exml.core.outputs import is_a
+from exml.core.outputs import described, is_a
 from exml.core.samples import Samples
 from exml.core.shapes import ClassMask, Labels
 from exml.core.targets import Target, TeacherLogits
 from exml.protocols import Combiner, Loss, Normalizer
-from exml.testing.component import check_component, requirement
+from exml.testing.component import check_component, found, requirement
 
 _CLASSES = 6
 
@@ -35,7 +37,8 @@ def check_normalizer(normalizer: Normalizer) -> None:
     must = requirement(normalizer)
     logits, known = _logits(5, 0), _mask(0, 2, 3)
     out = normalizer(logits, known)
-    must(out.shape == logits.shape, "keep the shape of the logits", "return (batch, classes)", tuple(out.shape))
+    fits = is_a(out, Tensor) and out.shape == logits.shape
+    must(fits, "keep the shape of the logits", "return (batch, classes)", found(out))
     must(bool(out.isfinite().all()), "return finite logits", "avoid divisions by 0")
     rows = torch.cat([normalizer(row[None], known) for row in logits])
     must(torch.allclose(out, rows, atol=1e-5), "treat each row by itself", "reduce over dimension 1 only")
@@ -68,23 +71,36 @@ def check_combiner(combiner: Combiner, *, tasks: bool = False) -> None:
 
 def _check_target(combiner: Combiner, previous: TeacherLogits, expert: TeacherLogits, labels: Labels) -> None:
     seen, tasks = previous.known | expert.known, (labels > 2).long()
-    target = combiner(previous, expert, Samples(torch.zeros(len(labels), 1, 2, 2), labels, tasks, tasks + 1))
+    samples = Samples(torch.zeros(len(labels), 1, 2, 2), labels, tasks, tasks + 1)
+    inputs = [tensor for teacher in (previous, expert) for tensor in (teacher.logits, teacher.known, teacher.present)]
+    before = [tensor.clone() for tensor in inputs]
+    target = combiner(previous, expert, samples)
     shape, must = (len(labels), _CLASSES), requirement(combiner)
-    must(is_a(target, Target), "return a Target", "return exml.protocols.Target(...)", type(target).__name__)
-    for name in ("logits", "defined", "candidates"):
-        found = tuple(getattr(target, name).shape)
+    must(is_a(target, Target), "return a Target", "return exml.protocols.Target(...)", described(target))
+    kept = all(map(torch.equal, inputs, before))
+    must(kept, "not change its arguments", "avoid in-place operations, whose names end with _")
+    columns = attrs.asdict(target, recurse=False)
+    for name, column in columns.items():
         remedy = "keep the shape of the logits, with expand_as for a mask of classes"
-        must(found == shape, f"return {name} (batch, classes)", remedy, found)
+        must(is_a(column, Tensor) and column.shape == shape, f"return {name} (batch, classes)", remedy, found(column))
     for name in ("defined", "candidates"):
         kind = getattr(target, name).dtype
         must(kind == torch.bool, f"return {name} as a mask", "compare, or use .bool()", kind)
-    must(bool(target.logits.isfinite().all()), "return finite targets", "mask classes without a teacher")
-    must(not bool(target.logits[~target.defined].any()), "leave undefined targets 0", "multiply the logits by the mask")
+    must(bool(target.logits.isfinite().all()), "return finite targets", "use logits.masked_fill(~defined, 0)")
+    zero = not bool(target.logits[~target.defined].any())
+    must(zero, "leave undefined targets 0", "use logits.masked_fill(~defined, 0)")
     must(bool(target.defined.any(1).all()), "define a target for every image", "use the teacher that knows its label")
     unseen = bool((target.candidates & ~seen).any())
     must(not unseen, "list only known classes as candidates", "use the known masks of both teachers")
     mine = target.candidates.gather(1, labels[:, None])
     must(bool(mine.all()), "list the label of each image among its candidates", "include all classes seen so far")
+    again = attrs.asdict(combiner(previous, expert, samples), recurse=False)
+    same = all(torch.equal(column, again[name]) for name, column in columns.items())
+    must(same, "return the same target for the same logits", "do not draw random numbers")
+    old, new = (attrs.evolve(teacher, logits=teacher.logits.flip(0)) for teacher in (previous, expert))
+    turned = attrs.asdict(combiner(old, new, samples[torch.arange(len(labels)).flip(0)]), recurse=False)
+    same = all(torch.allclose(columns[name].float(), turned[name].flip(0).float(), atol=1e-5) for name in columns)
+    must(same, "keep the order of the images", "return row i for image i")
 
 
 def check_loss(loss: Loss) -> None:
@@ -100,7 +116,8 @@ def check_loss(loss: Loss) -> None:
     seen = _mask(0, 1, 2, 3).expand(4, -1)
     target, labels = Target(_logits(4, 4) * seen, seen, seen), torch.tensor([0, 1, 2, 3])
     value = loss(logits, target, labels)
-    must(value.shape == (), "return a 0-dimensional loss", "reduce over images and classes", tuple(value.shape))
+    fits = is_a(value, Tensor) and value.shape == ()
+    must(fits, "return a 0-dimensional loss", "reduce over images and classes", found(value))
     must(bool(value.isfinite()), "return a finite loss", "avoid roots and logarithms of 0", float(value.detach()))
     must(value.requires_grad, "have a gradient to the logits", "do not detach them")
     double = Target(target.logits.repeat(2, 1), seen.repeat(2, 1), seen.repeat(2, 1))

@@ -8,11 +8,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from exml.core.ranks import Ranks
+from exml.core.outputs import described, is_a
+from exml.core.ranks import ALONE, Ranks
 from exml.core.shapes import Images
 from exml.priors import record_activations
 from exml.protocols import Augmentation, Prior
-from exml.testing.component import check_component, requirement
+from exml.testing.component import check_component, found, requirement, success
 from exml.testing.ranks import run_on_ranks
 
 
@@ -35,9 +36,8 @@ def check_prior(prior: Prior, image_shape: tuple[int, int, int] = (3, 8, 8)) -> 
         network(images)
         activations = tuple(recorded) if prior.reads_activations else ()
         penalty, again = prior(images, activations), prior(images, activations)
-        must(
-            penalty.shape == (), "return a 0-dimensional penalty", "reduce over images and pixels", tuple(penalty.shape)
-        )
+        scalar = is_a(penalty, Tensor) and penalty.shape == ()
+        must(scalar, "return a 0-dimensional penalty", "reduce over images and pixels", found(penalty))
         must(penalty.requires_grad, "have a gradient to the images", "do not detach them")
         network(torch.cat([images, images]))
         doubled = prior(torch.cat([images, images]), tuple(recorded) if prior.reads_activations else ())
@@ -48,6 +48,17 @@ def check_prior(prior: Prior, image_shape: tuple[int, int, int] = (3, 8, 8)) -> 
     must(average, "average over the batch", "use the mean over images")
     (gradient,) = torch.autograd.grad(penalty, images, materialize_grads=True)
     _check_gradient(gradient, prior)
+    for level in (0.0, 1.0):
+        plain = _part(prior, network, torch.full_like(images, level, requires_grad=False), ALONE)
+        finite = all(bool(tensor.isfinite().all()) for tensor in plain)
+        what, got = "have a finite gradient for images of one color", f"NaN or infinity where all pixels are {level:g}"
+        must(finite, what, "add an epsilon inside roots and norms", got)
+    remedy = "create tensors on the device and in the type of the images"
+    with success(prior, "support float64 images", remedy):
+        exact, slope = _part(prior, copy.deepcopy(network).double(), images.detach().double(), ALONE)
+    must(exact.dtype == torch.float64, "return a penalty of the type of the images", remedy, exact.dtype)
+    close = torch.allclose(slope.float(), len(images) * gradient, rtol=1e-3, atol=1e-4)
+    must(close, "have the gradient of float64 images", remedy)
     parts, (whole, _) = zip(*run_on_ranks(lambda ranks: _part(prior, network, images.detach(), ranks), 2), strict=True)
     same = torch.allclose(torch.stack(parts).sum(), len(images) * penalty, rtol=1e-4, atol=1e-5)
     same = same and torch.allclose(whole, len(images) * gradient, rtol=1e-3, atol=1e-5)
@@ -84,8 +95,8 @@ def check_augmentation(augmentation: Augmentation, image_shape: tuple[int, int, 
     one = augmentation(images, torch.Generator().manual_seed(1))
     two = augmentation(images, torch.Generator().manual_seed(1))
     other = augmentation(images, torch.Generator().manual_seed(2))
-    same = (one.shape, one.dtype) == (images.shape, images.dtype)
-    must(same, "keep shape and type", "return images like the given ones", f"{tuple(one.shape)} {one.dtype}")
+    same = is_a(one, Tensor) and (one.shape, one.dtype) == (images.shape, images.dtype)
+    must(same, "keep shape and type", "return images like the given ones", described(one))
     must(torch.equal(images.detach(), before), "not modify the given images", "avoid in-place operations")
     must(torch.equal(one, two), "return the same images for the same generator state", "draw from the given one only")
     must(not torch.equal(one, other), "draw from the given generator", "pass it to torch's random functions")

@@ -26,6 +26,9 @@ def import_all(names: Sequence[str], /, path: str = "imports") -> None:
     if names and folder not in sys.path:
         sys.path.append(folder)  # last: a file in it must not replace a module of the standard library
     for place, name in enumerate(names):
+        if name.endswith(".py") and not Path(name).is_file():
+            remedy = f"correct the path, which is relative to {folder}"
+            raise ConfigError(f"{path}[{place}]", expected=f"the file {name}", got="no such file", remedy=remedy)
         try:
             _import_file(Path(name).resolve()) if name.endswith(".py") else importlib.import_module(name)
         except (Exception, SystemExit) as error:  # a module may raise anything

@@ -2,7 +2,7 @@
 
     EXML_DATA=... uv run python benchmarks/strangers.py --seeds 0,1   # the same command resumes after a kill
 
-Four streams are learned in the orders of their experts, on one thread, and evaluated on the complete test sets, next to
+Five streams are learned in the orders of their experts, on one thread, and evaluated on the complete test sets, next to
 the experts, their ensembles and the target. The experts of *overlapping* are trained here; the others are files in
 ``EXML_DATA/experts`` with a small card each, for which a seed is that of the student. Settings were chosen on the last
 10,000 training images. Rows are merged into ``benchmarks/results/strangers.json``.
@@ -74,7 +74,9 @@ STREAMS = {
     "domains": ("convexadv_mnist", "convexadv_fashion_mnist"),
     "overlapping": ("perceptron", "conv-net", "lenet5"),
     "photographs": ("resnet20-12fca82f", "resnet32-d509ac18"),
+    "one ResNet": ("resnet20-12fca82f",),
 }
+CIFAR10 = ("photographs", "one ResNet")
 
 
 class Perceptron(nn.Sequential):
@@ -128,7 +130,7 @@ def _stranger(name: str, work: Path) -> Expert:
 
 def test_set(stream: str) -> Samples:
     """All test images of the domains of a stream."""
-    if stream == "photographs":
+    if stream in CIFAR10:
         return cifar10()["test"]
     digits = images(MNIST, train=False)
     return Samples.concat([digits, images(FashionMNIST, train=False, first=10)]) if stream == "domains" else digits
@@ -165,7 +167,7 @@ def cases(stream: str, seed: int, orders: int | None, work: Path) -> Iterator[Ca
         where = scenario(stream, found)
         torch.manual_seed(seed)
         student: nn.Module = ConvNet(1, where.classes, 28)
-        if stream == "photographs":
+        if stream in CIFAR10:
             student = Normalized(SlimResNet18(), COLOR_MEAN, COLOR_STD)
         strategy = recipe("exml", ExpertProfile.from_experts(first), student=student).build()
         about = {

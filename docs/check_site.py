@@ -8,9 +8,11 @@ search finds nothing for a word that people look for. Without Chromium on the pa
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from axe_playwright_python.base import AXE_FILE_PATH
@@ -79,13 +81,28 @@ def faults(page: Page, path: Path) -> Iterator[str]:
     yield from (f"error in the console: {text}" for text in heard)
 
 
-def unfound(page: Page, site: Path) -> Iterator[str]:
+def unfound(page: Page, search: Path) -> Iterator[str]:
     """What the search of the site does not find."""
     for words in SEARCHES:
-        page.goto(f"{(site / 'search.html').resolve().as_uri()}?q={words.replace(' ', '+')}")
+        page.goto(f"{search.resolve().as_uri()}?q={words.replace(' ', '+')}")
         page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('finished')")
         if not page.locator("#search-results li").count():
             yield f"the search finds nothing for {words!r}"
+
+
+def wrongs(site: Path, paths: list[Path], browser: str) -> list[str]:
+    """The faults of some pages, in a browser of their own."""
+    found: list[str] = []
+    with sync_playwright() as driver:
+        context = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_context()
+        for path in paths:
+            page = context.new_page()
+            page.set_default_timeout(SLOWEST)
+            found += [f"{path.relative_to(site)}: {fault}" for fault in faults(page, path)]
+            if path == site / "search.html":
+                found += [f"{path.relative_to(site)}: {fault}" for fault in unfound(page, path)]
+            page.close()
+    return found
 
 
 def main(site: Path, only: str = "") -> int:
@@ -93,22 +110,12 @@ def main(site: Path, only: str = "") -> int:
     if (browser := chromium()) is None:
         print("skipped: needs Chromium")
         return 0
-    checked, wrong = [path for path in pages(site) if only in str(path)], 0
-    with sync_playwright() as driver:
-        context = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_context()
-        for path in checked:
-            page = context.new_page()
-            page.set_default_timeout(SLOWEST)
-            for fault in faults(page, path):
-                wrong += 1
-                print(f"{path.relative_to(site)}: {fault}", flush=True)
-            page.close()
-        if (site / "search.html").exists() and not only:
-            for fault in unfound(context.new_page(), site):
-                wrong += 1
-                print(f"search.html: {fault}", flush=True)
-    print(f"{len(checked)} pages, {wrong} faults")
-    return int(wrong > 0 or not checked)
+    checked, workers = [path for path in pages(site) if only in str(path)], os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        shares = [checked[start::workers] for start in range(workers)]
+        found = [fault for share in pool.map(lambda paths: wrongs(site, paths, browser), shares) for fault in share]
+    print(*found, f"{len(checked)} pages, {len(found)} faults", sep="\n")
+    return int(bool(found) or not checked)
 
 
 if __name__ == "__main__":

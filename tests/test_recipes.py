@@ -71,20 +71,14 @@ def test_alike_experts_without_batch_norm_are_told_apart_by_their_weights():
     assert not color.training.stored
 
 
-def test_large_experts_are_continued_from():
-    """Batch norm keeps what the first expert saw, and the last layer is solved for."""
-    strategy = default(profile(resnet(), resnet(), image_shape=COLOR, tasks=True)).build()
-    assert (strategy.generator, strategy.prior) == (COLORED_DRAWINGS, None)
-    assert (strategy.combiner, strategy.student) == (SideBySide(0.4, scale="previous"), "first-expert")
-    assert (strategy.loss, strategy.normalizer) == (MeanSquaredError("seen"), CenterLogits())
-    assert (strategy.training.batch_norm, strategy.training.ridge) == ("running", 0.01)
-
-
-def test_a_large_expert_alone_has_drawings_inverted():
-    strategy = default(profile(resnet(), image_shape=COLOR)).build()
-    assert (strategy.generator.start, strategy.prior) == (COLORED_DRAWINGS, BatchNormStatistics(10.0))
-    assert (strategy.combiner, strategy.student) == (SideBySide(), "continue")
-    assert (strategy.training.batch_norm, strategy.training.ridge) == ("batch", None)
+@pytest.mark.parametrize(("count", "tasks"), [(1, None), (2, None), (2, True)])
+def test_networks_for_color_images_give_their_feature_maps(count, tasks):
+    strategy = default(profile(*[resnet() for _ in range(count)], image_shape=COLOR, tasks=tasks)).build()
+    inverted, drawn = strategy.generator.generators
+    assert (inverted.start, drawn, strategy.prior) == (COLORED_DRAWINGS, COLORED_DRAWINGS, BatchNormStatistics(10.0))
+    assert strategy.training.hints > 0
+    assert (strategy.loss, strategy.normalizer) == (MeanSquaredError("seen", reduction="mean"), CenterLogits())
+    assert strategy.student == ("continue" if count == 1 else "first-expert")
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if "replay" not in name])
@@ -108,9 +102,7 @@ def test_a_student_that_cannot_be_a_copy_is_none():
     narrow = attrs.evolve(grey.experts[0], outputs=(1, 0, *range(2, 10)))
     assert default(exml.ExpertProfile([grey.experts[0], narrow])).build().student == "continue"
     color = default(profile(resnet(), resnet(), image_shape=COLOR), student=linear(3)).build()
-    assert (color.student, color.training.batch_norm, color.training.ridge) == ("continue", "batch", None)
-    inverted, drawn = color.generator.generators
-    assert (inverted.start, drawn, color.prior) == (COLORED_DRAWINGS, COLORED_DRAWINGS, BatchNormStatistics(10.0))
+    assert color.student == "continue"
     assert color.training.hints > 0
 
 

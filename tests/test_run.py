@@ -360,7 +360,7 @@ def test_checkpoint_every_may_change_and_the_order_of_strategies_may_not(tmp_pat
             {"strategies": {**CHOSEN, "replay": tiny.strategy()}},
             "the strategy 'replay' .*: as it was then, got another",
         ),
-        ({"resume": False}, "got a run; remedy: resume that run"),
+        ({"resume": False}, "got a folder with a run; remedy: resume that run"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -387,7 +387,7 @@ def test_a_damaged_record_is_named(tmp_path, text):
 
 def test_other_peoples_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(CheckpointError, match="got something else; remedy: choose another folder"):
+    with pytest.raises(CheckpointError, match="got a folder with other files; remedy: choose another folder"):
         tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
     with pytest.raises(CheckpointError, match=r"not .*thesis\.tex"):
         tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex")

@@ -27,11 +27,12 @@ COMMANDS = {
 }
 
 IMPORT = "--import"
-HELP = """Learn one model from a stream of other people's trained models, without their data.
-
-Every command takes --import MODULE, also several times: a Python module, from the current folder too, or a .py file. It
-is imported first, which runs its code; the architectures, scenarios and components that it registers then have names.
-"""
+HELP = "Learn one model from a stream of other people's trained models, without their data."
+EPILOGUE = (
+    "Every command takes --import MODULE, also several times: a Python module, from the current folder too, or a .py "
+    "file. It is imported first, which runs its code; the architectures, scenarios and components that it registers "
+    "then have names."
+)
 
 
 def _version() -> None:
@@ -52,6 +53,7 @@ def _completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
 app = App(
     name="exml",
     help=HELP,
+    help_epilogue=EPILOGUE,
     version_flags=(),
     help_format="plaintext",  # importing Markdown takes a tenth of a second
     default_parameter=Parameter(negative=()),

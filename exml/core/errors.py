@@ -32,9 +32,9 @@ def did_you_mean(name: str, names: Collection[str], otherwise: str, /) -> str:
     >>> did_you_mean("dreams", ["mixture", "gaussian-noise"], "check the spelling")
     'check the spelling'
     """
-    close = get_close_matches(name.lower(), {known.lower() for known in names}, n=1)
-    found = [known for known in nearest(name, names) if known.lower() in close]
-    return f"did you mean {found[0]!r}? If not, {otherwise}" if found else otherwise
+    spelled = {known.lower(): known for known in names}
+    close = get_close_matches(name.lower(), spelled, n=1)
+    return f"did you mean {spelled[close[0]]!r}? If not, {otherwise}" if close else otherwise
 
 
 def printable(text: str, /) -> str:

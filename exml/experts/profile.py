@@ -116,7 +116,7 @@ class ExpertProfile:
         """The image shape of all experts; raises ShapeError when they differ."""
         if len(self.image_shapes) != 1:
             got = ", ".join(map(str, self.image_shapes))
-            remedy = "put experts with images of another shape into a stream of their own"
+            remedy = "give all experts one shape with exml.experts.adapted, as exml learn does"
             raise ShapeError(expected="experts with images of one shape", got=got, remedy=remedy)
         return self.image_shapes[0]
 

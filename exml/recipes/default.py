@@ -52,14 +52,11 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
       the expert's mean logits. There is no cross-entropy. With task labels, each teacher supervises its own task.
     - The student starts as a copy of the first expert if possible.
 
-    **Color images, all experts with batch norm, and the student can copy them.** Procedural images, and the logits of
-    both teachers over all classes that they know, also with task labels. Experts are put on the scale of the first one,
-    minus 0.4 of their mean logits. The student starts as a copy of the first expert and keeps its running statistics.
-    Its last layer starts each experience from the closed form of ridge regression.
-
-    **All other streams**: one expert on color images, a student that cannot copy the experts, or batch norm in some
-    experts only. Procedural images are inverted for fifteen steps, and the student learns its own statistics. From
-    several experts it learns from their feature maps too (``Training(hints=...)``); half of the images stay as drawn.
+    **Color images, and batch norm in some experts at least.** Half of the images are procedural, the others are
+    inverted from such images for fifteen steps. The student matches the centered logits of both teachers side by side,
+    and learns from the feature maps of the experts too (``Training(hints=...)``). Unless all experts have the same
+    classes, they are put on the scale of the first one, minus 0.4 of their mean logits. If all experts have batch norm
+    and the student can copy them, it starts as a copy of the first one.
 
     Args:
         profile: of the experts.
@@ -82,7 +79,7 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
         return _typical(profile, copies) if several and profile.image_shape[0] == 1 else _matching(profile, copies)
     if all(with_statistics) and profile.image_shape[0] == 1:
         return _impression(profile)
-    return _continuing(profile) if all(with_statistics) and copies else _inverted_drawings(profile)
+    return _with_hints(profile, copies and all(with_statistics))
 
 
 def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
@@ -143,45 +140,23 @@ def _matching(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
     )
 
 
-def _continuing(profile: ExpertProfile) -> CompleteBuilder:
-    training = attrs.evolve(TRAINING, iterations=300, batch_size=64, learning_rate=0.002, views=2)
+def _with_hints(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
+    drawings = _drawings(profile)
+    inverted = ModelInversion(iterations=15, learning_rate=0.1, batch_size=256, start=drawings)
+    iterations, batch_size, size = (1_700, 32, 4_000) if copies else (8_000, 16, 8_000)
+    training = attrs.evolve(TRAINING, iterations=iterations, batch_size=batch_size, learning_rate=0.003)
+    same = _have_same_classes(profile)
     return (
         StrategyBuilder()
-        .buffer(Cumulative(3_000))
-        .training(attrs.evolve(training, clip_norm=1.0, ridge=0.01, batch_norm="running"))
-        .generator(_drawings(profile))
-        .augmentation(_TURNED)
-        .normalizer(CenterLogits())
-        .combiner(SideBySide(calibration=0.4, scale="previous"))
-        .loss(MeanSquaredError("seen"))
-        .student("first-expert")
-    )
-
-
-def _inverted_drawings(profile: ExpertProfile) -> CompleteBuilder:
-    builder = (
-        StrategyBuilder()
-        .buffer(Cumulative(6_000))
-        .training(attrs.evolve(TRAINING, iterations=5_000, batch_size=32, learning_rate=0.003, views=4))
-        .generator(ModelInversion(iterations=15, learning_rate=0.1, batch_size=256, start=_drawings(profile)))
+        .buffer(Cumulative(size))
+        .training(attrs.evolve(training, clip_norm=100.0, hints=60.0))
+        .generator(Mixture((inverted, drawings)))
         .priors(*statistics_for(profile, 10.0))
         .augmentation(_TURNED if profile.image_shape[0] > 1 else Augmentation(shift=1))
         .normalizer(CenterLogits())
-        .combiner(SideBySide())
-        .loss(MeanSquaredError("seen"))
-    )
-    return builder if profile.count == 1 else _with_hints(profile, builder)
-
-
-def _with_hints(profile: ExpertProfile, builder: CompleteBuilder) -> CompleteBuilder:
-    training = attrs.evolve(TRAINING, iterations=8_000, batch_size=16, learning_rate=0.003, clip_norm=100.0, hints=60.0)
-    same = _have_same_classes(profile)
-    return (
-        builder.buffer(Cumulative(8_000))
-        .training(training)
-        .generator(Mixture((builder.build().generator, _drawings(profile))))
         .combiner(SideBySide() if same else SideBySide(calibration=0.4, scale="previous"))
         .loss(MeanSquaredError("seen", reduction="mean"))
+        .student("first-expert" if copies else "continue")
     )
 
 

@@ -32,13 +32,13 @@ def require_free(path: Path, record: str, what: str) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        expected, remedy = f"a new or empty folder, not {path}", "choose another folder"
+        expected, remedy = f"a new or empty folder at {path}", "choose another folder"
         raise CheckpointError(expected=expected, got=str(error), remedy=remedy) from error
     if not all(name.startswith((".lock", f".{record}.")) for name in names):
         begun = record in names
         raise CheckpointError(
-            expected=f"a new or empty folder, not {path}",
-            got=f"a {what}" if begun else "something else",
+            expected=f"a new or empty folder at {path}",
+            got=f"a folder with a {what}" if begun else "a folder with other files",
             remedy=f"{f'resume that {what}, or ' if begun else ''}choose another folder",
         )
 

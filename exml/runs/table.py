@@ -49,7 +49,7 @@ def audit_lines(result: Result) -> list[str]:
         target = f"no target, because {found.reason}"
         if found.distance is not None:
             target = f"target {_percent(found.target)}, student {100 * abs(found.distance):.1f} "
-            target += "below it" if found.distance > 0 else "above it"
+            target += "points below it" if found.distance > 0 else "points above it"
         gap = "" if found.recovered_gap is None else f"; recovered gap {found.recovered_gap:.2f}"
         oracle = "" if found.oracle is None else f", oracle {_percent(found.oracle)}"
         agrees = "" if row.agreement is None else f"; agreement without data {_percent(row.agreement.score)}"

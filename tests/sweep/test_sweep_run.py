@@ -173,13 +173,13 @@ def test_a_run_without_a_result_is_a_failure(folder, asked):
 
 
 def test_what_is_in_a_folder_is_not_overwritten(folder, asked):
-    with pytest.raises(CheckpointError, match=r"a new or empty folder, not .*, got something else"):
+    with pytest.raises(CheckpointError, match=r"a new or empty folder at .*, got a folder with other files"):
         sweep.run(asked, folder, executor=Here())
     with pytest.raises(CheckpointError, match=r"a sweep in .*, got none"):
         sweep.run(asked, folder / "out", resume=True, executor=Here())
     assert not (folder / "out").exists()
     sweep.run(attrs.evolve(asked, seeds=(0,)), folder / "out", executor=Here(fails=["seed"]))
-    with pytest.raises(CheckpointError, match="got a sweep; remedy: resume that sweep, or"):
+    with pytest.raises(CheckpointError, match="got a folder with a sweep; remedy: resume that sweep, or"):
         sweep.run(asked, folder / "out", executor=Here())
 
 

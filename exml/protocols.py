@@ -95,8 +95,8 @@ class Generator(Protocol):
         """Make ``size`` >= 1 samples on the expert's device.
 
         Images are float32 in pixel units, finite, of ``expert.image_shape`` and without a graph. Labels are among
-        ``expert.classes``, and task labels are ``expert.task``. The samples are a function of the seed. The expert
-        keeps its weights, its mode, its gradient flags and its hooks.
+        ``expert.classes``, and task labels are ``expert.task``. The samples are a function of the seed; torch's global
+        generator is left alone. The expert keeps its weights, its mode, its gradient flags and its hooks.
         """
         ...
 
@@ -129,8 +129,9 @@ class Prior(Protocol):
     def __call__(self, images: Images, activations: Sequence[Activation], /) -> Scalar:
         """The penalty, averaged over the batch; ``images`` are in the expert's normalized units.
 
-        It is finite, at least 0, a function of its arguments alone, and has a finite gradient with respect to the
-        images. Several ranks may share a batch; :func:`exml.priors.statistics_of` includes the images of all of them.
+        It is finite, at least 0, of the type of the images, and a function of its arguments alone. Its gradient with
+        respect to the images is finite, even if all pixels are equal. Several ranks may share a batch;
+        :func:`exml.priors.statistics_of` includes the images of all of them.
         """
         ...
 
@@ -207,6 +208,7 @@ class Combiner(Protocol):
 
         If a teacher knows the label of an image, its target is defined for at least one class, and the label is among
         its candidates. Candidates are classes that a teacher knows. Target logits are finite, and 0 where undefined.
+        Row i is that of image i, a function of the arguments alone, which are not modified.
         """
         ...
 
@@ -233,7 +235,8 @@ class BufferPolicy(Protocol):
     def __call__(self, memory: Samples | None, new: Samples, generator: torch.Generator, /) -> Samples:
         """The updated buffer M_i, from M_{i-1} (None at first) and D_i, whose ``experiences`` are i.
 
-        It holds at least one sample; all are unchanged samples of both, each at most once.
+        It holds at least one sample, and at most ``size`` if the policy has a field of that name. All are samples of
+        both, unchanged, each at most once. The arguments are not modified.
         """
         ...
 

@@ -376,7 +376,12 @@ def test_own_parts_run_from_the_command_line(option, tmp_path, parts, capsys):
 
 @pytest.mark.parametrize(
     ("module", "message"),
-    [("nonesuch_parts", "to import the module nonesuch_parts"), ("", "a module after --import"), ("bad.py", "ZeroDiv")],
+    [
+        ("nonesuch_parts", "to import the module nonesuch_parts"),
+        ("nonesuch.py", "the file nonesuch.py at --import[0], got no such file; remedy: correct the path"),
+        ("", "a module after --import"),
+        ("bad.py", "ZeroDiv"),
+    ],
 )
 def test_a_module_that_cannot_be_imported_is_one_error(module, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

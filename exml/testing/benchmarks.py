@@ -114,7 +114,7 @@ def benchmark(
 
     Raises:
         SettingError: the part is no prior, augmentation or generator.
-        AssertionError: a result is wrong; the message has the remedy.
+        AssertionError: the part raises an error, or a result is wrong; the message has the remedy.
 
     >>> from exml.priors import TotalVariation
     >>> from exml.testing import benchmark, tiny_expert

@@ -153,7 +153,7 @@ def test_a_field_in_a_list(folder):
             "type int at .*'noise' with training.iterations = many",
         ),
         ("fields: {buffer.size: [1]}", SettingError, "in strategy 'noise' with buffer.size = 1"),
-        ("imports: [absent.py]", ConfigError, r"to import the module .* at imports\[0\], got ModuleNotFoundError"),
+        ("imports: [absent.py]", ConfigError, r"the file .*absent\.py at imports\[0\], got no such file"),
         ("imports: [no_such_module]", ConfigError, "ModuleNotFoundError"),
     ],
 )

@@ -5,7 +5,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gallery_pages import install_cell
+from gallery_pages import files_of_pages, install_cell
 
 project = "exml"
 author = "The exml authors"
@@ -14,7 +14,7 @@ release = version = version_of("exml")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 extensions += ["sphinx.ext.intersphinx", "sphinx_copybutton", "sphinx_gallery.gen_gallery", "gallery_pages"]
-extensions += ["mathml", "reference", "accessible"]
+extensions += ["matplotlib.sphinxext.plot_directive", "mathml", "reference", "accessible"]
 exclude_patterns = ["_build", "examples"]
 smartquotes = False  # it makes one dash of the two of an option, and quotes that do not run when pasted
 nitpicky = True
@@ -52,6 +52,12 @@ html_css_files = ["exml.css"]
 html_js_files = [("accessible.js", {"defer": "defer"})]
 html_show_sourcelink = False
 html_copy_source = False
+
+plot_working_directory = files_of_pages("build-your-own")
+plot_include_source = True
+plot_formats = [("png", 144)]
+plot_html_show_formats = False
+plot_html_show_source_link = False
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",

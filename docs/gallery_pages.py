@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import atexit
 import hashlib
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,19 @@ def scrape(block: Any, variables: dict[str, Any], gallery: dict[str, Any]) -> st
         last.savefig(file, dpi=100 * (factor or 1))
     titles = [last.get_suptitle(), *(axis.get_title(loc) for axis in last.axes for loc in ("left", "center"))]
     return figure_rst([path], gallery["src_dir"], ", ".join(filter(None, titles)), srcsetpaths=[paths])
+
+
+def files_of_pages(folder: str) -> str:
+    """A new folder with all files that the pages of a folder show, for their pictures to import."""
+    made = tempfile.mkdtemp(prefix="exml-docs-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    for page in sorted((HERE / folder).glob("*.md")):
+        blocks = re.findall(
+            r"```\{code-block\} python\n:caption: (\S+)\n\n(.*?)```", page.read_text("utf-8"), re.DOTALL
+        )
+        for name, text in blocks:
+            (Path(made) / name).write_text(text, encoding="utf-8")
+    return made
 
 
 def repository() -> str:

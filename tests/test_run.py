@@ -389,7 +389,7 @@ def test_other_peoples_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(CheckpointError, match="got a folder with other files; remedy: choose another folder"):
         tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path)
-    with pytest.raises(CheckpointError, match=r"not .*thesis\.tex"):
+    with pytest.raises(CheckpointError, match=r"at .*thesis\.tex"):
         tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex")
     with pytest.raises(CheckpointError, match="a new or empty folder"):
         tiny.run("tiny-nc", {"a": tiny.strategy()}, tmp_path / "thesis.tex" / "run")

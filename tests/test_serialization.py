@@ -159,8 +159,8 @@ def test_registering():
         exml.component(type("Loose", (), {}))
     with pytest.raises(SettingError, match="an unused kind for Other"):
         exml.component(kind="l2-norm")(attrs.make_class("Other", [], frozen=True))
-    with pytest.raises(UnknownNameError, match="l2-norm"):
-        class_of("nothing")
+    with pytest.raises(UnknownNameError, match=r"expected a prior, one of .*l2-norm.* got 'nothing'"):
+        class_of("nothing", Prior)
 
 
 def test_an_unknown_kind_lists_those_of_its_role_and_the_one_meant():

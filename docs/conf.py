@@ -1,9 +1,11 @@
 """Sphinx, with every warning an error; see CONTRIBUTING.md for the command."""
 
+import os
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on a shared core, two threads wait for each other
 sys.path.insert(0, str(Path(__file__).parent))
 from gallery_pages import files_of_pages, install_cell
 

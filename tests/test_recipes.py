@@ -71,7 +71,16 @@ def test_alike_experts_without_batch_norm_are_told_apart_by_their_weights():
     assert not color.training.stored
 
 
-@pytest.mark.parametrize(("count", "tasks"), [(1, None), (2, None), (2, True)])
+def test_large_experts_with_tasks_are_continued_from():
+    """Batch norm keeps what the first expert saw, and the last layer is solved for."""
+    strategy = default(profile(resnet(), resnet(), image_shape=COLOR, tasks=True)).build()
+    assert (strategy.generator, strategy.prior) == (COLORED_DRAWINGS, None)
+    assert (strategy.combiner, strategy.student) == (SideBySide(0.4, scale="previous"), "first-expert")
+    assert (strategy.loss, strategy.normalizer) == (MeanSquaredError("seen"), CenterLogits())
+    assert (strategy.training.batch_norm, strategy.training.ridge, strategy.training.hints) == ("running", 0.01, 0)
+
+
+@pytest.mark.parametrize(("count", "tasks"), [(1, None), (1, True), (2, None)])
 def test_networks_for_color_images_give_their_feature_maps(count, tasks):
     strategy = default(profile(*[resnet() for _ in range(count)], image_shape=COLOR, tasks=tasks)).build()
     inverted, drawn = strategy.generator.generators

@@ -56,7 +56,9 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     inverted from such images for fifteen steps. The student matches the centered logits of both teachers side by side,
     and learns from the feature maps of the experts too (``Training(hints=...)``). Unless all experts have the same
     classes, they are put on the scale of the first one, minus 0.4 of their mean logits. If all experts have batch norm
-    and the student can copy them, it starts as a copy of the first one.
+    and the student can copy them, it starts as a copy of the first one. With task labels in addition, nothing is
+    inverted, and there are no feature maps: the copy keeps its running statistics, and its last layer starts each
+    experience from the closed form of ridge regression.
 
     Args:
         profile: of the experts.
@@ -79,7 +81,8 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
         return _typical(profile, copies) if several and profile.image_shape[0] == 1 else _matching(profile, copies)
     if all(with_statistics) and profile.image_shape[0] == 1:
         return _impression(profile)
-    return _with_hints(profile, copies and all(with_statistics))
+    copies = copies and all(with_statistics)
+    return _continuing(profile) if copies and profile.tasks is not None else _with_hints(profile, copies)
 
 
 def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
@@ -137,6 +140,21 @@ def _matching(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
         .combiner(combiner_for(profile, ByClass() if has_tasks else SideBySide(calibration=0.4)))
         .loss(MeanSquaredError("seen"))
         .student("first-expert" if copies else "continue")
+    )
+
+
+def _continuing(profile: ExpertProfile) -> CompleteBuilder:
+    training = attrs.evolve(TRAINING, iterations=300, batch_size=64, learning_rate=0.002, views=2)
+    return (
+        StrategyBuilder()
+        .buffer(Cumulative(3_000))
+        .training(attrs.evolve(training, clip_norm=1.0, ridge=0.01, batch_norm="running"))
+        .generator(_drawings(profile))
+        .augmentation(_TURNED)
+        .normalizer(CenterLogits())
+        .combiner(SideBySide(calibration=0.4, scale="previous"))
+        .loss(MeanSquaredError("seen"))
+        .student("first-expert")
     )
 
 

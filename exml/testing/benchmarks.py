@@ -173,15 +173,16 @@ def _ready(expert: Expert | None, device: torch.device | str) -> Expert:
 
 
 def _times(works: list[Work], rounds: int, device: torch.device) -> list[list[float]]:
-    """Seconds of every work in every round, after a warm-up."""
+    """Seconds of every work in every round, each right after a run that is not timed, which heats the caches."""
     clock = time.process_time if device.type == "cpu" else timer  # the latter synchronizes with an accelerator
 
     def seconds(work: Work) -> float:
+        work()
         begin = clock()
         work()
         return clock() - begin
 
-    measured = [[seconds(work) for work in works] for _ in range(1 + rounds)][1:]
+    measured = [[seconds(work) for work in works] for _ in range(rounds)]
     return [list(each) for each in zip(*measured, strict=True)]
 
 

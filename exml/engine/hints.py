@@ -94,10 +94,11 @@ class Watched:
 
     def loss(self) -> Scalar:
         """The sum over the pairs of the mean squared error, relative to the variance of the expert's feature map."""
-        errors = [
-            nn.functional.mse_loss(predict(self.own[place]), self.theirs[place].detach()) / pair.variance
-            for place, (pair, predict) in enumerate(zip(self.hints.pairs, self.hints.maps, strict=True))
-        ]
+        errors: list[Scalar] = []
+        for place, (pair, predict) in enumerate(zip(self.hints.pairs, self.hints.maps, strict=True)):
+            like = next(predict.parameters())
+            own, theirs = (maps[place].to(like.dtype) for maps in (self.own, self.theirs))  # bfloat16 under autocast
+            errors.append(nn.functional.mse_loss(predict(own), theirs.detach()) / pair.variance)
         return torch.stack(errors).sum()
 
 

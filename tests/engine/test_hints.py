@@ -2,6 +2,7 @@
 
 import copy
 
+import attrs
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.nn.functional import mse_loss
 
 import exml
 from exml.core.errors import ExmlWarning, SettingError
+from exml.core.execution import Execution
 from exml.core.rng import derive_seed
 from exml.engine import Hints, Training
 from exml.learning import CheckpointFolder, Stop, events
@@ -112,3 +114,17 @@ def test_ranks_share_the_steps():
     one = learned(exml.distributed.ALONE)
     for other in run_on_ranks(learned, 2):
         torch.testing.assert_close(other, one)
+
+
+def test_bfloat16_stays_close():
+    training = attrs.evolve(HINTED, optimizer="sgd", learning_rate=1e-3)
+
+    def learned(**live):
+        torch.manual_seed(0)
+        previous, expert, student = (ConvNet(1, 4, 8) for _ in range(3))
+        teachers = teachers_of(previous.eval(), expert.eval(), (1, 8, 8), 4)
+        memory, start = exml.Samples.of(torch.rand(20, 1, 8, 8), torch.arange(20) % 4), weights(student)
+        return weights(distilled(student, teachers, memory, training, **live)) - start
+
+    exact, rounded = learned(), learned(execution=Execution(precision="bfloat16"))
+    assert 0 < (exact - rounded).norm() < 0.1 * exact.norm()

@@ -59,6 +59,7 @@ def test_experts_without_batch_norm_are_matched_on_drawings(count, tasks):
     assert strategy.combiner == (MultiTask(experts.tasks, ByClass()) if tasks else SideBySide(0.4))
     assert strategy.normalizer == (RawLogits() if tasks else CenterLogits())
     assert strategy.student == ("first-expert" if count > 1 else "continue")
+    assert strategy.training.iterations == (12_000 if count == 1 else 3_000)
 
 
 def test_alike_experts_without_batch_norm_are_told_apart_by_their_weights():

@@ -50,6 +50,7 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
       images, dark strokes otherwise, and all kinds for color images.
     - The student matches each teacher's logits over the classes that it knows, centered and side by side, minus 0.4 of
       the expert's mean logits. There is no cross-entropy. With task labels, each teacher supervises its own task.
+    - A single expert on grayscale images is learned in four times as many steps.
     - The student starts as a copy of the first expert if possible.
 
     **Color images, and batch norm in some experts at least.** Half of the images are procedural, the others are
@@ -130,10 +131,11 @@ def _impression(profile: ExpertProfile) -> CompleteBuilder:
 
 def _matching(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
     has_tasks = profile.tasks is not None
+    iterations = 12_000 if profile.count == 1 and profile.image_shape[0] == 1 else 3_000
     return (
         StrategyBuilder()
         .buffer(Cumulative(12_000))
-        .training(attrs.evolve(TRAINING, iterations=3_000, batch_size=64, learning_rate=0.005, views=4))
+        .training(attrs.evolve(TRAINING, iterations=iterations, batch_size=64, learning_rate=0.005, views=4))
         .generator(_drawings(profile))
         .augmentation(Augmentation(shift=2))
         .normalizer(RawLogits() if has_tasks else CenterLogits())

@@ -87,6 +87,7 @@ def test_networks_for_color_images_give_their_feature_maps(count, tasks):
     inverted, drawn = strategy.generator.generators
     assert (inverted.start, drawn, strategy.prior) == (COLORED_DRAWINGS, COLORED_DRAWINGS, BatchNormStatistics(10.0))
     assert strategy.training.hints > 0
+    assert strategy.training.iterations == (16_000 if count == 1 else 1_700)
     assert (strategy.loss, strategy.normalizer) == (MeanSquaredError("seen", reduction="mean"), CenterLogits())
     assert strategy.student == ("continue" if count == 1 else "first-expert")
 

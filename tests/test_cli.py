@@ -140,6 +140,12 @@ def test_version_and_help(capsys):
     assert "--no-" not in out
 
 
+def test_help_has_no_line_breaks_within_a_sentence(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    out = call(capsys, "learn", "--help")[1]
+    assert "NAME may be torchvision/NAME or timm/NAME. By default the first expert's architecture" in out
+
+
 BROKEN = {
     "syntax.yaml": "generator: [",
     "empty.yaml": "",

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from exml.core.errors import LONGEST, ExmlError, RankError, SettingError, printable, shortened
 from exml.core.imports import import_all
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpPanel
+    from rich.console import Console, ConsoleOptions
 
 COMMANDS = {
     "learn": ("exml.cli.learn:learn", "Learn one student from a folder of other people's classifiers."),
@@ -50,10 +54,30 @@ def _completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     sys.stdout.write(app.generate_completion(shell=shell))
 
 
+class _Formatter:
+    """The default format of help, without the line breaks that docstrings have within a sentence."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        from cyclopts.help import DefaultFormatter, InlineText
+        from rich.text import Text
+
+        for entry in panel.entries:
+            if isinstance(entry.description, InlineText) and isinstance(entry.description.primary_renderable, Text):
+                text = entry.description.primary_renderable
+                text.plain = " ".join(text.plain.split())
+        DefaultFormatter()(console, options, panel)
+
+    def render_usage(self, console: Console, options: ConsoleOptions, usage: object) -> None:
+        from cyclopts.help import DefaultFormatter
+
+        DefaultFormatter().render_usage(console, options, usage)
+
+
 app = App(
     name="exml",
     help=HELP,
     help_epilogue=EPILOGUE,
+    help_formatter=_Formatter(),
     version_flags=(),
     help_format="plaintext",  # importing Markdown takes a tenth of a second
     default_parameter=Parameter(negative=()),

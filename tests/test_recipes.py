@@ -13,12 +13,13 @@ import exml
 from exml.calibrations import CommonScale
 from exml.combiners import ByClass, MultiTask, SideBySide
 from exml.core.errors import SettingError, UnknownNameError
+from exml.core.execution import Execution
 from exml.generators import DataImpression, ModelInversion, ProceduralImages
 from exml.losses import Distillation, MeanSquaredError
 from exml.models import ConvNet, Normalized, SlimResNet18
 from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics, GaussianBlur, L2Norm, Sum
-from exml.recipes import RECIPES, default, for_scenario, recipe
+from exml.recipes import RECIPES, at_budget, default, for_scenario, recipe
 from exml.scenarios import ScenarioSource, load
 from tests.helpers import profile
 
@@ -150,6 +151,34 @@ def test_one_network_with_batch_norm_and_one_without(order):
     learner.learn_stream(exml.ExpertStream.from_experts(experts))
     assert (learner.experience, learner.classes_seen) == (2, (0, 1, 2, 3))
     assert torch.isfinite(learner.student(torch.rand(2, 1, 8, 8))).all()
+
+
+@pytest.mark.parametrize(
+    ("modules", "tasks"),
+    [
+        ((plain_net, linear), False),
+        ((linear, linear), False),
+        ((lambda: ConvNet(**CONV_NET),) * 2, False),
+        ((plain_net,), False),
+        ((resnet,), False),
+        ((resnet, resnet), False),
+        ((resnet, resnet), True),
+    ],
+    ids=["unlike", "alike", "batch norm", "one", "one of color", "color", "tasks"],
+)
+def test_every_kind_of_default_strategy_learns_in_bfloat16(modules, tasks):
+    experts = []
+    for number, make in enumerate(modules):
+        channels, classes = 3 if make is resnet else 1, (2 * number, 2 * number + 1)
+        about = {"mean": (0.3,) * channels, "std": (0.4,) * channels, "task": number if tasks else None}
+        experts.append(exml.Expert(make(), classes, (channels, 8, 8), outputs=range(10), **about))
+    strategy = at_budget(default(exml.ExpertProfile.from_experts(experts)).build(), 0.001)
+    student = Normalized(modules[0](), experts[0].mean, experts[0].std)
+    strategy = attrs.evolve(strategy, on_suspect="accept")  # untrained experts
+    learner = exml.Learner(strategy, student, seed=0, execution=Execution(precision="bfloat16"))
+    learner.learn_stream(exml.ExpertStream.from_experts(experts))
+    assert learner.experience == len(modules)
+    assert all(tensor.isfinite().all() for tensor in student.state_dict().values())
 
 
 @pytest.mark.parametrize("name", ["model-inversion", "data-impression"])

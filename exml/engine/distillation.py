@@ -69,13 +69,13 @@ class Teachers:
 
     def target(self, batch: Samples) -> Target:
         """Run both teachers on a mini-batch and combine their normalized logits; stored ones replace the previous."""
-        new = self._normalized(self.expert.teach(batch.images, self.classes))
+        new = self._normalized(self.expert.teach(batch.images, self.classes), batch.images.dtype)
         if self.previous is None:
             return self.combiner(TeacherLogits.none(new.logits), new, batch)
         before = self.previous
         logits = logits_of(before.module(batch.images)) if batch.logits is None else batch.logits
         old = TeacherLogits(logits, before.known, before.present, before.taught)
-        return self.combiner(self._normalized(old), new, batch)
+        return self.combiner(self._normalized(old, batch.images.dtype), new, batch)
 
     @property
     def known(self) -> ClassMask:
@@ -91,8 +91,9 @@ class Teachers:
             before = attrs.evolve(before, module=previous)
         return attrs.evolve(self, previous=before, expert=attrs.evolve(self.expert, module=expert))
 
-    def _normalized(self, teacher: TeacherLogits) -> TeacherLogits:
-        return attrs.evolve(teacher, logits=self.normalizer(teacher.logits, teacher.known))
+    def _normalized(self, teacher: TeacherLogits, dtype: torch.dtype) -> TeacherLogits:
+        logits = teacher.logits.to(dtype)  # bfloat16 under autocast, from some modules
+        return attrs.evolve(teacher, logits=self.normalizer(logits, teacher.known))
 
 
 @attrs.frozen(eq=False)

@@ -96,8 +96,8 @@ class Watched:
         """The sum over the pairs of the mean squared error, relative to the variance of the expert's feature map."""
         errors: list[Scalar] = []
         for place, (pair, predict) in enumerate(zip(self.hints.pairs, self.hints.maps, strict=True)):
-            like = next(predict.parameters())
-            own, theirs = (maps[place].to(like.dtype) for maps in (self.own, self.theirs))  # bfloat16 under autocast
+            dtype = next(predict.parameters()).dtype  # that of the student; autocast returns bfloat16
+            own, theirs = (maps[place].to(dtype) for maps in (self.own, self.theirs))
             errors.append(nn.functional.mse_loss(predict(own), theirs.detach()) / pair.variance)
         return torch.stack(errors).sum()
 

@@ -318,6 +318,7 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (weight,) = ctx.saved_tensors
+        weight = weight.to(gradients[0].dtype)  # as in the forward pass under autocast; not every CPU can mix types
         stride, padding, dilation, groups = ctx.settings
         # Only the shape and the memory format of the input matter; its values are not read.
         last = gradients[0].is_contiguous(memory_format=torch.channels_last)

@@ -32,8 +32,9 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
 
     - The images are procedural, drawings that evolved towards each expert's classes, and, if all experts have
       gradients, drawings inverted for a few steps.
-    - The student matches the calibrated logits side by side (MSE), and their softmax (KL). Where all experts have the
-      same classes, the KL term counts more, and the learning rate is higher.
+    - The student matches the calibrated logits side by side (MSE), and their softmax (KL). They are stored with the
+      buffer, so that each expert is asked about an image once. Where all experts have the same classes, the KL term
+      counts more, and the learning rate is higher.
 
     **Grayscale images, all experts with batch norm.** Data Impression ED (Sec. 4) with the priors of appendix B.1.2 and
     λ_CE = 10. The teachers label eight views of each image once.
@@ -99,11 +100,10 @@ def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
     rate, divergence = (0.01, 8.0) if _have_same_classes(profile) else (0.003, 2.0)
     return (
         StrategyBuilder()
-        .buffer(Cumulative(16_000))
-        .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=rate, views=2))
+        .buffer(Cumulative(32_000))
+        .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=rate, stored=True))
         .generator(Mixture(generators, weights))
         .priors(*priors)
-        .augmentation(Augmentation(shift=2, rotation=8.0, scale=0.08))
         .calibration(CommonScale(drawings=attrs.evolve(CommonScale().drawings, polarity=drawings.polarity)))
         .combiner(SideBySide())
         .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), divergence))))

@@ -10,6 +10,8 @@ from torch import nn
 
 import exml
 from exml import calibrations
+from exml.augmentation import Augmentation
+from exml.buffers import Cumulative
 from exml.calibrations import CommonScale
 from exml.combiners import ByClass, SideBySide
 from exml.core.errors import SettingError
@@ -336,9 +338,33 @@ def test_stored_targets_need_a_combiner_that_defines_all_known_classes():
     learner.learn(experts()[0])
     with pytest.raises(SettingError, match=r"defines the logits of all known classes, .*got ByClass"):
         learner.learn(experts()[1])
-    for settings in ({"views": 2}, {"hints": 1.0}):
-        with pytest.raises(SettingError, match="stored"):
-            exml.Training(iterations=1, batch_size=1, learning_rate=0.1, stored=True, **settings)
+    with pytest.raises(SettingError, match="stored"):
+        exml.Training(iterations=1, batch_size=1, learning_rate=0.1, stored=True, hints=1.0)
+
+
+def test_stored_views_take_a_place_each(tmp_path):
+    """Three views of each generated image, with their own targets."""
+    training = exml.Training(iterations=3, batch_size=4, learning_rate=0.01, stored=True, views=3)
+    parts = {"training": training, "augmentation": Augmentation(flip=0.5), "buffer": Cumulative(8)}
+    made, first = [], experts()[0]
+
+    def count(event):
+        if type(event).__name__ == "GenerationProgress":
+            made.append(event.images)
+
+    learner = exml.Learner(stored_strategy(**parts), network(6, seed=1), folder=tmp_path, observers=[count])
+    learner.learn(first)
+    images = learner.memory.images
+    assert set(made) == {3}
+    assert len(images) == 8
+    for image, view in zip(images[:5], images[3:], strict=True):
+        assert torch.equal(image, view) or torch.equal(image, view.flip(2))
+    assert not torch.equal(images[:5], images[3:])
+    own = torch.tensor(first.classes)
+    torch.testing.assert_close(learner.memory.logits[:, own], first.logits(images).detach()[:, own])
+    again = exml.Learner(stored_strategy(**parts), network(6, seed=1))
+    again.learn(first)
+    assert same(weights(again.student), weights(learner.student))
 
 
 def test_a_copy_of_the_first_expert_learns_the_common_scale():

@@ -6,7 +6,15 @@ Imports the families (experts, priors, losses, ...), models, protocols and the c
 from exml.core.execution import EAGER, Execution, ExecutionWarning
 from exml.engine._ridge_head import ridge_head
 from exml.engine.allocator import keep_freed_memory
-from exml.engine.distillation import DistillationContext, PreviousStudent, Teachers, distill, hints_for, store_logits
+from exml.engine.distillation import (
+    DistillationContext,
+    PreviousStudent,
+    Teachers,
+    distill,
+    hints_for,
+    store_logits,
+    views_of,
+)
 from exml.engine.forward import frozen, teacher_logits
 from exml.engine.hints import Hints, Watched
 from exml.engine.inversion import Goal, Inversion, Inverter, invert, inverter
@@ -42,4 +50,5 @@ __all__ = [
     "ridge_head",
     "store_logits",
     "teacher_logits",
+    "views_of",
 ]

@@ -17,7 +17,7 @@ from exml.core.execution import EAGER, Execution
 from exml.core.expert import Expert
 from exml.core.outputs import logits_of
 from exml.core.ranks import ALONE, Ranks, Shard
-from exml.core.rng import derive_seed
+from exml.core.rng import derive_seed, make_generator
 from exml.core.samples import Samples, inference_batch_size
 from exml.core.shapes import ClassCounts, ClassMask, Images, Labels, Scalar
 from exml.core.targets import Target, TeacherLogits
@@ -282,6 +282,16 @@ def _fill_bank(
             targets.append([_collected(column, part) for column in _columns(target)])
     target = Target(*map(torch.cat, zip(*targets, strict=True)))
     return _Bank(torch.cat(images), target, memory.labels.repeat(views))
+
+
+@torch.no_grad()
+def views_of(samples: Samples, augmentation: Augmentation | None, size: int, *, seed: int) -> Samples:
+    """``size`` augmented samples, those of one view of all samples after those of another."""
+    draws = make_generator(samples.images.device, seed, "views")
+    repeated = samples[torch.arange(size, device=samples.images.device) % len(samples)]
+    batches = repeated.pixels().split(inference_batch_size(samples.images.shape[1:]))
+    images = torch.cat([augment(augmentation, batch, draws, ALONE.shard(len(batch))) for batch in batches])
+    return attrs.evolve(repeated, images=images)
 
 
 @torch.no_grad()

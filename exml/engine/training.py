@@ -42,8 +42,9 @@ class Training:
             "FitNets", 2015). A student with other weights than the experts then needs far fewer steps. See
             :class:`exml.engine.Hints`. Not together with ``views``, and steps are not compiled.
         stored: compute targets once, when an image enters the buffer, and store them with it: later experts add their
-            logits to the stored ones, which the previous student then does not distort. Distillation does not augment
-            images. Not together with ``views`` or ``hints``; the combiner must define the logits of all known classes.
+            logits to the stored ones, which the previous student then does not distort. Steps do not augment images;
+            with V ``views``, every generated image enters the buffer as V augmented ones. Not together with ``hints``;
+            the combiner must define the logits of all known classes.
         batch_norm: the student normalizes by the statistics of the ``"batch"``, which update the running ones, or by
             the ``"running"`` ones, which stay fixed. The running statistics of a copied expert are those of real data.
 
@@ -73,10 +74,15 @@ class Training:
         if self.hints and self.views:
             expected = "Training.hints without Training.views, since feature maps are not stored"
             raise SettingError(expected=expected, got=f"{self.views} views", remedy="set one of them to 0")
-        if self.stored and (self.views or self.hints):
-            expected = "Training.stored without views and hints, since only images of the buffer have stored targets"
-            got = f"views={self.views}, hints={self.hints}"
-            raise SettingError(expected=expected, got=got, remedy="set both to 0, or stored to False")
+        if self.stored and self.hints:
+            expected = "Training.stored without hints, since feature maps are not stored"
+            raise SettingError(
+                expected=expected, got=f"hints={self.hints}", remedy="set hints to 0, or stored to False"
+            )
+
+    def images_for(self, share: int) -> int:
+        """How many images to generate for ``share`` places in the buffer; stored views take a place each."""
+        return math.ceil(share / self.views) if self.stored and self.views else share
 
     def make_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer over the student's parameters; :meth:`set_learning_rate` sets its rate before each step."""

@@ -29,7 +29,7 @@ class ExperienceStarted:
 
 @attrs.frozen
 class GenerationProgress:
-    """The generator made some steps, in its own unit; ``images`` is the number that the experience needs."""
+    """The generator made some steps, in its own unit; ``images`` is the number that it makes in the experience."""
 
     experience: int
     done: int

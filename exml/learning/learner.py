@@ -41,6 +41,7 @@ from exml.engine import (
     hints_for,
     ridge_head,
     store_logits,
+    views_of,
 )
 from exml.experts import ExpertStream, OpenStream, Screening
 from exml.learning.checkpoint import (
@@ -218,6 +219,7 @@ class Learner:
         expert = expert.to(self.device)
         number, resumed = self.experience + 1, self._run.phase != "idle"
         share = share_of(self.strategy.buffer, number)
+        made = self.strategy.training.images_for(share)
         self._classes = check_student(self.student, expert.image_shape)
         expert.check(self._classes, unwrap=True)
         check_apart(self.student, expert)
@@ -232,18 +234,18 @@ class Learner:
             self._rehearsed = expert.image_shape
         if self.strategy.training.ridge is not None:
             ridge_head(self.student, torch.zeros(2, *expert.image_shape, device=expert.device), self._classes)
-        if share < len(expert.classes) and not self._scarce:
-            warn_of_scarcity(expert, share)
+        if made < len(expert.classes) and not self._scarce:
+            warn_of_scarcity(expert, made)
             self._scarce = True
         self._run.admit(expert, note)
         self._agree(expert)
         self._emit(events.ExperienceStarted(number, expert.name, expert.classes, resumed))
         try:
             with global_seed(self.seed, "experience", number):
-                new = None if self._run.phase == "distillation" else self._generate(expert, number, share)
+                new = None if self._run.phase == "distillation" else self._generate(expert, number, made)
                 self._broken = True  # until the experience is finished
                 if new is not None:
-                    self._begin_distillation(expert, number, new)
+                    self._begin_distillation(expert, number, new, share)
                 self._distill(expert, number)
         except _Stopped:
             return
@@ -412,7 +414,7 @@ class Learner:
             remedy = "give the whole stream, including the experts that were learned before"
             raise StreamError(expected=expected, got=str(length), remedy=remedy)
 
-    def _generate(self, expert: Expert, number: int, share: int) -> Samples:
+    def _generate(self, expert: Expert, number: int, count: int) -> Samples:
         """Line 3 of Algorithm 1. After a failure, the learner can learn from another expert."""
         strategy = self.strategy
         if self._run.phase == "idle":
@@ -420,7 +422,7 @@ class Learner:
             self._checkpoint()
 
         def after_step(done: int, total: int, state: Callable[[], State]) -> None:
-            self._emit(events.GenerationProgress(number, done, total, share))
+            self._emit(events.GenerationProgress(number, done, total, count))
             if done < total:
                 self._checkpoint_step(done, lambda: {"generation": state()})
 
@@ -437,8 +439,8 @@ class Learner:
             self._start(),
         )
         try:
-            new = strategy.generator(expert, share, derive_seed(self.seed, "generation", number), context)
-            check_samples(new, expert, share, strategy.generator)
+            new = strategy.generator(expert, count, derive_seed(self.seed, "generation", number), context)
+            check_samples(new, expert, count, strategy.generator)
         except BaseException as error:
             self._run.dismiss()
             failed = raised_in_module(error)  # for images that no check has tried
@@ -475,10 +477,13 @@ class Learner:
             due = bool(asked)
         return due
 
-    def _begin_distillation(self, expert: Expert, number: int, new: Samples) -> None:
+    def _begin_distillation(self, expert: Expert, number: int, new: Samples, share: int) -> None:
         """Lines 4 and 5 of Algorithm 1, and the initial student of the experience."""
         draws = make_generator(self.device, self.seed, "buffer", number)
         if self.strategy.training.stored:
+            if self.strategy.training.views:
+                seed = derive_seed(self.seed, "buffer", number)
+                new = views_of(new, self.strategy.augmentation, share, seed=seed)
             new = self._with_logits(new)
         self._memory = updated(self.strategy.buffer, self._memory, new, draws)
         if self.strategy.training.stored:

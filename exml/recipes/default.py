@@ -101,9 +101,10 @@ def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
     return (
         StrategyBuilder()
         .buffer(Cumulative(32_000))
-        .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=rate, stored=True))
+        .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=rate, stored=True, views=1))
         .generator(Mixture(generators, weights))
         .priors(*priors)
+        .augmentation(Augmentation(shift=2, rotation=8.0, scale=0.08))
         .calibration(CommonScale(drawings=attrs.evolve(CommonScale().drawings, polarity=drawings.polarity)))
         .combiner(SideBySide())
         .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), divergence))))

@@ -20,7 +20,7 @@ from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import global_seed
 from exml.core.samples import Samples
-from exml.engine import DistillationContext, PreviousStudent, Teachers, distill
+from exml.engine import DistillationContext, PreviousStudent, Teachers, distill, store_logits
 from exml.learning.preflight import check_student, rehearse, share_of, updated
 from exml.learning.strategy import Strategy
 from exml.protocols import Calibration, GenerationContext
@@ -119,8 +119,9 @@ def forecast(
         generation = distillation = 0.0
         for previous, places in ((False, range(1)), (True, range(1, experts))):
             if places:
-                cost = trial.generation(max(shares[i] for i in places), previous)
-                generation += sum(cost(shares[i]) for i in places)
+                made = [strategy.training.images_for(shares[i]) for i in places]
+                cost = trial.generation(max(made), previous)
+                generation += sum(map(cost, made))
             if places and (previous or not copied):
                 cost = trial.distillation(previous)
                 distillation += sum(cost(held[min(i, len(held) - 1)]) for i in places)
@@ -146,7 +147,8 @@ def memory(strategy: Strategy, expert: Expert, student: nn.Module, /, *, experts
     shares = [share_of(strategy.buffer, i) for i in range(1, experts + 1)]
     held = max(_held(strategy, shares))
     weights = [sum(tensor.nbytes for tensor in module.state_dict().values()) for module in (expert.module, student)]
-    images = held * (1 + strategy.training.views) + max(shares)
+    bank = 0 if strategy.training.stored else strategy.training.views * held
+    images = held + bank + max(shares)
     return 2 * weights[0] + 4 * weights[1] + 4 * images * math.prod(expert.image_shape)
 
 
@@ -205,7 +207,7 @@ class _Trial:
     def distillation(self, previous: bool) -> Callable[[int], float]:
         """A function from the number of images in the buffer to the seconds of distillation."""
         training = self.strategy.training
-        has_bank = training.views > 0 or training.ridge is not None
+        has_bank = training.stored or training.views > 0 or training.ridge is not None
         self._steps(FEW, 1, previous)  # the first call loads libraries
         setups: dict[int, float] = {}
         step = 0.0
@@ -224,12 +226,14 @@ class _Trial:
             known = torch.ones(self.classes, dtype=torch.bool, device=self.expert.device)
             known[list(self.expert.classes)] = len(self.expert.classes) == self.classes
             before = PreviousStudent(copy.deepcopy(self.student).eval().requires_grad_(False), known, known)
+        teachers = Teachers(before, self.expert, strategy.normalizer, strategy.combiner, self.classes)
         memory, ticks = self._noise(size), [self._now()]
         if strategy.training.stored:
-            memory = attrs.evolve(memory, logits=memory.images.new_zeros(size, self.classes))
+            fresh = attrs.evolve(memory, logits=memory.images.new_zeros(size, self.classes))
+            memory = store_logits(fresh, teachers, self.execution)
         distill(
             self.student,
-            Teachers(before, self.expert, strategy.normalizer, strategy.combiner, self.classes),
+            teachers,
             memory,
             loss=strategy.loss,
             training=attrs.evolve(strategy.training, iterations=warm_up + steps),

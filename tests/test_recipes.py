@@ -153,7 +153,7 @@ def test_one_network_with_batch_norm_and_one_without(order):
     assert torch.isfinite(learner.student(torch.rand(2, 1, 8, 8))).all()
 
 
-@pytest.mark.parametrize(
+every_kind = pytest.mark.parametrize(
     ("modules", "tasks"),
     [
         ((plain_net, linear), False),
@@ -166,6 +166,24 @@ def test_one_network_with_batch_norm_and_one_without(order):
     ],
     ids=["unlike", "alike", "batch norm", "one", "one of color", "color", "tasks"],
 )
+
+
+@every_kind
+def test_the_buffer_of_large_images_has_less_than_two_gigabytes(modules, tasks):
+    channels = 3 if modules[0] is resnet else 1
+    built = [make() for make in modules]
+    small = profile(*built, image_shape=(channels, 8, 8), tasks=tasks)
+    buffers = {}
+    for side in (8, 32, 1024):
+        large = [attrs.evolve(expert, image_shape=(channels, side, side)) for expert in small.experts]
+        strategy = default(exml.ExpertProfile(large)).build()
+        views = 0 if strategy.training.stored else strategy.training.views
+        buffers[side] = 4 * strategy.buffer.size * (1 + views) * channels * side**2, strategy.buffer.size
+    assert buffers[8][1] == buffers[32][1] > buffers[1024][1]
+    assert 2**30 < buffers[1024][0] <= 2**31
+
+
+@every_kind
 def test_every_kind_of_default_strategy_learns_in_bfloat16(modules, tasks):
     experts = []
     for number, make in enumerate(modules):

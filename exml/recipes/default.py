@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 import torch
 from torch import nn
@@ -17,9 +19,10 @@ from exml.losses import Distillation, KLDivergence, MeanSquaredError, Sum, Weigh
 from exml.models import Normalized
 from exml.normalizers import CenterLogits, RawLogits
 from exml.priors import BatchNormStatistics
-from exml.recipes.distillation import TRAINING, combiner_for, data_impression, statistics_for
+from exml.recipes.distillation import BUFFER, TRAINING, combiner_for, data_impression, statistics_for
 
 _TURNED = Augmentation(shift=3, rotation=15.0, flip=0.5)
+_ROOM = 2**29  # values of the images in the buffer and their views: 2 GiB
 
 
 def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> CompleteBuilder:
@@ -63,6 +66,8 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     experience from the closed form of ridge regression. A single expert is learned in twice as many steps as each of
     several.
 
+    The buffer has fewer images if they are large: with their views, they take at most 2 GiB.
+
     Args:
         profile: of the experts.
         student: the module that will learn; by default one like the first expert, with an output for each class. It
@@ -100,7 +105,7 @@ def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
     rate, divergence = (0.01, 8.0) if _have_same_classes(profile) else (0.003, 2.0)
     return (
         StrategyBuilder()
-        .buffer(Cumulative(32_000))
+        .buffer(_buffer(profile, 32_000))
         .training(attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=rate, stored=True, views=1))
         .generator(Mixture(generators, weights))
         .priors(*priors)
@@ -116,7 +121,7 @@ def _typical(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
     evolved, drawings = EvolvedDrawings(copies=4, polarity=polarity), EvolvedDrawings(steps=0, polarity=polarity)
     return (
         StrategyBuilder()
-        .buffer(Cumulative(20_000))
+        .buffer(_buffer(profile, 20_000))
         .training(attrs.evolve(TRAINING, iterations=1_600, batch_size=128, learning_rate=0.004, stored=True))
         .generator(Mixture((drawings, evolved), (1.0, 2.0)))
         .calibration(CommonScale(drawings=attrs.evolve(CommonScale().drawings, polarity=polarity)))
@@ -128,7 +133,7 @@ def _typical(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
 
 def _impression(profile: ExpertProfile) -> CompleteBuilder:
     builder = data_impression(profile).training(attrs.evolve(TRAINING, iterations=1_600, views=8))
-    return builder.loss(Distillation(cross_entropy=10.0))
+    return builder.buffer(_buffer(profile, BUFFER.size, views=8)).loss(Distillation(cross_entropy=10.0))
 
 
 def _matching(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
@@ -136,7 +141,7 @@ def _matching(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
     iterations = 12_000 if profile.count == 1 and profile.image_shape[0] == 1 else 3_000
     return (
         StrategyBuilder()
-        .buffer(Cumulative(12_000))
+        .buffer(_buffer(profile, 12_000, views=4))
         .training(attrs.evolve(TRAINING, iterations=iterations, batch_size=64, learning_rate=0.005, views=4))
         .generator(_drawings(profile))
         .augmentation(Augmentation(shift=2))
@@ -151,7 +156,7 @@ def _continuing(profile: ExpertProfile) -> CompleteBuilder:
     training = attrs.evolve(TRAINING, iterations=300, batch_size=64, learning_rate=0.002, views=2)
     return (
         StrategyBuilder()
-        .buffer(Cumulative(3_000))
+        .buffer(_buffer(profile, 3_000, views=2))
         .training(attrs.evolve(training, clip_norm=1.0, ridge=0.01, batch_norm="running"))
         .generator(_drawings(profile))
         .augmentation(_TURNED)
@@ -171,7 +176,7 @@ def _with_hints(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
     same = _have_same_classes(profile)
     return (
         StrategyBuilder()
-        .buffer(Cumulative(size))
+        .buffer(_buffer(profile, size))
         .training(attrs.evolve(training, clip_norm=100.0, hints=60.0))
         .generator(Mixture((inverted, drawings)))
         .priors(*statistics_for(profile, 10.0))
@@ -181,6 +186,10 @@ def _with_hints(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
         .loss(MeanSquaredError("seen", reduction="mean"))
         .student("first-expert" if copies else "continue")
     )
+
+
+def _buffer(profile: ExpertProfile, size: int, views: int = 0) -> Cumulative:
+    return Cumulative(min(size, max(1, _ROOM // ((1 + views) * math.prod(profile.image_shape)))))
 
 
 def _drawings(profile: ExpertProfile) -> ProceduralImages:

@@ -455,7 +455,7 @@ def test_the_environment_is_recorded(finished):
     assert environment.versions["torch"] == torch.__version__.split("+")[0]
     assert {"python", "exml", "kornia", "numpy"} <= environment.versions.keys()
     assert environment.threads == torch.get_num_threads()
-    assert "cores" in environment.hardware
+    assert f"cores, {torch.backends.cpu.get_cpu_capability()})" in environment.hardware
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ class Execution:
             ``torch.compile(fullgraph=True)``, on any device. ``"auto"`` times a few steps in each form and uses the
             fastest if enough steps remain.
         precision: of the networks. With ``"bfloat16"`` they run under autocast; batch-norm statistics, priors, losses,
-            images and weights stay float32.
+            images and weights stay float32. A CPU without instructions for bfloat16 is many times slower with it.
 
     >>> from exml.core.execution import Execution
     >>> Execution()

@@ -29,7 +29,7 @@ class Environment:
     Args:
         versions: of Python, of exml and of the packages that the numbers depend on.
         device: as torch names it.
-        hardware: processor, cores, memory, and the accelerator if one was used.
+        hardware: processor, cores, vector instructions, memory, and the accelerator if one was used.
         threads: of torch on the CPU.
         compile: see :class:`exml.engine.Execution`.
         precision: see :class:`exml.engine.Execution`.
@@ -68,7 +68,8 @@ def device_of(name: str) -> torch.device:
 
 def environment(device: torch.device, execution: Execution = EAGER, ranks: Ranks = ALONE) -> Environment:
     """The environment of this process, and how it executes the hot loops on a device."""
-    hardware = [f"{_processor()} ({cores()} cores)"]
+    # Processors of one name may differ in the instructions that torch uses, and in speed by a factor of two.
+    hardware = [f"{_processor()} ({cores()} cores, {torch.backends.cpu.get_cpu_capability()})"]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         hardware.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB")
     if device.type == "cuda":

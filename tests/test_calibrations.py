@@ -1,5 +1,7 @@
 """Calibrations: the formulas in float64 with NumPy, layers found by their properties, and what a learner does."""
 
+from itertools import permutations
+
 import attrs
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from exml.generators import EvolvedDrawings, ProceduralImages
 from exml.learning import Stop
 from exml.models import ConvNet, LeNet5, Normalized
 from exml.normalizers import RawLogits
+from exml.runs.audit import target_predictor
 from tests.helpers import SHAPE, experts, network, same, strategy, weights
 
 DRAWINGS = EvolvedDrawings(steps=4, snapshots=1, copies=1, pool=60)
@@ -292,6 +295,40 @@ def test_the_learner_gives_the_start_that_is_known_or_found(tmp_path):
     learner.learn(first)
     resumed = exml.Learner(strategy(**parts, calibration=SCALE), network(6, seed=1)).resume(tmp_path)
     assert torch.equal(resumed._start()[name], w1)
+
+
+def test_a_previewed_expert_is_not_compared_with_itself():
+    """Its layer has another name than that of the first expert, which therefore does not replace it."""
+    parts = {"generator": ProceduralImages(), "prior": None, "combiner": SideBySide(), "normalizer": RawLogits()}
+    first = mlp(outputs=6)
+    other = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(36, 9), nn.ReLU(), nn.Linear(9, 6))
+    first, second = (
+        Expert(net, ids, SHAPE, outputs=range(6)) for net, ids in ((first.module, (0, 1)), (other, (2, 3)))
+    )
+    noting = Noting()
+    learner = exml.Learner(strategy(**parts), network(6, seed=1))
+    learner.strategy = attrs.evolve(learner.strategy, calibration=noting)
+    learner.preview([lambda: first, lambda: second])
+    for expert in (first, second):
+        learner.learn(expert)
+    assert [list(start) for start in noting.starts] == [["2.weight"], ["1.weight"]]
+
+
+@pytest.mark.parametrize("order", [*permutations(range(3))][1:])
+def test_the_target_of_unlike_experts_does_not_depend_on_their_order(order):
+    wide = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(36, 9), nn.ReLU(), nn.Linear(9, 6))
+    deep = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 6))
+    nets = ((mlp(outputs=6).module, (0, 1, 2)), (wide, (1, 2, 3, 4)), (deep, (4, 5)))
+    unlike = [Expert(net, ids, SHAPE, outputs=range(6)) for net, ids in nets]
+    chosen = attrs.evolve(stored_strategy(), calibration=lambda expert, _, start: SCALE(expert, 0, start))
+    images = torch.rand(20, *SHAPE)
+    targets = [
+        target_predictor(chosen, exml.ExpertStream.from_experts([unlike[place] for place in places]), 6, 0)(
+            images, None
+        )
+        for places in (range(3), order)
+    ]
+    torch.testing.assert_close(*targets)
 
 
 def stored_strategy(**parts):

@@ -43,7 +43,9 @@ class Starts:
             self._means = dict(narrowing_weights(load()))
 
     def note(self, expert: Expert) -> None:
-        """Include an expert in the means."""
+        """Include an expert in the means, which replaces weights of a preview."""
+        # A previewed expert must not be compared with itself when its turn comes.
+        self._means = {name: mean for name, mean in self._means.items() if self._counts.get(name)}
         for name, weight in narrowing_weights(expert).items():
             count = self._counts.get(name, 0)
             if count:

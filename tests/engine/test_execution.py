@@ -197,7 +197,7 @@ def test_a_student_of_bfloat16_learns_in_float32():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_channels_last_changes_no_weight(optimizer, monkeypatch):
     """Fused optimizers read memory in its order: weights, gradients and moments must have the same one."""
-    make, shape = (lambda: SlimResNet18(width=4)), (12, 3, 8, 8)
+    make, shape = (lambda: ConvNet(3, 10, 8)), (12, 3, 8, 8)
     got = distillation(make, shape, optimizer=optimizer, steps=4)
     assert all(parameter.is_contiguous() for parameter in got.parameters())
     monkeypatch.setitem(inspect.unwrap(distill).__globals__, "channels_last", lambda *_: contextlib.nullcontext())

@@ -17,7 +17,7 @@ from exml.core.errors import ExmlWarning, ExpertError, NonFiniteError, SettingEr
 from exml.core.samples import Samples
 from exml.experts import Expert, ExpertTraining, train_expert, untrained_expert
 from exml.experts._checkpoint import TrainingCheckpoint
-from exml.models import ConvNet, SlimResNet18
+from exml.models import ConvNet
 
 
 def blobs(count: int = 40, classes: tuple[int, ...] = (3, 7), seed: int = 0) -> Samples:
@@ -236,7 +236,9 @@ def test_between_two_checkpoints_passes_some_time(tmp_path: Path) -> None:
 
 def test_the_order_of_memory_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without dropout, which draws in the order of memory."""
-    start = SlimResNet18(1, 2, width=4)
+    start = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 2), nn.Flatten(), nn.Linear(8, 2)
+    )
 
     def train() -> nn.Module:
         module = copy.deepcopy(start)

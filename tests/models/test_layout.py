@@ -1,5 +1,8 @@
 """Channels last inside the block, as before outside it, for weights and the optimizer's tensors."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +17,7 @@ def step(module, optimizer, dtype=torch.float32):
 
 
 def test_weights_gradients_and_momentum_follow():
-    module = SlimResNet18(width=4)
+    module = SlimResNet18(width=8)
     optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
     step(module, optimizer)
     kernel = module.blocks[0].residual[0].weight
@@ -39,3 +42,25 @@ def test_float64_stays_as_it_is():
     module = nn.Conv2d(3, 4, 3).double()
     with channels_last(module, torch.optim.SGD(module.parameters(), 0.1)):
         assert module.weight.is_contiguous()
+
+
+@pytest.mark.parametrize(("width", "changes"), [(4, False), (7, False), (8, True)])
+def test_a_narrow_strided_shortcut_stays_as_it_is(width, changes):
+    """oneDNN writes past the gradient of its weights on CPUs without AVX-512."""
+    module = nn.Sequential(nn.Conv2d(3, width, 3), nn.Conv2d(width, 16, 1, stride=2))
+    with channels_last(module, torch.optim.SGD(module.parameters(), 0.1)):
+        assert module[0].weight.is_contiguous() is not changes
+
+
+def test_training_a_narrow_shortcut_breaks_no_memory():
+    """In a process of its own: the allocator ends a process whose memory is broken."""
+    code = """
+import torch
+from exml.models import SlimResNet18, channels_last
+torch.set_num_threads(1)
+module = SlimResNet18(width=4)
+with channels_last(module, torch.optim.SGD(module.parameters(), 0.1)):
+    for _ in range(20):
+        module(torch.rand(12, 3, 8, 8)).sum().backward()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -135,7 +135,7 @@ class World:
         runs.train_zoo(["tiny-nc"], scratch / "zoo", workers=1)
         self.zoo = read_files(scratch / "zoo")
         self.goal = {name: self.runs["finished"][name] for name in ("config.json", "model.safetensors")}
-        run_command(scratch / "stream", scratch / "again", INVERSION)
+        run_command(scratch / "stream", scratch / "again", INVERSION, seconds=600.0)  # no case, whatever else runs
 
     def _run(self, scratch: Path, name: str, *, stops: bool) -> Files:
         stop = runs.Stop()
@@ -174,13 +174,13 @@ def check_expert(expert: exml.Expert) -> None:
     require(logits.isfinite().all(), "accepted an expert with logits that are not finite")
 
 
-def run_command(stream: Path, out: Path, strategy: exml.Strategy, *options: str) -> None:
-    """``exml learn`` over a folder of experts; stopped by SIGTERM after half the time that a case has."""
+def run_command(stream: Path, out: Path, strategy: exml.Strategy, *options: str, seconds: float = SECONDS / 2) -> None:
+    """``exml learn`` over a folder of experts; stopped by SIGTERM after some seconds."""
     strategy.save(out.with_name("s.yaml"))
     over = threading.Event()
 
     def stop() -> None:
-        if not over.wait(SECONDS / 2):
+        if not over.wait(seconds):
             os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()

@@ -170,6 +170,8 @@ class Calibration(Protocol):
     def __call__(self, expert: Expert, seed: int, start: State | None = None, /) -> Expert:
         """The expert with calibrated logits, a function of the arguments alone.
 
+        All experts of a stream get the same ``seed``, so that their scales do not depend on their order.
+
         ``start`` has weights that the expert was trained from, or weights of another expert that was trained from the
         same, by the names of the expert's state dict; not all are there. None if unknown.
 

@@ -320,7 +320,7 @@ def test_the_target_of_unlike_experts_does_not_depend_on_their_order(order):
     deep = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 6))
     nets = ((mlp(outputs=6).module, (0, 1, 2)), (wide, (1, 2, 3, 4)), (deep, (4, 5)))
     unlike = [Expert(net, ids, SHAPE, outputs=range(6)) for net, ids in nets]
-    chosen = attrs.evolve(stored_strategy(), calibration=lambda expert, _, start: SCALE(expert, 0, start))
+    chosen = stored_strategy(calibration=SCALE)
     images = torch.rand(20, *SHAPE)
     targets = [
         target_predictor(chosen, exml.ExpertStream.from_experts([unlike[place] for place in places]), 6, 0)(

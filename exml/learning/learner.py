@@ -487,7 +487,7 @@ class Learner:
             new = self._with_logits(new)
         self._memory = updated(self.strategy.buffer, self._memory, new, draws)
         if self.strategy.training.stored:
-            teachers = self._teachers(self._calibrated(expert, number), self.student if number > 1 else None)
+            teachers = self._teachers(self._calibrated(expert), self.student if number > 1 else None)
             self._memory = store_logits(self._memory, teachers, self.execution)
             self.ranks.share(self._memory.state()["logits"])
         self._emit(events.BufferUpdated(number, new, self._memory))
@@ -516,7 +516,7 @@ class Learner:
             module.eval().requires_grad_(False)
         seed, start = derive_seed(self.seed, "distillation", number), self._run.steps
         if not training.stored:
-            expert = self._calibrated(expert, number)
+            expert = self._calibrated(expert)
         hints = hints_for(self.student, expert, self.memory, training, seed)
         optimizer = training.make_optimizer(self.student if hints is None else nn.ModuleList((self.student, hints)))
         if "optimizer" in self._restored:
@@ -551,11 +551,12 @@ class Learner:
         previous = None if module is None else self._run.previous(module, self._classes, self.device)
         return Teachers(previous, expert, self.strategy.normalizer, self.strategy.combiner, self._classes)
 
-    def _calibrated(self, expert: Expert, number: int) -> Expert:
+    def _calibrated(self, expert: Expert) -> Expert:
         calibration = self.strategy.calibration
         if calibration is None:
             return expert
-        return calibration(expert, derive_seed(self.seed, "calibration", number), self._start())
+        # One seed for all experts: on the same drawings, their scales do not depend on their order.
+        return calibration(expert, derive_seed(self.seed, "calibration"), self._start())
 
     def _start(self) -> State | None:
         """Weights to compare this expert with."""

@@ -176,7 +176,7 @@ def _teachers(
 ) -> Teachers:
     """The teachers of an experience, as :class:`exml.Learner` makes them; the previous student returns nothing."""
     if strategy.calibration is not None:
-        expert = strategy.calibration(expert, derive_seed(seed, "calibration", state.experience + 1), start)
+        expert = strategy.calibration(expert, derive_seed(seed, "calibration"), start)
     previous = state.previous(nn.Module(), classes, expert.device) if state.experience else None
     return Teachers(previous, expert, strategy.normalizer, strategy.combiner, classes)
 

@@ -75,6 +75,24 @@ def test_the_figures_are_those_of_the_predictions(expert):
     assert permuted.warning.endswith("To be safe, keep 'digits-joint-1', which knows all labels.")
 
 
+def test_experts_who_contradict_each_other_are_no_reason_for_a_warning(expert):
+    """Where two experts never agree, their mean loses one of them as well, so the student may."""
+    other = attrs.evolve(student(expert, lambda logits: 50 * logits.roll(1, 1)), name="other")
+    found = report(expert, expert, other)
+    first, second = found.experts
+    assert (first.inversions, second.inversions) == (1, 0)
+    assert (first.relative, second.relative) == (1, 0)
+    assert "'other'" in found.warning
+    louder = report(other, expert, other)
+    assert louder.experts[0].mean_logits == 0
+    assert louder.experts[1].mean_logits > 0.9
+    assert [row.relative for row in louder.experts] == [1, 1]
+    assert louder.score == 0.5
+    assert "'other'" not in (louder.warning or "")
+    assert "below" not in (louder.warning or "")
+    assert "mean" in text(louder).splitlines()[2]
+
+
 def test_a_constant_student_neglects_labels(expert):
     found = report(student(expert, lambda logits: 0 * logits + torch.eye(10)[3]), expert)
     assert found.warning is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -68,6 +69,24 @@ class ProceduralImages:
                 got=repr(kinds),
                 remedy="choose one or more of these",
             )
+
+    @classmethod
+    def resembling(cls, channels: int, means: Sequence[float]) -> ProceduralImages:
+        """Those that have most in common with images of which little is known, with full contrast.
+
+        Args:
+            channels: of the images. All kinds of drawings for color, strokes for gray.
+            means: of the first channel, by the normalization of the experts, one for each. If gray images are dark on
+                average, the strokes are light.
+
+        >>> from exml.generators import ProceduralImages
+        >>> ProceduralImages.resembling(1, [0.13, 0.0]).polarity
+        'light'
+        """
+        if channels > 1:
+            return cls(polarity="any", full_contrast=True)
+        polarity: Polarity = "light" if sum(means) < len(means) / 2 else "dark"
+        return cls(("strokes",), polarity=polarity, full_contrast=True)
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext = STANDALONE, /) -> Samples:
         """Make ``size`` samples; raises :class:`exml.core.errors.BufferSizeError` if it is below 1."""

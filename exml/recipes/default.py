@@ -193,11 +193,7 @@ def _buffer(profile: ExpertProfile, size: int, views: int = 0) -> Cumulative:
 
 
 def _drawings(profile: ExpertProfile) -> ProceduralImages:
-    if profile.image_shape[0] > 1:
-        return ProceduralImages(polarity="any", full_contrast=True)
-    means = [expert.mean[0] for expert in profile.experts]
-    polarity = "light" if sum(means) < len(means) / 2 else "dark"
-    return ProceduralImages(("strokes",), polarity=polarity, full_contrast=True)
+    return ProceduralImages.resembling(profile.image_shape[0], [expert.mean[0] for expert in profile.experts])
 
 
 def _have_same_classes(profile: ExpertProfile) -> bool:

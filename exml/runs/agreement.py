@@ -25,16 +25,15 @@ from exml.generators import ModelInversion, ProceduralImages
 from exml.priors import BatchNormStatistics
 from exml.protocols import GenerationContext
 
-_DRAWN = ProceduralImages(polarity="any", full_contrast=True)
-_INVERTED = ModelInversion(iterations=60, learning_rate=0.05, batch_size=256, start=_DRAWN)
+_INVERTED = ModelInversion(iterations=60, learning_rate=0.05, batch_size=256)
 _CONTEXT = GenerationContext(prior=BatchNormStatistics(10.0, absent="ignore"))
 _FRACTION = in_range(0, 1)
 _OPTIONAL = in_range(0, 1, optional=True)
 LOW = 0.85
-"""A smaller mean share of agreement is a reason for a warning."""
+"""A smaller mean share of agreement, relative to that of the experts' mean, is a reason for a warning."""
 LOST = 0.6
-"""So is a smaller share of one expert, compared with the largest one."""
-FEWEST = 4
+"""So is a smaller relative share of one expert, compared with the largest one."""
+FEWEST = 8
 """Number of images that show a label to its expert, from which a label without a prediction is neglected."""
 
 
@@ -49,6 +48,8 @@ class ExpertAgreement:
         drawings: share of the drawings on which the student, among the expert's classes, predicts what it predicts.
         inversions: the same on images that were optimized for this expert; None without a gradient.
         among_all: the same on these images, with the student's prediction among all of its classes.
+        mean_logits: the share of ``inversions``, or of ``drawings``, with the mean of all experts' centered logits in
+            place of the student's: below 1 where other experts of these classes contradict this one.
         predicted: share of all images on which the student predicts one of the expert's classes.
         scale: mean over all images of the standard deviation of the expert's logits over its classes.
         student_scale: the same of the student's logits, over the classes of the expert.
@@ -59,6 +60,7 @@ class ExpertAgreement:
     drawings: float = attrs.field(validator=_FRACTION)
     inversions: float | None = attrs.field(validator=_OPTIONAL)
     among_all: float | None = attrs.field(validator=_OPTIONAL)
+    mean_logits: float | None = attrs.field(default=None, validator=_OPTIONAL)
     predicted: float = attrs.field(validator=_FRACTION)
     scale: float
     student_scale: float
@@ -67,6 +69,12 @@ class ExpertAgreement:
     def share(self) -> float:
         """The share in the verdict."""
         return self.drawings if self.inversions is None else self.inversions
+
+    @property
+    def relative(self) -> float:
+        """The share in the verdict, divided by that of the experts' mean; at most 1."""
+        reached = 1.0 if self.mean_logits is None else self.mean_logits
+        return min(1.0, self.share / reached) if reached else 1.0
 
 
 @component
@@ -88,7 +96,7 @@ class LabelShare:
 
     @property
     def neglected(self) -> bool:
-        """Whether the student never predicts it, although at least four images show it to its expert."""
+        """Whether the student never predicts it, although at least eight images show it to its expert."""
         return self.student == 0 and self.inversions >= FEWEST
 
 
@@ -108,7 +116,8 @@ class Agreement:
         images: number of images: drawings, and images optimized for each expert.
         verdict: one line.
         warning: why the experts themselves may be better than the student, and what to do: it never predicts a
-            label, has lost an expert, or agrees with the experts on less than 85 % on average. None otherwise.
+            label, has lost an expert, or agrees with the experts on less than 85 % of what their mean does, on average.
+            None otherwise.
     """
 
     experts: tuple[ExpertAgreement, ...]
@@ -138,8 +147,9 @@ def agreement(
 ) -> Agreement:
     """Compare a student with its experts on fresh images that nothing was trained on.
 
-    The images are drawings of several kinds, which all experts share, and images that are optimized for each expert
-    from other drawings for a few steps. Each expert is loaded twice, and one expert is in memory at a time.
+    The images are drawings that suit the experts (:meth:`exml.generators.ProceduralImages.resembling`), and images that
+    are optimized for each expert from other drawings for a few steps. Each expert is loaded twice, and one expert is in
+    memory at a time.
 
     Args:
         student: its classes include those of the experts.
@@ -163,9 +173,15 @@ def agreement(
         raise StreamError(expected="at least one expert", got="none", remedy="give the experts of the student")
     count = inference_batch_size(student.image_shape) if images is None else images
     each = max(4, min(count // 4, 3 * count // len(loads)))
-    parts = [_DRAWN(student, count, derive_seed(seed, "agreement")).images]
+    channels, means, parts = student.image_shape[0], list[float](), list[Images]()
     for place, load in enumerate(loads):
-        parts.append(_inverted(load(), each, derive_seed(seed, "agreement", place), student.device))
+        expert = load()
+        means.append(expert.mean[0])
+        start = ProceduralImages.resembling(channels, means[-1:])
+        parts.append(_inverted(expert, start, each, derive_seed(seed, "agreement", place), student.device))
+        del expert  # before the next one is loaded
+    drawn = ProceduralImages.resembling(channels, means)
+    parts.insert(0, drawn(student, count, derive_seed(seed, "agreement")).images)
     shown, owners = (
         torch.cat(parts),
         torch.arange(-1, len(loads)).repeat_interleave(torch.tensor(list(map(len, parts)))),
@@ -174,11 +190,11 @@ def agreement(
     return _compared(ExpertLogits.of(student, shown, 1 + max(student.class_ids.tolist())), student, answers, owners)
 
 
-def _inverted(expert: Expert, size: int, seed: int, device: torch.device) -> Images:
+def _inverted(expert: Expert, start: ProceduralImages, size: int, seed: int, device: torch.device) -> Images:
     """Images optimized for the classes of an expert; none if it has no gradient."""
     home = expert.device
     try:
-        return _INVERTED(expert.to(device), size, seed, _CONTEXT).images.clamp(0, 1)
+        return attrs.evolve(_INVERTED, start=start)(expert.to(device), size, seed, _CONTEXT).images.clamp(0, 1)
     except (ExpertError, NonFiniteError):
         return torch.empty(0, *expert.image_shape, device=device)
     finally:
@@ -188,13 +204,15 @@ def _inverted(expert: Expert, size: int, seed: int, device: torch.device) -> Ima
 def _compared(ours: ExpertLogits, student: Expert, experts: Sequence[ExpertLogits], owners: Labels) -> Agreement:
     """All figures, from logits alone; ``owners`` has the position of each image's expert, -1 for drawings."""
     predicted, names = ours.predicted, label_names(student)
-    mean = EnsembleAverage("centered").combine(expert.full() for expert in experts).argmax(1)
+    scores = EnsembleAverage("centered").combine(expert.full() for expert in experts)
+    mean = scores.argmax(1)
     surest = MinEntropy().combine(expert.full() for expert in experts).argmax(1)
     rows: list[ExpertAgreement] = []
     wanted = torch.full_like(owners, -1)
     for place, expert in enumerate(experts):
         own, theirs, restricted = owners == place, expert.predicted, ours.among(expert.known)
         same = restricted.predicted == theirs
+        reached = scores.masked_fill(~expert.known, -torch.inf).argmax(1) == theirs
         wanted[own] = theirs[own]
         rows.append(
             ExpertAgreement(
@@ -203,6 +221,7 @@ def _compared(ours: ExpertLogits, student: Expert, experts: Sequence[ExpertLogit
                 drawings=_share(same[owners < 0]),
                 inversions=_share(same[own]) if bool(own.any()) else None,
                 among_all=_share((predicted == theirs)[own]) if bool(own.any()) else None,
+                mean_logits=_share(reached[own if bool(own.any()) else owners < 0]),
                 predicted=_share(expert.known[predicted]),
                 scale=expert.scale,
                 student_scale=restricted.scale,
@@ -244,12 +263,16 @@ def _warning(found: Agreement) -> str | None:
     neglected = [row.label for row in found.labels if row.neglected]
     if neglected:
         reasons.append(f"it never predicts {_listed(neglected)}")
-    best = max(row.share for row in found.experts)
-    lost = [row.expert for row in found.experts if row.share < LOST * best or row.among_all == 0]
+    best = max(row.relative for row in found.experts)
+    lost = [row.expert for row in found.experts if row.relative < LOST * best or row.among_all == 0]
     if lost:
         reasons.append(f"it has lost most of {_listed(lost)}")
-    if found.score < LOW:
-        reasons.append(f"{100 * found.score:.0f} % agreement is below {100 * LOW:.0f} %")
+    relative = sum(row.relative for row in found.experts) / len(found.experts)
+    if relative < LOW:
+        bound = f"{100 * LOW:.0f} %"
+        if any(row.relative > row.share for row in found.experts):
+            bound += " of what the experts' mean reaches"
+        reasons.append(f"{100 * found.score:.0f} % agreement is below {bound}")
     if not reasons:
         return None
     whole = next((row for row in found.experts if row.classes == len(found.labels)), None)
@@ -281,12 +304,15 @@ def agreement_table(found: Agreement, width: int = 80) -> Group:
         found: the figures.
         width: characters per line.
     """
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, width=None)
-    table.add_column("expert", max_width=max(8, width - 56), no_wrap=True, overflow="ellipsis", vertical="bottom")
-    for head in ("classes", "all\nlabels", "its\nlabels", "draw-\nings", "pre-\ndicted", "scale", "student"):
+    contradicted = any(row.mean_logits not in (None, 1) for row in found.experts)  # otherwise a column of 100s
+    heads = ["classes", "all\nlabels", "its\nlabels", *["mean"] * contradicted, "draw-\nings", "pre-\ndicted"]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, width=None)
+    room = max(8, width - (63 if contradicted else 56))
+    table.add_column("expert", max_width=room, no_wrap=True, overflow="ellipsis", vertical="bottom")
+    for head in (*heads, "scale", "student"):
         table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
     for row in found.experts:
-        shares = (row.among_all, row.inversions, row.drawings, row.predicted)
+        shares = [row.among_all, row.inversions, *[row.mean_logits] * contradicted, row.drawings, row.predicted]
         cells = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
         table.add_row(
             Text(printable(row.expert)), str(row.classes), *cells, f"{row.scale:.1f}", f"{row.student_scale:.1f}"

@@ -190,3 +190,16 @@ def test_full_contrast_stretches_each_image_by_itself_and_changes_nothing_else()
     assert plain.amax((1, 2, 3)).min() < 0.9  # there is something to stretch
     for before, after in zip(plain.double().numpy(), stretched.numpy(), strict=True):
         np.testing.assert_allclose(after, before / before.max(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("channels", "means", "polarity", "kinds"),
+    [
+        (1, [0.13, 0.0], "light", ("strokes",)),
+        (1, [0.9, 0.7, 0.2], "dark", ("strokes",)),
+        (3, [0.9], "any", ("strokes", "dead-leaves", "noise")),
+    ],
+)
+def test_drawings_that_resemble_what_the_experts_expect(channels, means, polarity, kinds):
+    found = ProceduralImages.resembling(channels, means)
+    assert (found.polarity, found.kinds, found.full_contrast) == (polarity, kinds, True)

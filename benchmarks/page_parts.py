@@ -184,11 +184,12 @@ def agreement(found: Found, conditions: str) -> list[str]:
     keys = "worse", "worse_warned", "others", "others_warned"
     worse, warned, others, wrong = (sum(row[key] for row in tested) for key in keys)
     budgets = " and ".join(f"{100 * budget:g} %" for budget in found["budgets"])
+    whole = " and ".join(f"`{name}`" for name in found["whole"])
     text = (
         f"Rank correlation of Spearman (Kendall) between a figure without data and the accuracy. Each stream has n "
-        f"students, of {len(found['recipes'])} strategies at {budgets} of their work. In the first table, {warned} of "
-        f"the {worse} students that were more than {found['margin']:g} point below the best expert or ensemble had the "
-        f"warning, and {wrong} of the {others} others. {conditions}"
+        f"students, of {len(found['recipes'])} strategies at {budgets} of their work, and of {whole} with all of it. "
+        f"In the first table, {warned} of the {worse} students that were more than {found['margin']:g} point below the "
+        f"best expert or ensemble had the warning, and {wrong} of the {others} others. {conditions}"
     )
     return [*lines, *wrap(text)]
 

@@ -356,6 +356,33 @@ def test_stored_targets_keep_the_logits_of_earlier_experts(tmp_path):
     torch.testing.assert_close(after.logits[~old][:, own], expected)
 
 
+def test_a_margin_lowers_each_column_of_an_image_once():
+    """The columns that only experts have who do not know its label; those of later experts as well as of earlier."""
+    memories = []
+    for margin in (0.0, 2.0):
+        training = attrs.evolve(stored_strategy().training, margin=margin, learning_rate=1e-9)
+        learner = exml.Learner(stored_strategy(training=training), network(6, seed=1))
+        for expert in experts():
+            learner.learn(expert)
+        memories.append(learner.memory)
+    plain, lowered = memories
+    taught = [set(expert.classes) for expert in experts()]
+    seen = set().union(*taught)
+    for row, (label, number) in enumerate(zip(plain.labels.tolist(), plain.experiences.tolist(), strict=True)):
+        assert label in taught[number - 1]
+        for name in seen:
+            # The image's expert comes with those before it, and meets each later one.
+            before = set().union(*taught[: number - 1])
+            known = label in before, name in before
+            foreign = known == (False, True) and name not in taught[number - 1]
+            before |= taught[number - 1]
+            for later in taught[number:]:
+                foreign |= name in later - before and label not in later
+                before |= later
+            difference = float(plain.logits[row, name] - lowered.logits[row, name])
+            assert difference == pytest.approx(2.0 * foreign, abs=1e-4)
+
+
 def test_stored_targets_resume(tmp_path):
     whole = exml.Learner(stored_strategy(calibration=SCALE), network(6, seed=1))
     stop = Stop()

@@ -127,6 +127,9 @@ def test_unlike_experts_are_calibrated(differentiable):
     assert (strategy.combiner, strategy.normalizer, strategy.student) == (SideBySide(), RawLogits(), "continue")
     inverted = [isinstance(generator, ModelInversion) for generator in strategy.generator.generators]
     assert any(inverted) == differentiable
+    assert strategy.training.margin > 0
+    shared = [attrs.evolve(made.experts[0], classes=made.experts[1].classes), made.experts[1]]
+    assert default(exml.ExpertProfile(shared)).build().training.margin == 0
     alike = profile(plain_net(), plain_net())
     narrow = attrs.evolve(alike.experts[0], outputs=alike.experts[0].classes)
     assert default(exml.ExpertProfile([alike.experts[1], narrow])).build().calibration is not None

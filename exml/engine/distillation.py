@@ -9,6 +9,7 @@ from operator import attrgetter
 
 import attrs
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from exml.core.activation import batch_norm_layers
@@ -31,6 +32,7 @@ from exml.engine.training import Training
 from exml.models import channels_last
 from exml.protocols import Augmentation, Combiner, Loss, Normalizer
 
+_RARE = 0.1  # of the mean number of images: smaller classes are not drawn as often as others
 _PROBE = 64  # images that estimate the variance of feature maps
 
 
@@ -59,6 +61,7 @@ class Teachers:
         previous: f_{i-1}; None in the first experience.
         expert: f_i^S, on the student's device.
         classes: number of the student's outputs.
+        margin: see :class:`Training`.
     """
 
     previous: PreviousStudent | None
@@ -66,6 +69,7 @@ class Teachers:
     normalizer: Normalizer
     combiner: Combiner
     classes: int
+    margin: float = 0.0
 
     def target(self, batch: Samples) -> Target:
         """Run both teachers on a mini-batch and combine their normalized logits; stored ones replace the previous."""
@@ -75,7 +79,12 @@ class Teachers:
         before = self.previous
         logits = logits_of(before.module(batch.images)) if batch.logits is None else batch.logits
         old = TeacherLogits(logits, before.known, before.present, before.taught)
-        return self.combiner(self._normalized(old, batch.images.dtype), new, batch)
+        target = self.combiner(self._normalized(old, batch.images.dtype), new, batch)
+        if not self.margin:
+            return target
+        ours, theirs = before.known[batch.labels, None], new.known[batch.labels, None]
+        foreign = (before.known & ~new.known & theirs & ~ours) | (new.known & ~before.known & ours & ~theirs)
+        return attrs.evolve(target, logits=target.logits - self.margin * (foreign & target.defined))
 
     @property
     def known(self) -> ClassMask:
@@ -182,6 +191,7 @@ def distill(
         if not training.views and not training.stored:
             bank = None
         count = len(memory) if bank is None else len(bank.images)
+        shares = None if bank is None or training.sampling == "uniform" else bank.balanced().cumsum(0)
 
         batch_norm = synchronized(student, shard)
 
@@ -189,7 +199,11 @@ def distill(
             def step() -> None:
                 nonlocal value
                 # All ranks draw the same mini-batch, and each keeps its own rows.
-                rows = torch.randint(count, (shard.total,), generator=draws, device=device)[shard.rows]
+                if shares is None:
+                    rows = torch.randint(count, (shard.total,), generator=draws, device=device)[shard.rows]
+                else:
+                    places = torch.rand(shard.total, generator=draws, device=device, dtype=shares.dtype)
+                    rows = torch.searchsorted(shares, places[shard.rows] * shares[-1])
                 if bank is None:
                     batch = _augmented(memory[rows], augmentation, draws, shard)
                     images, target, labels = batch.images, target_of(teachers, batch), batch.labels
@@ -248,6 +262,15 @@ class _Bank:
     def __getitem__(self, rows: Labels) -> tuple[Images, Target, Labels]:
         images, labels, *columns = (c.index_select(0, rows) for c in (self.images, self.labels, *_columns(self.target)))
         return images, Target(*columns), labels
+
+    def balanced(self) -> Float[Tensor, " images"]:
+        """A probability for each image, with which all classes of the targets are drawn about equally often."""
+        open_to = self.target.candidates & self.target.defined
+        classes = self.target.logits.masked_fill(~open_to, -torch.inf).argmax(1)
+        counts = classes.bincount(minlength=open_to.shape[1]).double()
+        mean = len(classes) / counts.count_nonzero()
+        shares = 1 / counts.clamp_min(_RARE * mean)[classes]
+        return shares / shares.sum()
 
     def parts(self) -> Iterator[tuple[Images, Target]]:
         """All images in order, in batches for inference."""

@@ -45,6 +45,14 @@ class Training:
             logits to the stored ones, which the previous student then does not distort. Steps do not augment images;
             with V ``views``, every generated image enters the buffer as V augmented ones. Not together with ``hints``;
             the combiner must define the logits of all known classes.
+        margin: m >= 0: if only one of the two teachers knows the class that an image was generated for, the targets of
+            the classes that only the other knows are lowered by m. The student then separates the classes of different
+            experts by more than their logits do.
+        sampling: ``"uniform"``, or ``"class-balanced"``: the classes to which the targets assign images are drawn
+            equally often (Kang et al., "Decoupling representation and classifier for long-tailed recognition", 2020).
+            A class with less than a tenth of the mean number of images is drawn less often, in proportion to its
+            images, so that a few of them are not learned by heart. Requires ``stored`` or ``views``, which give the
+            targets before the first step.
         batch_norm: the student normalizes by the statistics of the ``"batch"``, which update the running ones, or by
             the ``"running"`` ones, which stay fixed. The running statistics of a copied expert are those of real data.
 
@@ -68,6 +76,10 @@ class Training:
     ridge: float | None = attrs.field(default=None, validator=in_range(0, open_low=True, optional=True))
     hints: float = attrs.field(default=0.0, validator=in_range(0))
     stored: bool = attrs.field(default=False, validator=instance_of(bool), metadata=OMIT_DEFAULT)
+    margin: float = attrs.field(default=0.0, validator=in_range(0), metadata=OMIT_DEFAULT)
+    sampling: Literal["uniform", "class-balanced"] = attrs.field(
+        default="uniform", validator=one_of("uniform", "class-balanced"), metadata=OMIT_DEFAULT
+    )
     batch_norm: Literal["batch", "running"] = attrs.field(default="batch", validator=one_of("batch", "running"))
 
     def __attrs_post_init__(self) -> None:
@@ -79,6 +91,11 @@ class Training:
             raise SettingError(
                 expected=expected, got=f"hints={self.hints}", remedy="set hints to 0, or stored to False"
             )
+
+        if self.sampling == "class-balanced" and not self.stored and not self.views:
+            expected = "Training.views or Training.stored, since the classes to balance are those of the targets"
+            got, remedy = "neither, with sampling='class-balanced'", "set views to at least 1, or sampling to 'uniform'"
+            raise SettingError(expected=expected, got=got, remedy=remedy)
 
     def images_for(self, share: int) -> int:
         """How many images to generate for ``share`` places in the buffer; stored views take a place each."""

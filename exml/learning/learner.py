@@ -549,7 +549,9 @@ class Learner:
     def _teachers(self, expert: Expert, module: nn.Module | None) -> Teachers:
         """The two teachers of this experience; ``module`` has the weights of the previous student."""
         previous = None if module is None else self._run.previous(module, self._classes, self.device)
-        return Teachers(previous, expert, self.strategy.normalizer, self.strategy.combiner, self._classes)
+        strategy = self.strategy
+        margin = strategy.training.margin
+        return Teachers(previous, expert, strategy.normalizer, strategy.combiner, self._classes, margin)
 
     def _calibrated(self, expert: Expert) -> Expert:
         calibration = self.strategy.calibration

@@ -93,7 +93,8 @@ def rehearse_training(
     draws = make_generator("cpu", 0, "rehearsal")
     images = torch.rand(8, *expert.image_shape, generator=draws).to(expert.device)
     labels = expert.class_ids[torch.arange(8) % len(expert.classes)].to(expert.device)
-    training = attrs.evolve(strategy.training, iterations=1, views=0, ridge=None, stored=False)
+    plain = {"views": 0, "ridge": None, "stored": False, "sampling": "uniform"}
+    training = attrs.evolve(strategy.training, iterations=1, **plain)
     values: list[Scalar] = []
     context = DistillationContext(
         seed=0,

@@ -2,15 +2,19 @@
 
 import copy
 
+import attrs
 import pytest
 import torch
 from torch import nn
 
 import exml
 from exml.augmentation import Augmentation
+from exml.combiners import SideBySide
 from exml.core.errors import SettingError
-from exml.engine import Training
+from exml.engine import PreviousStudent, Teachers, Training, store_logits
+from exml.experts import Expert
 from exml.models import ConvNet, SlimResNet18
+from exml.normalizers import RawLogits
 from tests.engine.helpers import distilled, plainly_distilled, teachers_of, weights
 
 SHAPE = (1, 8, 8)
@@ -82,3 +86,87 @@ def test_a_resumed_run_fills_the_same_bank():
 def test_views_below_nothing_are_refused():
     with pytest.raises(SettingError, match="views"):
         Training(iterations=1, batch_size=1, learning_rate=0.1, views=-1)
+
+
+class Brightness(nn.Module):
+    """Gives an image of brightness c / 10 the class c."""
+
+    def __init__(self):
+        super().__init__()
+        self.classes = nn.Parameter(torch.arange(10.0))
+
+    def forward(self, images):
+        return -((10 * images.mean((1, 2, 3))[:, None] - self.classes) ** 2)
+
+
+class Witness(nn.Module):
+    """A student that remembers the images of every mini-batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.seen = ConvNet(1, 10, 8), []
+
+    def forward(self, images):
+        self.seen.append((10 * images.mean((1, 2, 3))).round().long())
+        return self.net(images)
+
+
+def drawn(counts, *, steps=200, start=0, **settings):
+    """The number of draws of each class, where the expert assigns ``counts`` images to its classes, 5 and more."""
+    images = (torch.arange(5, 5 + len(counts)) / 10).repeat_interleave(torch.tensor(counts))[:, None, None, None]
+    # The labels are wrong on purpose: the targets decide.
+    memory = exml.Samples.of(images.expand(-1, *SHAPE).clone(), torch.arange(len(images)) % 10)
+    teachers = attrs.evolve(
+        teachers_of(ConvNet(1, 10, 8), Brightness(), SHAPE),
+        previous=None,
+        combiner=SideBySide(),
+        normalizer=RawLogits(),
+    )
+    if settings.get("stored"):
+        memory = store_logits(memory, teachers)
+    student = Witness()
+    training = Training(iterations=steps, batch_size=50, learning_rate=1e-4, **settings)
+    distilled(student, teachers, memory, training, start=start)
+    return torch.stack([batch.bincount(minlength=10) for batch in student.seen if len(batch) == 50])
+
+
+def test_a_margin_separates_the_classes_of_the_two_teachers():
+    """The previous student knows the classes 0 to 4, the expert those from 3 on; row i has the label i."""
+    mask = torch.arange(10)[None]
+    previous = PreviousStudent(ConvNet(1, 10, 8), mask[0] < 5, torch.ones(10, dtype=torch.bool))
+    expert = Expert(ConvNet(1, 10, 8), range(3, 10), SHAPE, outputs=range(10))
+    teachers = Teachers(previous, expert, RawLogits(), SideBySide(), 10)
+    batch = exml.Samples.of(torch.rand(10, *SHAPE), torch.arange(10))
+    target, lowered = (attrs.evolve(teachers, margin=margin).target(batch) for margin in (0.0, 1.5))
+    only_old, only_new = mask < 3, mask >= 5
+    foreign = (only_old.T & only_new) | (only_new.T & only_old)
+    torch.testing.assert_close(target.logits - lowered.logits, 1.5 * foreign)
+    first = attrs.evolve(teachers, previous=None, margin=1.5).target(batch)
+    assert torch.equal(first.logits, attrs.evolve(teachers, previous=None).target(batch).logits)
+
+
+@pytest.mark.parametrize("bank", [{"views": 1}, {"views": 2}, {"stored": True}])
+def test_balanced_sampling_draws_every_class_of_the_targets_equally_often(bank):
+    counts = [100, 60, 25, 15]
+    uniform, balanced = drawn(counts, **bank).sum(0), drawn(counts, **bank, sampling="class-balanced").sum(0)
+    torch.testing.assert_close(uniform[5:9] / 10_000, torch.tensor(counts) / 200, atol=0.02, rtol=0)
+    torch.testing.assert_close(balanced[5:9] / 10_000, torch.full((4,), 0.25), atol=0.02, rtol=0)
+
+
+def test_balanced_sampling_does_not_repeat_the_images_of_a_rare_class():
+    """One image of a thousand counts as fifty would: one of 51 draws, not one of two."""
+    shares = drawn([999, 1], stored=True, sampling="class-balanced").sum(0) / 10_000
+    assert float(shares[6]) == pytest.approx(1 / 51, abs=0.005)
+
+
+def test_a_resumed_run_draws_the_same_balanced_batches():
+    settings = {"stored": True, "sampling": "class-balanced"}
+    whole = drawn([30, 10], steps=6, **settings)
+    assert torch.equal(drawn([30, 10], steps=6, start=3, **settings), whole[3:])
+
+
+def test_balanced_sampling_requires_targets_before_the_first_step():
+    with pytest.raises(SettingError, match=r"Training.views or Training.stored"):
+        Training(iterations=1, batch_size=1, learning_rate=0.1, sampling="class-balanced")
+    with pytest.raises(SettingError, match="class-balanced"):
+        Training(iterations=1, batch_size=1, learning_rate=0.1, sampling="balanced")

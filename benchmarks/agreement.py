@@ -31,12 +31,12 @@ import exml
 from exml import Samples, models, scenarios
 from exml.core.errors import ExmlWarning
 from exml.core.files import write_json, write_tensors
-from exml.core.serialization import to_plain
+from exml.core.serialization import from_plain, to_plain
 from exml.engine import keep_freed_memory
 from exml.experts import Expert, ExpertProfile, ExpertStream, train_expert
 from exml.models import Normalized
 from exml.recipes import at_budget, recipe
-from exml.runs import agreement
+from exml.runs import ExpertAgreement, agreement
 from exml.runs.environment import environment
 from exml.runs.evaluation import ENSEMBLES, accuracy, student_predictor
 from exml.scenarios.digits import SETUP, digit_images
@@ -137,6 +137,7 @@ def figures(row: dict[str, Any]) -> dict[str, float]:
     report = row["agreement"]
     names = ("among_all", "inversions", "drawings")
     means = {name: statistics.fmean(expert[name] for expert in report["experts"]) for name in names}
+    means["relative"] = statistics.fmean(from_plain(expert, ExpertAgreement).relative for expert in report["experts"])
     return means | {name: report[name] for name in ("ensemble", "min_entropy", "confidence")}
 
 

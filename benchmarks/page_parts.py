@@ -162,6 +162,7 @@ def agreement(found: Found, conditions: str) -> list[str]:
     names = {
         "among_all": "all labels",
         "inversions": "its labels",
+        "relative": "beyond chance",
         "drawings": "drawings",
         "ensemble": "mean of the experts",
         "min_entropy": "most certain expert",

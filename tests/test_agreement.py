@@ -71,7 +71,7 @@ def test_the_figures_are_those_of_the_predictions(expert):
     permuted = report(student(expert, lambda logits: logits.roll(1, 1)), expert)
     assert permuted.experts[0].drawings == permuted.experts[0].among_all == permuted.ensemble == 0
     assert permuted.calibration_error == pytest.approx(permuted.confidence, abs=1e-6)
-    assert "0 % agreement is below 85 %" in permuted.warning
+    assert "0 % of that of the experts' mean, below 80 %" in permuted.warning
     assert permuted.warning.endswith("To be safe, keep 'digits-joint-1', which knows all labels.")
 
 

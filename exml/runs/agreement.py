@@ -29,10 +29,10 @@ _INVERTED = ModelInversion(iterations=60, learning_rate=0.05, batch_size=256)
 _CONTEXT = GenerationContext(prior=BatchNormStatistics(10.0, absent="ignore"))
 _FRACTION = in_range(0, 1)
 _OPTIONAL = in_range(0, 1, optional=True)
-LOW = 0.85
-"""A smaller mean share of agreement, relative to that of the experts' mean, is a reason for a warning."""
+LOW = 0.8
+"""A smaller mean of ``ExpertAgreement.relative`` is a reason for a warning."""
 LOST = 0.6
-"""So is a smaller relative share of one expert, compared with the largest one."""
+"""So is a smaller one of one expert, compared with the largest one."""
 FEWEST = 8
 """Number of images that show a label to its expert, from which a label without a prediction is neglected."""
 
@@ -72,9 +72,14 @@ class ExpertAgreement:
 
     @property
     def relative(self) -> float:
-        """The share in the verdict, divided by that of the experts' mean; at most 1."""
+        """The share in the verdict beyond chance, from 0 to 1, where 1 is what the mean of the experts reaches.
+
+        With s the share, m that of the mean, and k classes, it is (s - 1/k) / (m - 1/k). Few classes are easy to agree
+        on, and nobody agrees with experts who contradict each other.
+        """
+        chance = 1 / self.classes if self.classes > 1 else 0.0
         reached = 1.0 if self.mean_logits is None else self.mean_logits
-        return min(1.0, self.share / reached) if reached else 1.0
+        return 1.0 if reached <= chance else min(1.0, max(0.0, (self.share - chance) / (reached - chance)))
 
 
 @component
@@ -116,7 +121,7 @@ class Agreement:
         images: number of images: drawings, and images optimized for each expert.
         verdict: one line.
         warning: why the experts themselves may be better than the student, and what to do: it never predicts a
-            label, has lost an expert, or agrees with the experts on less than 85 % of what their mean does, on average.
+            label, has lost an expert, or its agreement beyond chance is less than 80 % of that of the experts' mean.
             None otherwise.
     """
 
@@ -269,10 +274,8 @@ def _warning(found: Agreement) -> str | None:
         reasons.append(f"it has lost most of {_listed(lost)}")
     relative = sum(row.relative for row in found.experts) / len(found.experts)
     if relative < LOW:
-        bound = f"{100 * LOW:.0f} %"
-        if any(row.relative > row.share for row in found.experts):
-            bound += " of what the experts' mean reaches"
-        reasons.append(f"{100 * found.score:.0f} % agreement is below {bound}")
+        share = f"{100 * relative:.0f} % of that of the experts' mean, below {100 * LOW:.0f} %"
+        reasons.append(f"its agreement beyond chance is {share}")
     if not reasons:
         return None
     whole = next((row for row in found.experts if row.classes == len(found.labels)), None)

@@ -356,6 +356,18 @@ def test_stored_targets_keep_the_logits_of_earlier_experts(tmp_path):
     torch.testing.assert_close(after.logits[~old][:, own], expected)
 
 
+@pytest.mark.parametrize("settings", [{"stored": True}, {"stored": False, "views": 2}])
+def test_a_learner_with_balanced_mini_batches(settings):
+    students = []
+    for sampling in ("uniform", "class-balanced"):
+        training = attrs.evolve(stored_strategy().training, **settings, sampling=sampling)
+        learner = exml.Learner(stored_strategy(training=training), network(6, seed=1))
+        for expert in experts()[:2]:
+            learner.learn(expert)
+        students.append(weights(learner.student))
+    assert not same(*students)
+
+
 def test_a_margin_lowers_each_column_of_an_image_once():
     """The columns that only experts have who do not know its label; those of later experts as well as of earlier."""
     memories = []

@@ -38,7 +38,7 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     - The student matches the calibrated logits side by side (MSE), and their softmax (KL). They are stored with the
       buffer, so that each expert is asked about an image once. Where all experts have the same classes, the KL term
       counts more, and the learning rate is higher. Where no two experts share a class, the targets of an image have a
-      margin of 4 (``Training(margin=...)``) over the classes of other experts.
+      margin of 4 (``Training(margin=...)``) over the classes of other experts, and mini-batches are class-balanced.
 
     **Grayscale images, all experts with batch norm.** Data Impression ED (Sec. 4) with the priors of appendix B.1.2 and
     λ_CE = 10. The teachers label eight views of each image once.
@@ -104,12 +104,13 @@ def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
         inverted = ModelInversion(iterations=15, learning_rate=0.04, batch_size=256, start=drawings)
         generators, weights, priors = (*generators, inverted), (*weights, 1.5), statistics_for(profile, 10.0)
     rate, divergence = (0.01, 8.0) if _have_same_classes(profile) else (0.003, 2.0)
-    training = attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=rate)
-    training = attrs.evolve(training, margin=4.0 if _share_no_class(profile) else 0.0)
+    training = attrs.evolve(TRAINING, iterations=4_000, batch_size=64, learning_rate=rate, stored=True, views=1)
+    if _share_no_class(profile):
+        training = attrs.evolve(training, margin=4.0, sampling="class-balanced")
     return (
         StrategyBuilder()
         .buffer(_buffer(profile, 32_000))
-        .training(attrs.evolve(training, stored=True, views=1))
+        .training(training)
         .generator(Mixture(generators, weights))
         .priors(*priors)
         .augmentation(Augmentation(shift=2, rotation=8.0, scale=0.08))

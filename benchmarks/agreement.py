@@ -16,6 +16,7 @@ import json
 import statistics
 import warnings
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,24 @@ def ranked(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:
         values = [figures(row)[name] for row in rows]
         pair = spearmanr(values, accuracies)[0], kendalltau(values, accuracies)[0]
         found[name] = [round(float(value), 3) for value in pair]
+    found["choices"] = choices(rows, split)
     worse = [row[split] < row[f"{split} experts"] - MARGIN for row in rows]
     warned = [row["agreement"]["warning"] is not None for row in rows]
     pairs = list(zip(worse, warned, strict=True))
     found["warnings"] = {"worse": sum(worse), "worse_warned": sum(a and b for a, b in pairs)}
     found["warnings"] |= {"others": len(rows) - sum(worse), "others_warned": sum(b and not a for a, b in pairs)}
+    return found
+
+
+def choices(rows: list[dict[str, Any]], split: str) -> dict[str, int]:
+    """In how many pairs of two strategies with the same work a figure prefers the student with the higher accuracy."""
+    found = dict.fromkeys(("pairs", "among_all", "inversions"), 0)
+    for one, other in combinations(rows, 2):
+        alike = all(one[name] == other[name] for name in ("stream", "seed", "budget"))
+        if alike and abs(difference := one[split] - other[split]) > MARGIN:
+            found["pairs"] += 1
+            for name in ("among_all", "inversions"):
+                found[name] += difference * (figures(one)[name] - figures(other)[name]) > 0
     return found
 
 

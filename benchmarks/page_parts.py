@@ -184,13 +184,17 @@ def agreement(found: Found, conditions: str) -> list[str]:
     tested = [row["warnings"] for name, row in found["tested"].items() if name != "pooled"]
     keys = "worse", "worse_warned", "others", "others_warned"
     worse, warned, others, wrong = (sum(row[key] for row in tested) for key in keys)
+    choices = [row["choices"] for name, row in found["tested"].items() if name != "pooled"]
+    pairs, *preferred = (sum(row[key] for row in choices) for key in ("pairs", "among_all", "inversions"))
     budgets = " and ".join(f"{100 * budget:g} %" for budget in found["budgets"])
     whole = " and ".join(f"`{name}`" for name in found["whole"])
     text = (
         f"Rank correlation of Spearman (Kendall) between a figure without data and the accuracy. Each stream has n "
         f"students, of {len(found['recipes'])} strategies at {budgets} of their work, and of {whole} with all of it. "
         f"In the first table, {warned} of the {worse} students that were more than {found['margin']:g} point below the "
-        f"best expert or ensemble had the warning, and {wrong} of the {others} others. {conditions}"
+        f"best expert or ensemble had the warning, and {wrong} of the {others} others. Of two students of different "
+        f"strategies with the same work, whose accuracies differ by more than {found['margin']:g} point, *all labels* "
+        f"prefers the better one in {preferred[0]} of {pairs} pairs, and *its labels* in {preferred[1]}. {conditions}"
     )
     return [*lines, *wrap(text)]
 

@@ -55,6 +55,7 @@ def learned(ranks, *, kind="batch norm", dtype=torch.float64, execution=exml.eng
     [
         {},
         {"views": 3},
+        {"views": 2, "sampling": "class-balanced"},
         {"clip_norm": 0.5},
         {"optimizer": "adam", "learning_rate": 0.003},
         {"kind": "frozen batch norm"},

@@ -71,8 +71,9 @@ def page(results: Mapping[str, Found]) -> str:
             "only the expert that knows the class of an image. *Target* is the accuracy of what the student learns to "
             "predict, computed for the test images with all experts at hand, and *recovered gap* is (student - best "
             "ensemble) / (oracle - best ensemble); both are diagnoses that need data "
-            "({py:class}`exml.runs.TargetAudit`). *Agreement* needs none. Seconds are processor time of the student's "
-            "training on one thread. ▼ marks a student below the best ensemble."
+            "({py:class}`exml.runs.TargetAudit`). *Agreement* needs none; its images changed at commit 54d68e4, and "
+            "rows of earlier commits have that of other images. Seconds are processor time of the student's training "
+            "on one thread. ▼ marks a student below the best ensemble."
         ),
     ]
     for name, expected in STREAMS.items():

@@ -4,8 +4,11 @@
 
 Five streams are learned in the orders of their experts, on one thread, and evaluated on the complete test sets, next to
 the experts, their ensembles and the target. The experts of *overlapping* are trained here; the others are files in
-``EXML_DATA/experts`` with a small card each, for which a seed is that of the student. Settings were chosen on the last
-10,000 training images. Rows are merged into ``benchmarks/results/strangers.json``.
+``EXML_DATA/experts`` with a small card each, for which a seed is that of the student. Rows are merged into
+``benchmarks/results/strangers.json``. Settings were chosen on the last 10,000 training images, for which rows are
+printed and not kept::
+
+    uv run python benchmarks/strangers.py --streams domains --split validation --training margin=0 sampling=uniform
 """
 
 from __future__ import annotations
@@ -18,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pages import RESULTS
-from streams import Case, Rows, measured, options, prepare
+from streams import Case, changed, kept, measured, options, prepare
 from torch import nn
 from torchvision.datasets import MNIST, FashionMNIST
 
@@ -33,7 +35,7 @@ from exml.experts.training import ExpertTraining
 from exml.models import ConvNet, LeNet5, Normalized, SlimResNet18
 from exml.recipes import recipe
 from exml.runs.evaluation import accuracy
-from exml.scenarios import Experience, Scenario
+from exml.scenarios import Experience, Scenario, Split
 
 RESULT = "strangers.json"
 SHAPE, MEAN, STD = (1, 28, 28), (0.1307,), (0.3081,)
@@ -128,17 +130,18 @@ def _stranger(name: str, work: Path) -> Expert:
     return exml.load(path)
 
 
-def test_set(stream: str) -> Samples:
-    """All test images of the domains of a stream."""
+def held_out(stream: str, split: Split) -> Samples:
+    """All test or validation images of the domains of a stream."""
     if stream in CIFAR10:
-        return cifar10()["test"]
-    digits = images(MNIST, train=False)
-    return Samples.concat([digits, images(FashionMNIST, train=False, first=10)]) if stream == "domains" else digits
+        return cifar10()[split]
+    domains = [(MNIST, 0), (FashionMNIST, 10)][: 2 if stream == "domains" else 1]
+    last = slice(50_000 if split == "validation" else 0, None)
+    return Samples.concat([images(data, train=split == "validation", first=first)[last] for data, first in domains])
 
 
-def scenario(stream: str, found: list[Expert]) -> Scenario:
+def scenario(stream: str, found: list[Expert], split: Split) -> Scenario:
     """The test sets: one per expert if their classes differ, so that it is known which expert is responsible."""
-    test, classes = test_set(stream), 20 if stream == "domains" else 10
+    test, classes = held_out(stream, split), 20 if stream == "domains" else 10
     disjoint = sum(len(expert.classes) for expert in found) == classes
     parts: list[Experience] = []
     for index, expert in enumerate(found, 1):
@@ -149,9 +152,9 @@ def scenario(stream: str, found: list[Expert]) -> Scenario:
 
 
 @cache
-def alone(stream: str, seed: int, work: Path) -> list[float]:
-    """The accuracy of each expert on the test images of its classes, in percent."""
-    test, rows = test_set(stream), list[float]()
+def alone(stream: str, seed: int, work: Path, split: Split) -> list[float]:
+    """The accuracy of each expert on the images of its classes, in percent."""
+    test, rows = held_out(stream, split), list[float]()
     for expert in experts(stream, seed, work):
         own = test[torch.isin(test.labels, expert.class_ids)]
         predict = EnsembleAverage(units="known")(ExpertStream.from_experts([expert]), 20)
@@ -159,12 +162,12 @@ def alone(stream: str, seed: int, work: Path) -> list[float]:
     return rows
 
 
-def cases(stream: str, seed: int, orders: int | None, work: Path) -> Iterator[Case]:
+def cases(stream: str, seed: int, orders: int | None, work: Path, split: Split) -> Iterator[Case]:
     """A student for each order of the experts."""
     for order in [*permutations(range(len(STREAMS[stream])))][:orders]:
         first = experts(stream, seed, work)
         found = [first[place] for place in order]
-        where = scenario(stream, found)
+        where = scenario(stream, found, split)
         torch.manual_seed(seed)
         student: nn.Module = ConvNet(1, where.classes, 28)
         if stream in CIFAR10:
@@ -173,7 +176,7 @@ def cases(stream: str, seed: int, orders: int | None, work: Path) -> Iterator[Ca
         about = {
             "order": " ".join(map(str, order)),
             "experts": list(STREAMS[stream]),
-            "alone": alone(stream, seed, work),
+            "alone": alone(stream, seed, work, split),
         }
         key = f"seed {seed}, order {about['order']}"
         yield Case(stream, key, where, ExpertStream.from_experts(found), student, strategy, seed, about=about)
@@ -188,8 +191,8 @@ def main() -> None:
     prepare(arguments.work)
     for stream in arguments.streams:
         for seed in arguments.seeds:
-            for case in cases(stream, seed, arguments.orders, arguments.work):
-                measured([case], Rows(RESULTS / RESULT), arguments.work)
+            for case in cases(stream, seed, arguments.orders, arguments.work, arguments.split):
+                measured([changed(case, arguments.training)], kept(arguments, RESULT), arguments.work)
 
 
 if __name__ == "__main__":

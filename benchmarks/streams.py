@@ -9,7 +9,9 @@ measured again when its strategy has changed. Rows are merged into ``benchmarks/
 
 ``--start unknown`` withholds the initial weights of the experts from the learner, and ``--start own`` gives each expert
 initial weights of its own. ``--adam`` trains the experts by Adam. ``--split validation`` prints rows on validation
-images and keeps none.
+images and keeps none. So does ``--training``, which changes settings of the default strategy::
+
+    uv run python benchmarks/streams.py mnist-nc --split validation --training margin=2 sampling=class-balanced
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
+import yaml
 from pages import RESULTS, commit
 from torch import nn
 
@@ -233,7 +236,28 @@ def options(description: str | None, work: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=numbers, default=[0], help="such as 0,1,2")
     parser.add_argument("--work", type=Path, default=Path(work), help="folder for the checkpoints")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="validation keeps no rows")
+    parser.add_argument(
+        "--training", nargs="+", default=[], type=setting, metavar="NAME=VALUE", help="of Training; keeps no rows"
+    )
     return parser
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """A name and a value in YAML, such as margin=4."""
+    name, value = text.split("=", 1)
+    return name, yaml.safe_load(value)
+
+
+def kept(arguments: argparse.Namespace, result: str) -> Rows | None:
+    """The file that the rows belong to: none for validation images, or for another than the default strategy."""
+    return Rows(RESULTS / result) if arguments.split == "test" and not arguments.training else None
+
+
+def changed(case: Case, training: Sequence[tuple[str, Any]]) -> Case:
+    """The case with other settings of its training."""
+    strategy = attrs.evolve(case.strategy, training=attrs.evolve(case.strategy.training, **dict(training)))
+    return attrs.evolve(case, strategy=strategy)
 
 
 def prepare(work: Path) -> None:
@@ -250,14 +274,13 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, default=Path("runs/zoo"), help="folder for the experts")
     parser.add_argument("--start", choices=("known", "unknown", "own"), default="known")
     parser.add_argument("--adam", action="store_true", help="experts that were trained by Adam")
-    parser.add_argument("--split", choices=("test", "validation"), default="test")
     arguments = parser.parse_args()
     prepare(arguments.work)
-    kept = Rows(RESULTS / RESULT) if arguments.split == "test" else None
     for name in arguments.scenarios:
         for seed in arguments.seeds:
             case = of_scenario(name, seed, arguments.start, arguments.adam, arguments.split, arguments.zoo)
-            measured([case], kept, arguments.work / arguments.split)
+            case = changed(case, arguments.training)
+            measured([case], kept(arguments, RESULT), arguments.work / arguments.split)
 
 
 if __name__ == "__main__":

@@ -79,3 +79,15 @@ def test_experts_of_other_origin_have_streams_of_their_own(tmp_path):
         ]
     again = case(tmp_path, adam=True).experts[0].module
     assert torch.equal(next(again.parameters()), weights["tiny-nc, Adam"])
+
+
+def test_other_settings_of_the_training_are_printed_and_not_kept(tmp_path):
+    parser = streams.options("", str(tmp_path))
+    plain, other = (parser.parse_args(words) for words in ([], ["--training", "margin=2", "optimizer=adam"]))
+    held_out = parser.parse_args(["--split", "validation"])
+    assert streams.kept(plain, "streams.json").path.name == "streams.json"
+    assert streams.kept(other, "streams.json") is streams.kept(held_out, "streams.json") is None
+    given = case(tmp_path)
+    assert streams.changed(given, plain.training).strategy == given.strategy
+    training = streams.changed(given, other.training).strategy.training
+    assert (training.margin, training.optimizer) == (2, "adam")

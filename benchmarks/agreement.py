@@ -37,7 +37,7 @@ from exml.engine import keep_freed_memory
 from exml.experts import Expert, ExpertProfile, ExpertStream, train_expert
 from exml.models import Normalized
 from exml.recipes import at_budget, recipe
-from exml.runs import ExpertAgreement, agreement
+from exml.runs import Agreement, agreement
 from exml.runs.environment import environment
 from exml.runs.evaluation import ENSEMBLES, accuracy, student_predictor
 from exml.scenarios.digits import SETUP, digit_images
@@ -138,7 +138,7 @@ def figures(row: dict[str, Any]) -> dict[str, float]:
     report = row["agreement"]
     names = ("among_all", "inversions", "drawings")
     means = {name: statistics.fmean(expert[name] for expert in report["experts"]) for name in names}
-    means["relative"] = statistics.fmean(from_plain(expert, ExpertAgreement).relative for expert in report["experts"])
+    means["relative"] = from_plain(report, Agreement).relative
     return means | {name: report[name] for name in ("ensemble", "min_entropy", "confidence")}
 
 
@@ -161,7 +161,7 @@ def ranked(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:
 
 def choices(rows: list[dict[str, Any]], split: str) -> dict[str, int]:
     """In how many pairs of two strategies with the same work a figure prefers the student with the higher accuracy."""
-    found = dict.fromkeys(("pairs", "among_all", "inversions"), 0)
+    found: dict[str, int] = dict.fromkeys(("pairs", "among_all", "inversions"), 0)
     for one, other in combinations(rows, 2):
         alike = all(one[name] == other[name] for name in ("stream", "seed", "budget"))
         if alike and abs(difference := one[split] - other[split]) > MARGIN:

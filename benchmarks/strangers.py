@@ -192,7 +192,7 @@ def main() -> None:
     for stream in arguments.streams:
         for seed in arguments.seeds:
             for case in cases(stream, seed, arguments.orders, arguments.work, arguments.split):
-                measured([changed(case, arguments.training)], kept(arguments, RESULT), arguments.work)
+                measured([changed(case, arguments.training)], kept(arguments, RESULT), arguments.work / arguments.split)
 
 
 if __name__ == "__main__":

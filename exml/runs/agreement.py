@@ -141,6 +141,11 @@ class Agreement:
         return sum(row.share for row in self.experts) / len(self.experts)
 
     @property
+    def relative(self) -> float:
+        """The mean over the experts of :attr:`ExpertAgreement.relative`."""
+        return sum(row.relative for row in self.experts) / len(self.experts)
+
+    @property
     def scale_ratio(self) -> float:
         """Largest divided by smallest scale of the student's logits over the classes of an expert."""
         scales = [row.student_scale for row in self.experts if row.classes > 1]
@@ -272,9 +277,8 @@ def _warning(found: Agreement) -> str | None:
     lost = [row.expert for row in found.experts if row.relative < LOST * best or row.among_all == 0]
     if lost:
         reasons.append(f"it has lost most of {_listed(lost)}")
-    relative = sum(row.relative for row in found.experts) / len(found.experts)
-    if relative < LOW:
-        share = f"{100 * relative:.0f} % of that of the experts' mean, below {100 * LOW:.0f} %"
+    if found.relative < LOW:
+        share = f"{100 * found.relative:.0f} % of that of the experts' mean, below {100 * LOW:.0f} %"
         reasons.append(f"its agreement beyond chance is {share}")
     if not reasons:
         return None

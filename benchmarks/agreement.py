@@ -136,9 +136,11 @@ def reference(name: str, seed: int, split: str, work: Path) -> float:
 def figures(row: dict[str, Any]) -> dict[str, float]:
     """The figures that may rank students."""
     report = row["agreement"]
-    names = ("among_all", "inversions", "drawings")
-    means = {name: statistics.fmean(expert[name] for expert in report["experts"]) for name in names}
-    means["relative"] = from_plain(report, Agreement).relative
+    found = from_plain(report, Agreement)
+    means = {
+        name: statistics.fmean(expert[name] for expert in report["experts"]) for name in ("inversions", "drawings")
+    }
+    means |= {"among_all": found.among_all, "relative": found.relative}
     return means | {name: report[name] for name in ("ensemble", "min_entropy", "confidence")}
 
 

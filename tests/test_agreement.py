@@ -110,6 +110,7 @@ def test_a_forgotten_expert_is_named(expert):
     kept, gone = found.experts
     assert kept.drawings == kept.inversions == kept.predicted == 1
     assert gone.among_all == gone.predicted == 0
+    assert found.among_all == kept.among_all / 2
     assert gone.inversions == 1  # among its own classes, nothing was lost
     assert "'[b]lost[/b]'" in found.warning
     assert "[b]lost[/b]" in text(found)
@@ -120,8 +121,9 @@ def test_experts_without_a_gradient_are_compared_on_drawings(expert):
         return expert.logits(torch.from_numpy(images)).numpy()
 
     blind = Expert.query(function, classes=range(10), image_shape=expert.image_shape, output="logits", name="blind")
-    [row] = report(expert, blind).experts
-    assert (row.drawings, row.inversions, row.among_all) == (1, None, None)
+    found = report(expert, blind)
+    [row] = found.experts
+    assert (row.drawings, row.inversions, row.among_all, found.among_all) == (1, None, None, 1)
     assert row.share == 1
 
 

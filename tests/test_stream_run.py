@@ -73,10 +73,17 @@ def folder(tmp_path):
     return fill(tmp_path / "experts")
 
 
+REPORTED = (
+    "test_the_files_of_a_run",
+    "test_of_several_students_the_one_that_agrees_best_is_kept",
+    "test_a_run_of_several_strategies_resumes",
+)
+
+
 @pytest.fixture(autouse=True)
 def _no_pictures(request, monkeypatch):
-    """Drawing takes longer than everything else in a tiny run."""
-    if request.node.name != "test_the_files_of_a_run":
+    """Drawing and comparing take longer than everything else in a tiny run."""
+    if request.node.originalname not in REPORTED:
         tiny.no_figures(monkeypatch)
 
 
@@ -783,7 +790,8 @@ def test_the_command(folder, tmp_path, capsys):
         ("learn experts --keep e9:1 --out new", "no expert 'e9'"),
         ("learn experts --image-shape 3,32 --out new", "3,32"),
         ("learn experts --follow --budget 1 --out new", "a budget > 0 for a stream of known length"),
-        ("learn experts --strategy exml,noise --out new", "one strategy, got"),
+        ("learn experts --strategy exml,exml --out new", "each strategy once, got 'exml' twice"),
+        ("learn experts --strategy exml,noise --follow --out new", "one strategy to follow a folder, got exml, noise"),
         ("learn experts --strategy replay --out new", "real_data"),
         ("learn experts --student oak --out new", "conv-net.*got 'oak'"),
         ("learn experts --student conv-net:wide --out new", "got 'conv-net:wide'"),
@@ -1027,6 +1035,60 @@ def test_the_head_grows_when_a_new_label_arrives(tmp_path):
         assert student(other)[0] == student(out)[0]
 
 
+def of_two_strategies(tmp_path):
+    """An untrained student, and one that agrees better with its experts."""
+    idle = quick(training=Training(iterations=1, batch_size=4, learning_rate=1e-6))
+    training = Training(iterations=200, batch_size=16, learning_rate=0.01, optimizer="adam")
+    busy = quick(training=training, buffer=Cumulative(64))
+    idle.save(tmp_path / "idle.yaml")
+    busy.save(tmp_path / "busy.yaml")
+    return {"idle": idle, "busy": busy}
+
+
+def test_of_several_students_the_one_that_agrees_best_is_kept(tmp_path, capsys):
+    make(tmp_path / "experts", 0, classes=range(4))
+    strategies, out = of_two_strategies(tmp_path), tmp_path / "out"
+    given = ",".join(str(tmp_path / f"{name}.yaml") for name in strategies)
+    command = ["learn", tmp_path / "experts", "--out", out, "--strategy", given]
+    code, printed, err = call(capsys, *command)
+    assert (code, err) == (0, "")
+    assert "idle learned from 1 expert(s); they know 4 class(es)." in printed
+    assert "The student of busy agrees best with the experts." in printed
+    result = exml.runs.Result.load(out / "result.json")
+    shares = {row.name: row.agreement.among_all for row in result.strategies}
+    assert list(shares) == ["idle", "busy"]
+    assert shares["busy"] > shares["idle"]
+    found = exml.Student.load(out)
+    assert student(out) == student(out / "busy")
+    assert found.agreement.among_all == shares["busy"]
+    assert found.evaluate(exml.Samples.of(torch.rand(8, 1, 4, 4), torch.arange(8) % 4), [tmp_path / "experts/e0.json"])
+    merged = exml.learn(tmp_path / "experts", strategy=strategies, out=tmp_path / "merged")
+    assert merged.expert.fingerprint() == found.expert.fingerprint()
+
+
+@pytest.mark.parametrize("killed", ["evaluation", "copy"])
+def test_a_run_of_several_strategies_resumes(tmp_path, monkeypatch, killed):
+    make(tmp_path / "experts", 0, classes=range(4))
+    strategies, out = of_two_strategies(tmp_path), tmp_path / "out"
+    source = FolderExperts(tmp_path / "experts")
+    exml.runs.run(source, strategies, tmp_path / "whole")
+    stages = sys.modules["exml.runs._stages"]
+    saved = stages.save_pretrained
+
+    def save(expert, folder, **more):
+        if folder == out or (killed == "evaluation" and folder == out / "busy"):
+            (out / "model.safetensors").write_bytes(b"half of it")
+            raise InterruptedError
+        return saved(expert, folder, **more)
+
+    monkeypatch.setattr(stages, "save_pretrained", save)
+    with pytest.raises(InterruptedError):
+        exml.runs.run(source, strategies, out)
+    monkeypatch.undo()
+    exml.runs.run(source, strategies, out, resume=True)
+    assert student(out) == student(out / "busy") == student(tmp_path / "whole")
+
+
 def test_a_budget_scales_the_strategy(folder, tmp_path, capsys, monkeypatch):
     long = quick(training=Training(iterations=100, batch_size=4, learning_rate=0.003))
     long.save(tmp_path / "s.yaml")
@@ -1040,3 +1102,17 @@ def test_a_budget_scales_the_strategy(folder, tmp_path, capsys, monkeypatch):
     assert 20 <= row.strategy["training"]["iterations"] <= 54
     assert f"Forecast for s: {row.strategy['training']['iterations']} s" in out
     assert call(capsys, *command, "--resume")[0] == 0
+
+
+def test_a_budget_is_shared_by_all_strategies(folder, tmp_path, capsys, monkeypatch):
+    quick(training=Training(iterations=100, batch_size=4, learning_rate=0.003)).save(tmp_path / "s.yaml")
+    quick(training=Training(iterations=5, batch_size=4, learning_rate=0.003)).save(tmp_path / "t.yaml")
+    monkeypatch.setattr(
+        sys.modules["exml.runs.run"], "forecast", lambda strategy, *_, **__: Forecast(0.0, strategy.training.iterations)
+    )
+    out = tmp_path / "out"
+    command = ["learn", folder, "--strategy", f"{tmp_path / 't.yaml'},{tmp_path / 's.yaml'}", "--out", out]
+    assert call(capsys, *command, "--budget", 1)[0] == 0
+    steps = [row.strategy["training"]["iterations"] for row in exml.runs.Result.load(out / "result.json").strategies]
+    assert steps[0] == 5
+    assert 40 <= steps[1] <= 49  # of the 54 seconds, the first one leaves 49

@@ -73,7 +73,8 @@ class LearnOptions:
     """How the student learns.
 
     Args:
-        strategy: One of those that 'exml strategies' lists, or a YAML or JSON file.
+        strategy: One of those that 'exml strategies' lists, or a YAML or JSON file. Several, separated by commas,
+            train a student each in OUT/NAME; the one that agrees best with the experts is also saved in OUT.
         budget: Minutes for the whole work; a strategy that would take longer is scaled down.
         on_suspect: What to do with an expert that is probably broken or poisoned: refuse it, warn and learn from it, or
             accept it. The default is that of the strategy: refuse with --follow, warn without.
@@ -87,17 +88,16 @@ class LearnOptions:
     follow: Flag = False
     trust: Flag = False
 
-    def chosen(self) -> tuple[str, Choice]:
-        """The strategy by name, or the function that chooses it, with the policy of these options."""
-        chosen = strategies_of(self.strategy, named)
-        if len(chosen) > 1:
-            raise SettingError(expected="one strategy", got=self.strategy, remedy="name one of them")
-        name, choice = next(iter(chosen.items()))
+    def chosen(self) -> dict[str, Choice]:
+        """The strategies by name, or functions that choose them, with the policy of these options."""
+        return {name: self._with_policy(choice) for name, choice in strategies_of(self.strategy, named).items()}
+
+    def _with_policy(self, choice: Choice) -> Choice:
         if self.on_suspect is None:
-            return name, choice
+            return choice
         if isinstance(choice, Strategy):
-            return name, attrs.evolve(choice, on_suspect=self.on_suspect)
-        return name, lambda profile, student: attrs.evolve(choice(profile, student), on_suspect=self.on_suspect)
+            return attrs.evolve(choice, on_suspect=self.on_suspect)
+        return lambda profile, student: attrs.evolve(choice(profile, student), on_suspect=self.on_suspect)
 
 
 STUDENT, LEARN = StudentOptions(), LearnOptions()
@@ -131,12 +131,12 @@ def learn(
     """
     began = time.monotonic()
     source = target.source(folder, follow=options.follow, trust=options.trust)
-    name, choice = options.chosen()
+    choices = options.chosen()
     settings, loggers = work.settings(), work.loggers(out)
     keep_freed_memory()
     with resumable(resume):
         with join(timeout=work.rank_timeout) as ranks, stopping() as stop, ExitStack() as stack:
-            require_alone(source, ranks, options.budget)
+            require_alone(source, ranks, options.budget, choices)
             quiet = printing.quiet or not ranks.leader
             console = attrs.evolve(printing, quiet=quiet).console
             if ranks.leader and not (dry_run or resume):
@@ -146,17 +146,17 @@ def learn(
                 say(console, *plan_lines(opened))
             timed = dry_run or options.budget is not None or not (quiet or options.follow or not ranks.alone)
             if options.budget is not None and resume:
-                choice = unscaled(choice)
+                choices = unscaled(choices)
             if opened is not None and timed and not resume:
-                choice, expected = scheduled(opened, choice, settings, options.budget, began)
-                settings = attrs.evolve(settings, forecasts={name: expected})
-                say(console, f"Forecast for {name}: {expected}.")
+                choices, expected = scheduled(opened, choices, settings, options.budget, began)
+                settings = attrs.evolve(settings, forecasts=expected)
+                say(console, *(f"Forecast for {name}: {each}." for name, each in expected.items()))
             if dry_run:
                 return
             with ProgressDisplay(Console(stderr=True, quiet=quiet)) as display:
                 shown = [_print_refused if quiet else display, *map(stack.enter_context, loggers)]
                 more: dict[str, Any] = {"resume": resume, "stop": stop, "observers": shown, "ranks": ranks}
-                result = runs.run(opened or source, {name: choice}, out, settings=settings, **more)
+                result = runs.run(opened or source, choices, out, settings=settings, **more)
         if result.stopped and not options.follow:
             raise KeyboardInterrupt
     _print(console, result)
@@ -170,11 +170,15 @@ def learn(
 
 
 def _print(console: Console, result: Result) -> None:
+    several = len(result.strategies) > 1
     for row in result.strategies:
-        say(console, f"Learned from {row.experiences} expert(s); they know {len(row.classes or ())} class(es).")
+        learner = f"{row.name} learned" if several else "Learned"
+        say(console, f"{learner} from {row.experiences} expert(s); they know {len(row.classes or ())} class(es).")
         if row.agreement is not None:
             console.print(agreement_table(row.agreement, console.width))
     say(console, *forecast_lines(result))
+    if several and result.preferred is not None and not result.stopped:
+        say(console, f"The student of {result.preferred.name} agrees best with the experts.")
 
 
 def say(console: Console, *lines: str) -> None:

@@ -25,7 +25,7 @@ from exml.core.expert import Expert
 from exml.core.files import file_digest
 from exml.core.ranks import Ranks
 from exml.core.serialization import leaves, to_plain
-from exml.experts import ExpertCard, ExpertFiles, save_expert
+from exml.experts import ExpertCard, ExpertFiles, read_expert, save_expert
 from exml.experts.prefetch import ahead
 from exml.experts.pretrained import save_pretrained
 from exml.learning import events
@@ -97,6 +97,9 @@ def carry_out(context: RunContext, strategies: Mapping[str, Strategy]) -> Result
             environments=record.environments,
             stopped=stopped,
         )
+        if result.preferred is not None and len(rows) > 1 and record.request.student is not None and not stopped:
+            kept = read_expert(folder.of(result.preferred.name))
+            save_pretrained(kept.expert(), folder.path, provenance=kept.card.training)
         if rows and source.tests and not stopped:
             save_figure(accuracy_figure(result), folder.path / "accuracy.png")
         result.save(folder.result)

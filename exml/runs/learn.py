@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,7 +43,7 @@ def learn(
     student: str | Mapping[str, Any] | None = None,
     out: Path | str | None = None,
     plan: LabelPlan | Path | str | None = None,
-    strategy: Strategy | str = "exml",
+    strategy: Strategy | str | Mapping[str, Strategy | str] = "exml",
     seed: int = 0,
     budget: float | None = None,
     device: str = "cpu",
@@ -62,9 +62,11 @@ def learn(
         out: folder of the run, as of ``exml learn``. If it holds a run with the same arguments, that run is resumed.
             None keeps nothing on the disk.
         plan: what becomes of the experts' labels, or the path of the file; by default :func:`exml.experts.plan_labels`.
-        strategy: or the name of a recipe, which looks at the experts.
+        strategy: or the name of a recipe, which looks at the experts. Of several by name, each trains a student in a
+            folder of its own, and the student that agrees best with the experts is returned
+            (:attr:`exml.runs.Result.preferred`).
         seed: of everything random.
-        budget: minutes for the whole work; a strategy that would take longer is scaled down.
+        budget: minutes for the whole work; strategies that would take longer are scaled down.
         device: as torch names it; ``"auto"`` is an accelerator if there is one.
 
     Raises:
@@ -90,7 +92,8 @@ def learn(
         else LiveExperts(experts, architecture, labels)
     )
     settings = RunSettings(seed, device)
-    choice = named(strategy) if isinstance(strategy, str) else strategy
+    given = strategy if isinstance(strategy, Mapping) else {"exml": strategy}
+    choices = {name: named(each) if isinstance(each, str) else each for name, each in given.items()}
     with TemporaryDirectory() as temporary:
         folder = Path(temporary, "out") if out is None else Path(out)
         resume = (folder / RECORD).exists()
@@ -98,9 +101,9 @@ def learn(
         opened = source.open(seed, folder, Stop(), record)
         assert opened is not None  # only the wait of a followed folder can be stopped
         if budget is not None:
-            choice = unscaled(choice) if resume else scheduled(opened, choice, settings, budget, began)[0]
+            choices = unscaled(choices) if resume else scheduled(opened, choices, settings, budget, began)[0]
         with ProgressDisplay(Console(stderr=True)) as display:
-            run(opened, {"exml": choice}, folder, settings=settings, resume=resume, observers=[display])
+            run(opened, choices, folder, settings=settings, resume=resume, observers=[display])
         found = Student.load(folder)
     return found if out is not None else attrs.evolve(found, folder=None)
 
@@ -122,8 +125,11 @@ def named(name: str, /, real_data: ScenarioSource | None = None) -> Choice:
     return lambda profile, student: recipe(name, profile, real_data=real_data, student=student).build()
 
 
-def require_alone(source: FolderExperts, ranks: Ranks, budget: float | None) -> None:
-    """Refuse several processes that follow a folder or keep a budget, and a budget of a followed folder."""
+def require_alone(source: FolderExperts, ranks: Ranks, budget: float | None, strategies: Collection[str]) -> None:
+    """Refuse several processes that follow a folder or keep a budget; a followed folder has one strategy, no budget."""
+    if source.follow and len(strategies) > 1:
+        got, remedy = ", ".join(strategies), "name one of them, or leave --follow out"
+        raise SettingError(expected="one strategy to follow a folder", got=got, remedy=remedy)
     if not ranks.alone and (source.follow or budget is not None):
         expected = f"one process to {'follow a folder' if source.follow else 'keep a budget'}"
         raise SettingError(expected=expected, got=f"{ranks.size} ranks", remedy="start one process")
@@ -144,14 +150,26 @@ def screened(source: OpenExperts) -> list[Screening]:
     return found
 
 
-def unscaled(choice: Choice, /) -> Choice:
-    """A choice that a resumed run does not compare with its strategy, which a budget may have scaled."""
-    return (lambda _profile, _student: choice) if isinstance(choice, Strategy) else choice
+def unscaled(choices: Mapping[str, Choice], /) -> dict[str, Choice]:
+    """Choices that a resumed run does not compare with its strategies, which a budget may have scaled."""
+    return {name: _recalled(choice) if isinstance(choice, Strategy) else choice for name, choice in choices.items()}
+
+
+def _recalled(strategy: Strategy) -> Choice:
+    return lambda _profile, _student: strategy
 
 
 def scheduled(
-    source: OpenExperts, choice: Choice, settings: RunSettings, budget: float | None, began: float
-) -> tuple[Strategy, Forecast]:
-    """:func:`schedule` with a budget in minutes, of which some have passed since the time ``began``."""
-    seconds = None if budget is None else max(SHARE * (60 * budget - (time.monotonic() - began)), 1.0)
-    return schedule(source, choice, settings, seconds)
+    source: OpenExperts, choices: Mapping[str, Choice], settings: RunSettings, budget: float | None, began: float
+) -> tuple[dict[str, Choice], dict[str, Forecast]]:
+    """:func:`schedule` for each strategy, with an equal share of a budget in minutes that counts from ``began``."""
+    strategies, expected = dict[str, Choice](), dict[str, Forecast]()
+    for number, (name, choice) in enumerate(choices.items()):
+        left = None if budget is None else 60 * budget - (time.monotonic() - began) - _seconds(expected)
+        seconds = None if left is None else max(SHARE * left / (len(choices) - number), 1.0)
+        strategies[name], expected[name] = schedule(source, choice, settings, seconds)
+    return strategies, expected
+
+
+def _seconds(forecasts: Mapping[str, Forecast]) -> float:
+    return sum(forecast.seconds for forecast in forecasts.values())

@@ -214,6 +214,18 @@ class Result:
     stopped: bool = False
 
     @property
+    def preferred(self) -> StrategyResult | None:
+        """The strategy whose student agrees best with the experts, without data (:attr:`Agreement.among_all`).
+
+        The first one if no student was compared with them; None without strategies.
+        """
+
+        def share(row: StrategyResult) -> float:
+            return -1.0 if row.agreement is None else row.agreement.among_all
+
+        return max(self.strategies, key=share, default=None)
+
+    @property
     def _outcomes(self) -> dict[str, str]:
         """What each strategy reached, in words."""
         found: dict[str, str] = {}

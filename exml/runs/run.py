@@ -30,7 +30,10 @@ from exml.runs.record import Request, RunFolder, begun
 from exml.runs.result import Result
 from exml.runs.sources import OpenExperts, ScenarioExperts, Source
 
-TAKEN = ("experts", "checkpoint", "run.json", "result.json", "plan.yaml", "accuracy.png", "stream.jsonl", "log")
+TAKEN = (
+    *("experts", "checkpoint", "run.json", "result.json", "plan.yaml", "accuracy.png", "stream.jsonl", "log"),
+    *("README.md", "config.json", "preprocessor_config.json", "model.safetensors"),
+)
 """Names in the folder of a run that no strategy may have."""
 Choice: TypeAlias = Strategy | Callable[[ExpertProfile, nn.Module], Strategy]
 """A strategy, or a function that chooses one, given the profile of the experts and the student."""
@@ -77,8 +80,9 @@ def run(
     The folder gets ``run.json`` (the request), ``result.json`` (:class:`Result`), ``accuracy.png`` and ``experts/`` of
     a scenario, and per strategy ``student.safetensors`` with its card after every experience
     (:func:`exml.experts.load_expert` reads them), ``stream.jsonl`` (which experts were learned in which order, with
-    seconds and last loss), ``samples.png`` and ``checkpoint/``. Several strategies have a folder each. Every file is
-    written atomically. Neither memory nor the cost of an expert grows with the length of the stream.
+    seconds and last loss), ``samples.png`` and ``checkpoint/``. Several strategies have a folder each; without a
+    scenario, the student of :attr:`Result.preferred` is also saved in the folder of the run. Every file is written
+    atomically. Neither memory nor the cost of an expert grows with the length of the stream.
 
     A run that was killed at any moment continues with ``resume=True``. On the CPU, with the same number of threads
     (:func:`torch.get_num_threads`), its students equal those of an uninterrupted run bit for bit, and so does its

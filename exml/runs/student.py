@@ -21,7 +21,7 @@ from exml.learning.strategy import Strategy
 from exml.runs.agreement import Agreement
 from exml.runs.assessment import Assessment, assess
 from exml.runs.pictures import Picture, as_pixels
-from exml.runs.result import Result
+from exml.runs.result import Result, StrategyResult
 
 Prediction: TypeAlias = dict[str, float]
 """Probabilities by label, the most probable first."""
@@ -81,7 +81,12 @@ class Student:
     @property
     def agreement(self) -> Agreement | None:
         """How well it agrees with the experts that it learned from, measured without data."""
-        return None if self.result is None else self.result.strategies[0].agreement
+        row = self._row
+        return None if row is None else row.agreement
+
+    @property
+    def _row(self) -> StrategyResult | None:
+        return None if self.result is None else self.result.preferred
 
     def predict(self, images: Picture | Sequence[Picture], *, top: int | None = None) -> Prediction | list[Prediction]:
         """Probabilities by label, the most probable first: the softmax of the logits over the classes.
@@ -126,11 +131,11 @@ class Student:
 
         With all experts that the student learned from, in this order, it includes the target.
         """
-        strategy, seed = None, 0
-        if self.result is not None and experts and self.result.strategies[0].experiences == len(experts):
+        strategy, seed, row = None, 0, self._row
+        if self.result is not None and row is not None and experts and row.experiences == len(experts):
             seed = self.result.seed
             with suppress(ConfigError):  # components that are not imported here
-                strategy = Strategy.from_dict(self.result.strategies[0].strategy)
+                strategy = Strategy.from_dict(row.strategy)
         return assess(self.expert, images, experts, ignore_unknown=ignore_unknown, strategy=strategy, seed=seed)
 
     def save(self, folder: Path | str) -> Path:

@@ -2,7 +2,7 @@
 
     EXML_DATA=... uv run python benchmarks/strangers.py --seeds 0,1   # the same command resumes after a kill
 
-Five streams are learned in the orders of their experts, on one thread, and evaluated on the complete test sets, next to
+Six streams are learned in the orders of their experts, on one thread, and evaluated on the complete test sets, next to
 the experts, their ensembles and the target. The experts of *overlapping* are trained here; the others are files in
 ``EXML_DATA/experts`` with a small card each, for which a seed is that of the student. Rows are merged into
 ``benchmarks/results/strangers.json``. Settings were chosen on the last 10,000 training images, for which rows are
@@ -24,13 +24,14 @@ import torch
 from streams import Case, changed, kept, measured, options, prepare
 from torch import nn
 from torchvision.datasets import MNIST, FashionMNIST
+from torchvision.transforms.functional import resize
 
 import exml
 from exml import Expert, ExpertProfile, ExpertStream, Samples
 from exml.baselines import EnsembleAverage
 from exml.core.files import write_json
 from exml.datasets import cifar10, dataset_folder
-from exml.experts import train_expert
+from exml.experts import adapted, train_expert
 from exml.experts.training import ExpertTraining
 from exml.models import ConvNet, LeNet5, Normalized, SlimResNet18
 from exml.recipes import recipe
@@ -39,8 +40,9 @@ from exml.scenarios import Experience, Scenario, Split
 
 RESULT = "strangers.json"
 SHAPE, MEAN, STD = (1, 28, 28), (0.1307,), (0.3081,)
+COLOR_SHAPE = (3, 32, 32)
 COLOR_MEAN, COLOR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-DIGITS, CLOTHES = list(range(10)), list(range(10, 20))
+DIGITS = list(range(10))
 
 
 def _small(padding: int, inputs: int) -> dict[str, Any]:
@@ -62,12 +64,12 @@ _LENET = {
     "linear2": {"linear": [200, 10]},
 }
 CARDS: dict[str, dict[str, Any]] = {
-    "convexadv_mnist": {"architecture": _small(1, 1568), "classes": DIGITS},
-    "abcrown_mnist_conv_small_nat": {"architecture": _small(0, 800), "classes": DIGITS, "mean": MEAN, "std": STD},
+    "convexadv_mnist": {"architecture": _small(1, 1568)},
+    "abcrown_mnist_conv_small_nat": {"architecture": _small(0, 800), "mean": MEAN, "std": STD},
     "mnist_lenet5_advtrained": {"architecture": {"name": "sequential", "settings": {"layers": _LENET}}},
-    "convexadv_fashion_mnist": {"architecture": _small(1, 1568), "classes": CLOTHES},
+    "convexadv_fashion_mnist": {"architecture": _small(1, 1568)},
     **{
-        name: {"image_shape": (3, 32, 32), "mean": COLOR_MEAN, "std": COLOR_STD}
+        name: {"image_shape": COLOR_SHAPE, "mean": COLOR_MEAN, "std": COLOR_STD}
         for name in ("resnet20-12fca82f", "resnet32-d509ac18")
     },
 }
@@ -77,8 +79,11 @@ STREAMS = {
     "overlapping": ("perceptron", "conv-net", "lenet5"),
     "photographs": ("resnet20-12fca82f", "resnet32-d509ac18"),
     "one ResNet": ("resnet20-12fca82f",),
+    "gray and color": ("convexadv_mnist", "resnet20-12fca82f"),
 }
 CIFAR10 = ("photographs", "one ResNet")
+COLOR = (*CIFAR10, "gray and color")
+DISJOINT = ("domains", "gray and color")
 
 
 class Perceptron(nn.Sequential):
@@ -106,7 +111,9 @@ def images(dataset: type[MNIST], *, train: bool, first: int = 0) -> Samples:
 def experts(stream: str, seed: int, work: Path) -> list[Expert]:
     """The experts of a stream in their first order."""
     if stream != "overlapping":
-        return [_stranger(name, work) for name in STREAMS[stream]]
+        firsts = [10 * place if stream in DISJOINT else 0 for place in range(len(STREAMS[stream]))]
+        found = [_stranger(name, work, first) for name, first in zip(STREAMS[stream], firsts, strict=True)]
+        return [adapted(expert, COLOR_SHAPE if stream in COLOR else SHAPE) for expert in found]
     samples, made = images(MNIST, train=True)[:50_000], list[Expert]()
     training = ExpertTraining(epochs=3, batch_size=64, learning_rate=0.03)
     for number, (name, (build, classes)) in enumerate(OVERLAPPING.items()):
@@ -122,11 +129,13 @@ def experts(stream: str, seed: int, work: Path) -> list[Expert]:
     return made
 
 
-def _stranger(name: str, work: Path) -> Expert:
+def _stranger(name: str, work: Path, first: int) -> Expert:
+    """The expert in a file, whose ten classes have ids from ``first``."""
     path = work / f"{name}.safetensors"
     if not path.exists():
         shutil.copyfile(dataset_folder() / "experts" / path.name, path)
-    write_json(path.with_suffix(".json"), {"classes": DIGITS, "image_shape": SHAPE} | CARDS[name])
+    classes = list(range(first, first + 10))
+    write_json(path.with_suffix(".json"), {"image_shape": SHAPE, **CARDS[name], "classes": classes})
     return exml.load(path)
 
 
@@ -136,12 +145,18 @@ def held_out(stream: str, split: Split) -> Samples:
         return cifar10()[split]
     domains = [(MNIST, 0), (FashionMNIST, 10)][: 2 if stream == "domains" else 1]
     last = slice(50_000 if split == "validation" else 0, None)
-    return Samples.concat([images(data, train=split == "validation", first=first)[last] for data, first in domains])
+    gray = Samples.concat([images(data, train=split == "validation", first=first)[last] for data, first in domains])
+    if stream not in COLOR:
+        return gray
+    photos, resized = cifar10()[split], resize(gray.images, list(COLOR_SHAPE[1:]), antialias=True)
+    return Samples.concat(
+        [Samples.of(resized.expand(-1, 3, -1, -1), gray.labels), Samples.of(photos.images, photos.labels + 10)]
+    )
 
 
 def scenario(stream: str, found: list[Expert], split: Split) -> Scenario:
     """The test sets: one per expert if their classes differ, so that it is known which expert is responsible."""
-    test, classes = held_out(stream, split), 20 if stream == "domains" else 10
+    test, classes = held_out(stream, split), 20 if stream in DISJOINT else 10
     disjoint = sum(len(expert.classes) for expert in found) == classes
     parts: list[Experience] = []
     for index, expert in enumerate(found, 1):
@@ -169,9 +184,10 @@ def cases(stream: str, seed: int, orders: int | None, work: Path, split: Split) 
         found = [first[place] for place in order]
         where = scenario(stream, found, split)
         torch.manual_seed(seed)
-        student: nn.Module = ConvNet(1, where.classes, 28)
-        if stream in CIFAR10:
-            student = Normalized(SlimResNet18(), COLOR_MEAN, COLOR_STD)
+        student: nn.Module = ConvNet(where.image_shape[0], where.classes, where.image_shape[1])
+        if stream in COLOR:
+            inner = SlimResNet18() if stream in CIFAR10 else student
+            student = Normalized(inner, COLOR_MEAN, COLOR_STD)
         strategy = recipe("exml", ExpertProfile.from_experts(first), student=student).build()
         about = {
             "order": " ".join(map(str, order)),

@@ -29,6 +29,7 @@ from exml.normalizers import CenterLogits, RawLogits, StandardizeLogits
 from exml.protocols import Combiner, Normalizer
 
 sys.path.insert(0, str(Path(__file__).parent))
+import default_parts
 from pages import Found, Page, made_by, mean, missing, table
 from paper_cells import arguments, gather, measure, slug
 
@@ -131,7 +132,7 @@ def page(results: Mapping[str, Found]) -> str:
         found = results.get(result(scenario))
         body = section(found) if found else [missing(f"{COMMAND} --scenario {scenario}")]
         lines += [f"## {scenario}", "", *body, ""]
-    return "\n".join(lines[:-1]) + "\n"
+    return "\n".join([*lines, *default_parts.section(results.get(default_parts.RESULT))]) + "\n"
 
 
 def section(measured: Found) -> list[str]:
@@ -203,7 +204,7 @@ def _shown(row: Mapping[str, Any]) -> str:
     return mean(numbers) + (f", {lost} diverged" if lost else "")
 
 
-PAGE = Page("ablation.md", [result(scenario) for scenario in SCENARIOS], page)
+PAGE = Page("ablation.md", [*map(result, SCENARIOS), default_parts.RESULT], page)
 
 
 def main() -> None:

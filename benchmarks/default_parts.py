@@ -12,13 +12,14 @@ alone is evaluated. Measurements go to ``benchmarks/results/default_parts.json``
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import strangers
-from pages import RESULTS, Found, commit, mean, missing, table
+from page_parts import conditions
+from pages import RESULTS, Found, commit, made_by, mean, missing, table, wrap
 from streams import CPU, Case, Rows, Start, digest, measured, of_scenario, options, prepare
 
 from exml import calibrations
@@ -32,6 +33,7 @@ from exml.runs.environment import environment
 RESULT = "default_parts.json"
 COMMAND = "uv run python benchmarks/default_parts.py"
 Change = Callable[[Strategy], Strategy]
+Group: TypeAlias = dict[tuple[Any, ...], Mapping[str, Any]]
 NOTHING = "nothing"
 STARTS: Sequence[Start] = ("known", "unknown")
 
@@ -154,36 +156,44 @@ def target_of(case: Case) -> dict[str, Any]:
 INTRODUCTION = """## Parts of the default strategy
 
 `recipes.default` without one of its parts at a time. Everything else, including the number of steps and images, is
-that of the default. Accuracies are those on validation images (the last 10,000 training images), in percent, ± the
-standard deviation over n seeds or orders of the experts; *difference* is the mean over pairs with the same seed and
-order. Without *stored targets*, both teachers are asked in each step. The steps of the calibration (`step ...`) were
-left out of the target alone. *mnist-nc* and the strangers' streams are those of the [results](results.md).
+that of the default. Accuracies in percent on validation images (the last 10,000 training images), ± the standard
+deviation over n seeds or orders of the experts. A *difference* from the complete strategy is the mean over the same
+seeds and orders. Without *stored targets*, both teachers are asked in each step. Steps of the calibration (`step ...`)
+were left out of the target alone. The [results](results.md) describe the streams.
 """
 
 
 def section(found: Found | None) -> list[str]:
     """The part of the page on the default strategy."""
+    command = f"{COMMAND} mnist-nc domains overlapping --seeds 0,1,2"
     if found is None:
-        return [INTRODUCTION, missing(f"{COMMAND} mnist-nc domains overlapping --seeds 0,1,2")]
-    rows = list[tuple[str, ...]]()
-    for (stream, part), group in _groups(found["rows"].values()).items():
-        whole = _groups(found["rows"].values())[stream, NOTHING]
-        figures = [stream, part]
-        for name in ("target", "student"):
-            pairs = [(group[key].get(name), whole[key].get(name)) for key in group if key in whole]
-            values = [value for value, _ in pairs if value is not None]
-            change = [value - base for value, base in pairs if value is not None and base is not None]
-            shown = [mean(values), "" if part == NOTHING else mean(change, "+"), str(len(values))]
-            figures += shown if values else ["", "", ""]
-        rows.append(tuple(figures))
-    made = sorted({f"{row['commit']} on {row['hardware']}" for row in found["rows"].values()})
-    head = ("stream|", "left out|", "target", "difference", "n", "student", "difference", "n")
-    return [INTRODUCTION, f"Made by `{COMMAND}` at commit {'; '.join(made)}; 1 thread.", "", *table(head, rows)]
+        return [INTRODUCTION, missing(command)]
+    groups, rows = _groups(found["rows"].values()), list[tuple[str, ...]]()
+    for (stream, part), group in groups.items():
+        columns = {name: _compared(group, groups[stream, NOTHING], name) for name in ("target", "student")}
+        count = len(columns["student"][0] or columns["target"][0])
+        cells = [text for values, changes in columns.values() for text in _shown(values, changes, part)]
+        rows.append((stream, part, *cells, str(count)))
+    head = ("stream|", "left out|", "target", "difference", "student", "difference", "n")
+    return [INTRODUCTION, *table(head, rows), "", *wrap(made_by(command, conditions(found)))]
 
 
-def _groups(rows: Any) -> dict[tuple[str, str], dict[tuple[Any, ...], Mapping[str, Any]]]:
+def _compared(group: Group, whole: Group, name: str) -> tuple[list[float], list[float]]:
+    """The values of a column, and their differences from those of the complete strategy."""
+    values = {key: row[name] for key, row in group.items() if row.get(name) is not None}
+    base = {key: row[name] for key, row in whole.items() if row.get(name) is not None}
+    return list(values.values()), [value - base[key] for key, value in values.items() if key in base]
+
+
+def _shown(values: Sequence[float], changes: Sequence[float], part: str) -> tuple[str, str]:
+    if not values:
+        return "", ""
+    return mean(values), mean(changes, "+") if changes and part != NOTHING else ""
+
+
+def _groups(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Group]:
     """The rows of each stream and part, by seed and order; the complete default first."""
-    groups = dict[tuple[str, str], dict[tuple[Any, ...], Mapping[str, Any]]]()
+    groups = dict[tuple[str, str], Group]()
     for row in sorted(rows, key=lambda row: (row["stream"], row["left_out"] != NOTHING)):
         key = row["seed"], row.get("order")
         group = groups.setdefault((row["stream"], row["left_out"]), {})

@@ -30,7 +30,7 @@ STREAMS = {
         "digits-mt",
         "digits-ni",
     ),
-    "strangers.json": ("same classes", "domains", "overlapping", "photographs", "one ResNet"),
+    "strangers.json": ("same classes", "domains", "overlapping", "photographs", "one ResNet", "gray and color"),
 }
 """The streams that the page must have, in this order; those without a measurement are listed as such."""
 COMMANDS = {
@@ -52,7 +52,8 @@ INTRODUCTION = {
         "*same classes*: three networks for MNIST. *domains*: one for MNIST, one for Fashion-MNIST, 20 classes. "
         "*overlapping*: a perceptron for the digits 0 to 4, a network with batch norm for 3 to 7, a LeNet-5 for 6 to "
         "9. *photographs*: two ResNets for CIFAR-10, and a smaller student. *one ResNet*: the first of "
-        "these alone. Each order of the experts is a row of n."
+        "these alone. *gray and color*: the first network for MNIST, the first ResNet, and a student of 20 classes on "
+        "color images of 32 pixels. Each order of the experts is a row of n."
     ),
 }
 EARLIER = "of an earlier version"

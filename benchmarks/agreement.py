@@ -150,7 +150,7 @@ def ranked(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:
     found: dict[str, Any] = {"n": len(rows), "accuracy": [round(min(accuracies), 1), round(max(accuracies), 1)]}
     for name in figures(rows[0]):
         values = [figures(row)[name] for row in rows]
-        pair = spearmanr(values, accuracies)[0], kendalltau(values, accuracies)[0]
+        pair: tuple[Any, Any] = spearmanr(values, accuracies)[0], kendalltau(values, accuracies)[0]
         found[name] = [round(float(value), 3) for value in pair]
     found["choices"] = choices(rows, split)
     worse = [row[split] < row[f"{split} experts"] - MARGIN for row in rows]

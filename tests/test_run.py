@@ -436,6 +436,7 @@ def test_two_processes_do_not_start_in_one_folder(tmp_path):
         ({"strategies": {}, "baselines": False}, SettingError, "at least one strategy, or the baselines"),
         ({"strategies": {"../up": tiny.strategy()}}, SettingError, "'../up'"),
         ({"strategies": {"experts": tiny.strategy()}}, SettingError, "'experts'"),
+        ({"strategies": {"config.json": tiny.strategy()}}, SettingError, "'config.json'"),
         ({"seed": -1}, SettingError, ">= 0 for RunSettings.seed, got -1"),
         ({"checkpoint_every": 0}, SettingError, ">= 1 .*for RunSettings.checkpoint_every"),
         ({"device": "gpu"}, SettingError, "a device that torch can use here, got 'gpu'"),

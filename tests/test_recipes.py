@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import exml
-from exml.calibrations import CommonScale
+from exml.calibrations import CommonScale, Energy, Typicality
 from exml.combiners import ByClass, MultiTask, SideBySide
 from exml.core.errors import SettingError, UnknownNameError
 from exml.core.execution import Execution
@@ -134,7 +134,12 @@ def test_unlike_experts_are_calibrated(differentiable):
     narrow = attrs.evolve(alike.experts[0], outputs=alike.experts[0].classes)
     assert default(exml.ExpertProfile([alike.experts[1], narrow])).build().calibration is not None
     assert default(profile(plain_net(), linear(), tasks=True)).build().calibration is None
-    assert default(profile(resnet(), linear(3), image_shape=COLOR)).build().calibration is None
+    color = profile(resnet(), linear(3), image_shape=COLOR)
+    steps = default(color).build().calibration.steps
+    assert Energy(1.0) in steps
+    assert not any(isinstance(step, Typicality) for step in steps)
+    shared = [attrs.evolve(expert, classes=color.experts[0].classes) for expert in color.experts]
+    assert default(exml.ExpertProfile(shared)).build().training.hints > 0
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -10,7 +10,7 @@ from torch import nn
 
 from exml.augmentation import Augmentation
 from exml.buffers import Cumulative
-from exml.calibrations import CommonScale
+from exml.calibrations import STEPS, Center, CommonScale, Energy, MatchedTemperature, PoolOffset, RootNorm, Scale
 from exml.combiners import ByClass, SideBySide
 from exml.experts import ExpertProfile
 from exml.generators import EvolvedDrawings, Mixture, ModelInversion, ProceduralImages
@@ -22,6 +22,7 @@ from exml.priors import BatchNormStatistics
 from exml.recipes.distillation import BUFFER, TRAINING, combiner_for, data_impression, statistics_for
 
 _TURNED = Augmentation(shift=3, rotation=15.0, flip=0.5)
+_COLOR_STEPS = (Center(), RootNorm(), MatchedTemperature(), Energy(1.0), PoolOffset(), Scale(3.0))
 _ROOM = 2**29  # values of the images in the buffer and their views: 2 GiB
 
 
@@ -29,9 +30,9 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     """The recommended strategy, chosen from the metadata of all experts, in any order.
 
     **Unlike experts**, whose weights differ in their layout, or whose heads are not of full width, without task labels;
-    on color images only without batch norm. Their logits have nothing in common, so
-    :class:`exml.calibrations.CommonScale` puts them on one scale, and the target of a class that several experts know
-    is the mean of theirs:
+    on color images only without batch norm or with different classes. Their logits have nothing in common, so
+    :class:`exml.calibrations.CommonScale` puts them on one scale (on color images without typicality, and with all of
+    the energy subtracted), and the target of a class that several experts know is the mean of theirs:
 
     - The images are procedural, drawings that evolved towards each expert's classes, and, if all experts have
       gradients, drawings inverted for a few steps.
@@ -82,7 +83,8 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     DataImpression(iterations=150, learning_rate=0.05, temperature=20.0, batch_size=512, ...)
     """
     with_statistics = [bool(expert.running_statistics) for expert in profile.experts]
-    if _are_unlike(profile) and (profile.image_shape[0] == 1 or not any(with_statistics)):
+    hinted = any(with_statistics) and _have_same_classes(profile)
+    if _are_unlike(profile) and (profile.image_shape[0] == 1 or not hinted):
         return _calibrated(profile)
     copies = _can_copy(profile, student)
     if not any(with_statistics) or not all(expert.differentiable for expert in profile.experts):
@@ -97,6 +99,7 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
 def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
     drawings = _drawings(profile)
     evolved = EvolvedDrawings(steps=100, snapshots=2, typicality=0.5, polarity=drawings.polarity)
+    pool = attrs.evolve(CommonScale().drawings, polarity=drawings.polarity)
     textures = ProceduralImages(("dead-leaves", "noise"), full_contrast=True)
     generators, weights = (drawings, textures, evolved), (2.0, 0.5, 1.0)
     priors: tuple[BatchNormStatistics, ...] = ()
@@ -114,7 +117,7 @@ def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
         .generator(Mixture(generators, weights))
         .priors(*priors)
         .augmentation(Augmentation(shift=2, rotation=8.0, scale=0.08))
-        .calibration(CommonScale(drawings=attrs.evolve(CommonScale().drawings, polarity=drawings.polarity)))
+        .calibration(CommonScale(STEPS if profile.image_shape[0] == 1 else _COLOR_STEPS, drawings=pool))
         .combiner(SideBySide())
         .loss(Sum((MeanSquaredError("seen", "mean"), Weighted(KLDivergence(1.2), divergence))))
     )

@@ -87,10 +87,9 @@ def _textures(generator: Any) -> bool:
     return isinstance(generator, ProceduralImages) and "dead-leaves" in generator.kinds
 
 
-KL = "KL divergence"
 SHARED: Mapping[str, Change] = {
     "evolved drawings": images_other_than(_evolved),
-    KL: loss_other_than(KLDivergence),
+    "KL divergence": loss_other_than(KLDivergence),
     "MSE": loss_other_than(MeanSquaredError),
 }
 PARTS: Mapping[str, Mapping[str, Change]] = {
@@ -131,9 +130,8 @@ def cases(stream: str, seed: int, work: Path, zoo: Path, targets: bool) -> Itera
 
 def left_out(case: Case, part: str, change: Change) -> Case:
     """A case without a part."""
-    strategy = change(case.strategy) if part != NOTHING else case.strategy
     about = {**case.about, "left_out": part, "split": "validation"}
-    return attrs.evolve(case, strategy=strategy, key=f"{case.key}, without {part}", about=about)
+    return attrs.evolve(case, strategy=change(case.strategy), key=f"{case.key}, without {part}", about=about)
 
 
 def target_of(case: Case) -> dict[str, Any]:

@@ -62,8 +62,13 @@ from tests.hostile import (
 )
 from tests.tiny import make as make_tiny
 
-SECONDS, BYTES_OF_MEMORY, CHARACTERS = 5.0, 1_500_000_000, 1_000
-"""Limits of a case: its time, its resident memory, and the length of its message."""
+SECONDS, BYTES_OF_MEMORY, CHARACTERS = 10.0, 1_500_000_000, 1_000
+"""Limits of a case: its processor time, which other work delays less than a clock's, its resident memory, and the
+length of its message."""
+HANG = 60.0
+"""Seconds on the clock after which a case is taken to wait for something that never comes."""
+RUN = 2.5
+"""Seconds on the clock after which a run is asked to stop."""
 SHRINKING = 20.0
 """Seconds to look for a smaller case that fails in the same way."""
 SHM = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -174,7 +179,7 @@ def check_expert(expert: exml.Expert) -> None:
     require(logits.isfinite().all(), "accepted an expert with logits that are not finite")
 
 
-def run_command(stream: Path, out: Path, strategy: exml.Strategy, *options: str, seconds: float = SECONDS / 2) -> None:
+def run_command(stream: Path, out: Path, strategy: exml.Strategy, *options: str, seconds: float = RUN) -> None:
     """``exml learn`` over a folder of experts; stopped by SIGTERM after some seconds."""
     strategy.save(out.with_name("s.yaml"))
     over = threading.Event()
@@ -318,9 +323,9 @@ def fuzz_folder(edits: list[Any], how: str) -> None:
 
 
 def _followed(folder: Path, sound: int) -> set[str]:
-    """The experts that a run learns from a followed folder, within half the time that a case has."""
+    """The experts that a run learns from a followed folder, within a few seconds."""
     stop, began, log = runs.Stop(), time.monotonic(), Path("out/run/stream.jsonl")
-    patience = SECONDS * busy() / 2
+    patience = RUN * busy()
 
     def check_refusal(event: Event, /) -> None:
         if isinstance(event, ExpertRefused):
@@ -465,22 +470,21 @@ def busy() -> float:
 
 def run_case(target: str, case: dict[str, Any]) -> Outcome:
     """Run a case in a child with limits."""
-    seconds = SECONDS * busy()
     with tempfile.TemporaryDirectory(dir=SHM, prefix="exml-fuzz-") as folder:
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
-            _in_child(target, case, folder, write, seconds)
+            _in_child(target, case, folder, write)
         os.close(write)
         with os.fdopen(read, "rb") as pipe:
-            answer = pipe.read() if select.select([pipe], [], [], 2 * seconds)[0] else b""
+            answer = pipe.read() if select.select([pipe], [], [], 2 * HANG)[0] else b""
         if not answer:
             os.kill(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
         trace, made = Path(folder, "trace").read_text(), {path.name for path in Path(folder).iterdir()}
     if made - {"in", "out", "outside", "trace", "stdout", "stderr"}:
         return Outcome("failed", "made files elsewhere", str(made))
-    if not answer and ("Timeout" in trace or not trace):
+    if not answer and ("Timeout" in trace or not trace or os.WTERMSIG(status) == signal.SIGPROF):
         frames = [line for line in trace.splitlines() if f"{os.sep}exml{os.sep}" in line] or [""]
         return Outcome("failed", f"too slow {frames[0].rpartition(os.sep)[2]}", trace)
     if not answer:
@@ -491,13 +495,15 @@ def run_case(target: str, case: dict[str, Any]) -> Outcome:
     return outcome
 
 
-def _in_child(target: str, case: dict[str, Any], folder: str, write: int, seconds: float) -> None:
+def _in_child(target: str, case: dict[str, Any], folder: str, write: int) -> None:
     os.chdir(folder)
     Path("out").mkdir()
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
     faulthandler.enable(trace := Path("trace").open("w"))  # noqa: SIM115
-    faulthandler.dump_traceback_later(seconds, exit=True, file=trace)
+    faulthandler.dump_traceback_later(HANG, exit=True, file=trace)
+    faulthandler.register(signal.SIGPROF, trace, chain=True)  # prints where it was, and ends the process
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = size + max(BYTES_OF_MEMORY - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 300_000_000)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -12,6 +12,7 @@ alone is evaluated. Measurements go to ``benchmarks/results/default_parts.json``
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -83,6 +84,10 @@ def _evolved(generator: Any) -> bool:
     return isinstance(generator, EvolvedDrawings) and generator.steps > 0
 
 
+def _inverted(generator: Any) -> bool:
+    return isinstance(generator, ModelInversion)
+
+
 def _textures(generator: Any) -> bool:
     return isinstance(generator, ProceduralImages) and "dead-leaves" in generator.kinds
 
@@ -91,6 +96,11 @@ SHARED: Mapping[str, Change] = {
     "evolved drawings": images_other_than(_evolved),
     "KL divergence": loss_other_than(KLDivergence),
     "MSE": loss_other_than(MeanSquaredError),
+}
+OTHERS: Mapping[str, Change] = {
+    "inverted drawings": images_other_than(_inverted),
+    "textures": images_other_than(_textures),
+    "inverted drawings, textures": images_other_than(lambda generator: _inverted(generator) or _textures(generator)),
 }
 PARTS: Mapping[str, Mapping[str, Change]] = {
     "mnist-nc": {
@@ -104,12 +114,12 @@ PARTS: Mapping[str, Mapping[str, Change]] = {
         "class-balanced sampling": trained(sampling="uniform"),
         "margin, class-balanced sampling": trained(margin=0.0, sampling="uniform"),
         **SHARED,
-        "inverted drawings": images_other_than(lambda generator: isinstance(generator, ModelInversion)),
-        "textures": images_other_than(_textures),
+        **OTHERS,
     },
-    "overlapping": {},
+    "overlapping": OTHERS,
+    "same classes": OTHERS,
 }
-"""What is left out, by stream; a stream without parts has only those of its calibration."""
+"""What is left out, by stream."""
 
 
 def of_calibration(strategy: Strategy) -> dict[str, Change]:
@@ -163,7 +173,7 @@ were left out of the target alone. The [results](results.md) describe the stream
 
 def section(found: Found | None) -> list[str]:
     """The part of the page on the default strategy."""
-    command = f"{COMMAND} mnist-nc domains overlapping --seeds 0,1,2"
+    command = f"{COMMAND} {shlex.join(PARTS)} --seeds 0,1,2"
     if found is None:
         return [INTRODUCTION, missing(command)]
     groups, rows = _groups(found["rows"].values()), list[tuple[str, ...]]()
@@ -173,7 +183,7 @@ def section(found: Found | None) -> list[str]:
         cells = [text for values, changes in columns.values() for text in _shown(values, changes, part)]
         rows.append((stream, part, *cells, str(count)))
     head = ("stream|", "left out|", "target", "difference", "student", "difference", "n")
-    return [INTRODUCTION, *table(head, rows), "", *wrap(made_by(command, conditions(found)))]
+    return [INTRODUCTION, *table(head, rows), "", *wrap(made_by(f"{command}`, the rows of steps with `--targets", conditions(found)))]
 
 
 def _compared(group: Group, whole: Group, name: str) -> tuple[list[float], list[float]]:

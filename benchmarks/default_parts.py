@@ -183,7 +183,12 @@ def section(found: Found | None) -> list[str]:
         cells = [text for values, changes in columns.values() for text in _shown(values, changes, part)]
         rows.append((stream, part, *cells, str(count)))
     head = ("stream|", "left out|", "target", "difference", "student", "difference", "n")
-    return [INTRODUCTION, *table(head, rows), "", *wrap(made_by(f"{command}`, the rows of steps with `--targets", conditions(found)))]
+    return [
+        INTRODUCTION,
+        *table(head, rows),
+        "",
+        *wrap(made_by(f"{command}`, the rows of steps with `--targets", conditions(found))),
+    ]
 
 
 def _compared(group: Group, whole: Group, name: str) -> tuple[list[float], list[float]]:

@@ -101,10 +101,10 @@ STREAMS: dict[str, tuple[Sequence[int], Callable[[int, argparse.Namespace], Stre
 class _Once:
     """Drawings that are made once for all rules."""
 
-    def __init__(self) -> None:
-        self._drawings = CommonScale().drawings
-        self.pool = self._drawings.pool
-        self.random = self._drawings.random
+    def __init__(self, drawings: EvolvedDrawings) -> None:
+        self._drawings = drawings
+        self.pool = drawings.pool
+        self.random = drawings.random
         self._evolved = dict[tuple[str, bool], Samples]()
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext) -> Samples:
@@ -115,7 +115,7 @@ class _Once:
 
 
 @torch.no_grad()
-def ceiling(stream: Stream, steps: Sequence[Any], seed: int, drawings: Any) -> float:
+def ceiling(stream: Stream, steps: Sequence[Any], seed: int, drawings: Any, related: Any) -> float:
     """The accuracy of the mean of calibrated logits, in percent."""
     experts, starts, samples = stream
     samples = samples[::2]
@@ -123,7 +123,9 @@ def ceiling(stream: Stream, steps: Sequence[Any], seed: int, drawings: Any) -> f
     total, count = torch.zeros(len(samples), width), torch.zeros(width)
     for expert, start in zip(experts, starts, strict=True):
         own = list(expert.classes)
-        calibrated = CommonScale(tuple(steps), tuple(steps), drawings)(expert, seed, start) if steps else expert
+        calibrated = expert
+        if steps:
+            calibrated = CommonScale(tuple(steps), tuple(steps), drawings, related)(expert, seed, start)
         rows = torch.arange(len(samples)).split(500)
         total[:, own] += torch.cat([_own(calibrated, samples.pixels(part)) for part in rows])
         count[own] += 1
@@ -153,9 +155,10 @@ def main() -> None:
             if set(cells) == set(RULES):
                 continue
             stream = load(seed, arguments)
-            drawings = _Once()
+            narrow, wide = _Once(CommonScale().drawings), _Once(CommonScale().related_drawings)
             for rule, steps in RULES.items():
-                cells[rule] = ceiling(stream, steps, seed, drawings)
+                related = wide if steps[: len(RELATED)] == RELATED else narrow
+                cells[rule] = ceiling(stream, steps, seed, narrow, related)
             write_json(path, cells)
             print(name, seed, cells, flush=True)
     rows: dict[str, Any] = {}

@@ -51,7 +51,8 @@ def images_other_than(leaves_out: Callable[[Any], bool]) -> Change:
         mixed: Any = strategy.generator
         rest = [pair for pair in zip(mixed.generators, mixed.weights, strict=True) if not leaves_out(pair[0])]
         generators, weights = zip(*rest, strict=True)
-        return attrs.evolve(strategy, generator=Mixture(generators, weights))
+        prior = strategy.prior if any(map(_inverted, generators)) else None
+        return attrs.evolve(strategy, generator=Mixture(generators, weights), prior=prior)
 
     return change
 

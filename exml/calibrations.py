@@ -15,6 +15,7 @@ from torch import nn
 from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import derive_seed, make_generator
+from exml.core.serialization import OMIT_DEFAULT
 from exml.core.shapes import Images, Logits, State
 from exml.core.validators import in_range
 from exml.engine.reading import Reader, matched_temperature, read, reader_of
@@ -23,6 +24,7 @@ from exml.protocols import CalibrationStep, GenerationContext, Reading
 
 _LEAST_LEVEL = 0.5
 _EVOLVED = 200  # images
+_DRAWINGS = EvolvedDrawings(steps=60, snapshots=1, copies=1, pool=2_000)
 _Transform = Callable[[Reading], Logits]
 
 
@@ -286,8 +288,11 @@ class CommonScale:
 
     Args:
         steps: applied in their order.
-        related: the steps of an expert whose start is known, or known from other experts (``Reading.related``).
+        related: the steps of an expert whose start is known, or known from other experts
+            (:attr:`exml.engine.Reader.related`).
         drawings: the random drawings are its pool; the evolved ones are its samples.
+        related_drawings: those of the related steps. Drawings with light and dark strokes differ more in their
+            typicality than those of one polarity, and a unit of it then means about the same for all experts.
 
     >>> import exml, torch
     >>> from exml.calibrations import CommonScale
@@ -304,24 +309,26 @@ class CommonScale:
 
     steps: tuple[CalibrationStep, ...] = attrs.field(default=STEPS, converter=tuple)
     related: tuple[CalibrationStep, ...] = attrs.field(default=RELATED, converter=tuple)
-    drawings: EvolvedDrawings = attrs.field(
-        factory=lambda: EvolvedDrawings(steps=60, snapshots=1, copies=1, pool=2_000)
+    drawings: EvolvedDrawings = _DRAWINGS
+    related_drawings: EvolvedDrawings = attrs.field(
+        default=attrs.evolve(_DRAWINGS, polarity="any"), metadata=OMIT_DEFAULT
     )
 
     def __call__(self, expert: Expert, seed: int, start: State | None = None, /) -> Expert:
         """The same expert with calibrated logits; its module is shared, and stays unchanged."""
         reader = reader_of(expert, start)
         draws = make_generator(expert.device, seed, "common-scale")
-        pool = read(expert, reader, self.drawings.random(self.drawings.pool, expert.image_shape, draws))
+        steps, drawings = (self.related, self.related_drawings) if reader.related else (self.steps, self.drawings)
+        pool = read(expert, reader, drawings.random(drawings.pool, expert.image_shape, draws))
 
         @cache
         def evolved() -> Reading:
             context, count = GenerationContext(start=start), max(_EVOLVED, len(expert.own_units))
-            images = self.drawings(expert, count, derive_seed(seed, "evolved"), context).images
+            images = drawings(expert, count, derive_seed(seed, "evolved"), context).images
             return read(expert, reader, images)
 
         transforms: list[_Transform] = []
-        for step in self.related if pool.related else self.steps:
+        for step in steps:
             done = tuple(transforms)
             transforms.append(step(_after(done, pool), lambda done=done: _after(done, evolved())))
         return attrs.evolve(expert, module=_Calibrated(expert.module, reader, transforms))

@@ -65,7 +65,6 @@ class Reading:
         typicality: ``(batch,)``, ``-log(1 - ‖V a‖² / ‖a‖²)``, where V is an orthonormal basis of the row space of the
             narrowing layer, or of what it has learned, and a is its input; None without such a layer.
         own: ``(k,)``, the units of the expert's classes.
-        related: whether the weights that the layer was trained from, or others of the same origin, are known.
 
     >>> import torch
     >>> from exml.protocols import Reading
@@ -77,7 +76,6 @@ class Reading:
     norm: Float[Tensor, "batch 1"]
     typicality: Float[Tensor, " batch"] | None
     own: Labels
-    related: bool = False
 
     @property
     def own_logits(self) -> Float[Tensor, "batch own"]:

@@ -51,6 +51,11 @@ class Reader:
     own: Labels
     decay: float = 0.0
 
+    @property
+    def related(self) -> bool:
+        """Whether the weights that the narrowing layer was trained from, or others of the same origin, are known."""
+        return self.decay > 0
+
     def __call__(self, module: nn.Module, images: Images) -> Reading:
         """Run the module on images in its units."""
         found: dict[str, Tensor] = {}
@@ -69,7 +74,7 @@ class Reader:
                     hooks.enter_context(module.get_submodule(name).register_forward_pre_hook(hook))
             logits = logits_of(module(images))
         norm_of_rows = found.get("norm", logits.new_ones(len(logits), 1))
-        return Reading(logits, norm_of_rows, found.get("typicality"), self.own, self.decay > 0)
+        return Reading(logits, norm_of_rows, found.get("typicality"), self.own)
 
 
 @torch.no_grad()

@@ -291,8 +291,8 @@ class CommonScale:
         related: the steps of an expert whose start is known, or known from other experts
             (:attr:`exml.engine.Reader.related`).
         drawings: the random drawings are its pool; the evolved ones are its samples.
-        related_drawings: those of the related steps. Drawings with light and dark strokes differ more in their
-            typicality than those of one polarity, and a unit of it then means about the same for all experts.
+        related_drawings: those of the related steps. They differ most in their typicality if some strokes are light
+            and others dark, which makes its scale more precise.
 
     >>> import exml, torch
     >>> from exml.calibrations import CommonScale

@@ -28,7 +28,8 @@ from exml.engine.forward import frozen
 from exml.models.classifier import candidates, final_layers
 
 _LEAST = 1e-6  # the smallest share of energy outside the row space
-_RELATED = 0.5  # the cosine of the weights of two layers that have a common start; that of others is near 0
+_RELATED = 0.2  # the least cosine of the weights of two layers with a common start; long training brings it down
+_CHANCE = 5.0  # standard deviations of the cosine of independent weights, which is 1/√n for n weights
 
 
 @attrs.frozen(eq=False)
@@ -95,8 +96,7 @@ def reader_of(expert: Expert, start: State | None = None) -> Reader:
     Args:
         start: weights that the expert was trained from, or those of another expert that was trained from the same, by
             the names of the expert's state dict. Of a narrowing layer that is linear, the basis then spans the row
-            space of what it learned since, W - γ W0, unless the cosine of W and W0 is below 0.5: then they have no
-            common start, and ``start`` is ignored.
+            space of what it learned since, W - γ W0, unless they are not :func:`related`: then ``start`` is ignored.
 
     >>> import exml, torch
     >>> from exml.engine import reader_of
@@ -132,7 +132,10 @@ def narrowing_weights(expert: Expert) -> State:
 
 
 def related(weight: Tensor, start: Tensor) -> bool:
-    """Whether the weights of two layers have a common start: their cosine is at least 0.5.
+    """Whether the weights of two layers have a common start.
+
+    Their cosine is then at least 0.2, and at least five times 1/√n, the standard deviation of that of n independent
+    weights.
 
     >>> import torch
     >>> from exml.engine import related
@@ -140,7 +143,8 @@ def related(weight: Tensor, start: Tensor) -> bool:
     >>> related(first + one, first + other), related(one, other)
     (True, False)
     """
-    return float(functional.cosine_similarity(weight.flatten(), start.to(weight).flatten(), dim=0)) >= _RELATED
+    least = max(_RELATED, _CHANCE / math.sqrt(weight.numel()))
+    return float(functional.cosine_similarity(weight.flatten(), start.to(weight).flatten(), dim=0)) >= least
 
 
 def learned_decay(weight: Float[Tensor, "outputs inputs"], start: Float[Tensor, "outputs inputs"]) -> float:

@@ -20,7 +20,7 @@ from exml.core.errors import SettingError
 from exml.core.expert import Expert
 from exml.core.rng import derive_seed, make_generator
 from exml.core.targets import Reading
-from exml.engine.reading import learned_decay, matched_temperature, reader_of, row_space_typicality
+from exml.engine.reading import learned_decay, matched_temperature, reader_of, related, row_space_typicality
 from exml.generators import EvolvedDrawings, ProceduralImages
 from exml.learning import Stop
 from exml.models import ConvNet, LeNet5, Normalized
@@ -205,6 +205,30 @@ def test_a_common_start_decides_the_steps():
     plain = expert.logits(images)
     torch.testing.assert_close(scale(expert, 0).logits(images), 2 * plain)
     torch.testing.assert_close(scale(expert, 0, start).logits(images), 5 * plain)
+
+
+def test_related_experts_are_calibrated_on_drawings_of_their_own():
+    expert, others = mlp(), EvolvedDrawings(steps=0, pool=9, polarity="dark")
+    start = {"1.weight": expert.module[1].weight.detach() + 0.01 * torch.randn(9, 36)}
+    seen = list[int]()
+
+    class Counts:
+        def __call__(self, drawings, evolved, /):
+            seen.append(len(drawings.logits))
+            return lambda reading: reading.logits
+
+    scale = attrs.evolve(SCALE, steps=[Counts()], related=[Counts()], related_drawings=others)
+    scale(expert, 0)
+    scale(expert, 0, start)
+    assert seen == [DRAWINGS.pool, 9]
+
+
+def test_a_common_start_is_recognized_after_long_training_and_not_by_chance():
+    start = torch.randn(120, 400)
+    assert related(start + 2 * torch.randn_like(start), start)  # a cosine of 0.45
+    draws = torch.randn(1_000, 2, 8, 8)
+    assert not any(related(one, other) for one, other in draws)
+    assert sum(float(nn.functional.cosine_similarity(one.flatten(), other.flatten(), 0)) > 0.2 for one, other in draws)
 
 
 def sgd(layer, inputs, decay, steps, rate=0.05):

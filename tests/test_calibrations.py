@@ -29,7 +29,7 @@ from exml.runs.audit import target_predictor
 from tests.helpers import SHAPE, experts, network, same, strategy, weights
 
 DRAWINGS = EvolvedDrawings(steps=4, snapshots=1, copies=1, pool=60)
-SCALE = CommonScale(drawings=DRAWINGS)
+SCALE = CommonScale(drawings=DRAWINGS, related_drawings=DRAWINGS)
 
 
 def mlp(outputs=3, factor=1.0, shape=SHAPE):

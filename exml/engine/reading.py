@@ -96,7 +96,7 @@ def reader_of(expert: Expert, start: State | None = None) -> Reader:
     Args:
         start: weights that the expert was trained from, or those of another expert that was trained from the same, by
             the names of the expert's state dict. Of a narrowing layer that is linear, the basis then spans the row
-            space of what it learned since, W - γ W0, unless they are not :func:`related`: then ``start`` is ignored.
+            space of what it learned since, W - γ W0. If the two are not :func:`related`, ``start`` is ignored.
 
     >>> import exml, torch
     >>> from exml.engine import reader_of

@@ -25,6 +25,8 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.myst.lexers import DirectiveLexer
 from sybil.typing import Parser
 
+from tests import warm
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -86,7 +88,11 @@ def run_commands(example: Example) -> None:
     assert not first.strip(), f"a console block begins with a command ($ ...), not with {first!r}"
     for block in blocks:
         command, _, expected = block.partition("\n")
-        done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
+        name, *arguments = shlex.split(command)
+        if name == "exml":
+            done = warm.exml(arguments, environment)
+        else:
+            done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"$ {command}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         if expected.strip() and not doctest.OutputChecker().check_output(expected, done.stdout, OPTIONS):
             difference = doctest.OutputChecker().output_difference(

@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -87,9 +88,9 @@ def forecast(
     """Time a few steps of generation and distillation on copies of the models, and extrapolate over the stream.
 
     Generation is linear in the images and in the iterations, and is timed with few and with more of each.
-    Distillation is timed at its own batch size. Both are timed without and with a previous student. Images that leave
-    an inversion early (``stop_at``) make a run faster than its forecast. ``"always"`` and ``"auto"`` are timed as
-    ``"capture"``, because compilation would take longer than the measurement.
+    Distillation is timed at its own batch size, without and with a previous student. Images that leave an inversion
+    early (``stop_at``) make a run faster than its forecast. ``"always"`` and ``"auto"`` are timed as ``"capture"``,
+    because compilation would take longer than the measurement.
 
     Args:
         strategy: the strategy to run.
@@ -116,12 +117,9 @@ def forecast(
     with global_seed(0, "forecast"):
         trial, held = _Trial(strategy, expert, student, execution, clock), _held(strategy, shares)
         copied = strategy.student == "first-expert" and strategy.calibration is None
-        generation = distillation = 0.0
+        made = [strategy.training.images_for(share) for share in shares]
+        generation, distillation = sum(map(trial.generation(max(made), experts > 1), made)), 0.0
         for previous, places in ((False, range(1)), (True, range(1, experts))):
-            if places:
-                made = [strategy.training.images_for(shares[i]) for i in places]
-                cost = trial.generation(max(made), previous)
-                generation += sum(map(cost, made))
             if places and (previous or not copied):
                 cost = trial.distillation(previous)
                 distillation += sum(cost(held[min(i, len(held) - 1)]) for i in places)
@@ -177,6 +175,7 @@ class _Trial:
         memory = self._noise(FEW) if previous else None
         context = GenerationContext(strategy.prior, strategy.augmentation, memory=memory, execution=self.execution)
 
+        @cache
         def timed(count: int, steps: int) -> float:
             generator = _shortened(strategy.generator, steps, iterations)
             return self._seconds(lambda: generator(self.expert, count, 0, context))
@@ -185,7 +184,7 @@ class _Trial:
             whole, rest = divmod(count, batch)
             return [batch] * whole + [rest] * bool(rest)
 
-        timed(few, less)  # the first call loads libraries
+        _shortened(strategy.generator, less, iterations)(self.expert, few, 0, context)  # the first call loads libraries
         fixed = last = timed(few, less)
         # A slope from times that differ by less than the time of few images would be noise.
         while many < images and (last < BUDGET / 4 or last < 2 * fixed):

@@ -73,6 +73,15 @@ def test_alike_experts_without_batch_norm_are_told_apart_by_their_weights():
     assert not color.training.stored
 
 
+@pytest.mark.parametrize(
+    ("mean", "polarity", "filled"), [(0.1, "light", 0), (0.3, "light", 0.5), (0.7, "dark", 0.5), (0.9, "dark", 0)]
+)
+def test_drawings_suit_the_brightness_that_the_experts_expect(mean, polarity, filled):
+    experts = [attrs.evolve(expert, mean=(mean,)) for expert in profile(plain_net(), plain_net()).experts]
+    drawings = default(exml.ExpertProfile(experts)).build().generator.generators
+    assert {(part.polarity, part.filled) for part in drawings} == {(polarity, filled)}
+
+
 def test_large_experts_with_tasks_are_continued_from():
     """Batch norm keeps what the first expert saw, and the last layer is solved for."""
     strategy = default(profile(resnet(), resnet(), image_shape=COLOR, tasks=True)).build()

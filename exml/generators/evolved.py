@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -17,6 +17,7 @@ from exml.core.expert import Expert
 from exml.core.registry import component
 from exml.core.rng import derive_seed, make_generator
 from exml.core.samples import Samples
+from exml.core.serialization import OMIT_DEFAULT
 from exml.core.shapes import Images, Labels, State
 from exml.core.validators import in_range, one_of, positive_int
 from exml.engine.reading import matched_temperature, read, reader_of
@@ -54,6 +55,8 @@ class EvolvedDrawings:
         temperature: τ > 0.
         pool: random drawings to start from and to standardize with.
         polarity: of strokes: ``"light"`` on a dark ground, ``"dark"`` on a light one, or ``"any"``.
+        filled: share in [0, 1] of the random drawings that are solid shapes, with strokes as outlines. Most of these
+            are symmetric.
 
     >>> import exml, torch
     >>> from exml.generators import EvolvedDrawings
@@ -70,6 +73,7 @@ class EvolvedDrawings:
     temperature: float = attrs.field(default=0.3, validator=in_range(0, open_low=True))
     pool: int = attrs.field(default=4_000, validator=in_range(2, 2**20, integer=True))
     polarity: Literal["light", "dark", "any"] = attrs.field(default="light", validator=one_of("light", "dark", "any"))
+    filled: float = attrs.field(default=0.0, validator=in_range(0, 1), metadata=OMIT_DEFAULT)
     uses_priors = False
     uses_real_data = False
 
@@ -98,7 +102,7 @@ class EvolvedDrawings:
 
     def random(self, count: int, image_shape: tuple[int, int, int], draws: torch.Generator) -> Images:
         """Random drawings like those of the pool, ``(count, *image_shape)``, on the device of ``draws``."""
-        return render(random_genes(count, image_shape[0], draws), image_shape, self.polarity)
+        return render(random_genes(count, image_shape[0], draws, self.filled), image_shape, self.polarity)
 
     def _evolve(self, expert: Expert, turns: Labels, draws: torch.Generator, start: State | None) -> Iterator[Images]:
         """The state of all chains after each step; ``turns`` is the position of the class of each."""
@@ -126,7 +130,7 @@ class EvolvedDrawings:
     ) -> tuple[Callable[[Images], Float[Tensor, "batch known"]], Genes, Float[Tensor, "pool known"]]:
         """The log-density of images for each class, random drawings, and the log-density of these."""
         reader = reader_of(expert, start)
-        genes = random_genes(self.pool, expert.image_shape[0], draws)
+        genes = random_genes(self.pool, expert.image_shape[0], draws, self.filled)
         reading = read(expert, reader, render(genes, expert.image_shape, self.polarity))
         own = expert.own_logits(reading.logits) / reading.norm.sqrt()
         unit = matched_temperature(own, 0.5) / _UNIT
@@ -147,13 +151,17 @@ class EvolvedDrawings:
         return fitness, genes, density(own, q)
 
 
-def random_genes(count: int, channels: int, draws: torch.Generator) -> Genes:
-    """The parameters of random drawings, on the device of ``draws``; bolder, shaded and mirrored ones evolve."""
+def random_genes(count: int, channels: int, draws: torch.Generator, filled: float = 0.0) -> Genes:
+    """The parameters of random drawings, on the device of ``draws``; bolder and shaded ones evolve.
+
+    A share of ``filled`` are solid shapes, most of them mirrored. Mirrored strokes evolve.
+    """
 
     def rand(*shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=draws, device=draws.device)
 
-    return {
+    none = torch.zeros(count, 1, dtype=torch.bool, device=draws.device)
+    genes = {
         "strokes": 1 + (_STROKES * rand(1)).long(),
         "points": 2 * rand(_STROKES, 4, 2) - 1,
         "linked": rand(_STROKES) < 0.6,
@@ -163,9 +171,14 @@ def random_genes(count: int, channels: int, draws: torch.Generator) -> Genes:
         "frame": rand(4),
         "ink": rand(_STROKES, channels),
         "vivid": (0.6 if channels == 1 else 1) * rand(1),
-        "mirrored": torch.zeros(count, 1, dtype=torch.bool, device=draws.device),
         "inverted": rand(1) < 0.5,
+        "filled": none,
+        "mirrored": none,
     }
+    if filled:
+        genes["filled"] = rand(1) < filled
+        genes["mirrored"] = genes["filled"] & (rand(1) < 0.6)
+    return genes
 
 
 def mutated(genes: Genes, draws: torch.Generator) -> Genes:
@@ -207,6 +220,9 @@ def render(genes: Genes, image_shape: tuple[int, int, int], polarity: str = "lig
 def _render(genes: Genes, image_shape: tuple[int, int, int], polarity: str) -> Images:
     density = splat(dots_of(genes, image_shape), *image_shape[1:])
     density = density + torch.where(genes["mirrored"].view(-1, 1, 1, 1), density.flip(3), 0)
+    solid = genes["filled"][:, 0].nonzero()[:, 0]
+    if len(solid):
+        density[solid] += fill({name: gene[solid] for name, gene in genes.items()}, image_shape)
     image = 1 - torch.exp(-density)
     image = image / image.amax((1, 2, 3), keepdim=True).clamp_min(0.05)
     if polarity == "light":
@@ -234,8 +250,48 @@ class Dots:
 
 
 def dots_of(genes: Genes, image_shape: tuple[int, int, int]) -> Dots:
-    """Dots along the Bézier curves of drawings, stretched to a large part of the image."""
-    channels, height, width = image_shape
+    """Dots along the curves of drawings."""
+    channels, side = image_shape[0], min(image_shape[1:])
+    points, pen = curves_of(genes, image_shape), _pen(genes, side)
+    middles, lengths = (points[:, :, 1:] + points[:, :, :-1]) / 2, points.diff(dim=2).norm(dim=3)
+    vivid = genes["vivid"][..., None]
+    faded = vivid if channels > 1 else 0.8 * vivid * (vivid > 0.6)  # most gray drawings have one shade
+    ink = 1 - faded * genes["ink"]
+    amounts = (1 + 2 * genes["gain"])[..., None] * lengths * _shown(genes)[..., None] / pen[..., None]
+    return Dots(middles.flatten(1, 2), pen, (amounts[..., None] * ink[:, :, None]).flatten(1, 2))
+
+
+def fill(genes: Genes, image_shape: tuple[int, int, int]) -> Images:
+    """The ink inside each stroke, ``(count, channels, height, width)``.
+
+    The winding number of an outline is a sum over segments, each of which covers all pixels of its rows to the right of
+    it. So, like :func:`splat`, it is one product of matrices. Edges are as soft as those of the pen. The outline of a
+    stroke that is not mirrored is closed by a straight line.
+    """
+    _, height, width = image_shape
+    points, mirrored = outlines_of(genes, image_shape), genes["mirrored"].view(-1, 1, 1, 1)
+    x, y = (torch.arange(side, device=points.device) + 0.5 for side in (width, height))
+    steepness = 1.7 / _pen(genes, min(height, width)).clamp_min(0.5)[..., None, None]
+    below = torch.sigmoid((y - points[..., 1, None]) * steepness)
+    right = torch.sigmoid((x - (points[:, :, 1:, :1] + points[:, :, :-1, :1]) / 2) * steepness)
+    right = torch.where(mirrored, right + right.flip(3) - 1, right)
+    winding = (below[:, :, 1:] - below[:, :, :-1]).transpose(2, 3) @ right
+    cover = winding.abs().clamp_max(1) * _shown(genes)[..., None, None]
+    ink = (1 - 0.9 * genes["ink"]) * (1 + 2 * genes["gain"])[..., None]
+    return torch.einsum("nshw,nsc->nchw", cover, ink)
+
+
+def outlines_of(genes: Genes, image_shape: tuple[int, int, int]) -> Float[Tensor, "count strokes points 2"]:
+    """The curves of drawings and the straight lines back; if mirrored, all points of the latter are the last one."""
+    points = curves_of(genes, image_shape)
+    back = torch.linspace(0, 1, _DOTS + 1, device=points.device)[1:, None]
+    end = torch.where(genes["mirrored"].view(-1, 1, 1, 1), points[:, :, -1:], points[:, :, :1])
+    return torch.cat([points, torch.lerp(points[:, :, -1:], end, back)], 2)
+
+
+def curves_of(genes: Genes, image_shape: tuple[int, int, int]) -> Float[Tensor, "count strokes points 2"]:
+    """Points on the Bézier curves of drawings, x and y in pixels, stretched to a large part of the image."""
+    _, height, width = image_shape
     side, control = min(height, width), genes["points"].clone()
     for stroke in range(1, _STROKES):
         linked = genes["linked"][:, stroke, None]
@@ -243,21 +299,21 @@ def dots_of(genes: Genes, image_shape: tuple[int, int, int]) -> Dots:
     thirds = torch.linspace(0, 1, 4, device=control.device).view(4, 1)
     chord = torch.lerp(control[:, :, :1], control[:, :, 3:], thirds)
     points = _bernstein(control.device) @ torch.lerp(chord, control, genes["bend"][..., None, None])
-    shown = torch.arange(_STROKES, device=control.device) < genes["strokes"]
-    mask = shown[:, :, None, None]
+    mask = _shown(genes)[:, :, None, None]
     low, high = points.where(mask, torch.inf).amin((1, 2)), points.where(mask, -torch.inf).amax((1, 2))
     frame = points.new_tensor([width, height])
     stretch = frame * (0.3 + 0.65 * genes["frame"][:, :2]) / (high - low).clamp_min(1e-3)
     stretch = torch.minimum(stretch.clamp_max(4 * side), 3 * stretch.flip(1))
     center = frame / 2 + (genes["frame"][:, 2:] - 0.5) * side / 5
-    points = (points - ((low + high) / 2)[:, None, None]) * stretch[:, None, None] + center[:, None, None]
-    pen = 0.02 * side * (1 + 4 * genes["pen"])
-    middles, lengths = (points[:, :, 1:] + points[:, :, :-1]) / 2, points.diff(dim=2).norm(dim=3)
-    vivid = genes["vivid"][..., None]
-    faded = vivid if channels > 1 else 0.8 * vivid * (vivid > 0.6)  # most gray drawings have one shade
-    ink = 1 - faded * genes["ink"]
-    amounts = (1 + 2 * genes["gain"])[..., None] * lengths * shown[..., None] / pen[..., None]
-    return Dots(middles.flatten(1, 2), pen, (amounts[..., None] * ink[:, :, None]).flatten(1, 2))
+    return (points - ((low + high) / 2)[:, None, None]) * stretch[:, None, None] + center[:, None, None]
+
+
+def _pen(genes: Genes, side: int) -> Float[Tensor, "count 1"]:
+    return 0.02 * side * (1 + 4 * genes["pen"])
+
+
+def _shown(genes: Genes) -> Bool[Tensor, "count strokes"]:
+    return torch.arange(_STROKES, device=genes["strokes"].device) < genes["strokes"]
 
 
 def splat(dots: Dots, height: int, width: int) -> Images:

@@ -23,6 +23,7 @@ from exml.recipes.distillation import BUFFER, TRAINING, combiner_for, data_impre
 
 _TURNED = Augmentation(shift=3, rotation=15.0, flip=0.5)
 _COLOR_STEPS = (Center(), RootNorm(), MatchedTemperature(), Energy(1.0), PoolOffset(), Scale(3.0))
+_BRIGHT = 0.15  # mean of images with more foreground than handwriting has
 _ROOM = 2**29  # values of the images in the buffer and their views: 2 GiB
 
 
@@ -48,7 +49,8 @@ def default(profile: ExpertProfile, *, student: nn.Module | None = None) -> Comp
     LeNet-5 for example, soon assign any image to a class with certainty (Sec. 5, "Buffer samples"), so nothing is
     inverted, and their logits tell little about classes that they do not know. Their weights tell more: the images are
     drawings, random and evolved, and :class:`exml.calibrations.Typicality` enters the targets, which are stored with
-    the buffer. The student starts as a copy of the first expert if possible.
+    the buffer. Half of the drawings are solid shapes if the experts' normalization indicates that the foreground covers
+    more than handwriting does. The student starts as a copy of the first expert if possible.
 
     **Other experts without batch norm, or one without gradients.** Nothing is inverted:
 
@@ -125,7 +127,10 @@ def _calibrated(profile: ExpertProfile) -> CompleteBuilder:
 
 def _typical(profile: ExpertProfile, copies: bool) -> CompleteBuilder:
     polarity = _drawings(profile).polarity
-    evolved, drawings = EvolvedDrawings(copies=4, polarity=polarity), EvolvedDrawings(steps=0, polarity=polarity)
+    mean = sum(expert.mean[0] for expert in profile.experts) / len(profile.experts)
+    filled = 0.5 if (mean if polarity == "light" else 1 - mean) > _BRIGHT else 0.0
+    evolved = EvolvedDrawings(copies=4, polarity=polarity, filled=filled)
+    drawings = EvolvedDrawings(steps=0, polarity=polarity, filled=filled)
     return (
         StrategyBuilder()
         .buffer(_buffer(profile, 20_000))

@@ -6,7 +6,7 @@ from torch import nn
 
 from exml.experts import Expert
 from exml.generators import EvolvedDrawings
-from exml.generators.evolved import mutated, random_genes, render
+from exml.generators.evolved import curves_of, fill, mutated, random_genes, render
 from exml.testing import check_generator
 
 SHAPES = [(1, 8, 8), (3, 12, 9), (2, 5, 12)]
@@ -28,8 +28,9 @@ def test_conforms(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("polarity", ["light", "dark", "any"])
-def test_drawings_within_the_range_of_pixels(shape, polarity):
-    genes = random_genes(50, shape[0], torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("filled", [0.0, 0.5])
+def test_drawings_within_the_range_of_pixels(shape, polarity, filled):
+    genes = random_genes(50, shape[0], torch.Generator().manual_seed(0), filled)
     for _ in range(20):
         genes = mutated(genes, torch.Generator().manual_seed(1))
     images = render(genes, shape, polarity)
@@ -37,6 +38,27 @@ def test_drawings_within_the_range_of_pixels(shape, polarity):
     assert float(images.amin()) >= 0
     assert float(images.amax()) <= 1
     assert float(images.flatten(1).std(1).median()) > 0.05
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_ink_is_where_the_outline_winds_round(mirrored):
+    """The winding number from angles, away from the soft edges."""
+    size = 40
+    genes = dict(random_genes(8, 1, torch.Generator().manual_seed(0), filled=1.0))
+    genes |= {"mirrored": torch.full((8, 1), mirrored), "pen": torch.zeros(8, 1), "strokes": torch.ones(8, 1)}
+    ink = fill(genes, (1, size, size))[:, 0] / ((1 - 0.9 * genes["ink"][:, 0]) * (1 + 2 * genes["gain"]))[..., None]
+    outline = curves_of(genes, (1, size, size))[:, 0]
+    if mirrored:
+        outline = torch.cat([outline, torch.tensor([size, 0]) + outline.flip(1) * torch.tensor([-1, 1])], 1)
+    outline = torch.lerp(outline[:, :, None], outline.roll(-1, 1)[:, :, None], torch.linspace(0, 1, 8)[:, None])
+    y, x = torch.meshgrid(*[torch.arange(size) + 0.5] * 2, indexing="ij")
+    away = outline.flatten(1, 2)[:, None, None] - torch.stack((x, y), -1)[..., None, :]
+    turns = torch.atan2(away[..., 1], away[..., 0]).diff(dim=-1)
+    turns = (turns + torch.pi).remainder(2 * torch.pi) - torch.pi
+    winding = (turns.sum(-1) / (2 * torch.pi)).round().abs().clamp_max(1)
+    clear = away.norm(dim=-1).amin(-1) > 4
+    assert float((clear & (winding == 1)).float().mean()) > 0.02
+    torch.testing.assert_close(ink[clear], winding[clear], rtol=0, atol=0.05)
 
 
 def test_a_mutation_leaves_its_parents_as_they_are():

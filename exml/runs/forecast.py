@@ -168,10 +168,13 @@ class _Trial:
         """A function from the number of images, up to ``images``, to the seconds to generate them."""
         strategy = self.strategy
         parts = [part for _, part in walk(strategy.generator)]
-        iterations = max((getattr(part, "iterations", 0) for part in parts), default=0)
+        lengths = [value for part in parts for value in _lengths(part).values() if value]
+        iterations = max(lengths, default=0)
+        # So few that every part has one at least, and evolved drawings as many as the states that they keep.
+        unit = max([iterations // min(lengths, default=1), *(getattr(part, "snapshots", 1) for part in parts)])
         batch = max((getattr(part, "batch_size", 0) for part in parts), default=0) or images
         few = many = min(FEW, max(1, min(images, batch) // 2))
-        less, more = min(1, iterations), min(3, iterations)
+        less, more = min(unit, iterations), min(3 * unit, iterations)
         memory = self._noise(FEW) if previous else None
         context = GenerationContext(strategy.prior, strategy.augmentation, memory=memory, execution=self.execution)
 
@@ -265,13 +268,19 @@ class _Trial:
 
 
 def _shortened(generator: Any, steps: int, iterations: int) -> Any:
-    """The generator with ``steps`` iterations; those of generators inside it shrink in proportion."""
+    """The generator with ``steps`` iterations; those of all generators inside it shrink in proportion."""
 
     def shorten(part: Any) -> Any:
-        own = getattr(part, "iterations", None)
-        return attrs.evolve(part, iterations=max(1, round(own * steps / iterations))) if isinstance(own, int) else part
+        own = {name: max(1, round(value * steps / iterations)) for name, value in _lengths(part).items() if value}
+        return attrs.evolve(part, **own) if own else part
 
     return rebuild(generator, shorten) if iterations else generator
+
+
+def _lengths(part: Any) -> dict[str, int]:
+    """The numbers of iterations of a generator, by field; of an optimized or an evolved image."""
+    found = {name: getattr(part, name, None) for name in ("iterations", "steps")}
+    return {name: value for name, value in found.items() if isinstance(value, int)}
 
 
 def _line(points: dict[int, float], x: float) -> float:

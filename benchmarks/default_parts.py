@@ -57,6 +57,13 @@ def images_other_than(leaves_out: Callable[[Any], bool]) -> Change:
     return change
 
 
+def strokes_alone(strategy: Strategy) -> Strategy:
+    """With drawings that are no solid shapes."""
+    mixed: Any = strategy.generator
+    generators = [attrs.evolve(part, filled=0) if hasattr(part, "filled") else part for part in mixed.generators]
+    return attrs.evolve(strategy, generator=attrs.evolve(mixed, generators=generators))
+
+
 def loss_other_than(kind: type) -> Change:
     """Without one term of the loss."""
 
@@ -110,6 +117,7 @@ PARTS: Mapping[str, Mapping[str, Change]] = {
         "stored targets": trained(stored=False),
         "copy of the first expert": lambda strategy: attrs.evolve(strategy, student="continue"),
     },
+    "fashion-nc": {"solid shapes": strokes_alone},
     "domains": {
         "margin": trained(margin=0.0),
         "class-balanced sampling": trained(sampling="uniform"),

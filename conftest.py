@@ -70,6 +70,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByPath(config, log)
 
 
+def pytest_sessionstart() -> None:
+    """Import all of the package; pytest would execute a module a second time that an earlier import has loaded."""
+    import exml.runs  # noqa: F401
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The examples of the package see no name of their module, as when they are pasted into a new interpreter."""
     for item in items:

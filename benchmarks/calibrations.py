@@ -105,10 +105,10 @@ class _Once:
         self._drawings = drawings
         self.pool = drawings.pool
         self.random = drawings.random
-        self._evolved = dict[tuple[str, bool], Samples]()
+        self._evolved = dict[tuple[str, tuple[int, ...], bool], Samples]()
 
     def __call__(self, expert: Expert, size: int, seed: int, context: GenerationContext) -> Samples:
-        key = expert.name, context.start is None
+        key = expert.name, expert.classes, context.start is None
         if key not in self._evolved:
             self._evolved[key] = self._drawings(expert, size, seed, context)
         return self._evolved[key]

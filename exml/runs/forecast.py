@@ -30,6 +30,8 @@ BUDGET = 0.3
 """Seconds per measurement; one step is measured even if it takes longer."""
 FEW, STEPS = 8, 3
 """Images of the smallest measurement; steps of distillation that are timed after the first."""
+MOST = 20
+"""Iterations of the shortest generation that is timed."""
 SIMULATED = 50
 """Experiences for which the buffer policy is simulated; the buffer size is constant after them."""
 
@@ -170,8 +172,9 @@ class _Trial:
         parts = [part for _, part in walk(strategy.generator)]
         lengths = [value for part in parts for value in _lengths(part).values() if value]
         iterations = max(lengths, default=0)
-        # So few that every part has one at least, and evolved drawings as many as the states that they keep.
-        unit = max([iterations // min(lengths, default=1), *(getattr(part, "snapshots", 1) for part in parts)])
+        # Every part should have one at least, and evolved drawings as many as the states that they keep.
+        wanted = [iterations // min(lengths, default=1), *(getattr(part, "snapshots", 1) for part in parts)]
+        unit = min(max(wanted), MOST)
         batch = max((getattr(part, "batch_size", 0) for part in parts), default=0) or images
         few = many = min(FEW, max(1, min(images, batch) // 2))
         less, more = min(unit, iterations), min(3 * unit, iterations)

@@ -58,11 +58,25 @@ class Timed:
         return GaussianNoise()(expert, size, seed)
 
 
+@attrs.frozen
+class Evolving:
+    """A generator of 60 steps of n / 4 seconds each, which start at images of another generator."""
+
+    other: Timed
+    steps: int = 60
+    uses_priors = uses_real_data = False
+
+    def __call__(self, expert, size, seed, context=None, /):
+        self.other.clock.now += self.steps * size / 4
+        return self.other(expert, size, seed)
+
+
 @pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize("policy", [Cumulative(40), Reservoir(20, per_experience=12)])
-def test_it_is_exact_where_time_is_linear(count, policy):
+@pytest.mark.parametrize("generator", [Timed, lambda clock: Evolving(Timed(clock))])
+def test_it_is_exact_where_time_is_linear(count, policy, generator):
     clock = Clock()
-    chosen = tiny.strategy(generator=Timed(clock), buffer=policy)
+    chosen = tiny.strategy(generator=generator(clock), buffer=policy)
     found = forecast(chosen, experts(1)[0], Slow(clock), experts=count, clock=clock)
     clock.now = 0.0
     for experience in range(1, count + 1):

@@ -1,4 +1,7 @@
-"""Run commands of exml, each in a fork of a process that has imported torch, which saves seconds per command."""
+"""Run commands of exml, each in a fork of a process that has imported torch, which saves seconds per command.
+
+Windows has no fork; a command is slower there.
+"""
 
 import multiprocessing
 import os
@@ -8,12 +11,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["exml.cli._main", "exml.recipes", "exml.runs.sweep", "torchvision"])
+_FORKS = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
+if sys.platform != "win32":
+    _FORKS.set_forkserver_preload(["exml.cli._main", "exml.recipes", "exml.runs.sweep", "torch._dynamo", "torchvision"])
 
 
 def exml(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """What ``exml ARGUMENTS`` does in the current folder."""
+    """Run ``exml ARGUMENTS`` in the current folder."""
     with tempfile.TemporaryDirectory() as place:
         told = [Path(place, name) for name in ("stdout", "stderr")]
         process = _FORKS.Process(target=_run, args=(arguments, Path.cwd(), dict(environment), told))

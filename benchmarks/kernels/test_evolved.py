@@ -7,7 +7,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from benchmarks.kernels.measure import DEVICES, Place, assert_close, measure, on
-from exml.generators.evolved import Dots, Genes, dots_of, fill, outlines_of, random_genes, splat
+from exml.generators.evolved import Curves, Dots, Genes, curves_of, dots_of, fill, outlines_of, random_genes, splat
 
 CASES = ("256x1x28x28", "64x3x32x32")
 
@@ -28,16 +28,17 @@ def dot_by_dot(dots: Dots, height: int, width: int) -> Tensor:
 def test_dots(benchmark: BenchmarkFixture, place: Place, case: str, version: str) -> None:
     count, channels, height, width = map(int, case.split("x"))
     genes = random_genes(count, channels, torch.Generator(place.device).manual_seed(0))
-    dots = dots_of(genes, (channels, height, width))
+    shape = channels, height, width
+    dots = dots_of(genes, curves_of(genes, shape), shape)
     render = splat if version == "ours" else dot_by_dot
     found = measure(benchmark, lambda: render(dots, height, width), place, kernel="dots", case=case, version=version)
     assert_close([found], [dot_by_dot(dots.double(), height, width)], place)
 
 
-def segment_by_segment(genes: Genes, image_shape: tuple[int, int, int]) -> Tensor:
+def segment_by_segment(genes: Genes, curves: Curves, image_shape: tuple[int, int, int]) -> Tensor:
     """Each segment adds its rows to the pixels on its right, and those of its mirror image are subtracted."""
     _, height, width = image_shape
-    points = outlines_of(genes, image_shape)
+    points = outlines_of(genes, curves)
     x, y = (torch.arange(side, device=points.device) + 0.5 for side in (width, height))
     pen = (0.02 * min(height, width) * (1 + 4 * genes["pen"])).clamp_min(0.5)[..., None]
     winding = points.new_zeros(*points.shape[:2], height, width)
@@ -54,9 +55,10 @@ def segment_by_segment(genes: Genes, image_shape: tuple[int, int, int]) -> Tenso
 
 @on(DEVICES, CASES, ("ours", "straightforward"))
 def test_solid_shapes(benchmark: BenchmarkFixture, place: Place, case: str, version: str) -> None:
-    count, *image_shape = map(int, case.split("x"))
-    shape = (image_shape[0], image_shape[1], image_shape[2])
-    genes = random_genes(count, shape[0], torch.Generator(place.device).manual_seed(0), filled=1.0)
+    count, channels, height, width = map(int, case.split("x"))
+    genes = random_genes(count, channels, torch.Generator(place.device).manual_seed(0), filled=1.0)
+    shape = channels, height, width
+    drawn = genes, curves_of(genes, shape), shape
     render = fill if version == "ours" else segment_by_segment
-    found = measure(benchmark, lambda: render(genes, shape), place, kernel="solid-shapes", case=case, version=version)
-    assert_close([found], [segment_by_segment(genes, shape).double()], place)
+    found = measure(benchmark, lambda: render(*drawn), place, kernel="solid-shapes", case=case, version=version)
+    assert_close([found], [segment_by_segment(*drawn).double()], place)

@@ -27,6 +27,9 @@ from exml.protocols import STANDALONE, GenerationContext
 Genes: TypeAlias = Mapping[str, Tensor]
 """The parameters of drawings by name, the first dimension being that of the drawings."""
 
+Curves: TypeAlias = Float[Tensor, "count strokes points 2"]
+"""Points along the strokes of drawings, x and y in pixels."""
+
 _STROKES, _DOTS = 4, 24
 _MARGIN = 3.0  # the lead of the wanted class, in units of the common scale, from which it counts little more
 _UNIT = 3.0  # of the common scale, in units of matched logits
@@ -218,11 +221,12 @@ def render(genes: Genes, image_shape: tuple[int, int, int], polarity: str = "lig
 
 
 def _render(genes: Genes, image_shape: tuple[int, int, int], polarity: str) -> Images:
-    density = splat(dots_of(genes, image_shape), *image_shape[1:])
+    curves = curves_of(genes, image_shape)
+    density = splat(dots_of(genes, curves, image_shape), *image_shape[1:])
     density = density + torch.where(genes["mirrored"].view(-1, 1, 1, 1), density.flip(3), 0)
     solid = genes["filled"][:, 0].nonzero()[:, 0]
     if len(solid):
-        density[solid] += fill({name: gene[solid] for name, gene in genes.items()}, image_shape)
+        density[solid] += fill({name: gene[solid] for name, gene in genes.items()}, curves[solid], image_shape)
     image = 1 - torch.exp(-density)
     image = image / image.amax((1, 2, 3), keepdim=True).clamp_min(0.05)
     if polarity == "light":
@@ -249,11 +253,10 @@ class Dots:
         return Dots(self.middles.double(), self.pen.double(), self.weights.double())
 
 
-def dots_of(genes: Genes, image_shape: tuple[int, int, int]) -> Dots:
+def dots_of(genes: Genes, curves: Curves, image_shape: tuple[int, int, int]) -> Dots:
     """Dots along the curves of drawings."""
-    channels, side = image_shape[0], min(image_shape[1:])
-    points, pen = curves_of(genes, image_shape), _pen(genes, side)
-    middles, lengths = (points[:, :, 1:] + points[:, :, :-1]) / 2, points.diff(dim=2).norm(dim=3)
+    channels, pen = image_shape[0], _pen(genes, min(image_shape[1:]))
+    middles, lengths = (curves[:, :, 1:] + curves[:, :, :-1]) / 2, curves.diff(dim=2).norm(dim=3)
     vivid = genes["vivid"][..., None]
     faded = vivid if channels > 1 else 0.8 * vivid * (vivid > 0.6)  # most gray drawings have one shade
     ink = 1 - faded * genes["ink"]
@@ -261,7 +264,7 @@ def dots_of(genes: Genes, image_shape: tuple[int, int, int]) -> Dots:
     return Dots(middles.flatten(1, 2), pen, (amounts[..., None] * ink[:, :, None]).flatten(1, 2))
 
 
-def fill(genes: Genes, image_shape: tuple[int, int, int]) -> Images:
+def fill(genes: Genes, curves: Curves, image_shape: tuple[int, int, int]) -> Images:
     """The ink inside each stroke, ``(count, channels, height, width)``.
 
     The winding number of an outline is a sum over segments, each of which covers all pixels of its rows to the right of
@@ -269,7 +272,7 @@ def fill(genes: Genes, image_shape: tuple[int, int, int]) -> Images:
     stroke that is not mirrored is closed by a straight line.
     """
     _, height, width = image_shape
-    points, mirrored = outlines_of(genes, image_shape), genes["mirrored"].view(-1, 1, 1, 1)
+    points, mirrored = outlines_of(genes, curves), genes["mirrored"].view(-1, 1, 1, 1)
     x, y = (torch.arange(side, device=points.device) + 0.5 for side in (width, height))
     steepness = 1.7 / _pen(genes, min(height, width)).clamp_min(0.5)[..., None, None]
     below = torch.sigmoid((y - points[..., 1, None]) * steepness)
@@ -281,15 +284,14 @@ def fill(genes: Genes, image_shape: tuple[int, int, int]) -> Images:
     return torch.einsum("nshw,nsc->nchw", cover, ink)
 
 
-def outlines_of(genes: Genes, image_shape: tuple[int, int, int]) -> Float[Tensor, "count strokes points 2"]:
+def outlines_of(genes: Genes, curves: Curves) -> Float[Tensor, "count strokes outline 2"]:
     """The curves of drawings and the straight lines back; if mirrored, all points of the latter are the last one."""
-    points = curves_of(genes, image_shape)
-    back = torch.linspace(0, 1, _DOTS + 1, device=points.device)[1:, None]
-    end = torch.where(genes["mirrored"].view(-1, 1, 1, 1), points[:, :, -1:], points[:, :, :1])
-    return torch.cat([points, torch.lerp(points[:, :, -1:], end, back)], 2)
+    back = torch.linspace(0, 1, _DOTS + 1, device=curves.device)[1:, None]
+    end = torch.where(genes["mirrored"].view(-1, 1, 1, 1), curves[:, :, -1:], curves[:, :, :1])
+    return torch.cat([curves, torch.lerp(curves[:, :, -1:], end, back)], 2)
 
 
-def curves_of(genes: Genes, image_shape: tuple[int, int, int]) -> Float[Tensor, "count strokes points 2"]:
+def curves_of(genes: Genes, image_shape: tuple[int, int, int]) -> Curves:
     """Points on the Bézier curves of drawings, x and y in pixels, stretched to a large part of the image."""
     _, height, width = image_shape
     side, control = min(height, width), genes["points"].clone()

@@ -170,7 +170,7 @@ class _Trial:
         """A function from the number of images, up to ``images``, to the seconds to generate them."""
         strategy = self.strategy
         parts = [part for _, part in walk(strategy.generator)]
-        lengths = [value for part in parts for value in _lengths(part).values() if value]
+        lengths = [value for part in parts for value in _lengths(part).values()]
         iterations = max(lengths, default=0)
         # Every part should have one at least, and evolved drawings as many as the states that they keep.
         wanted = [iterations // min(lengths, default=1), *(getattr(part, "snapshots", 1) for part in parts)]
@@ -181,16 +181,18 @@ class _Trial:
         memory = self._noise(FEW) if previous else None
         context = GenerationContext(strategy.prior, strategy.augmentation, memory=memory, execution=self.execution)
 
+        def generate(count: int, steps: int) -> None:
+            _shortened(strategy.generator, steps, iterations)(self.expert, count, 0, context)
+
         @cache
         def timed(count: int, steps: int) -> float:
-            generator = _shortened(strategy.generator, steps, iterations)
-            return self._seconds(lambda: generator(self.expert, count, 0, context))
+            return self._seconds(lambda: generate(count, steps))
 
         def batches(count: int) -> list[int]:
             whole, rest = divmod(count, batch)
             return [batch] * whole + [rest] * bool(rest)
 
-        _shortened(strategy.generator, less, iterations)(self.expert, few, 0, context)  # the first call loads libraries
+        generate(few, less)  # the first call loads libraries
         fixed = last = timed(few, less)
         # A slope from times that differ by less than the time of few images would be noise.
         while many < images and (last < BUDGET / 4 or last < 2 * fixed):
@@ -274,16 +276,16 @@ def _shortened(generator: Any, steps: int, iterations: int) -> Any:
     """The generator with ``steps`` iterations; those of all generators inside it shrink in proportion."""
 
     def shorten(part: Any) -> Any:
-        own = {name: max(1, round(value * steps / iterations)) for name, value in _lengths(part).items() if value}
+        own = {name: max(1, round(value * steps / iterations)) for name, value in _lengths(part).items()}
         return attrs.evolve(part, **own) if own else part
 
     return rebuild(generator, shorten) if iterations else generator
 
 
 def _lengths(part: Any) -> dict[str, int]:
-    """The numbers of iterations of a generator, by field; of an optimized or an evolved image."""
-    found = {name: getattr(part, name, None) for name in ("iterations", "steps")}
-    return {name: value for name, value in found.items() if isinstance(value, int)}
+    """The numbers of iterations of a generator, by field, if it has any: of an optimized or an evolved image."""
+    found = {name: getattr(part, name, 0) for name in ("iterations", "steps")}
+    return {name: value for name, value in found.items() if isinstance(value, int) and value}
 
 
 def _line(points: dict[int, float], x: float) -> float:

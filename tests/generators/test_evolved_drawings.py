@@ -46,8 +46,10 @@ def test_ink_is_where_the_outline_winds_round(mirrored):
     size = 40
     genes = dict(random_genes(8, 1, torch.Generator().manual_seed(0), filled=1.0))
     genes |= {"mirrored": torch.full((8, 1), mirrored), "pen": torch.zeros(8, 1), "strokes": torch.ones(8, 1)}
-    ink = fill(genes, (1, size, size))[:, 0] / ((1 - 0.9 * genes["ink"][:, 0]) * (1 + 2 * genes["gain"]))[..., None]
-    outline = curves_of(genes, (1, size, size))[:, 0]
+    curves = curves_of(genes, (1, size, size))
+    ink = fill(genes, curves, (1, size, size))[:, 0]
+    ink /= ((1 - 0.9 * genes["ink"][:, 0]) * (1 + 2 * genes["gain"]))[..., None]
+    outline = curves[:, 0]
     if mirrored:
         outline = torch.cat([outline, torch.tensor([size, 0]) + outline.flip(1) * torch.tensor([-1, 1])], 1)
     outline = torch.lerp(outline[:, :, None], outline.roll(-1, 1)[:, :, None], torch.linspace(0, 1, 8)[:, None])

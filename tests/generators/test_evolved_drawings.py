@@ -78,3 +78,18 @@ def test_chains_climb_to_every_class_of_an_expert_without_a_gradient():
     samples = EvolvedDrawings(steps=40, snapshots=1, copies=1, pool=100)(expert, 60, 0)
     assert samples.labels.bincount()[[0, 4, 7]].tolist() == [20, 20, 20]
     assert float((expert.predicted_ids(samples.images) == samples.labels).float().mean()) > 0.9
+
+
+def test_chains_leave_images_without_any_feature():
+    """Where no unit is active, logits are 0, and so is the norm that they are divided by."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 2))
+    nn.init.constant_(net[1].bias, -0.3)
+    nn.init.zeros_(net[3].bias)
+    expert = Expert(net, (0, 1), (1, 12, 12))
+    random = EvolvedDrawings(steps=0)(expert, 200, 0).images
+    samples = EvolvedDrawings(steps=40, snapshots=1, copies=1, pool=200)(expert, 40, 0)
+    silent = [float((net[:3](images).amax(1) == 0).float().mean()) for images in (random, samples.images)]
+    assert silent[0] > 0.2
+    assert silent[1] < silent[0] / 2
+    assert float((expert.predicted_ids(samples.images) == samples.labels).float().mean()) > 0.9

@@ -63,7 +63,7 @@ class RootNorm:
 
     def __call__(self, drawings: Reading, evolved: Callable[[], Reading], /) -> _Transform:
         """Nothing to fit."""
-        return lambda reading: reading.logits / reading.norm.clamp_min(1e-6).sqrt()
+        return lambda reading: reading.logits / reading.root_norm
 
 
 @component

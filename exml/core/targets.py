@@ -78,6 +78,11 @@ class Reading:
     own: Labels
 
     @property
+    def root_norm(self) -> Float[Tensor, "batch 1"]:
+        """The square root of the norm; at least 0.001, since an image without any feature has norm 0."""
+        return self.norm.clamp_min(1e-6).sqrt()
+
+    @property
     def own_logits(self) -> Float[Tensor, "batch own"]:
         """The logits of the expert's classes, in their order."""
         return self.logits[:, self.own]

@@ -19,7 +19,6 @@ from exml.core.rng import derive_seed, make_generator
 from exml.core.samples import Samples
 from exml.core.serialization import OMIT_DEFAULT
 from exml.core.shapes import Images, Labels, State
-from exml.core.targets import Reading
 from exml.core.validators import in_range, one_of, positive_int
 from exml.engine.reading import matched_temperature, read, reader_of
 from exml.generators._common import check_size, class_turns
@@ -136,7 +135,7 @@ class EvolvedDrawings:
         reader = reader_of(expert, start)
         genes = random_genes(self.pool, expert.image_shape[0], draws, self.filled)
         reading = read(expert, reader, render(genes, expert.image_shape, self.polarity))
-        own = _own(expert, reading)
+        own = reading.own_logits / reading.root_norm
         unit = matched_temperature(own, 0.5) / _UNIT
         q = reading.typicality
         center, spread = (0.0, 1.0) if q is None else (q.mean(), q.std().clamp_min(1e-6))
@@ -150,14 +149,9 @@ class EvolvedDrawings:
 
         def fitness(images: Images) -> Tensor:
             found = read(expert, reader, images)
-            return density(_own(expert, found), found.typicality)
+            return density(found.own_logits / found.root_norm, found.typicality)
 
         return fitness, genes, density(own, q)
-
-
-def _own(expert: Expert, reading: Reading) -> Float[Tensor, "batch known"]:
-    """The logits of the expert's classes, relative to the norm of the features."""
-    return expert.own_logits(reading.logits) / reading.norm.clamp_min(1e-6).sqrt()
 
 
 def random_genes(count: int, channels: int, draws: torch.Generator, filled: float = 0.0) -> Genes:
